@@ -1,0 +1,41 @@
+# `make demo` and `make test` work on a fresh machine: both create .venv and install what they need first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_OUT ?= runs/demo
+KILLS ?= 20
+
+.PHONY: help demo test lint types faults benchmarks clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "fmce needs Python 3.11 or newer; set PYTHON=…"'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## the whole method on handwritten digits; writes runs/demo/report.html
+	$(BIN)/fmce demo --out $(DEMO_OUT)
+
+test: $(STAMP)  ## all tests (those on real data sets need FMCE_DATA)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff: lint and format check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy, strict
+	$(BIN)/mypy
+
+faults: $(STAMP)  ## kill every kind of training KILLS times and compare with uninterrupted runs
+	$(BIN)/python -m tests.end_to_end.faults --kills $(KILLS)
+
+benchmarks: $(STAMP)  ## speed as ratios to bare loops
+	$(BIN)/python benchmarks/step_overhead.py
+
+clean:  ## remove caches (keeps .venv and runs)
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

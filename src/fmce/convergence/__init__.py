@@ -1,0 +1,1 @@
+"""Loss curves: smoothing, CQI, convergence phases. Needs numpy only."""

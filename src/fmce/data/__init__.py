@@ -1,0 +1,1 @@
+"""Images, feature-map data sets and their splits."""

@@ -1,0 +1,1 @@
+"""Training loop, checkpoints, seeds, device: knows nothing of what is trained."""

@@ -1,0 +1,1 @@
+"""Loss functions that add to or replace the task's own."""

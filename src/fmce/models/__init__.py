@@ -1,0 +1,1 @@
+"""Networks of the original task, their feature maps, and the networks that score maps."""

@@ -1,0 +1,1 @@
+"""One training step for each kind of training."""
