@@ -1,0 +1,361 @@
+"""The `fmce` command: each subcommand is one call into `fmce.commands`.
+
+A user's mistake ends with one line and exit code 2, a training that cannot go on with 1, Ctrl-C with
+130. Set FMCE_TRACEBACK=1 to see where an error arose.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+
+from fmce import __version__
+from fmce.configs import Keep, Split
+
+if TYPE_CHECKING:
+    from fmce.engine.runtime import Runtime
+
+Device = Annotated[str, arg(help="auto, cpu, cuda or cuda:N", metavar="NAME")]
+Precision = Annotated[Literal["float32", "bfloat16"], arg(help="of forward passes")]
+RunFolder = Annotated[Positional[Path], arg(help="run folder of fmce train", metavar="RUN")]
+Settings = Annotated[
+    UseAppendAction[tuple[str, ...]],
+    arg(name="set", help="any config value, repeatable", metavar="SECTION.FIELD=VALUE"),
+]
+Net = Annotated[Split, arg(help="what FMCE-Net's training held out")]
+Json = Annotated[FlagCreatePairsOff[bool], arg(name="json", help="print JSON only")]
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command
+def demo(
+    out: Annotated[Path, arg(help="folder to write")] = Path("runs/demo"),
+    device: Device = "auto",
+) -> None:
+    """Run the whole method on handwritten digits and write a report.
+
+    Example: fmce demo --out runs/demo
+    """
+    from fmce.commands.demo import demo as run_demo
+
+    run_demo(out, runtime=_runtime(device))
+
+
+@app.command
+def train(
+    out: Annotated[Path, arg(help="run folder; an unfinished one goes on")],
+    preset: Annotated[str, arg(help="digits or paper: where settings start")] = "digits",
+    config: Annotated[Path | None, arg(help="YAML on top of the preset", metavar="FILE")] = None,
+    model: Annotated[
+        str | None, arg(help="tiny, torchvision:…, timm:… or module:function", metavar="NAME")
+    ] = None,
+    tap: Annotated[
+        str | None, arg(help="submodule that gives the feature map", metavar="NAME")
+    ] = None,
+    epochs: Annotated[int | None, arg(metavar="M")] = None,
+    seed: Annotated[int | None, arg(metavar="N")] = None,
+    oracle: Annotated[
+        Path | None, arg(help="run whose FMCE-Net supervises too", metavar="RUN")
+    ] = None,
+    raf: Annotated[
+        float | None, arg(help="weight of the task's loss beside it", metavar="0..1")
+    ] = None,
+    settings: Settings = (),
+    keep: Annotated[Keep, arg(help="checkpoints left once phases are known")] = "all",
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Train the original task, plain or as FMCE-Net++.
+
+    Example: fmce train --out runs/pp --oracle runs/digits --raf 0.9 --seed 1
+    """
+    from fmce.commands.train import train as run_train
+
+    given = {"model.name": model, "model.tap": tap, "train.epochs": epochs, "train.seed": seed}
+    chosen = _config(preset, config, given, oracle, raf, settings)
+    run_train(chosen, out, runtime=_runtime(device, precision), keep=keep)
+
+
+@app.command
+def phases(
+    source: Annotated[
+        Positional[Path], arg(help="run folder, or CSV/TSV/JSON file of losses", metavar="SOURCE")
+    ],
+    threshold: Annotated[float | None, arg(help="CQI threshold µ, nats", metavar="MU")] = None,
+    num_phases: Annotated[int | None, arg(metavar="K")] = None,
+    column: Annotated[str | None, arg(help="loss column (CSV)", metavar="NAME")] = None,
+    key: Annotated[str | None, arg(help="loss key (JSON)", metavar="NAME")] = None,
+    epoch_column: Annotated[
+        str | None, arg(help="average rows by this epoch", metavar="NAME")
+    ] = None,
+    lr_column: Annotated[str | None, arg(help="learning rate", metavar="NAME")] = None,
+    figure: Annotated[Path | None, arg(help="PNG or SVG to draw", metavar="FILE")] = None,
+    settings: Settings = (),
+    json: Json = False,
+) -> None:
+    """Find the convergence phases of a loss curve.
+
+    Example: fmce phases losses.csv --column train_loss --threshold 1e-3 --figure phases.svg
+    """
+    from fmce.commands.phases import phases as run_phases
+
+    given = {"threshold": threshold, "num_phases": num_phases}
+    chosen = [*_assignments(given), *settings]
+    run_phases(
+        source,
+        chosen,
+        column=column,
+        key=key,
+        epoch_column=epoch_column,
+        lr_column=lr_column,
+        figure=figure,
+        as_json=json,
+    )
+
+
+@app.command(name="train-net")
+def train_net(
+    run: RunFolder,
+    split: Net = "map",
+    others: Annotated[
+        tuple[Path, ...], arg(help="further runs whose maps join", metavar="RUN …")
+    ] = (),
+    settings: Settings = (),
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Train FMCE-Net on the feature maps of a run's marker checkpoints.
+
+    Example: fmce train-net runs/digits --split image --set epochs=60
+    """
+    from fmce.commands.evaluate import print_metrics
+    from fmce.commands.train_net import train_net as run_train_net
+    from fmce.configs import with_settings
+    from fmce.run_folder import open_run
+
+    opened = open_run(run)
+    result = run_train_net(
+        opened,
+        split,
+        others=[open_run(path) for path in others],
+        config=with_settings(opened.config.scorer, settings),
+        runtime=_runtime(device, precision),
+    )
+    rows = [("held out", result["held_out"]), ("test images", result["test_images"])]
+    print_metrics(f"FMCE-Net of {run}, split {split}", rows)
+
+
+@app.command
+def evaluate(
+    run: RunFolder,
+    split: Net = "map",
+    others: Annotated[
+        tuple[Path, ...], arg(help="runs it was not trained on, to try it on", metavar="RUN …")
+    ] = (),
+    json: Json = False,
+    device: Device = "auto",
+) -> None:
+    """Evaluate a run's classifier at each marker, and its FMCE-Net.
+
+    Example: fmce evaluate runs/digits --split image --others runs/digits-seed1
+    """
+    from fmce.commands.evaluate import evaluate as run_evaluate
+    from fmce.run_folder import open_run
+
+    opened = [open_run(path) for path in others]
+    result = run_evaluate(
+        open_run(run), split, others=opened, runtime=_runtime(device), quiet=json
+    )
+    _print_json(json, result)
+
+
+@app.command
+def score(
+    run: RunFolder,
+    epoch: Annotated[int | None, arg(help="epoch of this run", metavar="N")] = None,
+    checkpoint: Annotated[
+        Path | None, arg(help="checkpoint folder or file instead", metavar="PATH")
+    ] = None,
+    split: Net = "map",
+    json: Json = False,
+    device: Device = "auto",
+) -> None:
+    """Let FMCE-Net score the maps of one checkpoint.
+
+    Example: fmce score runs/digits --epoch 12
+    """
+    from fmce.commands.score import print_score
+    from fmce.commands.score import score as run_score
+    from fmce.run_folder import open_run
+
+    result = run_score(
+        open_run(run), epoch=epoch, checkpoint=checkpoint, split=split, runtime=_runtime(device)
+    )
+    if not json:
+        print_score(result)
+    _print_json(json, result)
+
+
+@app.command
+def compare(
+    oracle: Annotated[
+        Positional[Path], arg(help="run whose FMCE-Net is the oracle", metavar="ORACLE")
+    ],
+    out: Annotated[Path, arg(help="folder to write; unfinished ones go on")],
+    raf: Annotated[
+        tuple[float, ...], arg(help="candidates, chosen on validation", metavar="RAF …")
+    ] = (0.9, 0.75),
+    seeds: Annotated[tuple[int, ...], arg(help="of the paired arms", metavar="N …")] = (1, 2, 3),
+    selection_seed: Annotated[int, arg(help="of the runs that choose RAF", metavar="N")] = 100,
+    controls: Annotated[bool, arg(help="run the four controls too")] = True,
+    same_seed: Annotated[
+        FlagCreatePairsOff[bool], arg(help="add the oracle's own seed, apart")
+    ] = False,
+    length: Annotated[
+        Literal["convergence", "full"], arg(help="epochs: the oracle's E_K, or all")
+    ] = "convergence",
+    oracle_split: Net = "map",
+    jobs: Annotated[int | None, arg(help="trainings at a time", metavar="N")] = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Compare FMCE-Net++ with its baseline and controls.
+
+    Example: fmce compare runs/digits --out runs/compare --seeds 1 2 3 4 5
+    """
+    from fmce.commands.compare import Comparison
+    from fmce.commands.compare import compare as run_compare
+
+    plan = Comparison(
+        str(oracle),
+        rafs=raf,
+        seeds=seeds,
+        selection_seed=selection_seed,
+        controls=controls,
+        same_seed=same_seed,
+        length=length,
+        oracle_split=oracle_split,
+    )
+    run_compare(plan, out, jobs=jobs, runtime=_runtime(device, precision))
+
+
+@app.command
+def explain(
+    run: RunFolder,
+    images: Annotated[int, arg(help="test images, classes in turn", metavar="N")] = 6,
+    signed: Annotated[
+        FlagCreatePairsOff[bool], arg(help="show evidence against the class too")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Draw Grad-CAM of test images over a run's phases.
+
+    Example: fmce explain runs/digits --images 8
+    """
+    from fmce.commands.explain import explain as run_explain
+    from fmce.run_folder import open_run
+
+    run_explain(open_run(run), num_images=images, signed=signed, runtime=_runtime(device))
+
+
+@app.command
+def report(
+    run: RunFolder,
+    comparison: Annotated[
+        Path | None, arg(help="folder of fmce compare", metavar="FOLDER")
+    ] = None,
+    out: Annotated[Path | None, arg(help="page; RUN/report.html if left out")] = None,
+) -> None:
+    """Write a run's report as one HTML file.
+
+    Example: fmce report runs/digits --comparison runs/compare
+    """
+    from fmce.commands.report import report as run_report
+
+    print(f"report: {run_report(run, comparison=comparison, out=out)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"fmce {__version__}")
+        return
+    try:
+        app.cli(
+            prog="fmce",
+            description="Maturity of a network's modules, measured from feature maps. --version prints the version.",
+            args=arguments or ["--help"],
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last whole epoch", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader went away (`| head`); a second failure at exit would print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None or os.environ.get("FMCE_TRACEBACK"):
+            raise
+        print(f"fmce: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """Return 2 for what the user can mend, 1 for a training that stopped, None for a defect of ours."""
+    if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
+        return 2
+    return 1 if type(error).__name__ == "TrainingStopped" else None
+
+
+def _runtime(device: str, precision: str = "float32") -> "Runtime":
+    from fmce.engine.runtime import make_runtime
+
+    return make_runtime(device, precision)
+
+
+def _config(
+    preset: str,
+    file: Path | None,
+    given: dict[str, Any],
+    oracle: Path | None,
+    raf: float | None,
+    settings: Sequence[str],
+) -> Any:
+    from fmce.configs import RunConfig, from_yaml, with_settings
+    from fmce.configs import preset as named
+
+    base = named(preset)
+    if file is not None:
+        base = from_yaml(RunConfig, file, base=base)
+    auxiliary: dict[str, Any] = {"auxiliary.raf": raf}
+    if oracle is not None:
+        kind = base.auxiliary.kind if base.auxiliary.kind != "none" else "ral"
+        auxiliary |= {"auxiliary.kind": kind, "auxiliary.oracle": str(oracle)}
+        if raf is None and base.auxiliary.oracle is None:
+            raise ValueError("--oracle needs --raf, the weight of the task's loss, such as --raf 0.9")
+    return with_settings(base, [*_assignments(given | auxiliary), *settings])
+
+
+def _assignments(values: dict[str, Any]) -> list[str]:
+    import json
+
+    return [f"{name}={json.dumps(v)}" for name, v in values.items() if v is not None]
+
+
+def _print_json(wanted: bool, result: Any) -> None:
+    if wanted:
+        import json
+
+        print(json.dumps(result, indent=1, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,360 @@
+"""`fmce compare`: FMCE-Net++ against its baseline and its controls, over paired seeds (methods of FMCE-Net++)."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from fmce.commands.show import number, percent, print_table
+from fmce.configs import AuxiliaryConfig, RunConfig, to_dict
+from fmce.engine.files import read_json, write_json
+from fmce.engine.progress import Progress
+from fmce.engine.runlog import mark_done, open_for_writing, read_done, read_metrics
+from fmce.engine.runtime import Runtime, cores, make_runtime
+from fmce.metrics.statistics import holm, mean_sd, paired_comparison
+from fmce.run_folder import Run, open_run
+
+Length = Literal["convergence", "full"]
+
+BASELINE, TREATMENT = "baseline", "ral"
+CONTROLS = ("random_oracle", "phase_1", "scaled_rate", "feature_matching")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared. Seeds are those of the arms; the oracle's own must not be among them."""
+
+    oracle: str
+    """Run folder whose FMCE-Net is the oracle."""
+    rafs: tuple[float, ...] = (0.9, 0.75)
+    """Candidates; the best on validation images is taken."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    selection_seed: int = 100
+    """Seed of the runs that choose RAF; they are no part of the arms."""
+    controls: bool = True
+    same_seed: bool = False
+    """Also pair the two arms at the oracle's own seed, reported apart."""
+    length: Length = "convergence"
+    """Epochs of every arm: the oracle's convergence epoch E_K (paper), or its full M."""
+    oracle_split: Literal["map", "image", "run", "test"] = "map"
+
+    def __post_init__(self) -> None:
+        if not self.rafs or any(not 0 <= raf < 1 for raf in self.rafs):
+            raise ValueError(f"RAF candidates must be in [0, 1), got {list(self.rafs)}; 1 is the baseline itself")
+        if len(set(self.seeds)) < 2 or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"expected at least two different seeds, got {list(self.seeds)}")
+        if self.selection_seed in self.seeds:
+            raise ValueError(f"the selection seed {self.selection_seed} must not be among the arms' {list(self.seeds)}")
+
+
+def compare(
+    plan: Comparison, out: Path, *, jobs: int | None = None, runtime: Runtime | None = None, quiet: bool = False
+) -> dict[str, Any]:
+    """Choose RAF on validation images, train all arms over the seeds, and compare them pair by pair.
+
+    Args:
+        plan: arms and seeds.
+        out: folder of the comparison; each training is a run folder in `out/runs`, none is repeated.
+        jobs: trainings at a time; by default as many as cores, one on a GPU.
+        runtime: device and precision.
+        quiet: print nothing.
+
+    Returns:
+        The contents of `compare.json`.
+
+    Raises:
+        FileNotFoundError: the oracle run has no phases or no FMCE-Net.
+        ValueError: a seed is the oracle's own.
+    """
+    runtime = runtime or make_runtime()
+    oracle = open_run(plan.oracle)
+    _check_oracle(oracle, plan)
+    jobs = jobs or (cores() if runtime.device.type == "cpu" else 1)
+    base = _base_config(oracle, plan)
+    with open_for_writing(out, yaml.safe_dump(_plain(plan), sort_keys=False)):
+        candidates = {_raf_name(raf): _arm(base, plan, TREATMENT, raf, plan.selection_seed) for raf in plan.rafs}
+        if len(plan.rafs) == 1:
+            candidates = {}
+        with Progress("training arms", len(candidates) + _num_arms(plan), quiet=quiet) as progress:
+            _train_all(out / "selection", candidates, jobs, runtime, progress, read_test=False)
+            selection = _selection(out / "selection", plan)
+            arms = _arms(base, plan, selection["raf"], oracle.config.train.seed)
+            _train_all(out / "runs", arms, jobs, runtime, progress, read_test=True)
+        result = _result(out, plan, selection, arms, base.train.epochs)
+        write_json(out / "compare.json", result)
+        mark_done(out, {"raf": result["raf"]})
+    if not quiet:
+        print_comparison(result)
+    return result
+
+
+def _check_oracle(oracle: Run, plan: Comparison) -> None:
+    oracle.scorer(plan.oracle_split)
+    seed = oracle.config.train.seed
+    if seed in (*plan.seeds, plan.selection_seed):
+        raise ValueError(
+            f"seed {seed} is the oracle's own: an arm of that seed may only be pulled to its own checkpoint. "
+            "Leave it out of the seeds; --same-seed adds that pair, reported apart"
+        )
+
+
+def _base_config(oracle: Run, plan: Comparison) -> RunConfig:
+    config = oracle.config
+    epochs = oracle.phases.convergence_epoch if plan.length == "convergence" else config.train.epochs
+    return replace(config, train=replace(config.train, epochs=epochs), auxiliary=AuxiliaryConfig())
+
+
+def _num_arms(plan: Comparison) -> int:
+    per_seed = 2 + (len(CONTROLS) if plan.controls else 0)
+    return per_seed * len(plan.seeds) + (2 if plan.same_seed else 0)
+
+
+def _arms(base: RunConfig, plan: Comparison, raf: float, oracle_seed: int) -> dict[str, RunConfig]:
+    names = [BASELINE, TREATMENT, *(CONTROLS if plan.controls else ())]
+    arms = {_arm_name(arm, seed): _arm(base, plan, arm, raf, seed) for seed in plan.seeds for arm in names}
+    if plan.same_seed:
+        for arm in (BASELINE, TREATMENT):
+            arms[_arm_name(arm, oracle_seed)] = _arm(base, plan, arm, raf, oracle_seed)
+    return arms
+
+
+def _arm(base: RunConfig, plan: Comparison, arm: str, raf: float, seed: int) -> RunConfig:
+    """Return one training's config; arms of one seed share initial weights, data order and length."""
+    train = replace(base.train, seed=seed)
+    if arm == BASELINE:
+        return replace(base, train=train)
+    if arm == "scaled_rate":
+        # Scaling the loss would be no control: Adam divides the scale out again.
+        return replace(base, train=replace(train, learning_rate=train.learning_rate * max(raf, 1e-6)))
+    oracle = str(Path(plan.oracle).resolve())
+    auxiliary = AuxiliaryConfig(kind="ral", oracle=oracle, oracle_split=plan.oracle_split, raf=raf)
+    changes: Mapping[str, dict[str, Any]] = {
+        TREATMENT: {},
+        "random_oracle": {"oracle_weights": "random"},
+        "phase_1": {"target_phase": 1},
+        "feature_matching": {"kind": "feature_matching"},
+    }
+    return replace(base, train=train, auxiliary=replace(auxiliary, **changes[arm]))
+
+
+def _train_all(
+    folder: Path,
+    configs: Mapping[str, RunConfig],
+    jobs: int,
+    runtime: Runtime,
+    progress: Progress,
+    *,
+    read_test: bool,
+) -> None:
+    waiting = {}
+    for name, config in configs.items():
+        if read_done(folder / name) is None:
+            waiting[name] = config
+        else:
+            progress.advance(f"{name} was done")
+    if not waiting:
+        return
+    with _workers(min(jobs, len(waiting))) as pool:
+        futures = {
+            pool.submit(_train_one, config, folder / name, str(runtime.device), runtime.precision, read_test): name
+            for name, config in waiting.items()
+        }
+        _collect(futures, progress)
+
+
+def _collect(futures: Mapping[Future[None], str], progress: Progress) -> None:
+    """Wait for all trainings; one that fails does not keep the others from being done."""
+    failures = {}
+    for future in as_completed(futures):
+        error = future.exception()
+        if error is not None:
+            failures[futures[future]] = error
+        else:
+            progress.advance(futures[future])
+    if failures:
+        name, error = next(iter(failures.items()))
+        raise ValueError(
+            f"{len(failures)} of {len(futures)} trainings failed, first {name}: {error}. "
+            "The others are kept; the same command goes on with what is missing"
+        ) from error
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), count))
+    try:
+        yield pool
+    except BaseException:
+        # Interrupted: checkpoints are whole at any moment, so workers need not finish their epoch.
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(parent: int, count: int) -> None:
+    """Share the cores between workers, and end with the parent even if that was killed."""
+    import signal
+
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(max(1, cores() // count))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _train_one(config: RunConfig, folder: Path, device: str, precision: str, read_test: bool) -> None:
+    from fmce.commands.train import train
+
+    train(
+        config,
+        folder,
+        runtime=make_runtime(device, precision),
+        keep="markers",
+        read_test=read_test,
+        quiet=True,
+    )
+
+
+def _selection(folder: Path, plan: Comparison) -> dict[str, Any]:
+    """Return the RAF of highest validation accuracy; the lower validation loss decides between equals."""
+    if len(plan.rafs) == 1:
+        return {"raf": plan.rafs[0], "candidates": []}
+    rows = []
+    for raf in plan.rafs:
+        last = read_metrics(folder / _raf_name(raf))[-1]
+        rows.append(
+            {
+                "raf": raf,
+                "seed": plan.selection_seed,
+                "validation_accuracy": last["validation_accuracy"],
+                "validation_loss": last["validation_loss"],
+            }
+        )
+    best = max(rows, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
+    return {"raf": best["raf"], "candidates": rows}
+
+
+def _result(
+    out: Path, plan: Comparison, selection: dict[str, Any], arms: Mapping[str, RunConfig], epochs: int
+) -> dict[str, Any]:
+    rows = []
+    for name, config in arms.items():
+        done = read_done(out / "runs" / name) or {}
+        last = read_metrics(out / "runs" / name)[-1]
+        rows.append(
+            {
+                "arm": name.rsplit("-seed", 1)[0],
+                "seed": config.train.seed,
+                "test_accuracy": done["test_accuracy"],
+                "test_loss": done["test_loss"],
+                "validation_accuracy": last["validation_accuracy"],
+                "auxiliary_loss": last.get("auxiliary_loss"),
+            }
+        )
+    paired = [row for row in rows if row["seed"] in plan.seeds]
+    return {
+        "oracle": plan.oracle,
+        "raf": selection["raf"],
+        "selection": selection["candidates"],
+        "epochs": epochs,
+        "length": plan.length,
+        "seeds": list(plan.seeds),
+        "rows": rows,
+        "arms": _summaries(paired),
+        "comparisons": _comparisons(paired),
+        "same_seed": [row for row in rows if row["seed"] not in plan.seeds],
+    }
+
+
+def _summaries(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    summaries = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        mean, sd = mean_sd([row["test_accuracy"] for row in rows if row["arm"] == arm])
+        summaries.append({"arm": arm, "mean": mean, "sd": sd})
+    return summaries
+
+
+def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Compare every other arm with the baseline, p adjusted by Holm over all of them."""
+    values = {
+        arm: [row["test_accuracy"] for row in rows if row["arm"] == arm]
+        for arm in dict.fromkeys(row["arm"] for row in rows)
+    }
+    baseline = values.pop(BASELINE)
+    results = {arm: paired_comparison(baseline, treatment) for arm, treatment in values.items()}
+    adjusted = holm(np.array([r.p_value for r in results.values()]))
+    return [
+        {
+            "arm": arm,
+            **asdict(result),
+            "p_holm": float(p),
+            "verdict": result.verdict(scale=100, unit="pp"),
+        }
+        for (arm, result), p in zip(results.items(), adjusted, strict=True)
+    ]
+
+
+def print_comparison(result: Mapping[str, Any]) -> None:
+    """Print arms, paired differences and the verdict in words."""
+    if result["selection"]:
+        rows = [(row["raf"], percent(row["validation_accuracy"]), number(row["validation_loss"])) for row in result["selection"]]
+        print_table("RAF, chosen on validation images", ("RAF", "accuracy", "loss"), rows)
+    against = {c["arm"]: c for c in result["comparisons"]}
+    rows = []
+    for arm in result["arms"]:
+        c = against.get(arm["arm"])
+        difference = (
+            ("–", "–", "–")
+            if c is None
+            else (
+                f"{100 * c['mean_difference']:+.2f} pp",
+                f"{100 * c['interval_low']:+.2f} … {100 * c['interval_high']:+.2f}",
+                number(c["p_holm"], 2),
+            )
+        )
+        rows.append((arm["arm"], f"{100 * arm['mean']:.2f} ± {100 * arm['sd']:.2f} %", *difference))
+    title = f"Test accuracy, {len(result['seeds'])} paired seeds, {result['epochs']} epochs, RAF {result['raf']}"
+    print_table(title, ("arm", "mean ± sd", "− baseline", "95 % interval", "p (Holm)"), rows)
+    print(f"FMCE-Net++ against its baseline: {against[TREATMENT]['verdict']}")
+
+
+def read_comparison(folder: Path) -> dict[str, Any]:
+    """Return a finished comparison.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+    """
+    if not (folder / "compare.json").exists():
+        raise FileNotFoundError(f"{folder} has no compare.json; run: fmce compare ORACLE_RUN --out {folder}")
+    return dict(read_json(folder / "compare.json"))
+
+
+def _plain(plan: Comparison) -> dict[str, Any]:
+    values = to_dict(plan)
+    return values | {"rafs": list(plan.rafs), "seeds": list(plan.seeds)}
+
+
+def _arm_name(arm: str, seed: int) -> str:
+    return f"{arm}-seed{seed}"
+
+
+def _raf_name(raf: float) -> str:
+    return f"raf{raf:g}"

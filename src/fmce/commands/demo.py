@@ -1,0 +1,67 @@
+"""`fmce demo`: the whole method on handwritten digits, from training to report."""
+
+import time
+from pathlib import Path
+
+from fmce.commands.compare import TREATMENT, Comparison, compare
+from fmce.commands.explain import explain
+from fmce.commands.phases import remarks
+from fmce.commands.report import report
+from fmce.commands.show import percent
+from fmce.commands.train import train
+from fmce.commands.train_net import train_net
+from fmce.configs import preset
+from fmce.engine.runtime import Runtime, make_runtime
+
+
+def demo(out: Path, *, runtime: Runtime | None = None) -> Path:
+    """Run everything on scikit-learn's digits and write `out/report.html`; goes on after a kill.
+
+    Args:
+        out: folder of the run (`original`), the comparison (`compare`) and the report.
+        runtime: device and precision.
+
+    Returns:
+        The report's path.
+    """
+    runtime = runtime or make_runtime()
+    started = time.perf_counter()
+    config = preset("digits")
+
+    print("1/5 original task", flush=True)
+    run = train(config, out / "original", runtime=runtime)
+    phases = run.phases
+
+    print("2/5 FMCE-Net on the feature maps of the ten markers", flush=True)
+    by_map = train_net(run, "map", runtime=runtime)
+    by_image = train_net(run, "image", runtime=runtime)
+
+    print("3/5 FMCE-Net++ against its baseline (8 trainings; fmce compare adds the controls)", flush=True)
+    plan = Comparison(str(run.path), rafs=(0.9, 0.75), seeds=(1, 2, 3), controls=False)
+    comparison = compare(plan, out / "compare", runtime=runtime)
+
+    print("4/5 Grad-CAM across the phases", flush=True)
+    explain(run, num_images=6, runtime=runtime, quiet=True)
+
+    print("5/5 report", flush=True)
+    page = report(run.path, comparison=out / "compare", out=out / "report.html")
+
+    assert run.done is not None
+    against = next(c for c in comparison["comparisons"] if c["arm"] == TREATMENT)
+    print()
+    print(f"test accuracy       {percent(run.done['test_accuracy'])}")
+    print(f"phase markers       {list(phases.markers)}")
+    for line in remarks(phases):
+        print(f"                    {line}")
+    print(f"FMCE-Net accuracy   {percent(by_map['held_out']['accuracy'])} on held-out maps (split map)")
+    print(f"                    {percent(by_image['held_out']['accuracy'])} on unseen images (split image)")
+    print(f"baseline            {_mean(against, 'baseline')} over {against['n']} seeds")
+    print(f"FMCE-Net++          {_mean(against, 'treatment')} at RAF {comparison['raf']}")
+    print(f"                    {against['verdict']}")
+    print(f"time                {time.perf_counter() - started:.0f} s")
+    print(f"report              {page}")
+    return page
+
+
+def _mean(against: dict[str, float], arm: str) -> str:
+    return f"{100 * against[f'mean_{arm}']:.2f} ± {100 * against[f'sd_{arm}']:.2f} %"

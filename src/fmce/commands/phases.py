@@ -1,0 +1,124 @@
+"""`fmce phases`: convergence phases of a run or of any loss curve alone. Never imports torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fmce.commands.show import epochs, number, print_table
+from fmce.configs import RunConfig, from_yaml, with_settings
+from fmce.convergence.curve_files import read_curve
+from fmce.convergence.phases import PhaseConfig, Phases, find_phases
+from fmce.engine.files import write_text
+from fmce.engine.runlog import read_metrics
+
+
+def run_phases(run: Path, settings: Sequence[str] = ()) -> tuple[list[float], Phases]:
+    """Find the phases of a run folder's training loss and write them to its `phases.json`.
+
+    Args:
+        run: the run folder.
+        settings: `field=value` changes to the `phases` section of the run's config.
+
+    Returns:
+        The task's loss of each epoch, and the phases.
+
+    Raises:
+        ValueError: the curve has no phases, for a reason the message gives.
+        FileNotFoundError: the folder is no run folder.
+    """
+    if not (run / "config.yaml").exists():
+        raise FileNotFoundError(f"{run} is not a run folder: it has no config.yaml")
+    rows = read_metrics(run)
+    if not rows:
+        raise ValueError(f"{run} has no metrics yet; train it first: fmce train --out {run}")
+    config = with_settings(from_yaml(RunConfig, run / "config.yaml").phases, settings)
+    losses = [float(row.get("task_loss", row["loss"])) for row in rows]
+    found = find_phases(losses, config, learning_rates=[row["learning_rate"] for row in rows])
+    write_text(run / "phases.json", found.to_json())
+    return losses, found
+
+
+def phases(
+    source: Path,
+    settings: Sequence[str] = (),
+    *,
+    column: str | None = None,
+    key: str | None = None,
+    epoch_column: str | None = None,
+    lr_column: str | None = None,
+    figure: Path | None = None,
+    as_json: bool = False,
+) -> Phases:
+    """Find phases, print them and draw the figure of the FMCE paper.
+
+    Args:
+        source: run folder, or CSV, TSV, JSON or JSON-lines file of losses.
+        settings: `field=value` changes to the phase config (the run's own; a file's defaults).
+        column: loss column of a CSV or TSV file.
+        key: loss key of a JSON file.
+        epoch_column: averages a per-step log by epoch.
+        lr_column: learning rates in the file.
+        figure: PNG or SVG to draw; by default `figures/phases.png` in a run, none for a file.
+        as_json: print the result as JSON and nothing else.
+
+    Raises:
+        ValueError: the curve cannot be read or has no phases.
+        FileNotFoundError: nothing is there.
+    """
+    if source.is_dir():
+        losses, found = run_phases(source, settings)
+        figure = figure or source / "figures" / "phases.png"
+    else:
+        config = with_settings(PhaseConfig(), settings)
+        curve = read_curve(
+            source, column=column, key=key, epoch_column=epoch_column, lr_column=lr_column
+        )
+        losses = list(curve.losses)
+        found = find_phases(losses, config, learning_rates=curve.learning_rates)
+    if figure is not None:
+        _draw(losses, found, figure)
+    if as_json:
+        print(found.to_json(), end="")
+    else:
+        _print(source, losses, found)
+        if figure is not None:
+            print(f"figure: {figure}")
+    return found
+
+
+def _draw(losses: Sequence[float], found: Phases, path: Path) -> None:
+    from fmce.report.figures import loss_phases_figure, save_figure
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(loss_phases_figure(losses, found), path)
+
+
+def _print(source: Path, losses: Sequence[float], found: Phases) -> None:
+    rows = [
+        (k, epoch, number(losses[epoch - 1]), number(found.smoothed[epoch - 1]), number(found.cqi[epoch - 1]))
+        for k, epoch in enumerate(found.markers, start=1)
+    ]
+    print_table(f"Convergence phases of {source}", ("phase", "epoch", "loss", "smoothed", "CQI"), rows)
+    print(f"start epoch {found.start_epoch}, convergence epoch {found.convergence_epoch} of {found.num_epochs}")
+    for line in remarks(found):
+        print(line)
+
+
+def remarks(found: Phases) -> list[str]:
+    """Say how far smoothing and learning-rate schedule made the markers, one line each."""
+    lines = []
+    if not found.converged:
+        lines.append("not converged: CQI stayed above the threshold, and the last epoch was taken")
+    lines.append(f"step curve, same smoothing: {epochs(found.step_curve_markers)}")
+    lines.append(f"without smoothing:          {epochs(found.unsmoothed_markers)}")
+    lines.append(f"debiased average:           {epochs(found.debiased_markers)}")
+    if found.smoothing_driven:
+        lines.append(
+            f"the smoother makes these markers: they are {found.smoothing_distance:.1f} epochs from a step "
+            "curve's on average"
+        )
+    elif found.smoothing_distance is not None:
+        lines.append(f"mean distance to the step curve's markers: {found.smoothing_distance:.1f} epochs")
+    if found.lr_fraction is not None:
+        verdict = "; CQI partly measures the schedule" if found.schedule_driven else ""
+        lines.append(f"learning rate at the convergence epoch: {found.lr_fraction:.3f} of its peak{verdict}")
+    return lines

@@ -1,0 +1,24 @@
+"""`fmce report`: one self-contained HTML page of a run."""
+
+from pathlib import Path
+
+from fmce.engine.files import write_text
+from fmce.report.page import report_page
+
+
+def report(run: Path, *, comparison: Path | None = None, out: Path | None = None) -> Path:
+    """Write the report of a run and return its path.
+
+    Args:
+        run: run folder.
+        comparison: folder of `fmce compare` for the FMCE-Net++ part.
+        out: the page; `RUN/report.html` by default.
+
+    Raises:
+        FileNotFoundError: a folder is not what it should be.
+    """
+    path = out or run / "report.html"
+    page = report_page(run, comparison)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, page)
+    return path

@@ -1,0 +1,36 @@
+"""What commands print: tables, and numbers with their spread."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table on standard output, plain where that is no terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*("–" if cell is None else str(cell) for cell in row))
+    console = Console()
+    # A file or a pipe has no width of its own; 80 would fold the tables.
+    (console if console.is_terminal else Console(width=120)).print(table)
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """Format a fraction as percent; an undefined one as a dash."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """Format a number, or a dash where it is undefined."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}g}"
+
+
+def epochs(markers: Sequence[int] | None) -> str:
+    """Format epoch markers, or say that there are none."""
+    return "none" if markers is None else "[" + ", ".join(map(str, markers)) + "]"

@@ -1,0 +1,191 @@
+"""`fmce train`: the original task, plain or with FMCE-Net++'s auxiliary loss, in a run folder that resumes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fmce.commands.phases import run_phases
+from fmce.configs import AuxiliaryConfig, Keep, RunConfig, to_yaml
+from fmce.convergence.cqi import cqi
+from fmce.convergence.phases import PhaseConfig
+from fmce.convergence.smoothing import smooth_losses
+from fmce.data.batch import ImageBatch, ImageBatches
+from fmce.engine.checkpoint import delete_checkpoints
+from fmce.engine.loop import EpochResult, StepOutput
+from fmce.engine.resumable import fit_in_folder
+from fmce.engine.runlog import mark_done, open_for_writing
+from fmce.engine.runtime import Runtime, make_runtime
+from fmce.engine.seeding import seed_epoch
+from fmce.models.build import feature_shape
+from fmce.models.features import FeatureMaps
+from fmce.models.fmce_net import FMCENet
+from fmce.run_folder import Run, make_transform, open_run, tap_of, task_loss
+from fmce.tasks.classify import classification_step, evaluate_classifier
+from fmce.tasks.with_ral import feature_matching_step, ral_step
+
+Step = Callable[[ImageBatch], StepOutput]
+
+
+def train(
+    config: RunConfig,
+    out: Path,
+    *,
+    runtime: Runtime | None = None,
+    keep: Keep = "all",
+    read_test: bool = True,
+    quiet: bool = False,
+) -> Run:
+    """Train the original task; go on where an earlier process was stopped.
+
+    Args:
+        config: the run; a folder of another config is refused, so asking a finished run for more
+            epochs is an error too (its cosine schedule was cut for fewer).
+        out: the run folder.
+        runtime: device and precision; chosen automatically by default.
+        keep: "markers" deletes, once phases are known, every checkpoint but the first, the markers' and the last.
+        read_test: evaluate on the test images at the end; off for runs that only choose a setting.
+        quiet: print no progress.
+
+    Returns:
+        The finished run. `phases.json` is there if the curve has phases; `DONE.json` says why not otherwise.
+
+    Raises:
+        ValueError: the config does not fit the data, the model or the oracle.
+        FileExistsError: the folder holds something else.
+        TrainingStopped: the loss became NaN or infinite.
+    """
+    runtime = runtime or make_runtime()
+    run = Run(out, config)
+    seed_epoch(config.train.seed, 0)
+    data, model = run.data, run.new_model().to(runtime.device)  # before the oracle: same weights in both arms
+    with open_for_writing(out, to_yaml(config)), _training_step(config, model, runtime) as step:
+        if run.done is not None:
+            _say(quiet, f"{out} is finished already ({run.done['epochs']} epochs)")
+            return run
+        batches = ImageBatches(
+            data.train.to(runtime.device),
+            make_transform(config, data),
+            config.train.batch_size,
+            seed=config.train.seed,
+        )
+        fit_in_folder(
+            out,
+            model,
+            step,
+            batches,
+            epochs=config.train.epochs,
+            learning_rate=config.train.learning_rate,
+            seed=config.train.seed,
+            runtime=runtime,
+            schedule=config.train.schedule,
+            measure=_measure(run, model, runtime),
+            title=f"training {out.name}",
+            quiet=quiet,
+        )
+        _finish(run, model, runtime, keep, read_test, quiet)
+    return run
+
+
+def _measure(
+    run: Run, model: nn.Module, runtime: Runtime
+) -> Callable[[EpochResult, list[dict[str, Any]]], dict[str, Any]]:
+    """Return what an epoch's metrics line says beside the training loss."""
+    validation = run.batches(run.data.validation, runtime)
+
+    def measure(result: EpochResult, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        scores = evaluate_classifier(model, validation, runtime)
+        losses = [task_loss(row) for row in rows] + [result.means.get("task_loss", result.loss)]
+        return {
+            "validation_loss": scores.loss,
+            "validation_accuracy": scores.accuracy,
+            "cqi": current_cqi(losses, run.config.phases),
+        }
+
+    return measure
+
+
+def current_cqi(losses: list[float], config: PhaseConfig) -> float | None:
+    """Return the CQI of the newest epoch; None in the first, where it is undefined."""
+    if len(losses) < 2:
+        return None
+    smoothed = smooth_losses(losses, config.decay, config.smoothing)
+    return float(cqi(smoothed, config.window)[-1])
+
+
+def _finish(run: Run, model: nn.Module, runtime: Runtime, keep: Keep, read_test: bool, quiet: bool) -> None:
+    summary: dict[str, Any] = {"epochs": run.config.train.epochs}
+    if read_test:
+        test = evaluate_classifier(model, run.batches(run.data.test, runtime), runtime)
+        summary |= {"test_accuracy": test.accuracy, "test_loss": test.loss}
+        _say(quiet, f"test accuracy {test.accuracy:.4f}")
+    try:
+        summary["markers"] = list(run_phases(run.path)[1].markers)
+        _say(quiet, f"phase markers at epochs {summary['markers']}")
+    except ValueError as reason:
+        summary["no_phases_because"] = str(reason)
+        _say(quiet, f"no phases: {reason}")
+    if keep == "markers" and "markers" in summary:
+        delete_checkpoints(run.path / "checkpoints", keep={1, run.config.train.epochs, *summary["markers"]})
+    mark_done(run.path, summary)
+
+
+@contextmanager
+def _training_step(config: RunConfig, model: nn.Module, runtime: Runtime) -> Iterator[Step]:
+    """Give the step that the config's auxiliary section asks for, with its hooks in place meanwhile."""
+    auxiliary = config.auxiliary
+    if auxiliary.kind == "none":
+        yield classification_step(model)
+        return
+    tap = tap_of(config, model)
+    oracle_run = open_run(str(auxiliary.oracle))
+    with FeatureMaps(model, tap, keep_gradients=True) as maps:
+        if auxiliary.kind == "feature_matching":
+            _check_same_model(config, oracle_run)
+            teacher = oracle_run.extractor(oracle_run.phases.convergence_epoch, runtime)
+            yield feature_matching_step(model, maps, tap, teacher, raf=auxiliary.raf)
+        else:
+            oracle = load_oracle(auxiliary, oracle_run, config.train.seed).to(runtime.device)
+            _check_map_shape(config, model, oracle, oracle_run)
+            yield ral_step(model, maps, tap, oracle, raf=auxiliary.raf, target_phase=auxiliary.target_phase)
+
+
+def load_oracle(auxiliary: AuxiliaryConfig, run: Run, seed: int) -> FMCENet:
+    """Return the frozen FMCE-Net, or one of its shape with random weights for the control."""
+    oracle = run.scorer(auxiliary.oracle_split)
+    if auxiliary.target_phase is not None and not 1 <= auxiliary.target_phase <= oracle.num_phases:
+        raise ValueError(f"auxiliary.target_phase must be in 1…{oracle.num_phases}, got {auxiliary.target_phase}")
+    if auxiliary.oracle_weights == "random":
+        generator_state = torch.random.get_rng_state()
+        torch.manual_seed(seed)
+        oracle = FMCENet(oracle.map_shape, oracle.num_phases)
+        torch.random.set_rng_state(generator_state)
+    return oracle.eval().requires_grad_(False)
+
+
+def _check_map_shape(config: RunConfig, model: nn.Module, oracle: FMCENet, oracle_run: Run) -> None:
+    side = config.data.image_size
+    device = next(model.parameters()).device
+    shape = feature_shape(model, tap_of(config, model), (3, side, side), device)
+    if shape != oracle.map_shape:
+        raise ValueError(
+            f"this run's maps are {shape} but the FMCE-Net of {oracle_run.path} takes {oracle.map_shape}; "
+            "use an oracle of the same model and image size"
+        )
+
+
+def _check_same_model(config: RunConfig, oracle_run: Run) -> None:
+    ours, theirs = config.model, oracle_run.config.model
+    if (ours, config.data.image_size) != (theirs, oracle_run.config.data.image_size):
+        raise ValueError(
+            f"feature matching needs the oracle run's model and image size: here {ours.name} at "
+            f"{config.data.image_size}, there {theirs.name} at {oracle_run.config.data.image_size}"
+        )
+
+
+def _say(quiet: bool, text: str) -> None:
+    if not quiet:
+        print(text, flush=True)

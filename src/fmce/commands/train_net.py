@@ -1,0 +1,203 @@
+"""`fmce train-net`: an FMCE-Net from the feature maps of a run's marker checkpoints (FMCE paper, IV-D and IV-E)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fmce.configs import ScorerConfig, Split, to_dict
+from fmce.convergence.phases import Phases
+from fmce.data.batch import ImageSet
+from fmce.data.map_splits import MapSplit, split_maps
+from fmce.data.map_store import MapMemory
+from fmce.data.map_stream import MapBatches, MapSource, MapStream
+from fmce.engine.files import read_json, write_json
+from fmce.engine.resumable import fit_in_folder
+from fmce.engine.runlog import mark_done, open_for_writing, read_done
+from fmce.engine.runtime import Runtime, make_runtime
+from fmce.engine.seeding import seed_epoch
+from fmce.metrics.scores import PhaseMetrics, phase_metrics
+from fmce.models.fmce_net import FMCENet
+from fmce.run_folder import Run
+from fmce.tasks.score_maps import score_maps, score_step
+
+
+def train_net(
+    run: Run,
+    split: Split = "map",
+    *,
+    others: Sequence[Run] = (),
+    config: ScorerConfig | None = None,
+    runtime: Runtime | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train the FMCE-Net of a run in `RUN/fmce_net/SPLIT` and measure it on maps it never saw.
+
+    Args:
+        run: a finished run with phases and its marker checkpoints.
+        split: what is held out: maps (the paper), images, runs, or only the test images.
+        others: further runs of the same data and model, whose maps join; needed for split "run".
+        config: training of FMCE-Net; the run's own `scorer` section by default.
+        runtime: device and precision.
+        quiet: print no progress.
+
+    Returns:
+        The contents of `metrics.json`: for "held_out" and "test_images" the `PhaseMetrics` as a dict.
+
+    Raises:
+        FileNotFoundError: phases or marker checkpoints are missing.
+        ValueError: the runs do not fit together.
+    """
+    runtime = runtime or make_runtime()
+    config = config or run.config.scorer
+    runs = [run, *others]
+    phases = _phases_of(runs)
+    _check_alike(runs, split)
+    folder = run.scorer_folder(split)
+    with open_for_writing(folder, _config_text(runs, phases, split, config)):
+        if read_done(folder) is None:
+            _train(folder, runs, phases, split, config, runtime, quiet)
+    metrics: dict[str, Any] = read_json(folder / "metrics.json")
+    return metrics
+
+
+def _train(
+    folder: Path,
+    runs: Sequence[Run],
+    phases: Sequence[Phases],
+    split: Split,
+    config: ScorerConfig,
+    runtime: Runtime,
+    quiet: bool,
+) -> None:
+    source = map_source(runs, phases, runs[0].data.train, runtime, config)
+    part = split_maps(
+        split,
+        num_images=source.num_images,
+        num_phases=source.num_phases,
+        num_runs=source.num_runs,
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+    )
+    seed_epoch(config.seed, 0)
+    net = FMCENet(_map_shape(source, part), source.num_phases).to(runtime.device)
+    fit_in_folder(
+        folder,
+        net,
+        score_step(net),
+        MapBatches(source, part.train, config.batch_size, seed=config.seed),
+        epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+        runtime=runtime,
+        title=f"FMCE-Net, split {split}",
+        quiet=quiet,
+    )
+    net.save(folder / "fmce_net.safetensors", trained_on=", ".join(str(r.path) for r in runs))
+    write_json(folder / "metrics.json", _measure(net, runs, phases, source, part, split, config, runtime))
+    mark_done(folder, {"epochs": config.epochs})
+
+
+def _measure(
+    net: FMCENet,
+    runs: Sequence[Run],
+    phases: Sequence[Phases],
+    source: MapSource,
+    part: MapSplit,
+    split: Split,
+    config: ScorerConfig,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    held_out = None
+    if len(part.test):
+        held_out = phase_metrics(*score_maps(net, source.batches(part.test, 1024), runtime)).to_dict()
+    own = measure_on_test_images(net, runs[0], phases[0], runtime, config)
+    return {
+        "split": split,
+        "train_maps": len(part.train),
+        "test_maps": len(part.test),
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "map_shape": list(net.map_shape),
+        "held_out": held_out,
+        "test_images": own.to_dict(),
+    }
+
+
+def measure_on_test_images(
+    net: FMCENet, run: Run, phases: Phases, runtime: Runtime, config: ScorerConfig
+) -> PhaseMetrics:
+    """Measure an FMCE-Net on the maps that a run's marker checkpoints give the test images."""
+    source = map_source([run], [phases], run.data.test, runtime, config, backing="recompute")
+    everything = split_maps("test", num_images=source.num_images, num_phases=source.num_phases).train
+    return phase_metrics(*score_maps(net, source.batches(everything, 1024), runtime))
+
+
+def map_source(
+    runs: Sequence[Run],
+    phases: Sequence[Phases],
+    images: ImageSet,
+    runtime: Runtime,
+    config: ScorerConfig,
+    *,
+    backing: str | None = None,
+) -> MapSource:
+    """Return the FMCS-Dataset of some runs over a split's images.
+
+    Args:
+        runs: the runs, all of the same data.
+        phases: each run's phases, equally many.
+        images: the images to map.
+        runtime: device and precision of the backbones.
+        config: says by its `maps` whether maps are kept.
+        backing: overrides `config.maps`.
+    """
+    extractors = [[r.extractor(epoch, runtime) for epoch in p.markers] for r, p in zip(runs, phases, strict=True)]
+    stream = MapStream(extractors, runs[0].images(images, runtime), len(images))
+    return MapMemory.from_source(stream) if (backing or config.maps) == "memory" else stream
+
+
+def _map_shape(source: MapSource, part: MapSplit) -> tuple[int, int, int]:
+    _, channels, height, width = next(iter(source.batches(part.train[:1], 1))).maps.shape
+    return channels, height, width
+
+
+def _phases_of(runs: Sequence[Run]) -> list[Phases]:
+    found = [run.phases for run in runs]
+    if len({len(p.markers) for p in found}) > 1:
+        raise ValueError(f"the runs have {[len(p.markers) for p in found]} phases; find equally many in each")
+    for run, phases in zip(runs, found, strict=True):
+        missing = sorted(set(phases.markers) - set(run.epochs))
+        if missing:
+            raise FileNotFoundError(
+                f"{run.path} lacks the checkpoints of marker epochs {missing}; they were deleted when other "
+                "markers were kept, so train again or find phases with the earlier settings"
+            )
+    return found
+
+
+def _check_alike(runs: Sequence[Run], split: Split) -> None:
+    if split == "run" and len(runs) < 2:
+        raise ValueError("split 'run' holds out whole runs and needs more than one; name others with --others")
+    first = runs[0].config
+    for run in runs[1:]:
+        same_images = (run.config.data.name, run.config.data.split_seed, run.config.data.image_size) == (
+            first.data.name,
+            first.data.split_seed,
+            first.data.image_size,
+        )
+        if not same_images or run.config.model != first.model:
+            raise ValueError(f"{run.path} and {runs[0].path} differ in data or model; FMCE-Net needs maps of one shape")
+
+
+def _config_text(runs: Sequence[Run], phases: Sequence[Phases], split: Split, config: ScorerConfig) -> str:
+    values = {
+        "markers": list(phases[0].markers),
+        "others": [
+            {"path": str(r.path), "markers": list(p.markers)}
+            for r, p in zip(runs[1:], phases[1:], strict=True)
+        ],
+        "split": split,
+        "scorer": to_dict(config),
+    }
+    return yaml.safe_dump(values, sort_keys=False)

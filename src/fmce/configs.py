@@ -1,0 +1,313 @@
+"""What a run is made of: frozen dataclasses with range checks, read from and written to YAML.
+
+Each number the papers leave open is marked where its default stands. Nothing here imports torch.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from fmce.convergence.phases import PhaseConfig
+
+Schedule = Literal["cosine", "constant"]
+Auxiliary = Literal["none", "ral", "feature_matching"]
+OracleWeights = Literal["trained", "random"]
+Split = Literal["map", "image", "run", "test"]
+Backing = Literal["recompute", "memory"]
+Keep = Literal["all", "markers"]
+
+
+def _check(holds: bool, name: str, value: Any, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    options = typing.get_args(choices)
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, options))}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images of the original task and how a training image is varied."""
+
+    name: str = "digits"
+    image_size: int = 16
+    """Side in pixels that every image is resized to (bilinear)."""
+    shift: int = 2
+    """Largest shift in pixels at `image_size`, each axis apart; zeros move in."""
+    noise: float = 0.3
+    """Standard deviation of Gaussian noise, in units of the channel's own."""
+    flip: bool = False
+    """Mirror every second image, on average."""
+    split_seed: int = 0
+    """Which images are train, validation and test; never the run's own seed."""
+
+    def __post_init__(self) -> None:
+        _check(self.image_size >= 1, "data.image_size", self.image_size, "at least 1 pixel")
+        _check(
+            0 <= self.shift < self.image_size,
+            "data.shift",
+            self.shift,
+            f"0 to {self.image_size - 1} pixels",
+        )
+        _check(self.noise >= 0, "data.noise", self.noise, "0 or more")
+        _check(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network of the original task."""
+
+    name: str = "tiny"
+    """"tiny", "torchvision:NAME", "timm:NAME" or "my.module:function"."""
+    tap: str | None = None
+    """Submodule whose output is the feature map; None takes the family's last conv stage."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for the model's builder."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Adam on cross-entropy, as in the papers."""
+
+    epochs: int = 60
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    schedule: Schedule = "cosine"
+    """Stepped once an epoch; cosine falls to 0 after the last."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")
+        _check(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
+        _check(
+            0 < self.learning_rate < float("inf"),
+            "train.learning_rate",
+            self.learning_rate,
+            "a positive number",
+        )
+        _check_choice("train.schedule", self.schedule, Schedule)
+        _check(self.seed >= 0, "train.seed", self.seed, "0 or more")
+
+
+@dataclass(frozen=True)
+class AuxiliaryConfig:
+    """What is added to the task's loss: nothing, FMCE-Net++'s RAL, or a control of it."""
+
+    kind: Auxiliary = "none"
+    oracle: str | None = None
+    """Run folder whose frozen FMCE-Net (or checkpoint E_K, for feature matching) is used."""
+    oracle_split: Split = "map"
+    """Which of that run's FMCE-Nets; the papers' is the one trained on the `map` split."""
+    raf: float = 1.0
+    """Weight of the task's loss; 1 is the plain baseline."""
+    target_phase: int | None = None
+    """Phase that every map is pulled to; None is the last."""
+    oracle_weights: OracleWeights = "trained"
+    """"random" is a control: an untrained FMCE-Net of the same shape."""
+
+    def __post_init__(self) -> None:
+        _check_choice("auxiliary.kind", self.kind, Auxiliary)
+        _check_choice("auxiliary.oracle_split", self.oracle_split, Split)
+        _check_choice("auxiliary.oracle_weights", self.oracle_weights, OracleWeights)
+        _check(0 <= self.raf <= 1, "auxiliary.raf", self.raf, "between 0 and 1")
+        if self.kind == "none" and self.raf != 1:
+            raise ValueError(
+                f"auxiliary.raf is {self.raf} but auxiliary.kind is none, so there is nothing to "
+                "weigh against; name an oracle run (--oracle RUN) or leave raf at 1"
+            )
+        if self.kind != "none" and self.oracle is None:
+            raise ValueError(
+                f"auxiliary.kind is {self.kind} but no oracle run is named; pass --oracle RUN"
+            )
+
+
+@dataclass(frozen=True)
+class ScorerConfig:
+    """How FMCE-Net is trained on the FMCS-Dataset."""
+
+    # Not given in the paper: optimiser, batch and epochs. The digits' few maps take 40 epochs of 64
+    # (20: accuracy 0.942 on unseen images, 40: 0.968); the papers' sizes take 10 of 256.
+    epochs: int = 40
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    test_fraction: float = 0.25
+    """Share of maps, images or runs held out; the paper's 3:1."""
+    maps: Backing = "memory"
+    """Hold all maps, or recompute them from the marker checkpoints in every epoch."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 1, "scorer.epochs", self.epochs, "at least 1")
+        _check(self.batch_size >= 1, "scorer.batch_size", self.batch_size, "at least 1")
+        _check(
+            0 < self.learning_rate < float("inf"),
+            "scorer.learning_rate",
+            self.learning_rate,
+            "a positive number",
+        )
+        _check(
+            0 < self.test_fraction < 1,
+            "scorer.test_fraction",
+            self.test_fraction,
+            "between 0 and 1, both excluded",
+        )
+        _check_choice("scorer.maps", self.maps, Backing)
+        _check(self.seed >= 0, "scorer.seed", self.seed, "0 or more")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training of the original task, with all that later commands derive from it."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    # Ten classes at the papers' scale take 1e-4; on 1,257 digits with noise the loss never gets
+    # that still, and 2e-3 marks the end of its fall.
+    phases: PhaseConfig = field(default_factory=lambda: PhaseConfig(threshold=2e-3))
+    scorer: ScorerConfig = field(default_factory=ScorerConfig)
+    auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
+
+
+PRESETS: dict[str, RunConfig] = {
+    "digits": RunConfig(),
+    # Section V of the FMCE paper; epochs of its MNIST rows.
+    "paper": RunConfig(
+        data=DataConfig(image_size=224, shift=4, noise=0.0),
+        model=ModelConfig(name="torchvision:shufflenet_v2_x1_0"),
+        train=TrainConfig(epochs=100, batch_size=256),
+        phases=PhaseConfig(threshold=1e-4),
+        scorer=ScorerConfig(epochs=10, batch_size=256, maps="recompute"),
+    ),
+}
+
+C = TypeVar("C")
+
+
+def preset(name: str) -> RunConfig:
+    """Return the named preset.
+
+    Raises:
+        ValueError: no preset has that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; choose from {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a config as plain nested dicts, the form `from_dict` reads."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[C], values: Mapping[str, Any], *, base: C | None = None) -> C:
+    """Build a config from nested dicts; what they leave out comes from `base` or the defaults.
+
+    Args:
+        cls: a config dataclass.
+        values: field names to values; nested configs are dicts themselves.
+        base: the config whose values hold where `values` says nothing.
+
+    Raises:
+        ValueError: an unknown key (the choices are named), a value of the wrong type or range.
+    """
+    return _build(cls, values, base, "")
+
+
+def from_yaml(cls: type[C], path: str | Path, *, base: C | None = None) -> C:
+    """Read a config from a YAML file.
+
+    Raises:
+        ValueError: the file is no YAML mapping, or its contents are no valid config.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        place = str(error).replace("\n", " ")
+        raise ValueError(f"{path} is not valid YAML: {place}") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a mapping of config sections, got {type(values).__name__}")
+    return from_dict(cls, values, base=base)
+
+
+def to_yaml(config: Any) -> str:
+    """Return a config as YAML text, fields in their declared order."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def with_settings(config: C, settings: Sequence[str]) -> C:
+    """Return the config changed by `section.field=value` settings.
+
+    Raises:
+        ValueError: a setting has no "=", names no field, or its value is out of range.
+
+    >>> with_settings(RunConfig(), ["train.epochs=5"]).train.epochs
+    5
+    """
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"expected section.field=value, got {setting!r}")
+        node = values
+        *parents, leaf = key.strip().split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = yaml.safe_load(text)
+    return from_dict(type(config), values, base=config)
+
+
+def _build(cls: type[C], values: Mapping[str, Any], base: C | None, where: str) -> C:
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in names:
+            raise ValueError(_unknown_key(where + str(key), names, str(key)))
+    arguments = {} if base is None else {n: getattr(base, n) for n in names}
+    for key, value in values.items():
+        inner = arguments.get(key)
+        arguments[key] = _convert(value, hints[key], inner, f"{where}{key}")
+    return cls(**arguments)
+
+
+def _convert(value: Any, hint: Any, base: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}: expected a mapping, got {value!r}")
+        return _build(typing.cast(type[Any], hint), value, base, f"{where}.")
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    if float in kinds and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:  # YAML 1.1 reads 1e-3 as text
+            return float(value)
+        except ValueError:
+            raise ValueError(f"{where}: expected a number, got {value!r}") from None
+    for kind in kinds:
+        if typing.get_origin(kind) is Literal:
+            _check_choice(where, value, kind)
+            return value
+        plain = typing.get_origin(kind) or kind
+        if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
+            return value
+    names = " or ".join(getattr(k, "__name__", str(k)) for k in kinds).replace("NoneType", "null")
+    raise ValueError(f"{where}: expected {names}, got {value!r}")
+
+
+def _unknown_key(full: str, names: Sequence[str], key: str) -> str:
+    near = difflib.get_close_matches(key, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown config key {full!r}{hint} Choices: {', '.join(names)}"

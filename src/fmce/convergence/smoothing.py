@@ -1,0 +1,176 @@
+"""Smooth a loss sequence before its convergence is judged (FMCE, section IV-B, first equation).
+
+Offers the recursive average that fits the paper's table, its debiased form, and the two-tap filter
+that the paper prints. Judges nothing itself and knows nothing of phases.
+"""
+
+import math
+from numbers import Real
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Smoothing = Literal["ema", "debiased_ema", "two_tap", "none"]
+SMOOTHINGS: tuple[str, ...] = get_args(Smoothing)
+
+
+def smooth_losses(
+    losses: ArrayLike,
+    decay: float = 0.85,
+    method: Smoothing = "ema",
+) -> NDArray[np.float64]:
+    """Smooth a loss sequence.
+
+    With α = ``decay`` and L̃_1 = L_1 (FMCE, section IV-B):
+
+    - ``ema``: L̃_m = α·L̃_{m−1} + (1−α)·L_m, the recursive average.
+    - ``debiased_ema``: the same average with its weights divided by their sum so far, so that the
+      first epochs do not count more than their share.
+    - ``two_tap``: L̃_m = α·L_{m−1} + (1−α)·L_m, as printed in the paper.
+    - ``none``: the losses as they are.
+
+    ``decay`` is the weight of the past. It is one minus the ``alpha`` of pandas' ``ewm``.
+
+    Args:
+        losses: M losses in epoch order, finite; any unit (the paper: nats).
+        decay: Weight of the past, 0 ≤ α < 1.
+        method: One of the four names above.
+
+    Returns:
+        M float64 values in the unit of ``losses``, each within the range of the losses so far.
+
+    Raises:
+        ValueError: ``losses`` is not a non-empty 1-d sequence of finite numbers, ``decay`` is
+            outside [0, 1), or ``method`` is unknown.
+
+    Example:
+        >>> smooth_losses([2.0, 1.0, 1.0], decay=0.5).tolist()
+        [2.0, 1.5, 1.25]
+    """
+    values = checked_sequence(losses, "losses")
+    alpha = checked_decay(decay)
+    if method == "ema":
+        return _recursive_average(values, alpha)
+    if method == "debiased_ema":
+        return _debiased_average(values, alpha)
+    if method == "two_tap":
+        return _two_tap(values, alpha)
+    if method == "none":
+        return values.copy()
+    raise ValueError(f"method must be one of {', '.join(SMOOTHINGS)}; got {method!r}")
+
+
+def checked_sequence(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Read a sequence of numbers as a float64 vector, or say what is wrong with it.
+
+    Args:
+        values: Anything that numpy reads as a vector of real numbers.
+        name: What to call it in an error.
+
+    Returns:
+        A float64 vector of at least one element, all finite.
+
+    Raises:
+        ValueError: Text, booleans, complex numbers, ragged or nested lists, nothing at all, or a
+            value that is not finite (named with its epoch).
+    """
+    try:
+        array = np.asarray(values)
+    except Exception as error:  # foreign array types raise whatever they like here
+        raise ValueError(f"{name} must be a 1-d sequence of numbers; got {error}") from error
+    if array.ndim != 1:
+        raise ValueError(
+            f"{name} must be 1-d, one number per epoch; got shape {array.shape}: "
+            "pass a flat list or array"
+        )
+    if array.size == 0:
+        raise ValueError(f"{name} must hold at least one number; got an empty sequence")
+    if array.dtype.kind not in "fiu":  # numpy would parse text as numbers without asking
+        raise ValueError(
+            f"{name} must be real numbers; got {array.dtype}, first a {type(array[0]).__name__}: "
+            "convert them to float first"
+        )
+    with np.errstate(over="ignore"):  # a wider float may not fit; the next check reports it
+        vector = array.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(vector))
+    if bad.size:
+        raise ValueError(
+            f"{name} must be finite; got {float(vector[bad[0]])} at epoch {bad[0] + 1}: "
+            "cut the sequence before it, or find out why training diverged"
+        )
+    return vector
+
+
+def checked_decay(decay: object) -> float:
+    """Return the decay as a float, or refuse one outside [0, 1).
+
+    Args:
+        decay: Weight of the past.
+
+    Returns:
+        The same number as a Python float.
+
+    Raises:
+        ValueError: Not a number, or outside [0, 1).
+    """
+    value = float_or_nan(decay)
+    # The paper allows α = 1, with which the average would never leave its first value.
+    if not 0 <= value < 1:
+        raise ValueError(
+            f"decay must be a number with 0 <= decay < 1; got {decay!r}: "
+            "it is the weight of the past (0.85 in the paper), not pandas' alpha"
+        )
+    return value
+
+
+def float_or_nan(value: object) -> float:
+    """Return a real number as a float, and NaN for anything else, so that one check refuses both.
+
+    Args:
+        value: Anything; booleans and text do not count as numbers.
+
+    Returns:
+        The number; NaN if it is none, or too large for a float.
+
+    Example:
+        >>> float_or_nan(1), float_or_nan("1")
+        (1.0, nan)
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def _recursive_average(losses: NDArray[np.float64], decay: float) -> NDArray[np.float64]:
+    smoothed = losses.tolist()
+    for m in range(1, len(smoothed)):
+        smoothed[m] = _mix(smoothed[m - 1], smoothed[m], decay)
+    return np.array(smoothed)
+
+
+def _debiased_average(losses: NDArray[np.float64], decay: float) -> NDArray[np.float64]:
+    smoothed = losses.tolist()
+    past = 1.0  # α^0 + … + α^(m−1), the weight of all losses up to here
+    for m in range(1, len(smoothed)):
+        total = 1 + decay * past
+        smoothed[m] = _mix(smoothed[m - 1], smoothed[m], decay * past / total)
+        past = total
+    return np.array(smoothed)
+
+
+def _two_tap(losses: NDArray[np.float64], decay: float) -> NDArray[np.float64]:
+    values = losses.tolist()
+    mixed = [_mix(values[m - 1], values[m], decay) for m in range(1, len(values))]
+    # Not given in the paper: L̃_1, which has no predecessor, is L_1.
+    return np.array(values[:1] + mixed)
+
+
+def _mix(old: float, new: float, weight: float) -> float:
+    # Rounding may push the mean outside its two values. A flat curve would then creep, and its
+    # CQI would not be exactly 0.
+    mean = weight * old + (1 - weight) * new
+    return min(max(mean, min(old, new)), max(old, new))

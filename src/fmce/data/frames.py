@@ -1,0 +1,211 @@
+"""Unlabelled frames: folders of images, nested, in a fixed order, without the stems to leave out.
+
+BDD100K's leak rule is built in: no frame of a validation or test video may enter the pool. Videos
+are not decoded here.
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from fmce.data.image_files import (
+    ImageArray,
+    ReadFailures,
+    first_names,
+    list_images,
+    read_or_substitute,
+    read_rgb,
+    read_stems,
+    stem_of,
+)
+
+# A BDD100K video's name; its frames are called after it, "b1c81faa-3df17267-0000001".
+_BDD100K_VIDEO = re.compile(r"([0-9a-f]{8}-[0-9a-f]{8})(?:[-_].*)?")
+_HELD_OUT_SETS = ("10k val", "10k test", "100k val", "100k test")
+_SEGMENTATION_LABELS = frozenset({"sem_seg", "ins_seg", "pan_seg", "masks", "seg", "colormaps"})
+
+
+def _video_of(name: str) -> str | None:
+    match = _BDD100K_VIDEO.fullmatch(name)
+    return match[1] if match else None
+
+
+def is_excluded(path: Path, exclude: frozenset[str]) -> bool:
+    """Tell whether a frame is to be left out.
+
+    It is when its stem is listed, or, for names of BDD100K's pattern, when the video that its stem
+    or its folder is named after is listed.
+
+    >>> held_out = frozenset({"b1c81faa-3df17267"})
+    >>> is_excluded(Path("clips/b1c81faa-3df17267-0000001.jpg"), held_out)
+    True
+    >>> is_excluded(Path("clips/b1c81faa-3df17268.jpg"), held_out)
+    False
+    """
+    stem = stem_of(path.name)
+    return stem in exclude or not exclude.isdisjoint(
+        video for video in (_video_of(stem), _video_of(path.parent.name)) if video
+    )
+
+
+def list_frames(
+    roots: Path | str | Sequence[Path | str], *, exclude: Path | str | Iterable[str] = ()
+) -> tuple[Path, ...]:
+    """List the frames of one or several folders.
+
+    Args:
+        roots: Folders of JPEG, PNG or WebP images, nested or not.
+        exclude: Stems to leave out: a text file with one a line, or an iterable.
+
+    Returns:
+        Files, root by root in the order given, sorted by path inside each; a file that several
+        roots reach is listed once.
+
+    Raises:
+        ValueError: A folder is missing or no image is left.
+    """
+    folders = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
+    out = read_stems(exclude)
+    seen: set[str] = set()  # shared, so that overlapping roots list no file twice
+    found = [path for folder in folders for path in list_images(folder, seen=seen)]
+    kept = tuple(path for path in found if not is_excluded(path, out))
+    if not kept:
+        where = first_names([str(folder) for folder in folders])
+        raise ValueError(
+            f"expected frames (JPEG, PNG, WebP) in {where}, found {len(found)} images, "
+            f"{len(found)} of them excluded."
+        )
+    return kept
+
+
+class FrameFiles:
+    """Unlabelled images, read on access; a damaged one is replaced by the next readable one.
+
+    Attributes:
+        paths: Files, in the order of access.
+        failures: Counts of reads and failures.
+    """
+
+    def __init__(self, paths: Iterable[Path], *, max_failure_rate: float = 0.01) -> None:
+        """Keep the files; nothing is read yet.
+
+        Args:
+            paths: Files, for instance from `list_frames`, and those of a labelled set.
+            max_failure_rate: Share of failed reads, in [0, 1], above which reading raises.
+
+        Raises:
+            ValueError: No file.
+        """
+        self.paths = tuple(paths)
+        if not self.paths:
+            raise ValueError("expected at least one frame, got none.")
+        self.failures = ReadFailures(len(self.paths), max_rate=max_failure_rate)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> ImageArray:
+        """Read one image uint8 (H, W, 3), or the next readable one in its place.
+
+        Raises:
+            IndexError: The index is out of range.
+            UnreadableDataError: More reads than the set rate failed.
+        """
+        return read_or_substitute(index, len(self), self._read, self.failures, self._name_of)
+
+    def _read(self, index: int) -> ImageArray:
+        return read_rgb(self.paths[index])
+
+    def _name_of(self, index: int) -> str:
+        return str(self.paths[index])
+
+
+def bdd100k_excluded_stems(root: Path | str) -> frozenset[str]:
+    """Collect the stems of BDD100K's val and test sets, 10k and 100k, for no pool to hold.
+
+    10k's train set overlaps 100k's val set, so both collections' held-out stems are needed. They
+    are taken from files in folders named val or test (images and labels alike) and from the frames
+    and videos that label lists such as det_val.json name.
+
+    Args:
+        root: Folder of the data set, with images/ and labels/.
+
+    Returns:
+        Stems, and the names of the videos that listed frames come from.
+
+    Raises:
+        ValueError: The folder is missing, holds no val or test set, or a label list is no JSON.
+
+    Warns:
+        UserWarning: One of the four sets was not found, so its stems are not excluded.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"expected BDD100K's folder, found none at {root}.")
+    stems: set[str] = set()
+    found: set[str] = set()
+    for path in sorted(root.rglob("*")):
+        split = _held_out_split(path.relative_to(root))
+        if split is None or not path.is_file() or path.name.startswith("."):
+            continue
+        names = _names_in(path)
+        if names:
+            stems.update(names)
+            stems.update(video for video in map(_video_of, names) if video)
+            found.add(f"{_collection(path.relative_to(root))} {split}")
+    if not stems:
+        raise ValueError(
+            f"expected BDD100K's val and test sets below {root} (images/10k/val, det_val.json, …), "
+            "found none; without them its leak rule cannot be kept."
+        )
+    absent = [name for name in _HELD_OUT_SETS if name not in found]
+    if absent:
+        warnings.warn(
+            f"below {root} nothing names the stems of {', '.join(absent)}: frames of these sets "
+            "are not excluded from the pool.",
+            stacklevel=2,
+        )
+    return frozenset(stems)
+
+
+def _held_out_split(path: Path) -> str | None:
+    """Return "val" or "test" if a folder or a JSON list's name says so."""
+    for split in ("val", "test"):
+        listed = path.suffix == ".json" and path.stem.endswith(f"_{split}")
+        if listed or split in path.parts[:-1]:
+            return split
+    return None
+
+
+def _collection(path: Path) -> str:
+    """Return "10k" or "100k", the collection that a file of a held-out set belongs to."""
+    if "100k" in path.parts:
+        return "100k"
+    ten = "10k" in path.parts or not _SEGMENTATION_LABELS.isdisjoint(path.parts)
+    # Not given in the paper: the sample layout images/{split} beside masks/{split} is 10k's.
+    ten = ten or path.parts[0] == "images"
+    return "10k" if ten or path.stem.startswith(tuple(_SEGMENTATION_LABELS)) else "100k"
+
+
+def _names_in(path: Path) -> list[str]:
+    """Return the stems that a file of a held-out set stands for."""
+    suffix = path.suffix.lower()
+    if suffix == ".json" and path.stem.endswith(("_val", "_test")):
+        return list(_listed_names(path))
+    if suffix in (".json", ".jpg", ".jpeg", ".png", ".webp", ".mov", ".mp4"):
+        return [path.stem.removesuffix("_train_id")]
+    return []
+
+
+def _listed_names(path: Path) -> Iterator[str]:
+    """Yield the stems that a Scalabel list names: frames in a list, or under "frames"."""
+    try:
+        labels = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"expected JSON labels in {path}, got {error}.") from error
+    frames = labels.get("frames") if isinstance(labels, dict) else labels
+    for frame in frames if isinstance(frames, list) else []:
+        if isinstance(frame, dict) and isinstance(frame.get("name"), str):
+            yield stem_of(frame["name"])

@@ -1,0 +1,76 @@
+"""Which feature maps train an FMCE-Net and which test it.
+
+A map's number is ((run · K) + phase − 1) · N + image for K phases and N images: one flat index over
+all runs, phases and images.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+SplitKind = Literal["map", "image", "run", "test"]
+
+
+class MapSplit(NamedTuple):
+    """Numbers of the maps to train on and to test on, each ascending."""
+
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def split_maps(
+    kind: SplitKind,
+    *,
+    num_images: int,
+    num_phases: int,
+    num_runs: int = 1,
+    test_fraction: float = 0.25,
+    seed: int = 0,
+) -> MapSplit:
+    """Split the maps of `num_runs` runs into train and test.
+
+    Args:
+        kind: "map": the paper's random split, stratified by phase and run, in which both sides share
+            images and checkpoints; "image": disjoint images; "run": disjoint runs; "test": all maps
+            train, and the test maps are those of the test images, which are not numbered here.
+        num_images: N, training images of the original task.
+        num_phases: K.
+        num_runs: training runs.
+        test_fraction: share held out of maps, images or runs; at least one of them.
+        seed: draws the split.
+
+    Returns:
+        Disjoint train and test numbers; for "test" the latter is empty.
+
+    Raises:
+        ValueError: unknown kind, a fraction outside (0, 1), or too little to split.
+
+    >>> split = split_maps("image", num_images=4, num_phases=2)
+    >>> len(split.train), len(split.test)
+    (6, 2)
+    """
+    if kind not in get_args(SplitKind):
+        raise ValueError(f"split must be one of {', '.join(get_args(SplitKind))}, got {kind!r}")
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction must be between 0 and 1, both excluded, got {test_fraction}")
+    if min(num_images, num_phases, num_runs) < 1:
+        raise ValueError(f"expected at least one image, phase and run, got {num_images}, {num_phases}, {num_runs}")
+    draw = np.random.default_rng(seed)
+    held_out = np.zeros((num_runs, num_phases, num_images), dtype=bool)
+    if kind == "image":
+        held_out[:, :, _chosen(num_images, test_fraction, draw, "images")] = True
+    elif kind == "run":
+        held_out[_chosen(num_runs, test_fraction, draw, "runs")] = True
+    elif kind == "map":
+        for run_and_phase in held_out.reshape(-1, num_images):
+            run_and_phase[_chosen(num_images, test_fraction, draw, "images")] = True
+    flat = held_out.reshape(-1)
+    return MapSplit(np.flatnonzero(~flat), np.flatnonzero(flat))
+
+
+def _chosen(total: int, fraction: float, draw: np.random.Generator, what: str) -> NDArray[np.int64]:
+    if total < 2:
+        raise ValueError(f"splitting by {what} needs at least 2 {what}, got {total}")
+    count = min(max(1, round(total * fraction)), total - 1)
+    return draw.permutation(total)[:count]

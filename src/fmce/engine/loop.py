@@ -1,0 +1,168 @@
+"""The training loop that every training here runs through; it knows nothing of what is trained."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fmce.engine.runtime import Runtime
+from fmce.engine.seeding import seed_epoch
+
+# A loss is looked at this often (in steps): each look makes the host wait for the device.
+CHECK_EVERY = 50
+
+
+class StepOutput(NamedTuple):
+    """What one forward pass gives back.
+
+    loss: scalar tensor, mean over the batch's samples; its gradient trains.
+    num_samples: how many samples that mean is over.
+    sums: name → scalar tensor, summed over the samples (the epoch divides by their number).
+    """
+
+    loss: Tensor
+    num_samples: int
+    sums: dict[str, Tensor]
+
+
+class Batches(Protocol):
+    """Batches of one epoch, the same for the same epoch whenever they are asked for."""
+
+    def __len__(self) -> int:
+        """Return the number of batches an epoch has."""
+        ...
+
+    def epoch(self, epoch: int) -> Iterable[Any]:
+        """Yield the batches of a 1-based epoch."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch's outcome; losses are sample-weighted means."""
+
+    epoch: int
+    loss: float
+    means: dict[str, float]
+    learning_rate: float
+    time_seconds: float
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on; the message says where and what to try."""
+
+
+def fit(
+    model: nn.Module,
+    step: Callable[[Any], StepOutput],
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    seed: int,
+    runtime: Runtime,
+    schedule: Callable[[int], float] = lambda _epoch: 1.0,
+    first_epoch: int = 1,
+    on_epoch_end: Callable[[EpochResult], None] = lambda _result: None,
+    on_step_end: Callable[[int, int], None] = lambda _epoch, _step: None,
+) -> None:
+    """Train `model` from `first_epoch` up to and including `epochs`.
+
+    Args:
+        model: the module put in training mode at each epoch's start; `step` closes over it.
+        step: forward pass of one batch, already on the device.
+        batches: the training data.
+        optimizer: steps once a batch; its learning rates at the call are the peak.
+        epochs: last epoch, counted from 1.
+        seed: with the epoch, decides every random draw of the epoch.
+        runtime: device and precision.
+        schedule: epoch → factor on the peak learning rate, used for the whole epoch.
+        first_epoch: where to begin; above 1 after a resume.
+        on_epoch_end: called with each epoch's result, before the next begins.
+        on_step_end: called with epoch and 1-based step.
+
+    Raises:
+        TrainingStopped: the loss became NaN or infinite; weights are then spoilt, and the newest
+            checkpoint is the last whole epoch's.
+    """
+    # A resumed optimiser's `lr` is its last epoch's; `initial_lr` keeps the peak across the resume.
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    for epoch in range(first_epoch, epochs + 1):
+        seed_epoch(seed, epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * schedule(epoch)
+        model.train()
+        started = time.perf_counter()
+        loss, means = _run_epoch(step, batches, optimizer, epoch, runtime, on_step_end)
+        seconds = time.perf_counter() - started
+        rate = float(optimizer.param_groups[0]["lr"])
+        on_epoch_end(EpochResult(epoch, loss, means, rate, seconds))
+
+
+def cosine(epochs: int) -> Callable[[int], float]:
+    """Return the cosine schedule stepped per epoch: 1 in epoch 1, towards 0 after the last.
+
+    >>> half = cosine(10)
+    >>> half(1), round(half(6), 6)
+    (1.0, 0.5)
+    """
+    return lambda epoch: 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
+
+
+def constant(_epochs: int) -> Callable[[int], float]:
+    """Return the schedule that leaves the learning rate as it is."""
+    return lambda _epoch: 1.0
+
+
+SCHEDULES: dict[str, Callable[[int], Callable[[int], float]]] = {"cosine": cosine, "constant": constant}
+
+
+def _run_epoch(
+    step: Callable[[Any], StepOutput],
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    runtime: Runtime,
+    on_step_end: Callable[[int, int], None],
+) -> tuple[float, dict[str, float]]:
+    outputs: list[tuple[Tensor, int]] = []
+    sums: dict[str, Tensor] = {}
+    checked = 0
+    for number, batch in enumerate(batches.epoch(epoch), start=1):
+        with runtime.autocast():
+            output = step(runtime.put(batch))
+        optimizer.zero_grad(set_to_none=True)
+        output.loss.backward()
+        optimizer.step()
+        outputs.append((output.loss.detach(), output.num_samples))
+        for name, value in output.sums.items():
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        if number % CHECK_EVERY == 0:
+            _check_finite(outputs, checked, epoch)
+            checked = number
+        on_step_end(epoch, number)
+    if not outputs:
+        raise TrainingStopped(f"epoch {epoch} has no batches; is the training set empty?")
+    _check_finite(outputs, checked, epoch)
+    counts = torch.tensor([n for _, n in outputs], dtype=torch.float64)
+    # float64 on the host: a float32 running sum over many steps would blur the CQI's differences.
+    losses = torch.stack([loss for loss, _ in outputs]).double().cpu()
+    total = counts.sum().item()
+    return (losses @ counts).item() / total, {k: v.item() / total for k, v in sums.items()}
+
+
+def _check_finite(outputs: list[tuple[Tensor, int]], start: int, epoch: int) -> None:
+    recent = torch.stack([loss for loss, _ in outputs[start:]])
+    bad = (~torch.isfinite(recent)).nonzero()
+    if len(bad):
+        step = start + int(bad[0]) + 1
+        value = float(recent[bad[0]])
+        raise TrainingStopped(
+            f"the loss became {value} in epoch {epoch}, step {step}; try a lower learning rate, "
+            "float32 precision, or look for bad values in the data. Checkpoints of earlier epochs are whole"
+        )

@@ -1,0 +1,89 @@
+"""`fit` in a run folder: a checkpoint and a metrics line after every epoch, and on from there after a kill."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fmce.engine.checkpoint import newest_resumable, save_checkpoint
+from fmce.engine.loop import SCHEDULES, Batches, EpochResult, StepOutput, fit
+from fmce.engine.progress import Progress
+from fmce.engine.runlog import append_metrics, restore_metrics
+from fmce.engine.runtime import Runtime
+
+
+def fit_in_folder(
+    folder: Path,
+    model: nn.Module,
+    step: Callable[[Any], StepOutput],
+    batches: Batches,
+    *,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    runtime: Runtime,
+    schedule: str = "cosine",
+    measure: Callable[[EpochResult, list[dict[str, Any]]], Mapping[str, Any]] = lambda _r, _rows: {},
+    title: str = "training",
+    quiet: bool = False,
+) -> None:
+    """Train with Adam for `epochs` in all, counting those that the folder holds already.
+
+    Args:
+        folder: run folder this process owns (`runlog.open_for_writing`).
+        model: freshly built, on the device; gets the newest checkpoint's weights where there is one.
+        step: forward pass of one batch.
+        batches: training data.
+        epochs: last epoch.
+        learning_rate: peak.
+        seed: of the run.
+        runtime: device and precision.
+        schedule: name in `loop.SCHEDULES`.
+        measure: epoch's result and earlier metrics lines → further fields of the epoch's line.
+        title: names the work in the progress display.
+        quiet: print nothing but warnings.
+    """
+    # fused: one kernel for all weights, where a small network's step would mostly be Adam's.
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    rows = _resume(folder, model, optimizer, quiet)
+    first = len(rows) + 1
+
+    def record(result: EpochResult) -> None:
+        row = {"epoch": result.epoch, "loss": result.loss, **result.means, "learning_rate": result.learning_rate}
+        row |= {**measure(result, rows), "time_seconds": result.time_seconds}
+        state = {"optimizer": optimizer.state_dict()}
+        save_checkpoint(folder / "checkpoints", result.epoch, model.state_dict(), state, {"metrics": row})
+        append_metrics(folder, row)
+        rows.append(row)
+        progress.advance(f"loss {result.loss:.4f}")
+
+    with Progress(title, epochs, start=first - 1, quiet=quiet) as progress:
+        fit(
+            model,
+            step,
+            batches,
+            optimizer,
+            epochs=epochs,
+            seed=seed,
+            runtime=runtime,
+            schedule=SCHEDULES[schedule](epochs),
+            first_epoch=first,
+            on_epoch_end=record,
+        )
+
+
+def _resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, quiet: bool) -> list[dict[str, Any]]:
+    """Load the newest whole checkpoint; return the metrics lines up to it, one an epoch."""
+    checkpoint, problems = newest_resumable(folder / "checkpoints")
+    for problem in problems:
+        print(f"warning: passing over a damaged checkpoint, {problem}", file=sys.stderr)
+    if checkpoint is None or checkpoint.state is None:
+        return restore_metrics(folder, 0, None)
+    model.load_state_dict(checkpoint.weights)
+    optimizer.load_state_dict(checkpoint.state["optimizer"])
+    if not quiet:
+        print(f"resuming {folder} after epoch {checkpoint.epoch}", flush=True)
+    return restore_metrics(folder, checkpoint.epoch, checkpoint.meta["metrics"])

@@ -1,0 +1,146 @@
+"""The run folder's bookkeeping: who may write, its config, its metrics lines, its end.
+
+`metrics.jsonl` always agrees with the checkpoints: a line is written after its checkpoint, and a
+resume rebuilds the lines from what the checkpoints' `meta.json` say.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fmce.engine.files import read_json, write_json, write_text
+
+_VERSIONED = ("fmce", "torch", "torchvision", "timm", "numpy", "scikit-learn", "captum", "safetensors")
+
+
+@contextmanager
+def open_for_writing(folder: Path, config_yaml: str) -> Iterator[None]:
+    """Own a run folder while writing to it: make it, or take it up again with the same config.
+
+    Args:
+        folder: the run folder.
+        config_yaml: the whole config as text; must equal the folder's own where it has one.
+
+    Raises:
+        FileExistsError: the folder holds another config, or files that are no run's.
+        PermissionError: the folder cannot be written to.
+        BlockingIOError: another process trains in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115  (held as long as the run)
+    except OSError as error:
+        raise type(error)(f"cannot write to the run folder {folder}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another process is training in {folder}; wait for it or choose another folder") from None
+        _claim(folder, config_yaml)
+        yield
+
+
+def _claim(folder: Path, config_yaml: str) -> None:
+    path = folder / "config.yaml"
+    if path.exists():
+        before = path.read_text(encoding="utf-8")
+        if before != config_yaml:
+            raise FileExistsError(
+                f"{folder} holds a run of another config ({_difference(before, config_yaml)}); "
+                "repeat the command that made it, or choose another folder"
+            )
+        return
+    # versions.json alone is what a kill between the two writes below leaves.
+    strangers = [
+        p.name for p in folder.iterdir() if p.name != "versions.json" and p.name[0] != "."
+    ]
+    if strangers:
+        raise FileExistsError(f"{folder} is not a run folder but holds {strangers[0]!r}; choose an empty or new folder")
+    write_json(folder / "versions.json", environment())
+    write_text(path, config_yaml)
+
+
+def _difference(before: str, now: str) -> str:
+    old, new = before.splitlines(), now.splitlines()
+    for a, b in zip(old, new, strict=False):
+        if a != b:
+            return f"there {a.strip()!r}, here {b.strip()!r}"
+    return f"{len(old)} lines there, {len(new)} here"
+
+
+def environment() -> dict[str, Any]:
+    """Return versions and machine, for the record beside results."""
+    versions = {}
+    for name in _VERSIONED:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        **versions,
+    }
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the metrics lines, one dict an epoch; empty where none were written."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
+    """Add an epoch's metrics line."""
+    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def restore_metrics(folder: Path, up_to: int, newest: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Make the metrics lines end with the checkpoint that training resumes from.
+
+    A kill may have fallen between checkpoint and line, or in the middle of a line.
+
+    Args:
+        folder: the run folder.
+        up_to: epoch of the checkpoint; 0 without one.
+        newest: that epoch's metrics, from the checkpoint itself.
+    """
+    rows = []
+    path = folder / "metrics.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break  # the line being written when the kill came; nothing follows it
+        if row["epoch"] < up_to:
+            rows.append(row)
+    if newest is not None:
+        rows.append(dict(newest))
+    write_text(path, "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))
+    return rows
+
+
+def mark_done(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write DONE.json, the last file of a finished run."""
+    write_json(folder / "DONE.json", dict(summary))
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """Return a finished run's summary, None where it is not finished."""
+    path = folder / "DONE.json"
+    return dict(read_json(path)) if path.exists() else None

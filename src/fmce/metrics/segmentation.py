@@ -1,0 +1,146 @@
+"""Segmentation scores from int64 confusion counts, by the rules of the BDD100K benchmark.
+
+mIoU is the mean over the classes present in the truth, taken once over the whole set and not per
+image. Counts of several batches or processes are added before they are scored.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _refuse_out_of_range(values: Tensor, num_classes: int, what: str, remedy: str) -> None:
+    if values.numel() == 0:
+        return
+    low, high = (int(v) for v in torch.aminmax(values))
+    if low < 0 or high >= num_classes:
+        wrong = low if low < 0 else high
+        raise ValueError(f"expected {what} in 0 … {num_classes - 1}, got {wrong}; {remedy}")
+
+
+def _integers(values: Tensor, what: str) -> Tensor:
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise ValueError(f"expected integer {what}, got {values.dtype}; take the argmax of logits.")
+    return values.long()
+
+
+def confusion(preds: Tensor, targets: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Count pixels by true and predicted class.
+
+    Args:
+        preds: Integer, any shape; class ids 0 … C − 1 at every pixel, also where the truth is
+            ignored.
+        targets: Integer, the same shape; class ids 0 … C − 1 or `ignore_index`.
+        num_classes: C, at least 1.
+        ignore_index: Target value left out of the counts.
+
+    Returns:
+        Int64 (C, C) counts on the device of `preds`; rows are true classes, columns predicted ones.
+
+    Raises:
+        ValueError: Shapes differ, values are not integers, or a class id is out of range.
+
+    >>> confusion(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 255]), 2).tolist()
+    [[1, 1], [0, 0]]
+    """
+    if preds.shape != targets.shape:
+        raise ValueError(
+            f"expected preds and targets of one shape, got {tuple(preds.shape)} and "
+            f"{tuple(targets.shape)}."
+        )
+    preds, targets = _integers(preds, "preds").flatten(), _integers(targets, "targets").flatten()
+    _refuse_out_of_range(
+        preds, num_classes, "predicted class ids", "predictions outside the classes are errors."
+    )
+    labelled = targets != ignore_index
+    preds, targets = preds[labelled], targets[labelled]
+    _refuse_out_of_range(
+        targets, num_classes, "true class ids", f"only {ignore_index} marks ignored pixels."
+    )
+    counts = torch.bincount(targets * num_classes + preds, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+@dataclass(frozen=True)
+class SegmentationScores:
+    """Scores of one confusion matrix; fractions in [0, 1].
+
+    Attributes:
+        iou: Per class, intersection over union; NaN for a class absent from the truth.
+        miou: Mean of `iou` over the classes present in the truth; NaN without a labelled pixel.
+        pixel_accuracy: Fraction of labelled pixels predicted rightly; NaN without one.
+        pixels: Labelled pixels counted.
+    """
+
+    iou: tuple[float, ...]
+    miou: float
+    pixel_accuracy: float
+    pixels: int
+
+    def to_dict(self, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return plain values for JSON, NaN as None, IoU by class name (by id without names).
+
+        Raises:
+            ValueError: The number of names is not the number of classes.
+        """
+        names = [str(i) for i in range(len(self.iou))] if class_names is None else class_names
+        if len(names) != len(self.iou):
+            raise ValueError(f"expected {len(self.iou)} class names, got {len(names)}.")
+        return {
+            "miou": _plain(self.miou),
+            "pixel_accuracy": _plain(self.pixel_accuracy),
+            "pixels": self.pixels,
+            "iou": {n: _plain(v) for n, v in zip(names, self.iou, strict=True)},
+        }
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def segmentation_scores(counts: Tensor) -> SegmentationScores:
+    """Score a confusion matrix by BDD100K's rules.
+
+    IoU of class c is counts[c, c] / (row c + column c − counts[c, c]); a class never true is left
+    out of mIoU, though pixels wrongly given to it lower the IoU of the classes they belong to.
+
+    Args:
+        counts: Integer (C, C), rows true, columns predicted; sums of `confusion` over a set.
+
+    Returns:
+        The scores, computed in float64.
+
+    Raises:
+        ValueError: Not a square integer matrix, or a negative count.
+
+    >>> segmentation_scores(torch.tensor([[3, 1, 0], [0, 2, 0], [0, 0, 0]])).iou[:2]
+    (0.75, 0.6666666666666666)
+    """
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.is_floating_point():
+        raise ValueError(
+            f"expected integer counts (C, C), got {counts.dtype} {tuple(counts.shape)}."
+        )
+    matrix = counts.cpu().long()
+    if (matrix < 0).any():
+        raise ValueError("expected counts of at least 0, got a negative one (overflow?).")
+    hits = matrix.diagonal().tolist()
+    truth, predicted = matrix.sum(1).tolist(), matrix.sum(0).tolist()
+    iou = tuple(
+        h / (t + p - h) if t else math.nan for h, t, p in zip(hits, truth, predicted, strict=True)
+    )
+    present = [v for v in iou if not math.isnan(v)]
+    pixels = sum(truth)
+    return SegmentationScores(
+        iou=iou,
+        miou=_ratio(math.fsum(present), len(present)),
+        pixel_accuracy=_ratio(sum(hits), pixels),
+        pixels=pixels,
+    )

@@ -1,0 +1,202 @@
+"""Statistics over paired runs: does a treatment beat its baseline by more than the seeds' spread?
+
+The FMCE-Net++ paper compares single runs; the paired interval, t-test and Holm's adjustment are the
+textbook ones. Nothing here knows what was measured, and torch is not needed.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtr, stdtrit
+
+FloatArray = NDArray[np.float64]
+
+# Differences below this fraction of the values are rounding of the subtraction, not results.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """A treatment against its baseline over paired runs; larger values are better.
+
+    Attributes:
+        n: Number of pairs, at least 2.
+        mean_baseline: Mean of the baseline's values, in their unit, as all that follows.
+        sd_baseline: Standard deviation (n − 1) of the baseline's values.
+        mean_treatment: Mean of the treatment's values.
+        sd_treatment: Standard deviation (n − 1) of the treatment's values.
+        mean_difference: Mean of treatment − baseline.
+        interval_low: Lower end of the mean difference's interval.
+        interval_high: Upper end of it.
+        p_value: Two-sided p of the paired t-test, in [0, 1].
+        confidence: Confidence level of the interval, in (0, 1).
+    """
+
+    n: int
+    mean_baseline: float
+    sd_baseline: float
+    mean_treatment: float
+    sd_treatment: float
+    mean_difference: float
+    interval_low: float
+    interval_high: float
+    p_value: float
+    confidence: float = 0.95
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.interval_low > 0 or self.interval_high < 0
+
+    def verdict(self, *, scale: float = 1.0, unit: str = "") -> str:
+        """Say in one sentence whether the treatment helps.
+
+        Args:
+            scale: Factor that turns the values into `unit`, as 100 for fractions in pp.
+            unit: Unit to print behind the numbers; empty prints none.
+        """
+        suffix = f" {unit}" if unit else ""
+        low, high = (f"{scale * end:+.3g}" for end in (self.interval_low, self.interval_high))
+        evidence = (
+            f"({self.confidence:.0%} interval {low} to {high}{suffix}, "
+            f"{self.n} pairs, p = {self.p_value:.2g})"
+        )
+        size = f"{scale * abs(self.mean_difference):.3g}{suffix}"
+        if self.mean_difference == 0:
+            return f"There is no difference on average {evidence}."
+        kind = "gain" if self.mean_difference > 0 else "loss"
+        if not self.distinguishable:
+            return f"The {kind} of {size} is not distinguishable from zero {evidence}."
+        return f"There is a {kind} of {size} {evidence}."
+
+
+def mean_sd(values: ArrayLike) -> tuple[float, float]:
+    """Compute mean and sample standard deviation (n − 1).
+
+    Args:
+        values: (n,) finite numbers, n at least 1.
+
+    Returns:
+        Mean and standard deviation in the values' unit; the deviation of one value is NaN.
+
+    Raises:
+        ValueError: If the values are empty, not one-dimensional or not finite.
+
+    Example:
+        >>> mean_sd([1.0, 3.0])
+        (2.0, 1.4142135623730951)
+    """
+    array = _checked("values", values)
+    spread = float(array.std(ddof=1)) if len(array) > 1 else math.nan
+    return float(array.mean()), spread
+
+
+def paired_comparison(
+    baseline: ArrayLike, treatment: ArrayLike, confidence: float = 0.95
+) -> PairedComparison:
+    """Compare two arms run by run: mean difference, Student's interval and paired t-test.
+
+    d̄ ± t(1 − (1 − confidence)/2, n − 1) · s_d/√n over the differences d = treatment − baseline.
+    Differences that are all equal have an interval of width zero, and p = 0 (1 if they are 0).
+
+    Args:
+        baseline: (n,) values, n at least 2; entry i and the treatment's share seed and data order.
+        treatment: (n,) values in the same unit and order.
+        confidence: Level of the interval in (0, 1).
+
+    Raises:
+        ValueError: If there are fewer than two pairs, the arms differ in length, a value is not
+            finite, or `confidence` is outside (0, 1).
+
+    Example:
+        >>> paired_comparison([90.0, 91.0], [91.0, 93.0]).verdict(unit="pp").split(" (")[0]
+        'The gain of 1.5 pp is not distinguishable from zero'
+    """
+    base, treated = _checked_pairs(baseline, treatment)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}; 0.95 is usual")
+    difference, error = _mean_and_error(base, treated)
+    degrees = len(base) - 1
+    margin = float(stdtrit(degrees, 0.5 + confidence / 2)) * error
+    mean_baseline, sd_baseline = mean_sd(base)
+    mean_treatment, sd_treatment = mean_sd(treated)
+    return PairedComparison(
+        n=len(base),
+        mean_baseline=mean_baseline,
+        sd_baseline=sd_baseline,
+        mean_treatment=mean_treatment,
+        sd_treatment=sd_treatment,
+        mean_difference=difference,
+        interval_low=difference - margin,
+        interval_high=difference + margin,
+        p_value=_two_sided_p(difference, error, degrees),
+        confidence=confidence,
+    )
+
+
+def holm(p_values: ArrayLike) -> FloatArray:
+    """Adjust p-values for the number of comparisons by Holm's step-down method.
+
+    Holm (1979): the i-th smallest of m is multiplied by m − i + 1, made monotone and capped at 1,
+    which is valid whatever the dependence between the comparisons.
+
+    Args:
+        p_values: (m,) p-values in [0, 1]; NaN marks a comparison that was not made.
+
+    Returns:
+        (m,) adjusted p-values in the order given; NaN stays NaN and does not count into m.
+
+    Raises:
+        ValueError: If a p-value is outside [0, 1] or the array is not one-dimensional.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03]).tolist()
+        [0.03, 0.06, 0.06]
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    made = ~np.isnan(values)
+    if values.ndim != 1 or np.any((values[made] < 0) | (values[made] > 1)):
+        raise ValueError(f"expected a list of p-values in [0, 1], got {values.tolist()}")
+    order = np.argsort(values[made], kind="stable")
+    factors = np.arange(len(order), 0, -1)
+    stepped = np.minimum(1.0, np.maximum.accumulate(factors * values[made][order]))
+    adjusted = np.empty(len(order))
+    adjusted[order] = stepped
+    result = np.full(values.shape, np.nan)
+    result[made] = adjusted
+    return result
+
+
+def _checked(name: str, values: ArrayLike) -> FloatArray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) == 0 or not np.isfinite(array).all():
+        raise ValueError(f"expected {name} as a list of finite numbers, got {array.tolist()}")
+    return array
+
+
+def _checked_pairs(baseline: ArrayLike, treatment: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    base, treated = _checked("baseline", baseline), _checked("treatment", treatment)
+    if len(base) != len(treated) or len(base) < 2:
+        raise ValueError(
+            f"expected at least 2 pairs, got {len(base)} baseline and {len(treated)} treatment "
+            "values; run both arms with the same two or more seeds"
+        )
+    return base, treated
+
+
+def _mean_and_error(base: FloatArray, treated: FloatArray) -> tuple[float, float]:
+    """Return the mean difference and its standard error, without the subtraction's rounding."""
+    differences = treated - base
+    rounding = _ROUNDING * max(np.abs(base).max(), np.abs(treated).max())
+    mean = float(differences.mean())
+    if np.ptp(differences) <= rounding:
+        return (0.0 if abs(mean) <= rounding else mean), 0.0
+    return mean, float(differences.std(ddof=1) / math.sqrt(len(differences)))
+
+
+def _two_sided_p(difference: float, error: float, degrees: int) -> float:
+    if error == 0:
+        return 1.0 if difference == 0 else 0.0
+    return float(2 * stdtr(degrees, -abs(difference) / error))

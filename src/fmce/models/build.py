@@ -1,0 +1,301 @@
+"""Build a classifier from its name and find the module whose maps FMCE measures.
+
+Names are "tiny", "torchvision:resnet50", "timm:NAME" and "my.module:function". Models start from
+scratch, as in the papers; pretrained weights are an option. Nothing is trained or moved here.
+"""
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from fmce.models.features import FeatureMaps, eval_mode, underlying_module
+from fmce.models.tiny import tiny
+
+Options = Mapping[str, Any]
+
+# Name of the last stage that returns maps, by the start of torchvision's model name.
+_TORCHVISION_TAPS = {
+    "resnet": "layer4",
+    "resnext": "layer4",
+    "wide_resnet": "layer4",
+    "shufflenet": "conv5",
+    "mobilenet": "features",
+    "efficientnet": "features",
+    "densenet": "features",
+    "convnext": "features",
+    "vgg": "features",
+    "alexnet": "features",
+    "squeezenet": "features",
+    "mnasnet": "layers",
+    "regnet": "trunk_output",
+    "googlenet": "inception5b",
+    "inception": "Mixed_7c",
+    # Its stages keep channels last; this module puts them first.
+    "swin": "permute",
+    "maxvit": "blocks.3",
+}
+_KINDS = ("tiny", "torchvision:NAME", "timm:NAME", "my.module:function")
+
+
+def build_model(
+    name: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    options: Options | None = None,
+    weights: str | None = None,
+) -> nn.Module:
+    """Build a classifier by name.
+
+    Args:
+        name: "tiny", "torchvision:NAME", "timm:NAME", or "my.module:function", a function of your
+            own that is called with `num_classes=…` and the options and returns an `nn.Module`.
+        num_classes: Number of logits, at least 1.
+        in_channels: Channels of the images; torchvision's models take 3 only. Your own function
+            gets `in_channels=…` when it is not 3.
+        options: Further keyword arguments of the model's constructor.
+        weights: None trains from scratch. "DEFAULT" or another of torchvision's weight names, or
+            "pretrained" for timm, starts from downloaded weights with a new classifier layer.
+
+    Returns:
+        The model on the CPU, in training mode.
+
+    Raises:
+        ValueError: If the name, weights or options are unknown (near names are listed), a number is
+            out of range, or your function returns no module.
+        ModuleNotFoundError: If "timm:…" is asked for and timm is not installed.
+
+    Example:
+        >>> build_model("tiny", 10, options={"width": 8}).head.in_features
+        32
+    """
+    kwargs = dict(options or {})
+    _check_arguments(num_classes, in_channels, kwargs)
+    family, _, rest = name.partition(":")
+    if name == "tiny":
+        _refuse_weights(name, weights)
+        return _construct(name, tiny, num_classes=num_classes, in_channels=in_channels, **kwargs)
+    if not rest:
+        known = [*_KINDS[:1], *(f"torchvision:{model}" for model in _torchvision_names())]
+        raise ValueError(_unknown("model", name, known, f"expected one of {', '.join(_KINDS)}"))
+    if family == "torchvision":
+        return _torchvision_model(rest, num_classes, in_channels, kwargs, weights)
+    if family == "timm":
+        return _timm_model(rest, num_classes, in_channels, kwargs, weights)
+    _refuse_weights(name, weights)
+    if in_channels != 3:
+        kwargs["in_channels"] = in_channels
+    return _construct(name, _import_function(family, rest), num_classes=num_classes, **kwargs)
+
+
+def default_tap(model: nn.Module, name: str) -> str:
+    """Return the name of the model's last convolutional stage, whose output FMCE measures.
+
+    The papers take the maps before global pooling of ResNet-50 ("layer4") and ShuffleNet v2
+    ("conv5").
+
+    Args:
+        model: The model that `build_model(name, …)` returned.
+        name: The name it was built by.
+
+    Raises:
+        ValueError: If the family is not known here or has no maps with channels first; the message
+            lists modules to choose from.
+
+    Example:
+        >>> default_tap(build_model("tiny", 10), "tiny")
+        'blocks.2'
+    """
+    model = underlying_module(model)
+    family, _, rest = name.partition(":")
+    if name == "tiny":
+        return "blocks.2"
+    if family == "torchvision":
+        for prefix, tap in _TORCHVISION_TAPS.items():
+            if rest.startswith(prefix):
+                return tap
+    # timm's transformers of the Swin kind return channels last, which FMCE-Net would misread.
+    if family == "timm" and getattr(model, "output_fmt", "NCHW") == "NCHW":
+        stages = getattr(model, "feature_info", None)
+        if stages:
+            return str(stages[-1]["module"])
+    raise ValueError(
+        f"the last convolutional stage of {name!r} is not known; name the module to measure "
+        f"(tap) yourself, one that returns (B, C, H, W), such as: {_candidates(model)}"
+    )
+
+
+def feature_shape(
+    model: nn.Module,
+    tap: str,
+    image_shape: tuple[int, int, int],
+    device: torch.device | str | None = None,
+) -> tuple[int, int, int]:
+    """Return the shape (C, H, W) of the tap's maps for images of one shape.
+
+    Runs one black image in eval mode; the model is left as found.
+
+    Args:
+        model: The model, on `device`.
+        tap: Name of the submodule, as in `model.named_modules()`.
+        image_shape: (channels, height, width) of one image.
+        device: Where the model is; None takes it from the model's parameters.
+
+    Raises:
+        ValueError: As `FeatureMaps`, if the tap is unknown, not called, called several times or
+            returns no maps.
+
+    Example:
+        >>> feature_shape(tiny(10), "blocks.2", (3, 16, 16))
+        (64, 4, 4)
+    """
+    parameter = next(model.parameters(), torch.empty(0))
+    image = torch.zeros(1, *image_shape, dtype=parameter.dtype, device=device or parameter.device)
+    with FeatureMaps(model, tap) as maps, eval_mode(maps.model), torch.no_grad():
+        maps.model(image)
+    _, channels, height, width = maps.single(tap).shape
+    return channels, height, width
+
+
+def _check_arguments(num_classes: int, in_channels: int, options: Options) -> None:
+    for argument, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if value < 1:
+            raise ValueError(f"{argument} must be at least 1, got {value}")
+        if argument in options:
+            raise ValueError(f"options holds {argument!r}; pass it as build_model's own argument")
+
+
+def _refuse_weights(name: str, weights: str | None) -> None:
+    if weights is not None:
+        raise ValueError(
+            f"{name!r} has no pretrained weights, got weights={weights!r}; leave weights out, or "
+            "load them inside a function of your own"
+        )
+
+
+def _unknown(what: str, name: str, known: Iterable[str], otherwise: str) -> str:
+    near = difflib.get_close_matches(name, list(known), n=5, cutoff=0.5)
+    return f"unknown {what} {name!r}; " + (f"near: {', '.join(near)}" if near else otherwise)
+
+
+def _construct(name: str, function: Callable[..., Any], **kwargs: Any) -> nn.Module:
+    try:
+        model = function(**kwargs)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+        raise ValueError(f"{name!r} could not be built with {given}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name!r} returned a {type(model).__name__}, expected an nn.Module")
+    return model
+
+
+def _import_function(module_name: str, function_name: str) -> Callable[..., Any]:
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # A module of yours that fails to import something else keeps its own message.
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(
+            f"cannot import module {module_name!r}: {error}; expected one of {', '.join(_KINDS)}, "
+            "and your own module on PYTHONPATH or installed"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        message = f"it has no such function; is it defined in {module_name}?"
+        name = f"{module_name}:{function_name}"
+        known = (f"{module_name}:{attribute}" for attribute in vars(module))
+        raise ValueError(_unknown("model", name, known, message))
+    constructor: Callable[..., Any] = function
+    return constructor
+
+
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    # Without `module`, detection and video models would be listed too.
+    names: list[str] = models.list_models(module=models)
+    return names
+
+
+def _torchvision_model(
+    name: str, num_classes: int, in_channels: int, options: dict[str, Any], weights: str | None
+) -> nn.Module:
+    from torchvision import models
+
+    if name not in _torchvision_names():
+        raise ValueError(_unknown("torchvision model", name, _torchvision_names(), "see its docs"))
+    if in_channels != 3:
+        raise ValueError(
+            f"torchvision:{name} takes images of 3 channels, got {in_channels}; "
+            "replicate grey images to 3 channels"
+        )
+    if name in ("googlenet", "inception_v3"):
+        # With auxiliary heads they return a tuple in training mode.
+        options = {"aux_logits": False, **options}
+        if weights is None:
+            options.setdefault("init_weights", True)
+    build = models.get_model_builder(name)
+    if weights is None:
+        return _construct(f"torchvision:{name}", build, num_classes=num_classes, **options)
+    choices = models.get_model_weights(name)
+    if weights not in choices.__members__:
+        known = list(choices.__members__)
+        raise ValueError(_unknown("weights", weights, known, f"choose from {', '.join(known)}"))
+    model = _construct(f"torchvision:{name}", build, weights=choices[weights], **options)
+    return _with_new_head(model, num_classes)
+
+
+def _with_new_head(model: nn.Module, num_classes: int) -> nn.Module:
+    """Replace the classifier layer, the last linear one or (SqueezeNet) the last convolution."""
+    layers = {k: m for k, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+    name = (linear or list(layers))[-1]
+    old = layers[name]
+    new: nn.Module
+    if isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
+    else:
+        new = nn.Conv2d(old.in_channels, num_classes, old.kernel_size)  # type: ignore[arg-type]
+    model.set_submodule(name, new)
+    return model
+
+
+def _timm_model(
+    name: str, num_classes: int, in_channels: int, options: dict[str, Any], weights: str | None
+) -> nn.Module:
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"timm:{name} needs the package timm: pip install 'fmce[timm]'"
+        ) from error
+    if weights not in (None, "pretrained"):
+        raise ValueError(f"weights of timm models are None or 'pretrained', got {weights!r}")
+    if not timm.is_model(name):
+        known = timm.list_models()
+        raise ValueError(_unknown("timm model", name, known, "see timm.list_models()"))
+    return _construct(
+        f"timm:{name}",
+        timm.create_model,
+        model_name=name,
+        pretrained=weights == "pretrained",
+        num_classes=num_classes,
+        in_chans=in_channels,
+        **options,
+    )
+
+
+def _candidates(model: nn.Module, limit: int = 8) -> str:
+    """List the last modules, up to two levels deep, that contain a convolution."""
+    names = [
+        name
+        for name, module in model.named_modules()
+        if name and name.count(".") < 2 and any(isinstance(m, nn.Conv2d) for m in module.modules())
+    ]
+    children = [name for name, _ in model.named_children()]
+    return ", ".join((names or children)[-limit:]) or "none"

@@ -1,0 +1,218 @@
+"""Feature maps of a network's named submodules, captured by forward hooks.
+
+The FMCE papers use the maps before global pooling; any submodule that returns maps will do. Nothing
+here changes the network: on leaving, it is as it was found.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+
+def underlying_module(model: nn.Module) -> nn.Module:
+    """Return the module inside a `torch.compile(model)` wrapper, or the model itself."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def find_module(model: nn.Module, name: str) -> nn.Module:
+    """Return the submodule that `model.named_modules()` calls `name`.
+
+    Raises:
+        ValueError: If there is none; the message lists the nearest names.
+
+    Example:
+        >>> find_module(nn.Sequential(nn.ReLU()), "0")
+        ReLU()
+    """
+    # One module registered under two names is found under both.
+    modules = dict(model.named_modules(remove_duplicate=False))
+    modules.pop("", None)
+    if name not in modules:
+        near = difflib.get_close_matches(name, modules, n=5, cutoff=0.4)
+        known = near or [child for child, _ in model.named_children()]
+        raise ValueError(
+            f"{type(model).__name__} has no submodule {name!r}; "
+            f"{'near matches' if near else 'its children'}: {', '.join(known) or 'none'}"
+        )
+    module: nn.Module = modules[name]
+    return module
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Put the model into eval mode inside the block, then give every submodule its own mode back.
+
+    `model.train(was_training)` would not do: a model may hold frozen parts in eval mode.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _running_eagerly(model: nn.Module) -> Iterator[None]:
+    """Let modules compiled in place by `module.compile()` run uncompiled inside the block.
+
+    Hooks added after compilation never fire (measured with torch 2.14).
+    """
+    compiled = [(m, m._compiled_call_impl) for m in model.modules() if m._compiled_call_impl]
+    for module, _ in compiled:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, implementation in compiled:
+            module._compiled_call_impl = implementation
+
+
+def _describe(output: object) -> str:
+    if isinstance(output, Tensor):
+        return f"a {output.ndim}-d tensor of shape {tuple(output.shape)}"
+    return f"a {type(output).__name__}"
+
+
+class FeatureMaps:
+    """Capture the outputs of named submodules while the model runs inside the block.
+
+    `maps[name]` is the output (B, C, H, W) in the latest forward of `model`, or the list of outputs
+    in call order if the submodule was called several times in it (a head shared over levels). Each
+    forward of `model` drops what was held; direct calls of a submodule, or of a method such as
+    timm's `forward_features`, do not. What the last forward left stays readable after the block.
+    Which axis holds channels is the submodule's affair; FMCE-Net expects them second.
+
+    Maps are detached copies, so that later operations in place cannot change them. With
+    `keep_gradients` they are the tensors themselves, on the path from the weights to the loss, and
+    the rest of the network goes on with a copy. The values the network computes are unchanged.
+
+    Modules compiled in place run uncompiled inside the block. For the wrapper that `torch.compile`
+    returns, hooks do not fire: run `maps.model(images)`, the module inside it.
+
+    Args:
+        model: Any module; its mode, attributes and other hooks are left as found.
+        names: One or several names as in `model.named_modules()`.
+        keep_gradients: Whether maps stay part of the autograd graph.
+
+    Raises:
+        ValueError: If `names` is empty or a name is unknown (the nearest are listed).
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
+        >>> with FeatureMaps(model, "0") as maps:
+        ...     _ = model(torch.zeros(2, 3, 5, 5))
+        >>> maps["0"].shape
+        torch.Size([2, 8, 3, 3])
+    """
+
+    def __init__(
+        self, model: nn.Module, names: str | Sequence[str], *, keep_gradients: bool = False
+    ) -> None:
+        self.names: tuple[str, ...] = (names,) if isinstance(names, str) else tuple(names)
+        if not self.names:
+            raise ValueError("names is empty; name at least one submodule whose maps you want")
+        self.model = underlying_module(model)
+        self.keep_gradients = keep_gradients
+        self._wrapper = model
+        self._called_compiled = False
+        self._modules = {name: find_module(self.model, name) for name in self.names}
+        self._held: dict[str, list[Any]] = {name: [] for name in self.names}
+        self._cleanup: ExitStack | None = None
+
+    def __enter__(self) -> Self:
+        if self._cleanup is not None:
+            raise ValueError("this FeatureMaps is already active; make a second one to nest")
+        with ExitStack() as stack:
+            stack.enter_context(_running_eagerly(self.model))
+            # The wrapper's own hooks do fire, so a call of it at least drops stale maps.
+            for module in {self.model, self._wrapper}:
+                stack.callback(module.register_forward_pre_hook(self._clear).remove)
+            for name, module in self._modules.items():
+                stack.callback(module.register_forward_hook(self._holder(name)).remove)
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._cleanup is not None:
+            self._cleanup.close()
+            self._cleanup = None
+
+    def __getitem__(self, name: str) -> Tensor | list[Tensor]:
+        """Return the maps of one submodule from the latest forward.
+
+        Raises:
+            ValueError: If the name was not asked for, the submodule was not called in the latest
+                forward, or it returned something other than one 4-d tensor.
+        """
+        maps = self._maps_of(name)
+        return maps[0] if len(maps) == 1 else maps
+
+    def single(self, name: str) -> Tensor:
+        """Return the maps (B, C, H, W) of a submodule that is called once a forward.
+
+        Raises:
+            ValueError: As for `maps[name]`, and if the submodule was called several times.
+        """
+        maps = self._maps_of(name)
+        if len(maps) > 1:
+            raise ValueError(
+                f"module {name!r} was called {len(maps)} times in the latest forward, expected "
+                f"once; name a module that runs once, or take the list maps[{name!r}]"
+            )
+        return maps[0]
+
+    def _maps_of(self, name: str) -> list[Tensor]:
+        if name not in self._held:
+            raise ValueError(f"{name!r} is not captured here; captured: {', '.join(self.names)}")
+        outputs = self._held[name]
+        if not outputs:
+            raise ValueError(self._why_empty(name))
+        for output in outputs:
+            if not isinstance(output, Tensor):
+                raise ValueError(
+                    f"module {name!r} returned {output}, expected one 4-d tensor (B, C, H, W); "
+                    "name a module further inside it, or wrap it in one that returns a map"
+                )
+        return outputs
+
+    def _why_empty(self, name: str) -> str:
+        if self._called_compiled:
+            return (
+                f"module {name!r} was not called: hooks do not fire inside a compiled model; "
+                "call `maps.model(images)`, the module underneath, instead of the compiled one"
+            )
+        return (
+            f"module {name!r} was not called in the latest forward; run the model inside the "
+            "`with` block and name a module that its forward calls (a container that is only "
+            "looped over, or a part compiled on its own, never fires its hooks)"
+        )
+
+    def _clear(self, module: nn.Module, _inputs: object) -> None:
+        # While a compiled wrapper traces the model, hooks must leave no trace in the compiled code.
+        if torch.compiler.is_compiling():
+            return
+        self._called_compiled = module is not self.model
+        for name in self.names:
+            self._held[name] = []
+
+    def _holder(self, name: str) -> Any:
+        def hold(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
+            if torch.compiler.is_compiling():
+                return None
+            if not (isinstance(output, Tensor) and output.ndim == 4):
+                self._held[name].append(_describe(output))
+                return None
+            if not self.keep_gradients:
+                self._held[name].append(output.detach().clone())
+                return None
+            self._held[name].append(output)
+            return output.clone()
+
+        return hold

@@ -1,0 +1,196 @@
+"""FMCE-Net: the classifier that tells from a feature map which training phase it comes from.
+
+FMCE paper, sections IV-E and V-C: two convolutional blocks and one linear layer. It returns logits,
+where the paper prints probabilities, and scores hold only for the run it was trained on.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+_FORMAT = "fmce.FMCENet/1"
+# Not given in the paper: the least width, so that maps of few channels still get a useful network.
+_MIN_CHANNELS = 16
+# Not given in the paper: with a 3×3 convolution at 2048 channels the head has 24.8 M parameters.
+_MAX_CHANNELS = 1024
+
+
+def expected_phase(phase_logits: Tensor) -> Tensor:
+    """Return the mean phase under the predicted distribution, Σ k·softmax(logits)_k.
+
+    Not given in the paper, which takes the argmax only; phases are ordered, so a mean makes sense.
+
+    Args:
+        phase_logits: (B, K) logits of phases 1 … K.
+
+    Returns:
+        (B,) phases in [1, K].
+
+    Example:
+        >>> expected_phase(torch.zeros(1, 3))
+        tensor([2.])
+    """
+    phases = torch.arange(1, phase_logits.shape[-1] + 1, device=phase_logits.device)
+    probabilities = phase_logits.float().softmax(dim=-1)
+    return (probabilities * phases).sum(dim=-1)
+
+
+def _convolutions(channels: int, height: int, width: int) -> nn.Sequential:
+    """Stack [1×1 reduction] and the two blocks conv 3×3 → max-pool 2 → ReLU."""
+    layers: list[nn.Module] = []
+    if channels > _MAX_CHANNELS:
+        layers += [nn.Conv2d(channels, _MAX_CHANNELS, 1), nn.ReLU(inplace=True)]
+        channels = _MAX_CHANNELS
+    for _ in range(2):
+        halved = max(_MIN_CHANNELS, channels // 2)
+        layers.append(nn.Conv2d(channels, halved, 3, padding=1))
+        # Not given in the paper: a side of 1 cannot be halved, so the block keeps the size.
+        if min(height, width) >= 2:
+            layers.append(nn.MaxPool2d(2))
+            height, width = height // 2, width // 2
+        layers.append(nn.ReLU(inplace=True))
+        channels = halved
+    return nn.Sequential(*layers)
+
+
+class FMCENet(nn.Module):
+    """Classify feature maps (C, H, W) into training phases 1 … num_phases.
+
+    FMCE paper, section V-C: two blocks conv 3×3 → max-pool 2 → ReLU, each halving the channels
+    (above 1024 of them a 1×1 convolution reduces to 1024 first), then one linear layer. Logit index
+    = phase − 1. It takes maps of exactly the shape it was built for; the layers would run on
+    another size too, but what they say about sizes never seen in training means nothing.
+
+    Args:
+        map_shape: (C, H, W), each at least 1.
+        num_phases: K, at least 2.
+
+    Raises:
+        ValueError: If a size is below its least value or `map_shape` has no three entries.
+
+    Example:
+        >>> net = FMCENet((1024, 7, 7))
+        >>> sum(p.numel() for p in net.parameters())
+        5901578
+    """
+
+    def __init__(self, map_shape: tuple[int, int, int], num_phases: int = 10) -> None:
+        super().__init__()
+        self.map_shape, self.num_phases = _checked_config(map_shape, num_phases)
+        self.trained_on = ""
+        self.convolutions = _convolutions(*self.map_shape)
+        channels = self.map_shape[0]
+        for layer in self.convolutions:
+            if isinstance(layer, nn.Conv2d):
+                channels = layer.out_channels
+        self.head = nn.Linear(channels, num_phases)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return phase logits (B, num_phases) of feature maps (B, C, H, W) of any float dtype.
+
+        Raises:
+            ValueError: If the maps have another shape than the network was built for.
+        """
+        if maps.ndim != 4 or tuple(maps.shape[1:]) != self.map_shape:
+            raise ValueError(
+                f"expected maps of shape (B, {', '.join(map(str, self.map_shape))}), got "
+                f"{tuple(maps.shape)}; capture the module and image size this FMCE-Net was built "
+                "for, or build one with FMCENet(map_shape)"
+            )
+        # Maps from autocast or a half-precision store; inside autocast this changes nothing.
+        maps = maps.to(self.head.weight.dtype)
+        # amax equals a max-pool to 1×1 and, unlike adaptive pooling on CUDA, is deterministic.
+        logits: Tensor = self.head(self.convolutions(maps).amax(dim=(2, 3)))
+        return logits
+
+    def save(self, path: str | os.PathLike[str], *, trained_on: str = "") -> None:
+        """Write weights, shape and origin to one safetensors file, whole or not at all.
+
+        Args:
+            path: File to write; an existing one is replaced.
+            trained_on: The run whose maps it was trained on; empty keeps `self.trained_on`. Scores
+                hold for that run only.
+        """
+        self.trained_on = trained_on or self.trained_on
+        config = {"map_shape": self.map_shape, "num_phases": self.num_phases}
+        metadata = {
+            "format": _FORMAT,
+            "config": json.dumps(config),
+            "trained_on": self.trained_on,
+        }
+        # A shared or strided tensor cannot be stored; contiguous copies on the CPU always can.
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        _write_atomically(Path(path), to_safetensors(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a network that `save` wrote, on the CPU and in training mode like a new one.
+
+        Raises:
+            FileNotFoundError: If there is no file.
+            ValueError: If the file was not written by `FMCENet.save`, or not completely.
+        """
+        metadata, tensors = _read(Path(path))
+        try:
+            if metadata["format"] != _FORMAT:
+                raise ValueError(f"format {metadata['format']!r}, expected {_FORMAT!r}")
+            config = json.loads(metadata["config"])
+            net = cls(tuple(config["map_shape"]), config["num_phases"])
+            net.load_state_dict(tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(_not_ours(path, error)) from error
+        net.trained_on = metadata.get("trained_on", "")
+        return net
+
+
+def _checked_config(
+    map_shape: tuple[int, int, int], num_phases: int
+) -> tuple[tuple[int, int, int], int]:
+    shape = tuple(int(size) for size in map_shape)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(
+            f"map_shape must be (C, H, W) with sizes of at least 1, got {map_shape}; "
+            "take it from one captured map: tuple(maps.shape[1:])"
+        )
+    if num_phases < 2:
+        raise ValueError(f"num_phases must be at least 2, got {num_phases}; the paper uses 10")
+    return (shape[0], shape[1], shape[2]), num_phases
+
+
+def _not_ours(path: str | os.PathLike[str], reason: object) -> str:
+    return (
+        f"{os.fspath(path)} is not a complete FMCE-Net file ({reason}); "
+        "expected a file written by FMCENet.save"
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no FMCE-Net file at {path}; train one first or give its path")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(_not_ours(path, error)) from error
+    return metadata, tensors
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Write beside the target, flush to the disk, then take its name in one step."""
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,288 @@
+"""PSPNet (Zhao et al., CVPR 2017) on any timm encoder that can be dilated to output stride 8.
+
+Encoder, pyramid pooling over 1, 2, 3 and 6 bins, a classifier, and an auxiliary FCN head for
+supervised training. It neither normalises images nor computes losses.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PYRAMID_BINS = (1, 2, 3, 6)
+# Not given in the slides: below this width a head of C/4 channels has fewer channels than classes.
+MIN_HEAD_CHANNELS = 32
+
+
+class SegmentationOutput(NamedTuple):
+    """What a segmentation model returns, in train and in eval mode alike.
+
+    Attributes:
+        logits: Float (B, num_classes, H, W) at the size of the images.
+        auxiliary_logits: The same shape from the auxiliary head; None in eval mode or without that
+            head.
+    """
+
+    logits: Tensor
+    auxiliary_logits: Tensor | None = None
+
+
+class SegmentationModel(Protocol):
+    """What a model of your own must do: images (B, 3, H, W) in, logits (B, C, H, W) out.
+
+    A bare tensor, a `SegmentationOutput` and torchvision's `{"out": …, "aux": …}` are all
+    understood by `segmentation_output`.
+    """
+
+    def __call__(self, images: Tensor, /) -> Tensor | SegmentationOutput | Mapping[str, Tensor]:
+        """Compute logits at the images' size."""
+        ...
+
+
+def segmentation_output(
+    result: Tensor | SegmentationOutput | Mapping[str, Tensor], images: Tensor
+) -> SegmentationOutput:
+    """Bring what a segmentation model returned into the one output type and check its shape.
+
+    Args:
+        result: Logits, a `SegmentationOutput`, or a mapping with "out" and possibly "aux".
+        images: The images (B, 3, H, W) that the model was given.
+
+    Returns:
+        The same tensors as a `SegmentationOutput`.
+
+    Raises:
+        ValueError: The result is of another type, or its logits are not (B, C, H, W) at the images'
+            size.
+    """
+    if isinstance(result, Tensor):
+        output = SegmentationOutput(result)
+    elif isinstance(result, SegmentationOutput):
+        output = result
+    elif isinstance(result, Mapping) and "out" in result:
+        output = SegmentationOutput(result["out"], result.get("aux"))
+    else:
+        raise ValueError(
+            "a segmentation model must return logits (B, C, H, W), a SegmentationOutput or a "
+            f"mapping with 'out'; got {type(result).__name__}. Wrap the model in one that does."
+        )
+    shape = tuple(output.logits.shape)
+    if len(shape) != 4 or (shape[0], *shape[2:]) != (images.shape[0], *images.shape[2:]):
+        raise ValueError(
+            f"expected logits (B, C, H, W) at the size of {tuple(images.shape)}, got {shape}; "
+            "upsample them inside the model (bilinear, align_corners=False)."
+        )
+    return output
+
+
+def head_channels(encoder_channels: int) -> int:
+    """Width of a head on a stage of `encoder_channels` channels: a quarter, and at least 32.
+
+    A quarter gives PSPNet's 512 (and 256 for the auxiliary head) on ResNet-50/101 and 128 on
+    ResNet-18.
+
+    >>> head_channels(2048), head_channels(512), head_channels(96)
+    (512, 128, 32)
+    """
+    return max(encoder_channels // 4, MIN_HEAD_CHANNELS)
+
+
+def _conv_bn_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(maps, size=list(size), mode="bilinear", align_corners=False)
+
+
+class PyramidPooling(nn.Module):
+    """Pool to each bin size, reduce to C/len(bins) channels, upsample and concatenate to the input.
+
+    PSPNet, section 3.2. Maps (B, C, h, w) become (B, C + len(bins) · (C // len(bins)), h, w).
+    """
+
+    def __init__(self, channels: int, bins: Sequence[int] = PYRAMID_BINS) -> None:
+        super().__init__()
+        self.bins = tuple(bins)
+        width = channels // len(self.bins)
+        self.reduce = nn.ModuleList(_conv_bn_relu(channels, width, 1) for _ in self.bins)
+        self.out_channels = channels + width * len(self.bins)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the maps with their pooled context behind them, (B, out_channels, h, w)."""
+        size = maps.shape[2:]
+        levels = [maps]
+        for bins, reduce in zip(self.bins, self.reduce, strict=True):
+            if bins == 1 and maps.shape[0] == 1 and reduce[1].training:  # type: ignore[index]
+                # One value a channel has no variance; PyTorch's own error would not say whose fault
+                # it is.
+                raise ValueError(
+                    "PSPNet cannot train on a batch of one image: its 1×1 pooled maps leave batch "
+                    "normalisation one value per channel. Use batches of at least two "
+                    "(drop_last=True for a last batch of one), or put the model in eval mode."
+                )
+            levels.append(_upsample(reduce(F.adaptive_avg_pool2d(maps, bins)), size))
+        return torch.cat(levels, dim=1)
+
+
+def _head(in_channels: int, width: int, num_classes: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        *_conv_bn_relu(in_channels, width, 3),
+        nn.Dropout2d(dropout),
+        nn.Conv2d(width, num_classes, 1),
+    )
+
+
+class PSPNet(nn.Module):
+    """Encoder, pyramid pooling and heads; built by `pspnet`.
+
+    Attributes:
+        num_classes: Classes of the logits.
+        output_stride: Pixels of the image per cell of the encoder's last map.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        channels: tuple[int, int],
+        num_classes: int,
+        *,
+        auxiliary: bool = True,
+        dropout: float = 0.1,
+        output_stride: int = 8,
+    ) -> None:
+        """Put heads on an encoder.
+
+        Args:
+            encoder: Maps images to a list whose last two entries are the last two stages' maps.
+            channels: Channels of those two stages, in their order.
+            num_classes: Classes of the logits, at least 2.
+            auxiliary: Whether to add the auxiliary head on the stage before the last.
+            dropout: Share of channels dropped before each classifier in train mode, in [0, 1).
+            output_stride: Pixels per cell of the last stage's map, recorded only.
+        """
+        super().__init__()
+        self.num_classes = num_classes
+        self.output_stride = output_stride
+        before_last, last = channels
+        self.encoder = encoder
+        self.pyramid = PyramidPooling(last)
+        self.classifier = _head(
+            self.pyramid.out_channels, head_channels(last), num_classes, dropout
+        )
+        self.auxiliary = (
+            _head(before_last, head_channels(before_last), num_classes, dropout)
+            if auxiliary
+            else None
+        )
+
+    def forward(self, images: Tensor) -> SegmentationOutput:
+        """Compute logits at the images' size.
+
+        Args:
+            images: Float (B, 3, H, W), normalised as the encoder wants them; any H and W.
+
+        Returns:
+            Logits (B, num_classes, H, W); the auxiliary logits too in train mode.
+
+        Raises:
+            ValueError: A batch of one image in train mode.
+        """
+        size = images.shape[2:]
+        before_last, last = self.encoder(images)[-2:]
+        logits = _upsample(self.classifier(self.pyramid(last)), size)
+        if self.auxiliary is None or not self.training:
+            return SegmentationOutput(logits)
+        return SegmentationOutput(logits, _upsample(self.auxiliary(before_last), size))
+
+
+def _timm_encoder(name: str, *, pretrained: bool, output_stride: int) -> nn.Module:
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "pspnet needs timm for its encoder: pip install 'fmce[timm]'"
+        ) from error
+    if not timm.is_model(name):
+        raise ValueError(
+            f"expected the name of a timm model, got {name!r}; see timm.list_models()."
+        )
+    try:
+        encoder: nn.Module = timm.create_model(
+            name, pretrained=pretrained, features_only=True, output_stride=output_stride
+        )
+    except (NotImplementedError, AttributeError, TypeError, AssertionError) as error:
+        raise ValueError(
+            f"timm's {name!r} gives no feature maps at output stride {output_stride} ({error}); "
+            "choose a convolutional encoder such as resnet18, resnet101 or test_resnet."
+        ) from error
+    return encoder
+
+
+def pspnet(
+    encoder: str,
+    num_classes: int,
+    *,
+    weights: str | None = None,
+    auxiliary: bool = True,
+    dropout: float = 0.1,
+    output_stride: int = 8,
+) -> PSPNet:
+    """Build a PSPNet on a timm encoder.
+
+    Each pyramid branch has C/4 channels, the head over them max(C/4, 32) and the auxiliary head a
+    quarter of its own stage's, at least 32, with C the channels of the encoder's last stage.
+
+    Args:
+        encoder: A timm model name, for instance "resnet18", "resnet101" or "test_resnet".
+        num_classes: Classes of the logits, at least 2.
+        weights: None for a random start; "imagenet" loads (and where needed downloads) timm's
+            weights.
+        auxiliary: Whether to add the auxiliary head for supervised training. Distillation does not
+            use it.
+        dropout: Share of channels dropped before each classifier in train mode, in [0, 1).
+        output_stride: Pixels of the image per cell of the encoder's last map: 8, 16 or 32.
+
+    Returns:
+        The model, in train mode.
+
+    Raises:
+        ValueError: An unknown encoder, one that cannot have this output stride, or an argument out
+            of its range.
+        ModuleNotFoundError: timm is not installed.
+
+    >>> model = pspnet("test_resnet", 10).eval()
+    >>> model(torch.zeros(1, 3, 40, 60)).logits.shape
+    torch.Size([1, 10, 40, 60])
+    """
+    if num_classes < 2:
+        raise ValueError(f"expected num_classes of at least 2, got {num_classes}.")
+    if weights not in (None, "imagenet"):
+        raise ValueError(f"expected weights None or 'imagenet', got {weights!r}.")
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"expected output_stride 8, 16 or 32, got {output_stride}.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"expected dropout in [0, 1), got {dropout}.")
+    maps = _timm_encoder(encoder, pretrained=weights == "imagenet", output_stride=output_stride)
+    info = maps.feature_info
+    stride = info.reduction()[-1]  # type: ignore[union-attr, operator]
+    if stride != output_stride:
+        raise ValueError(
+            f"timm's {encoder!r} ends at stride {stride}, not at {output_stride}; "
+            "choose an encoder that can be dilated, such as a ResNet."
+        )
+    before_last, last = info.channels()[-2:]  # type: ignore[union-attr, operator]
+    return PSPNet(
+        maps,
+        (before_last, last),
+        num_classes,
+        auxiliary=auxiliary,
+        dropout=dropout,
+        output_stride=output_stride,
+    )

@@ -1,0 +1,139 @@
+"""One self-contained HTML page from a run folder's files: figures inlined, no scripts, nothing fetched."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from fmce.convergence.phases import Phases
+from fmce.report.figures import (
+    comparison_figure,
+    confusion_figure,
+    grad_cam_figure,
+    loss_phases_figure,
+)
+
+METRICS = ("accuracy", "precision", "recall", "f1", "mae", "spearman", "kappa")
+CAM_NUMBERS = ("gini", "area_above_half_max", "centroid_drift", "overlap")
+
+
+def report_page(run: Path, comparison: Path | None = None) -> str:
+    """Return the report of a run as HTML; parts whose files are missing are left out and named.
+
+    Args:
+        run: run folder.
+        comparison: folder of `fmce compare`, for the FMCE-Net++ part.
+
+    Raises:
+        FileNotFoundError: `run` is no run folder, or `comparison` holds no comparison.
+    """
+    if not (run / "config.yaml").exists():
+        raise FileNotFoundError(f"{run} is not a run folder: it has no config.yaml")
+    if comparison is not None and not (comparison / "compare.json").exists():
+        raise FileNotFoundError(f"{comparison} has no compare.json; run: fmce compare {run} --out {comparison}")
+    rows = [json.loads(line) for line in _text(run / "metrics.jsonl").splitlines()]
+    context = {
+        "run": str(run),
+        "config": _text(run / "config.yaml"),
+        "versions": _json(run / "versions.json") or {},
+        "done": _json(run / "DONE.json"),
+        "curve": _curve(run, rows),
+        "scorers": _scorers(run),
+        "comparison": _comparison(comparison),
+        "explain": _explain(run),
+        "metric_names": METRICS,
+        "cam_names": CAM_NUMBERS,
+    }
+    return _template().render(context)
+
+
+def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    text = _text(run / "phases.json")
+    if not text:
+        return None
+    phases = Phases.from_json(text)
+    losses = [row.get("task_loss", row["loss"]) for row in rows]
+    markers = [
+        {
+            "phase": k,
+            "epoch": epoch,
+            "loss": losses[epoch - 1],
+            "cqi": phases.cqi[epoch - 1],
+            "step": phases.step_curve_markers[k - 1] if phases.step_curve_markers else None,
+            "unsmoothed": phases.unsmoothed_markers[k - 1] if phases.unsmoothed_markers else None,
+            "debiased": phases.debiased_markers[k - 1] if phases.debiased_markers else None,
+        }
+        for k, epoch in enumerate(phases.markers, start=1)
+    ]
+    figure = loss_phases_figure(losses, phases)
+    return {"phases": phases, "markers": markers, "figure": _inline(figure, "Loss curve, CQI and phases")}
+
+
+def _scorers(run: Path) -> list[dict[str, Any]]:
+    scorers = []
+    for folder in sorted((run / "fmce_net").glob("*")):
+        metrics = _json(folder / "metrics.json")
+        if metrics is None:
+            continue
+        shown = metrics["held_out"] or metrics["test_images"]
+        matrix = confusion_figure(np.array(shown["confusion"]), title=f"split {metrics['split']}")
+        scorers.append({**metrics, "figure": _inline(matrix, f"Confusion matrix, split {metrics['split']}")})
+    return scorers
+
+
+def _comparison(folder: Path | None) -> dict[str, Any] | None:
+    if folder is None:
+        return None
+    result = _json(folder / "compare.json")
+    if result is None:
+        return None
+    figure = comparison_figure(result["rows"], title="Test accuracy by arm, one dot a seed")
+    against = {c["arm"]: c for c in result["comparisons"]}
+    return {**result, "against": against, "figure": _inline(figure, "Test accuracy by arm")}
+
+
+def _explain(run: Path) -> dict[str, Any] | None:
+    numbers = _json(run / "explain" / "numbers.json")
+    if numbers is None:
+        return None
+    with np.load(run / "explain" / "grad_cam.npz") as arrays:
+        figure = grad_cam_figure(arrays["images"], arrays["cams"], numbers["epochs"], numbers["classes"])
+    return {**numbers, "figure": _inline(figure, "Grad-CAM over the phases")}
+
+
+def _inline(figure: Figure, description: str) -> Markup:
+    """Return a figure as an <img> that carries its own PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(description, data)
+
+
+def _template() -> Any:
+    environment = Environment(
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda v: "–" if v is None else f"{100 * v:.2f} %"
+    environment.filters["number"] = lambda v: "–" if v is None or v != v else f"{v:.4g}"
+    source = files("fmce.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _json(path: Path) -> Any:
+    text = _text(path)
+    return json.loads(text) if text else None

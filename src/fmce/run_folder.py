@@ -1,0 +1,205 @@
+"""A run folder read back: config, curves, phases, checkpoints, models, its FMCE-Nets.
+
+The folder is the interface between commands; `open_run` is the way in for a program of your own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fmce.configs import RunConfig, from_yaml
+from fmce.convergence.phases import Phases
+from fmce.data.batch import ImageBatches, ImageSet
+from fmce.data.classification import ClassificationData, load_classification
+from fmce.data.transforms import ImageTransform
+from fmce.engine.checkpoint import checkpoint_epochs, checkpoint_path, load_weights
+from fmce.engine.runlog import read_done, read_metrics
+from fmce.engine.runtime import Runtime
+from fmce.models.build import build_model, default_tap
+from fmce.models.features import FeatureMaps
+from fmce.models.fmce_net import FMCENet
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of the original task, on disk."""
+
+    path: Path
+    config: RunConfig
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """The metrics lines so far, one dict an epoch."""
+        return read_metrics(self.path)
+
+    @property
+    def losses(self) -> list[float]:
+        """The task's training loss of each epoch, in nats: the paper's L_1…L_M."""
+        return [task_loss(row) for row in self.curve]
+
+    @property
+    def learning_rates(self) -> list[float]:
+        """The learning rate of each epoch."""
+        return [row["learning_rate"] for row in self.curve]
+
+    @property
+    def epochs(self) -> list[int]:
+        """Epochs whose checkpoint is kept, ascending."""
+        return checkpoint_epochs(self.path / "checkpoints")
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """The summary of a finished run; None while it is not."""
+        return read_done(self.path)
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether `fmce phases` has written its result."""
+        return (self.path / "phases.json").exists()
+
+    @property
+    def phases(self) -> Phases:
+        """The convergence phases found before.
+
+        Raises:
+            FileNotFoundError: none were found yet.
+        """
+        if not self.has_phases:
+            raise FileNotFoundError(f"{self.path} has no phases.json; run: fmce phases {self.path}")
+        return Phases.from_json((self.path / "phases.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def data(self) -> ClassificationData:
+        """The data set of the original task."""
+        return load_classification(self.config.data.name, split_seed=self.config.data.split_seed)
+
+    @property
+    def transform(self) -> ImageTransform:
+        """From stored images to the network's input."""
+        return make_transform(self.config, self.data)
+
+    @cached_property
+    def tap(self) -> str:
+        """Name of the submodule whose output is the feature map."""
+        return tap_of(self.config, self.new_model())
+
+    def new_model(self) -> nn.Module:
+        """Return the run's network with fresh weights."""
+        return make_model(self.config, len(self.data.class_names))
+
+    def model(self, epoch: int, device: torch.device | str = "cpu") -> nn.Module:
+        """Return the network with the weights it had after an epoch, in eval mode.
+
+        Args:
+            epoch: 1-based epoch; its checkpoint must be kept.
+            device: where to put it.
+
+        Raises:
+            FileNotFoundError: that epoch has no checkpoint.
+            ValueError: the checkpoint is damaged, or is not of this network.
+        """
+        return self.model_from(checkpoint_path(self.path / "checkpoints", epoch), device)
+
+    def model_from(self, checkpoint: Path, device: torch.device | str = "cpu") -> nn.Module:
+        """Return the network with the weights of a checkpoint folder or safetensors file; see `model`."""
+        model = self.new_model()
+        weights = load_weights(checkpoint)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = str(error).replace("\n", " ")[:300]
+            raise ValueError(f"{checkpoint} does not fit the model {self.config.model.name!r}: {reason}") from error
+        return model.to(device).eval()
+
+    def extractor(self, epoch: int, runtime: Runtime) -> "MapExtractor":
+        """Return the map from images to feature maps that the network was after an epoch."""
+        return MapExtractor(self.model(epoch, runtime.device), self.tap, runtime)
+
+    def images(self, part: ImageSet, runtime: Runtime) -> Callable[[Tensor], Tensor]:
+        """Return the map from positions in a split to unvaried network input."""
+        resident, transform = part.to(runtime.device), self.transform
+        return lambda index: transform(resident.images[index.to(runtime.device)])
+
+    def batches(self, part: ImageSet, runtime: Runtime, batch_size: int = 512) -> ImageBatches:
+        """Return unvaried batches of a split, in order."""
+        return ImageBatches(part.to(runtime.device), self.transform, batch_size)
+
+    def scorer_folder(self, split: str) -> Path:
+        """Return where the FMCE-Net trained on a split stands (or would)."""
+        return self.path / "fmce_net" / split
+
+    def scorer(self, split: str) -> FMCENet:
+        """Return the run's FMCE-Net trained on a split, in eval mode.
+
+        Raises:
+            FileNotFoundError: it was not trained yet.
+        """
+        file = self.scorer_folder(split) / "fmce_net.safetensors"
+        if not file.exists():
+            raise FileNotFoundError(f"no FMCE-Net of split {split!r}: {file} is missing; run: fmce train-net {self.path} --split {split}")
+        return FMCENet.load(file).eval()
+
+
+class MapExtractor:
+    """A frozen network that gives its feature maps: images (B,3,H,W) → maps (B,C,h,w) float32."""
+
+    def __init__(self, model: nn.Module, tap: str, runtime: Runtime) -> None:
+        """Freeze a model of our own making (its hooks stay for good)."""
+        self.model = model.eval().requires_grad_(False)
+        self.tap, self.runtime = tap, runtime
+        self._maps = FeatureMaps(self.model, tap)
+        self._maps.__enter__()
+
+    # no_grad rather than inference_mode: FMCE-Net's backward pass must be able to save the maps.
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the maps of a batch."""
+        with self.runtime.autocast():
+            self.model(self.runtime.put(images))
+        return self._maps.single(self.tap).float()
+
+
+def task_loss(row: dict[str, Any]) -> float:
+    """Return the task's own loss of a metrics line, which with RAL is not the whole loss."""
+    return float(row.get("task_loss", row["loss"]))
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run folder.
+
+    Args:
+        path: the folder given to `fmce train --out`.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it is no run folder.
+        ValueError: its config cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"no run folder {path}; make one with: fmce train --out {path}")
+    if not (path / "config.yaml").exists():
+        raise FileNotFoundError(f"{path} is not a run folder: it has no config.yaml")
+    return Run(path, from_yaml(RunConfig, path / "config.yaml"))
+
+
+def make_model(config: RunConfig, num_classes: int) -> nn.Module:
+    """Build a run's network with fresh weights."""
+    return build_model(config.model.name, num_classes, options=config.model.options)
+
+
+def tap_of(config: RunConfig, model: nn.Module) -> str:
+    """Return the tap the config names, or the family's."""
+    return config.model.tap or default_tap(model, config.model.name)
+
+
+def make_transform(config: RunConfig, data: ClassificationData) -> ImageTransform:
+    """Return the transform a config asks for, with the data set's statistics."""
+    section = config.data
+    return ImageTransform(
+        section.image_size, data.mean, data.std, shift=section.shift, noise=section.noise, flip=section.flip
+    )

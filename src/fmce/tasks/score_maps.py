@@ -1,0 +1,40 @@
+"""Training and reading an FMCE-Net: from feature maps to their convergence phase (FMCE paper, Section IV-E)."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmce.data.batch import MapBatch
+from fmce.engine.loop import StepOutput
+from fmce.engine.runtime import Runtime
+from fmce.models.features import eval_mode
+
+
+def score_step(scorer: nn.Module) -> Callable[[MapBatch], StepOutput]:
+    """Return the training step: cross-entropy over phases; logit index = phase − 1."""
+
+    def step(batch: MapBatch) -> StepOutput:
+        logits = scorer(batch.maps).float()
+        targets = batch.scores - 1
+        correct = (logits.argmax(1) == targets).sum()
+        return StepOutput(F.cross_entropy(logits, targets), len(targets), {"accuracy": correct})
+
+    return step
+
+
+@torch.no_grad()
+def score_maps(scorer: nn.Module, batches: Iterable[MapBatch], runtime: Runtime) -> tuple[Tensor, Tensor]:
+    """Run a scorer over maps, in eval mode; its own modes are restored.
+
+    Returns:
+        Phase logits float32 (N,K) and true phases int64 (N,), both on the CPU, in the maps' order.
+    """
+    logits, phases = [], []
+    with eval_mode(scorer):
+        for batch in batches:
+            with runtime.autocast():
+                logits.append(scorer(runtime.put(batch.maps)).float().cpu())
+            phases.append(batch.scores.cpu())
+    return torch.cat(logits), torch.cat(phases)
