@@ -168,9 +168,7 @@ def evaluate(
     from fmce.run_folder import open_run
 
     opened = [open_run(path) for path in others]
-    result = run_evaluate(
-        open_run(run), split, others=opened, runtime=_runtime(device), quiet=json
-    )
+    result = run_evaluate(open_run(run), split, others=opened, runtime=_runtime(device), quiet=json)
     _print_json(json, result)
 
 
@@ -266,9 +264,7 @@ def explain(
 @app.command
 def report(
     run: RunFolder,
-    comparison: Annotated[
-        Path | None, arg(help="folder of fmce compare", metavar="FOLDER")
-    ] = None,
+    comparison: Annotated[Path | None, arg(help="folder of fmce compare", metavar="FOLDER")] = None,
     out: Annotated[Path | None, arg(help="page; RUN/report.html if left out")] = None,
 ) -> None:
     """Write a run's report as one HTML file.
@@ -312,7 +308,7 @@ def _exit_code(error: Exception) -> int | None:
     """Return 2 for what the user can mend, 1 for a training that stopped, None for a defect of ours."""
     if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
         return 2
-    return 1 if type(error).__name__ == "TrainingStopped" else None
+    return 1 if type(error).__name__ == "TrainingStoppedError" else None
 
 
 def _runtime(device: str, precision: str = "float32") -> "Runtime":
@@ -340,7 +336,9 @@ def _config(
         kind = base.auxiliary.kind if base.auxiliary.kind != "none" else "ral"
         auxiliary |= {"auxiliary.kind": kind, "auxiliary.oracle": str(oracle)}
         if raf is None and base.auxiliary.oracle is None:
-            raise ValueError("--oracle needs --raf, the weight of the task's loss, such as --raf 0.9")
+            raise ValueError(
+                "--oracle needs --raf, the weight of the task's loss, such as --raf 0.9"
+            )
     return with_settings(base, [*_assignments(given | auxiliary), *settings])
 
 

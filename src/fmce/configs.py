@@ -239,7 +239,9 @@ def from_yaml(cls: type[C], path: str | Path, *, base: C | None = None) -> C:
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a mapping of config sections, got {type(values).__name__}")
+        raise ValueError(
+            f"{path}: expected a mapping of config sections, got {type(values).__name__}"
+        )
     return from_dict(cls, values, base=base)
 
 
@@ -288,7 +290,11 @@ def _convert(value: Any, hint: Any, base: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError(f"{where}: expected a mapping, got {value!r}")
         return _build(typing.cast(type[Any], hint), value, base, f"{where}.")
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    kinds = (
+        typing.get_args(hint)
+        if typing.get_origin(hint) in (typing.Union, types.UnionType)
+        else (hint,)
+    )
     if value is None and type(None) in kinds:
         return None
     if float in kinds and isinstance(value, (int, str)) and not isinstance(value, bool):

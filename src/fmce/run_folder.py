@@ -113,7 +113,9 @@ class Run:
             model.load_state_dict(weights)
         except RuntimeError as error:
             reason = str(error).replace("\n", " ")[:300]
-            raise ValueError(f"{checkpoint} does not fit the model {self.config.model.name!r}: {reason}") from error
+            raise ValueError(
+                f"{checkpoint} does not fit the model {self.config.model.name!r}: {reason}"
+            ) from error
         return model.to(device).eval()
 
     def extractor(self, epoch: int, runtime: Runtime) -> "MapExtractor":
@@ -141,7 +143,9 @@ class Run:
         """
         file = self.scorer_folder(split) / "fmce_net.safetensors"
         if not file.exists():
-            raise FileNotFoundError(f"no FMCE-Net of split {split!r}: {file} is missing; run: fmce train-net {self.path} --split {split}")
+            raise FileNotFoundError(
+                f"no FMCE-Net of split {split!r}: {file} is missing; run: fmce train-net {self.path} --split {split}"
+            )
         return FMCENet.load(file).eval()
 
 
@@ -201,5 +205,10 @@ def make_transform(config: RunConfig, data: ClassificationData) -> ImageTransfor
     """Return the transform a config asks for, with the data set's statistics."""
     section = config.data
     return ImageTransform(
-        section.image_size, data.mean, data.std, shift=section.shift, noise=section.noise, flip=section.flip
+        section.image_size,
+        data.mean,
+        data.std,
+        shift=section.shift,
+        noise=section.noise,
+        flip=section.flip,
     )

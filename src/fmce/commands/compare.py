@@ -16,7 +16,7 @@ import yaml
 
 from fmce.commands.show import number, percent, print_table
 from fmce.configs import AuxiliaryConfig, RunConfig, to_dict
-from fmce.engine.files import read_json, write_json
+from fmce.engine.files import write_json
 from fmce.engine.progress import Progress
 from fmce.engine.runlog import mark_done, open_for_writing, read_done, read_metrics
 from fmce.engine.runtime import Runtime, cores, make_runtime
@@ -49,15 +49,24 @@ class Comparison:
 
     def __post_init__(self) -> None:
         if not self.rafs or any(not 0 <= raf < 1 for raf in self.rafs):
-            raise ValueError(f"RAF candidates must be in [0, 1), got {list(self.rafs)}; 1 is the baseline itself")
+            raise ValueError(
+                f"RAF candidates must be in [0, 1), got {list(self.rafs)}; 1 is the baseline itself"
+            )
         if len(set(self.seeds)) < 2 or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"expected at least two different seeds, got {list(self.seeds)}")
         if self.selection_seed in self.seeds:
-            raise ValueError(f"the selection seed {self.selection_seed} must not be among the arms' {list(self.seeds)}")
+            raise ValueError(
+                f"the selection seed {self.selection_seed} must not be among the arms' {list(self.seeds)}"
+            )
 
 
 def compare(
-    plan: Comparison, out: Path, *, jobs: int | None = None, runtime: Runtime | None = None, quiet: bool = False
+    plan: Comparison,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    runtime: Runtime | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Choose RAF on validation images, train all arms over the seeds, and compare them pair by pair.
 
@@ -81,7 +90,10 @@ def compare(
     jobs = jobs or (cores() if runtime.device.type == "cpu" else 1)
     base = _base_config(oracle, plan)
     with open_for_writing(out, yaml.safe_dump(_plain(plan), sort_keys=False)):
-        candidates = {_raf_name(raf): _arm(base, plan, TREATMENT, raf, plan.selection_seed) for raf in plan.rafs}
+        candidates = {
+            _raf_name(raf): _arm(base, plan, TREATMENT, raf, plan.selection_seed)
+            for raf in plan.rafs
+        }
         if len(plan.rafs) == 1:
             candidates = {}
         with Progress("training arms", len(candidates) + _num_arms(plan), quiet=quiet) as progress:
@@ -109,7 +121,9 @@ def _check_oracle(oracle: Run, plan: Comparison) -> None:
 
 def _base_config(oracle: Run, plan: Comparison) -> RunConfig:
     config = oracle.config
-    epochs = oracle.phases.convergence_epoch if plan.length == "convergence" else config.train.epochs
+    epochs = (
+        oracle.phases.convergence_epoch if plan.length == "convergence" else config.train.epochs
+    )
     return replace(config, train=replace(config.train, epochs=epochs), auxiliary=AuxiliaryConfig())
 
 
@@ -120,7 +134,11 @@ def _num_arms(plan: Comparison) -> int:
 
 def _arms(base: RunConfig, plan: Comparison, raf: float, oracle_seed: int) -> dict[str, RunConfig]:
     names = [BASELINE, TREATMENT, *(CONTROLS if plan.controls else ())]
-    arms = {_arm_name(arm, seed): _arm(base, plan, arm, raf, seed) for seed in plan.seeds for arm in names}
+    arms = {
+        _arm_name(arm, seed): _arm(base, plan, arm, raf, seed)
+        for seed in plan.seeds
+        for arm in names
+    }
     if plan.same_seed:
         for arm in (BASELINE, TREATMENT):
             arms[_arm_name(arm, oracle_seed)] = _arm(base, plan, arm, raf, oracle_seed)
@@ -134,7 +152,9 @@ def _arm(base: RunConfig, plan: Comparison, arm: str, raf: float, seed: int) -> 
         return replace(base, train=train)
     if arm == "scaled_rate":
         # Scaling the loss would be no control: Adam divides the scale out again.
-        return replace(base, train=replace(train, learning_rate=train.learning_rate * max(raf, 1e-6)))
+        return replace(
+            base, train=replace(train, learning_rate=train.learning_rate * max(raf, 1e-6))
+        )
     oracle = str(Path(plan.oracle).resolve())
     auxiliary = AuxiliaryConfig(kind="ral", oracle=oracle, oracle_split=plan.oracle_split, raf=raf)
     changes: Mapping[str, dict[str, Any]] = {
@@ -165,7 +185,9 @@ def _train_all(
         return
     with _workers(min(jobs, len(waiting))) as pool:
         futures = {
-            pool.submit(_train_one, config, folder / name, str(runtime.device), runtime.precision, read_test): name
+            pool.submit(
+                _train_one, config, folder / name, str(runtime.device), runtime.precision, read_test
+            ): name
             for name, config in waiting.items()
         }
         _collect(futures, progress)
@@ -191,7 +213,9 @@ def _collect(futures: Mapping[Future[None], str], progress: Progress) -> None:
 @contextmanager
 def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), count))
+    pool = ProcessPoolExecutor(
+        count, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), count)
+    )
     try:
         yield pool
     except BaseException:
@@ -220,7 +244,9 @@ def _start_worker(parent: int, count: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _train_one(config: RunConfig, folder: Path, device: str, precision: str, read_test: bool) -> None:
+def _train_one(
+    config: RunConfig, folder: Path, device: str, precision: str, read_test: bool
+) -> None:
     from fmce.commands.train import train
 
     train(
@@ -253,7 +279,11 @@ def _selection(folder: Path, plan: Comparison) -> dict[str, Any]:
 
 
 def _result(
-    out: Path, plan: Comparison, selection: dict[str, Any], arms: Mapping[str, RunConfig], epochs: int
+    out: Path,
+    plan: Comparison,
+    selection: dict[str, Any],
+    arms: Mapping[str, RunConfig],
+    epochs: int,
 ) -> dict[str, Any]:
     rows = []
     for name, config in arms.items():
@@ -315,36 +345,34 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def print_comparison(result: Mapping[str, Any]) -> None:
     """Print arms, paired differences and the verdict in words."""
     if result["selection"]:
-        rows = [(row["raf"], percent(row["validation_accuracy"]), number(row["validation_loss"])) for row in result["selection"]]
+        rows = [
+            (row["raf"], percent(row["validation_accuracy"]), number(row["validation_loss"]))
+            for row in result["selection"]
+        ]
         print_table("RAF, chosen on validation images", ("RAF", "accuracy", "loss"), rows)
     against = {c["arm"]: c for c in result["comparisons"]}
-    rows = []
-    for arm in result["arms"]:
-        c = against.get(arm["arm"])
-        difference = (
-            ("–", "–", "–")
-            if c is None
-            else (
-                f"{100 * c['mean_difference']:+.2f} pp",
-                f"{100 * c['interval_low']:+.2f} … {100 * c['interval_high']:+.2f}",
-                number(c["p_holm"], 2),
-            )
+    arms = [
+        (
+            arm["arm"],
+            f"{100 * arm['mean']:.2f} ± {100 * arm['sd']:.2f} %",
+            *_difference(against.get(arm["arm"])),
         )
-        rows.append((arm["arm"], f"{100 * arm['mean']:.2f} ± {100 * arm['sd']:.2f} %", *difference))
+        for arm in result["arms"]
+    ]
     title = f"Test accuracy, {len(result['seeds'])} paired seeds, {result['epochs']} epochs, RAF {result['raf']}"
-    print_table(title, ("arm", "mean ± sd", "− baseline", "95 % interval", "p (Holm)"), rows)
+    print_table(title, ("arm", "mean ± sd", "− baseline", "95 % interval", "p (Holm)"), arms)
     print(f"FMCE-Net++ against its baseline: {against[TREATMENT]['verdict']}")
 
 
-def read_comparison(folder: Path) -> dict[str, Any]:
-    """Return a finished comparison.
-
-    Raises:
-        FileNotFoundError: the folder has none.
-    """
-    if not (folder / "compare.json").exists():
-        raise FileNotFoundError(f"{folder} has no compare.json; run: fmce compare ORACLE_RUN --out {folder}")
-    return dict(read_json(folder / "compare.json"))
+def _difference(against: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    if against is None:
+        return "–", "–", "–"
+    low, high = (100 * against[f"interval_{end}"] for end in ("low", "high"))
+    return (
+        f"{100 * against['mean_difference']:+.2f} pp",
+        f"{low:+.2f} … {high:+.2f}",
+        number(against["p_holm"], 2),
+    )
 
 
 def _plain(plan: Comparison) -> dict[str, Any]:

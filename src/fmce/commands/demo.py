@@ -36,7 +36,10 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> Path:
     by_map = train_net(run, "map", runtime=runtime)
     by_image = train_net(run, "image", runtime=runtime)
 
-    print("3/5 FMCE-Net++ against its baseline (8 trainings; fmce compare adds the controls)", flush=True)
+    print(
+        "3/5 FMCE-Net++ against its baseline (8 trainings; fmce compare adds the controls)",
+        flush=True,
+    )
     plan = Comparison(str(run.path), rafs=(0.9, 0.75), seeds=(1, 2, 3), controls=False)
     comparison = compare(plan, out / "compare", runtime=runtime)
 
@@ -53,8 +56,12 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> Path:
     print(f"phase markers       {list(phases.markers)}")
     for line in remarks(phases):
         print(f"                    {line}")
-    print(f"FMCE-Net accuracy   {percent(by_map['held_out']['accuracy'])} on held-out maps (split map)")
-    print(f"                    {percent(by_image['held_out']['accuracy'])} on unseen images (split image)")
+    print(
+        f"FMCE-Net accuracy   {percent(by_map['held_out']['accuracy'])} on held-out maps (split map)"
+    )
+    print(
+        f"                    {percent(by_image['held_out']['accuracy'])} on unseen images (split image)"
+    )
     print(f"baseline            {_mean(against, 'baseline')} over {against['n']} seeds")
     print(f"FMCE-Net++          {_mean(against, 'treatment')} at RAF {comparison['raf']}")
     print(f"                    {against['verdict']}")

@@ -61,14 +61,29 @@ def _classifier_rows(run: Run, runtime: Runtime) -> list[dict[str, Any]]:
     rows = []
     for phase, epoch in enumerate(run.phases.markers, start=1):
         scores = evaluate_classifier(run.model(epoch, runtime.device), test, runtime)
-        rows.append({"phase": phase, "epoch": epoch, "test_accuracy": scores.accuracy, "test_loss": scores.loss})
+        rows.append(
+            {
+                "phase": phase,
+                "epoch": epoch,
+                "test_accuracy": scores.accuracy,
+                "test_loss": scores.loss,
+            }
+        )
     return rows
 
 
 def _print(run: Run, result: dict[str, Any]) -> None:
-    rows = [(r["phase"], r["epoch"], percent(r["test_accuracy"]), number(r["test_loss"])) for r in result["classifier"]]
-    print_table(f"Classifier of {run.path} on test images", ("phase", "epoch", "accuracy", "loss"), rows)
-    nets = [("held-out maps", result["fmce_net"]["held_out"]), ("test images", result["fmce_net"]["test_images"])]
+    rows = [
+        (r["phase"], r["epoch"], percent(r["test_accuracy"]), number(r["test_loss"]))
+        for r in result["classifier"]
+    ]
+    print_table(
+        f"Classifier of {run.path} on test images", ("phase", "epoch", "accuracy", "loss"), rows
+    )
+    nets = [
+        ("held-out maps", result["fmce_net"]["held_out"]),
+        ("test images", result["fmce_net"]["test_images"]),
+    ]
     nets += [(f"other run: {name}", metrics) for name, metrics in result["other_runs"].items()]
     print_metrics(f"FMCE-Net, split {result['split']}", nets)
 

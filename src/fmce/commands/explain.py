@@ -15,7 +15,12 @@ from fmce.run_folder import Run
 
 
 def explain(
-    run: Run, *, num_images: int = 6, signed: bool = False, runtime: Runtime | None = None, quiet: bool = False
+    run: Run,
+    *,
+    num_images: int = 6,
+    signed: bool = False,
+    runtime: Runtime | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Write `RUN/explain`: raw maps, the numbers beside them and a picture.
 
@@ -42,7 +47,10 @@ def explain(
     images = run.images(test, runtime)(index)
     phases = run.phases
     cams = torch.stack(
-        [grad_cam(run.model(e, runtime.device), images, targets, run.tap, signed=signed).cpu() for e in phases.markers]
+        [
+            grad_cam(run.model(e, runtime.device), images, targets, run.tap, signed=signed).cpu()
+            for e in phases.markers
+        ]
     )
     numbers = _numbers(cams.clamp_min(0).numpy())
     result = {
@@ -86,20 +94,31 @@ def _plain(values: np.ndarray[Any, Any]) -> list[float | None]:
     return [None if np.isnan(v) else float(v) for v in values]
 
 
-def _write(folder: Path, cams: np.ndarray[Any, Any], images: np.ndarray[Any, Any], result: dict[str, Any]) -> None:
-    from fmce.report.figures import grad_cam_figure, save_figure
+def _write(
+    folder: Path, cams: np.ndarray[Any, Any], images: np.ndarray[Any, Any], result: dict[str, Any]
+) -> None:
+    from fmce.report.figures import save_figure
+    from fmce.report.map_figures import grad_cam_figure
 
     folder.mkdir(exist_ok=True)
     np.savez_compressed(folder / "grad_cam.npz", cams=cams, images=images)
-    save_figure(grad_cam_figure(images, cams, result["epochs"], result["classes"]), folder / "grad_cam.png")
-    write_json(folder / "numbers.json", result)  # last: the report reads the folder only if it is there
+    save_figure(
+        grad_cam_figure(images, cams, result["epochs"], result["classes"]), folder / "grad_cam.png"
+    )
+    write_json(
+        folder / "numbers.json", result
+    )  # last: the report reads the folder only if it is there
 
 
 def _print(run: Run, result: dict[str, Any]) -> None:
     names = ("gini", "area_above_half_max", "centroid_drift", "overlap")
     rows = [
         (k, epoch, *(number(means[n], 3) for n in names))
-        for k, (epoch, means) in enumerate(zip(result["epochs"], result["per_phase"], strict=True), start=1)
+        for k, (epoch, means) in enumerate(
+            zip(result["epochs"], result["per_phase"], strict=True), start=1
+        )
     ]
-    print_table(f"Grad-CAM of {len(result['classes'])} test images", ("phase", "epoch", *names), rows)
+    print_table(
+        f"Grad-CAM of {len(result['classes'])} test images", ("phase", "epoch", *names), rows
+    )
     print(f"picture: {run.path / 'explain' / 'grad_cam.png'}")

@@ -94,11 +94,21 @@ def _draw(losses: Sequence[float], found: Phases, path: Path) -> None:
 
 def _print(source: Path, losses: Sequence[float], found: Phases) -> None:
     rows = [
-        (k, epoch, number(losses[epoch - 1]), number(found.smoothed[epoch - 1]), number(found.cqi[epoch - 1]))
+        (
+            k,
+            epoch,
+            number(losses[epoch - 1]),
+            number(found.smoothed[epoch - 1]),
+            number(found.cqi[epoch - 1]),
+        )
         for k, epoch in enumerate(found.markers, start=1)
     ]
-    print_table(f"Convergence phases of {source}", ("phase", "epoch", "loss", "smoothed", "CQI"), rows)
-    print(f"start epoch {found.start_epoch}, convergence epoch {found.convergence_epoch} of {found.num_epochs}")
+    print_table(
+        f"Convergence phases of {source}", ("phase", "epoch", "loss", "smoothed", "CQI"), rows
+    )
+    print(
+        f"start epoch {found.start_epoch}, convergence epoch {found.convergence_epoch} of {found.num_epochs}"
+    )
     for line in remarks(found):
         print(line)
 
@@ -117,8 +127,12 @@ def remarks(found: Phases) -> list[str]:
             "curve's on average"
         )
     elif found.smoothing_distance is not None:
-        lines.append(f"mean distance to the step curve's markers: {found.smoothing_distance:.1f} epochs")
+        lines.append(
+            f"mean distance to the step curve's markers: {found.smoothing_distance:.1f} epochs"
+        )
     if found.lr_fraction is not None:
         verdict = "; CQI partly measures the schedule" if found.schedule_driven else ""
-        lines.append(f"learning rate at the convergence epoch: {found.lr_fraction:.3f} of its peak{verdict}")
+        lines.append(
+            f"learning rate at the convergence epoch: {found.lr_fraction:.3f} of its peak{verdict}"
+        )
     return lines

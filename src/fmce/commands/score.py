@@ -56,11 +56,16 @@ def score(
     net = run.scorer(split).to(runtime.device)
     extract = MapExtractor(run.model_from(folder, runtime.device), run.tap, runtime)
     batches = (
-        MapBatch(extract(batch.images), batch.targets, batch.index, batch.index)
+        MapBatch(extract(batch.images), batch.targets, batch.image_index, batch.image_index)
         for batch in run.batches(run.data.test, runtime).epoch(0)
     )
     logits, _ = score_maps(net, batches, runtime)
-    return {"checkpoint": str(folder), **_summary(logits), "true_phase": _true_phase(run, folder), "warning": WARNING}
+    return {
+        "checkpoint": str(folder),
+        **_summary(logits),
+        "true_phase": _true_phase(run, folder),
+        "warning": WARNING,
+    }
 
 
 def _summary(logits: torch.Tensor) -> dict[str, Any]:
@@ -79,8 +84,14 @@ def _true_phase(run: Run, folder: Path) -> int | None:
 
 def print_score(result: dict[str, Any]) -> None:
     """Print a score with the warning about what it holds for."""
-    rows = [(k, f"{100 * share:.1f} %") for k, share in enumerate(result["share_per_phase"], start=1)]
-    print_table(f"Phase that FMCE-Net gives the maps of {result['checkpoint']}", ("phase", "test images"), rows)
+    rows = [
+        (k, f"{100 * share:.1f} %") for k, share in enumerate(result["share_per_phase"], start=1)
+    ]
+    print_table(
+        f"Phase that FMCE-Net gives the maps of {result['checkpoint']}",
+        ("phase", "test images"),
+        rows,
+    )
     print(f"score {result['mean']:.2f} ± {result['sd']:.2f} over {result['images']} test images")
     if result["true_phase"] is not None:
         print(f"by the loss curve this epoch is in phase {result['true_phase']}")

@@ -11,14 +11,16 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    table = Table(box=box.SIMPLE)
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*("–" if cell is None else str(cell) for cell in row))
     console = Console()
     # A file or a pipe has no width of its own; 80 would fold the tables.
-    (console if console.is_terminal else Console(width=120)).print(table)
+    console = console if console.is_terminal else Console(width=120)
+    console.print(f"\n{title}", style="bold", markup=False, highlight=False, end="")
+    console.print(table)
 
 
 def percent(value: float | None, digits: int = 2) -> str:

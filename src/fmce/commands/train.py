@@ -56,12 +56,15 @@ def train(
     Raises:
         ValueError: the config does not fit the data, the model or the oracle.
         FileExistsError: the folder holds something else.
-        TrainingStopped: the loss became NaN or infinite.
+        TrainingStoppedError: the loss became NaN or infinite.
     """
     runtime = runtime or make_runtime()
     run = Run(out, config)
     seed_epoch(config.train.seed, 0)
-    data, model = run.data, run.new_model().to(runtime.device)  # before the oracle: same weights in both arms
+    data, model = (
+        run.data,
+        run.new_model().to(runtime.device),
+    )  # before the oracle: same weights in both arms
     with open_for_writing(out, to_yaml(config)), _training_step(config, model, runtime) as step:
         if run.done is not None:
             _say(quiet, f"{out} is finished already ({run.done['epochs']} epochs)")
@@ -116,7 +119,9 @@ def current_cqi(losses: list[float], config: PhaseConfig) -> float | None:
     return float(cqi(smoothed, config.window)[-1])
 
 
-def _finish(run: Run, model: nn.Module, runtime: Runtime, keep: Keep, read_test: bool, quiet: bool) -> None:
+def _finish(
+    run: Run, model: nn.Module, runtime: Runtime, keep: Keep, read_test: bool, quiet: bool
+) -> None:
     summary: dict[str, Any] = {"epochs": run.config.train.epochs}
     if read_test:
         test = evaluate_classifier(model, run.batches(run.data.test, runtime), runtime)
@@ -129,7 +134,9 @@ def _finish(run: Run, model: nn.Module, runtime: Runtime, keep: Keep, read_test:
         summary["no_phases_because"] = str(reason)
         _say(quiet, f"no phases: {reason}")
     if keep == "markers" and "markers" in summary:
-        delete_checkpoints(run.path / "checkpoints", keep={1, run.config.train.epochs, *summary["markers"]})
+        delete_checkpoints(
+            run.path / "checkpoints", keep={1, run.config.train.epochs, *summary["markers"]}
+        )
     mark_done(run.path, summary)
 
 
@@ -150,14 +157,18 @@ def _training_step(config: RunConfig, model: nn.Module, runtime: Runtime) -> Ite
         else:
             oracle = load_oracle(auxiliary, oracle_run, config.train.seed).to(runtime.device)
             _check_map_shape(config, model, oracle, oracle_run)
-            yield ral_step(model, maps, tap, oracle, raf=auxiliary.raf, target_phase=auxiliary.target_phase)
+            yield ral_step(
+                model, maps, tap, oracle, raf=auxiliary.raf, target_phase=auxiliary.target_phase
+            )
 
 
 def load_oracle(auxiliary: AuxiliaryConfig, run: Run, seed: int) -> FMCENet:
     """Return the frozen FMCE-Net, or one of its shape with random weights for the control."""
     oracle = run.scorer(auxiliary.oracle_split)
     if auxiliary.target_phase is not None and not 1 <= auxiliary.target_phase <= oracle.num_phases:
-        raise ValueError(f"auxiliary.target_phase must be in 1…{oracle.num_phases}, got {auxiliary.target_phase}")
+        raise ValueError(
+            f"auxiliary.target_phase must be in 1…{oracle.num_phases}, got {auxiliary.target_phase}"
+        )
     if auxiliary.oracle_weights == "random":
         generator_state = torch.random.get_rng_state()
         torch.manual_seed(seed)

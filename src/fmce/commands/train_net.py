@@ -95,7 +95,9 @@ def _train(
         quiet=quiet,
     )
     net.save(folder / "fmce_net.safetensors", trained_on=", ".join(str(r.path) for r in runs))
-    write_json(folder / "metrics.json", _measure(net, runs, phases, source, part, split, config, runtime))
+    write_json(
+        folder / "metrics.json", _measure(net, runs, phases, source, part, split, config, runtime)
+    )
     mark_done(folder, {"epochs": config.epochs})
 
 
@@ -111,7 +113,9 @@ def _measure(
 ) -> dict[str, Any]:
     held_out = None
     if len(part.test):
-        held_out = phase_metrics(*score_maps(net, source.batches(part.test, 1024), runtime)).to_dict()
+        held_out = phase_metrics(
+            *score_maps(net, source.batches(part.test, 1024), runtime)
+        ).to_dict()
     own = measure_on_test_images(net, runs[0], phases[0], runtime, config)
     return {
         "split": split,
@@ -129,7 +133,9 @@ def measure_on_test_images(
 ) -> PhaseMetrics:
     """Measure an FMCE-Net on the maps that a run's marker checkpoints give the test images."""
     source = map_source([run], [phases], run.data.test, runtime, config, backing="recompute")
-    everything = split_maps("test", num_images=source.num_images, num_phases=source.num_phases).train
+    everything = split_maps(
+        "test", num_images=source.num_images, num_phases=source.num_phases
+    ).train
     return phase_metrics(*score_maps(net, source.batches(everything, 1024), runtime))
 
 
@@ -152,7 +158,10 @@ def map_source(
         config: says by its `maps` whether maps are kept.
         backing: overrides `config.maps`.
     """
-    extractors = [[r.extractor(epoch, runtime) for epoch in p.markers] for r, p in zip(runs, phases, strict=True)]
+    extractors = [
+        [r.extractor(epoch, runtime) for epoch in p.markers]
+        for r, p in zip(runs, phases, strict=True)
+    ]
     stream = MapStream(extractors, runs[0].images(images, runtime), len(images))
     return MapMemory.from_source(stream) if (backing or config.maps) == "memory" else stream
 
@@ -165,7 +174,9 @@ def _map_shape(source: MapSource, part: MapSplit) -> tuple[int, int, int]:
 def _phases_of(runs: Sequence[Run]) -> list[Phases]:
     found = [run.phases for run in runs]
     if len({len(p.markers) for p in found}) > 1:
-        raise ValueError(f"the runs have {[len(p.markers) for p in found]} phases; find equally many in each")
+        raise ValueError(
+            f"the runs have {[len(p.markers) for p in found]} phases; find equally many in each"
+        )
     for run, phases in zip(runs, found, strict=True):
         missing = sorted(set(phases.markers) - set(run.epochs))
         if missing:
@@ -178,19 +189,29 @@ def _phases_of(runs: Sequence[Run]) -> list[Phases]:
 
 def _check_alike(runs: Sequence[Run], split: Split) -> None:
     if split == "run" and len(runs) < 2:
-        raise ValueError("split 'run' holds out whole runs and needs more than one; name others with --others")
+        raise ValueError(
+            "split 'run' holds out whole runs and needs more than one; name others with --others"
+        )
     first = runs[0].config
     for run in runs[1:]:
-        same_images = (run.config.data.name, run.config.data.split_seed, run.config.data.image_size) == (
+        same_images = (
+            run.config.data.name,
+            run.config.data.split_seed,
+            run.config.data.image_size,
+        ) == (
             first.data.name,
             first.data.split_seed,
             first.data.image_size,
         )
         if not same_images or run.config.model != first.model:
-            raise ValueError(f"{run.path} and {runs[0].path} differ in data or model; FMCE-Net needs maps of one shape")
+            raise ValueError(
+                f"{run.path} and {runs[0].path} differ in data or model; FMCE-Net needs maps of one shape"
+            )
 
 
-def _config_text(runs: Sequence[Run], phases: Sequence[Phases], split: Split, config: ScorerConfig) -> str:
+def _config_text(
+    runs: Sequence[Run], phases: Sequence[Phases], split: Split, config: ScorerConfig
+) -> str:
     values = {
         "markers": list(phases[0].markers),
         "others": [

@@ -22,7 +22,7 @@ from fmce.convergence.smoothing import (
 
 # Not given in the paper: logs are taken no lower than this share of the largest smoothed loss, so
 # that a loss of exactly 0 does not swallow all phases.
-_LOG_FLOOR = 1e-12
+LOG_FLOOR = 1e-12
 # Not given in the paper: slack for rounding when a curve meets a level exactly.
 _LEVEL_SLACK = 1 - 1e-9
 
@@ -166,7 +166,7 @@ def _place_markers(
             f"convergence; got {end - start} (epochs {start} to {end}): lower the threshold or "
             "num_phases"
         )
-    logs = np.log(np.maximum(smoothed, _LOG_FLOOR * smoothed.max()))
+    logs = np.log(np.maximum(smoothed, LOG_FLOOR * smoothed.max()))
     progress = logs[start - 1] - logs  # signed: a rise is no progress
     whole = float(progress[end - 1])
     if not whole > 0:

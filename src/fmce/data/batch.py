@@ -9,7 +9,9 @@ from torch import Tensor
 
 from fmce.data.transforms import ImageTransform
 
-_MIX = 0x9E3779B97F4A7C15  # golden-ratio step of 64-bit hashes: neighbouring epochs get unlike seeds
+_MIX = (
+    0x9E3779B97F4A7C15  # golden-ratio step of 64-bit hashes: neighbouring epochs get unlike seeds
+)
 
 
 class ImageBatch(NamedTuple):
@@ -17,7 +19,7 @@ class ImageBatch(NamedTuple):
 
     images: Tensor
     targets: Tensor
-    index: Tensor
+    image_index: Tensor
 
 
 class MapBatch(NamedTuple):
@@ -55,7 +57,14 @@ class ImageBatches:
     trainings with one seed see the same images whatever else draws random numbers.
     """
 
-    def __init__(self, images: ImageSet, transform: ImageTransform, batch_size: int, *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        transform: ImageTransform,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+    ) -> None:
         """Describe the batches.
 
         Args:
@@ -64,7 +73,12 @@ class ImageBatches:
             batch_size: images a batch; the last one may be smaller.
             seed: the run's seed, for training; None gives plain images in order.
         """
-        self.images, self.transform, self.batch_size, self.seed = images, transform, batch_size, seed
+        self.images, self.transform, self.batch_size, self.seed = (
+            images,
+            transform,
+            batch_size,
+            seed,
+        )
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
@@ -78,6 +92,6 @@ class ImageBatches:
         else:
             generator = torch.Generator(device).manual_seed((self.seed * _MIX + epoch) % 2**63)
             order = torch.randperm(len(self.images), generator=generator, device=device)
-        for index in order.split(self.batch_size):
+        for index in torch.split(order, self.batch_size):
             part = self.images.select(index)
             yield ImageBatch(self.transform(part.images, generator), part.targets, index)

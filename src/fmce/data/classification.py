@@ -40,7 +40,9 @@ def digits(split_seed: int = 0) -> ClassificationData:
     # Grey levels 0–16 onto the whole of 0–255.
     images = torch.from_numpy(np.round(pixels * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
     targets = torch.from_numpy(classes.astype(np.int64))
-    return three_parts("digits", images, targets, tuple("0123456789"), validation=180, test=360, seed=split_seed)
+    return three_parts(
+        "digits", images, targets, tuple("0123456789"), validation=180, test=360, seed=split_seed
+    )
 
 
 def three_parts(
@@ -68,7 +70,9 @@ def three_parts(
 
     everything, y = np.arange(len(targets)), targets.numpy()
     rest, test_index = train_test_split(everything, test_size=test, stratify=y, random_state=seed)
-    train_index, validation_index = train_test_split(rest, test_size=validation, stratify=y[rest], random_state=seed)
+    train_index, validation_index = train_test_split(
+        rest, test_size=validation, stratify=y[rest], random_state=seed
+    )
     parts = [torch.from_numpy(np.sort(i)) for i in (train_index, validation_index, test_index)]
     train, val, held_out = (ImageSet(images[i], targets[i]) for i in parts)
     mean, std = channel_statistics(train.images)

@@ -53,9 +53,13 @@ def split_maps(
     if kind not in get_args(SplitKind):
         raise ValueError(f"split must be one of {', '.join(get_args(SplitKind))}, got {kind!r}")
     if not 0 < test_fraction < 1:
-        raise ValueError(f"test_fraction must be between 0 and 1, both excluded, got {test_fraction}")
+        raise ValueError(
+            f"test_fraction must be between 0 and 1, both excluded, got {test_fraction}"
+        )
     if min(num_images, num_phases, num_runs) < 1:
-        raise ValueError(f"expected at least one image, phase and run, got {num_images}, {num_phases}, {num_runs}")
+        raise ValueError(
+            f"expected at least one image, phase and run, got {num_images}, {num_phases}, {num_runs}"
+        )
     draw = np.random.default_rng(seed)
     held_out = np.zeros((num_runs, num_phases, num_images), dtype=bool)
     if kind == "image":

@@ -51,5 +51,5 @@ class MapMemory:
         index = torch.from_numpy(numbers)
         if generator is not None:
             index = index[torch.randperm(len(index), generator=generator)]
-        for part in index.split(batch_size):
+        for part in torch.split(index, batch_size):
             yield MapBatch(*(t[part.to(t.device)] for t in self.maps))

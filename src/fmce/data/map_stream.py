@@ -62,7 +62,9 @@ class MapStream:
         """
         phases = {len(run) for run in extractors}
         if len(phases) != 1 or 0 in phases:
-            raise ValueError(f"expected one or more runs with equally many phases, got {[len(r) for r in extractors]}")
+            raise ValueError(
+                f"expected one or more runs with equally many phases, got {[len(r) for r in extractors]}"
+            )
         self.extractors, self.images, self.block = extractors, images, block
         self.num_runs, self.num_phases, self.num_images = len(extractors), phases.pop(), num_images
         self.run_numbers = list(range(self.num_runs)) if run_numbers is None else list(run_numbers)
@@ -94,7 +96,9 @@ class MapStream:
         if rest is not None and len(rest.scores):
             yield rest
 
-    def _map_block(self, block: NDArray[np.int64], wanted: NDArray[np.bool_], rest: MapBatch | None) -> MapBatch:
+    def _map_block(
+        self, block: NDArray[np.int64], wanted: NDArray[np.bool_], rest: MapBatch | None
+    ) -> MapBatch:
         index = torch.from_numpy(block)
         images = self.images(index)
         parts = [] if rest is None else [rest]
@@ -106,14 +110,22 @@ class MapStream:
             chosen = images if len(keep) == len(block) else images[keep.to(images.device)]
             maps = self.extractors[run][phase](chosen)
             count = torch.full_like(keep, 1)
-            parts.append(MapBatch(maps, count * (phase + 1), index[keep], count * self.run_numbers[run]))
-        return parts[0] if len(parts) == 1 else MapBatch(*(torch.cat(ts) for ts in zip(*parts, strict=True)))
+            parts.append(
+                MapBatch(maps, count * (phase + 1), index[keep], count * self.run_numbers[run])
+            )
+        return (
+            parts[0]
+            if len(parts) == 1
+            else MapBatch(*(torch.cat(ts) for ts in zip(*parts, strict=True)))
+        )
 
 
 class MapBatches:
     """Shuffled batches of a map source for a training loop, the same for the same (seed, epoch)."""
 
-    def __init__(self, source: MapSource, numbers: NDArray[np.int64], batch_size: int, *, seed: int) -> None:
+    def __init__(
+        self, source: MapSource, numbers: NDArray[np.int64], batch_size: int, *, seed: int
+    ) -> None:
         """Describe the batches; see `MapSource.batches`."""
         self.source, self.numbers, self.batch_size, self.seed = source, numbers, batch_size, seed
 

@@ -4,7 +4,6 @@ Every part has a class, an object number, a colour and the plane it lies in, so 
 depths are exact by construction.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -26,7 +25,9 @@ Point = tuple[float, float]
 
 
 class Dice:
-    """Random numbers drawn in bulk and handed out one by one, which is faster than one call each."""
+    """Random numbers drawn in bulk and handed out one by one, which is faster than one call
+    each.
+    """
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -40,7 +41,9 @@ class Dice:
 
     def between(self, low: float, high: float) -> float:
         """Return a number in [low, high)."""
-        return low + (high - low) * self.unit()
+        if not self._pool:  # not through unit(): a scene draws a thousand of these
+            self._pool = self._rng.random(1024).tolist()
+        return low + (high - low) * self._pool.pop()
 
     def chance(self, probability: float) -> bool:
         """Return True with this probability."""
@@ -86,12 +89,18 @@ class Camera:
             self.horizon + self.focal * (self.above_ground - y) / z,
         )
 
+    def sees(self, x: float, z: float, *, margin: float) -> bool:
+        """Tell whether anything within `margin` metres beside x, z ahead, is in the picture."""
+        (left, _), (right, _) = self.project(x - margin, 0, z), self.project(x + margin, 0, z)
+        return right > 0 and left < self.width
+
 
 class Part(NamedTuple):
     """One row of the table of parts.
 
-    `inverse_depth` holds a, b, c of 1/z = a + b·u + c·(v − horizon), exact on a plane. `panes` holds
-    the width and height of a window's cell in metres, 0 for none, and which share of windows is lit.
+    `inverse_depth` holds a, b, c of 1/z = a + b·u + c·(v − horizon), exact on a plane. `panes`
+    holds the width and height of a window's cell in metres, 0 for none, and which share of windows
+    is lit.
     """
 
     class_id: int
@@ -162,13 +171,18 @@ class Canvas:
         return self.add(Part(class_id, 0, colour, (0.0, 0.0, slope), grain))
 
     def facing_part(
-        self, class_id: int, instance: int, colour: Colour, z: float, *, grain: float = 0.04,
-        glow: float = 0.0, panes: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        self,
+        class_id: int,
+        instance: int,
+        colour: Colour,
+        z: float,
+        *,
+        grain: float = 0.04,
+        glow: float = 0.0,
+        panes: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> int:
         """Add a part that faces the camera at depth z."""
-        return self.add(
-            Part(class_id, instance, colour, (1.0 / z, 0.0, 0.0), grain, glow, panes)
-        )
+        return self.add(Part(class_id, instance, colour, (1.0 / z, 0.0, 0.0), grain, glow, panes))
 
     def plane_part(
         self,

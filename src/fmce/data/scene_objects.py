@@ -1,7 +1,8 @@
-"""The things that stand in a built-in road scene: cars, pedestrians, signs, poles, trees, buildings.
+"""The things that stand in a built-in road scene: cars, pedestrians, signs, poles, trees,
+buildings.
 
-Each function paints one thing at x metres to the right and z metres ahead. Not given in the paper, which uses real
-videos: every measure, colour and probability here.
+Each function paints one thing at x metres to the right and z metres ahead. Not given in the paper,
+which uses real videos: every measure, colour and probability here.
 """
 
 import math
@@ -88,9 +89,7 @@ def paint_building(
         roof = canvas.facing_part(BUILDING, 0, shade(colour, 0.55), near)
         ridge = top + dice.between(1.5, 4)
         canvas.facing([(x, top), ((x + out) / 2, ridge), (out, top)], near, roof)
-        canvas.polygon(
-            [high_near, camera.project((x + out) / 2, ridge, near), high_far], roof
-        )
+        canvas.polygon([high_near, camera.project((x + out) / 2, ridge, near), high_far], roof)
 
 
 def paint_tree(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
@@ -140,7 +139,12 @@ def _plate_outline(kind: int, size: float) -> list[tuple[float, float]]:
     if kind == 1:
         return [(-size, -size), (size, -size), (size, size), (-size, size)]
     if kind == 2:
-        return [(-2 * size, -0.7 * size), (2 * size, -0.7 * size), (2 * size, 0.7 * size), (-2 * size, 0.7 * size)]
+        return [
+            (-2 * size, -0.7 * size),
+            (2 * size, -0.7 * size),
+            (2 * size, 0.7 * size),
+            (-2 * size, 0.7 * size),
+        ]
     corners = 8 if kind == 3 else 12
     angles = [math.tau * (i + 0.5) / corners for i in range(corners)]
     return [(size * math.cos(a), size * math.sin(a)) for a in angles]
@@ -169,7 +173,14 @@ def paint_traffic_light(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
     instance = canvas.new_object(SIGN)
     box = canvas.facing_part(SIGN, instance, dice.vary((30, 32, 30), 15), z)
     canvas.facing(
-        [(x - 0.2, middle - 0.5), (x + 0.2, middle - 0.5), (x + 0.2, middle + 0.5), (x - 0.2, middle + 0.5)], z, box
+        [
+            (x - 0.2, middle - 0.5),
+            (x + 0.2, middle - 0.5),
+            (x + 0.2, middle + 0.5),
+            (x - 0.2, middle + 0.5),
+        ],
+        z,
+        box,
     )
     lamps: tuple[Colour, ...] = ((255, 50, 40), (255, 190, 50), (60, 240, 140))
     on = dice.below(3)
@@ -190,13 +201,23 @@ def paint_pedestrian(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
     for side in (-1, 1):
         foot, hip = x + side * stride, x + side * 0.05 * tall
         canvas.facing(
-            [(foot - 0.05 * tall, 0), (foot + 0.05 * tall, 0), (hip + 0.06 * tall, 0.5 * tall), (hip - 0.06 * tall, 0.5 * tall)],
+            [
+                (foot - 0.05 * tall, 0),
+                (foot + 0.05 * tall, 0),
+                (hip + 0.06 * tall, 0.5 * tall),
+                (hip - 0.06 * tall, 0.5 * tall),
+            ],
             z,
             lower,
         )
     body = canvas.facing_part(PEDESTRIAN, instance, top, z)
     canvas.facing(
-        [(x - 0.8 * half, 0.45 * tall), (x + 0.8 * half, 0.45 * tall), (x + half, 0.83 * tall), (x - half, 0.83 * tall)],
+        [
+            (x - 0.8 * half, 0.45 * tall),
+            (x + 0.8 * half, 0.45 * tall),
+            (x + half, 0.83 * tall),
+            (x - half, 0.83 * tall),
+        ],
         z,
         body,
     )
@@ -215,7 +236,15 @@ def paint_car(canvas: Canvas, dice: Dice, x: float, z: float, *, oncoming: bool)
     inset = 0.04 if van else 0.16
     colour = pick(dice, _CARS, 15)
     dark = canvas.ground_part(ROAD, (22, 22, 24))
-    canvas.ground([(x - half - 0.1, z), (x + half + 0.1, z), (x + half + 0.1, z + long), (x - half - 0.1, z + long)], dark)
+    canvas.ground(
+        [
+            (x - half - 0.1, z),
+            (x + half + 0.1, z),
+            (x + half + 0.1, z + long),
+            (x - half - 0.1, z + long),
+        ],
+        dark,
+    )
     instance = canvas.new_object(CAR)
     _paint_car_side(canvas, instance, colour, x, z, (half, long, tall, belt, inset))
     paint = canvas.facing_part(CAR, instance, colour, z)
@@ -223,8 +252,15 @@ def paint_car(canvas: Canvas, dice: Dice, x: float, z: float, *, oncoming: bool)
     for side in (-1, 1):
         inner, outer = x + side * (half - 0.22), x + side * half
         canvas.facing([(inner, 0), (outer, 0), (outer, 0.4), (inner, 0.4)], z, tyre)
-    canvas.facing([(x - half, 0.22), (x + half, 0.22), (x + half, belt), (x - half, belt)], z, paint)
-    cabin = [(x - half + 0.02, belt), (x + half - 0.02, belt), (x + half - inset, tall), (x - half + inset, tall)]
+    canvas.facing(
+        [(x - half, 0.22), (x + half, 0.22), (x + half, belt), (x - half, belt)], z, paint
+    )
+    cabin = [
+        (x - half + 0.02, belt),
+        (x + half - 0.02, belt),
+        (x + half - inset, tall),
+        (x - half + inset, tall),
+    ]
     canvas.facing(cabin, z, paint)
     glass = canvas.facing_part(CAR, instance, _GLASS, z, grain=0.15)
     pane = [(x + 0.82 * (a - x), belt + 0.08 + 0.8 * (b - belt)) for a, b in cabin]
@@ -233,10 +269,16 @@ def paint_car(canvas: Canvas, dice: Dice, x: float, z: float, *, oncoming: bool)
 
 
 def _paint_car_side(
-    canvas: Canvas, instance: int, colour: Colour, x: float, z: float,
+    canvas: Canvas,
+    instance: int,
+    colour: Colour,
+    x: float,
+    z: float,
     measures: tuple[float, float, float, float, float],
 ) -> None:
-    """Paint the flank that the camera sees, left of a car on the right and right of one on the left."""
+    """Paint the flank that the camera sees, left of a car on the right and right of one on the
+    left.
+    """
     half, long, tall, belt, inset = measures
     camera = canvas.camera
     edge = x - half if x > 0 else x + half
@@ -264,8 +306,14 @@ def _paint_car_side(
 
 
 def _paint_car_lights(
-    canvas: Canvas, dice: Dice, instance: int, x: float, z: float,
-    measures: tuple[float, float], *, oncoming: bool,
+    canvas: Canvas,
+    dice: Dice,
+    instance: int,
+    x: float,
+    z: float,
+    measures: tuple[float, float],
+    *,
+    oncoming: bool,
 ) -> None:
     half, belt = measures
     lit = canvas.night or dice.chance(0.25)
@@ -276,7 +324,9 @@ def _paint_car_lights(
     for side in (-1, 1):
         inner, outer = x + side * (half - 0.3), x + side * (half - 0.03)
         canvas.facing(
-            [(inner, belt - 0.3), (outer, belt - 0.3), (outer, belt - 0.1), (inner, belt - 0.1)], z, part
+            [(inner, belt - 0.3), (outer, belt - 0.3), (outer, belt - 0.1), (inner, belt - 0.1)],
+            z,
+            part,
         )
         if lit and canvas.night:
             at = canvas.camera.project(x + side * (half - 0.15), belt - 0.2, z)

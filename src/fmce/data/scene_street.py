@@ -1,7 +1,7 @@
 """A random street for built-in road scenes: ground, background, and which things stand where.
 
-Not given in the paper, which uses real videos: every measure and probability here. They are chosen so that thin, far
-and hidden things and look-alike colours are common.
+Not given in the paper, which uses real videos: every measure and probability here. They are chosen
+so that thin, far and hidden things and look-alike colours are common.
 """
 
 import math
@@ -220,9 +220,7 @@ def _roadside(canvas: Canvas, dice: Dice, street: Street) -> list[Thing]:
     return things
 
 
-def _frontage(
-    canvas: Canvas, dice: Dice, street: Street, side: float, outer: float
-) -> list[Thing]:
+def _frontage(canvas: Canvas, dice: Dice, street: Street, side: float, outer: float) -> list[Thing]:
     things: list[Thing] = []
     z = dice.between(2.5, 12)
     while z < 110:
@@ -252,7 +250,7 @@ def _traffic(canvas: Canvas, dice: Dice, street: Street) -> list[Thing]:
         z = dice.between(4, 15)
         while z < 60:  # parked
             if dice.chance(0.6):
-                x = kerb - side * dice.between(0.95, 1.2)
+                x = kerb - side * dice.between(1.3, 1.5)  # its shadow stays on the road
                 things.append(_car(canvas, dice, x, z, oncoming=side < 0))
             z += dice.between(5.5, 8)
     lanes = round((street.right - street.left) / street.lane_width)
@@ -278,7 +276,11 @@ def _thing(
     x: float,
     z: float,
 ) -> Thing:
-    return z, lambda: paint(canvas, dice, x, z)
+    def paint_if_seen() -> None:
+        if canvas.camera.sees(x, z, margin=4.0):
+            paint(canvas, dice, x, z)
+
+    return z, paint_if_seen
 
 
 def _car(canvas: Canvas, dice: Dice, x: float, z: float, *, oncoming: bool) -> Thing:
@@ -291,5 +293,8 @@ def _paint_bonnet(canvas: Canvas, dice: Dice) -> None:
     part = canvas.facing_part(IGNORED, 0, dice.vary((60, 60, 65), 40), 1.0)
     centre = (camera.width * dice.between(0.4, 0.6), camera.height * 1.0)
     canvas.ellipse(
-        centre, camera.width * dice.between(0.4, 0.6), camera.height * dice.between(0.05, 0.12), part
+        centre,
+        camera.width * dice.between(0.4, 0.6),
+        camera.height * dice.between(0.05, 0.12),
+        part,
     )

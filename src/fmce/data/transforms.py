@@ -39,13 +39,19 @@ class ImageTransform:
             ValueError: the images are no uint8 batch with 1 or 3 channels.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(f"expected uint8 images (B,1 or 3,H,W), got {images.dtype} {tuple(images.shape)}")
+            raise ValueError(
+                f"expected uint8 images (B,1 or 3,H,W), got {images.dtype} {tuple(images.shape)}"
+            )
         x = images.float() / 255
         if x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=_shrinks(x, self.size))
+            x = F.interpolate(
+                x, (self.size, self.size), mode="bilinear", antialias=_shrinks(x, self.size)
+            )
         if generator is not None:
             x = self._move(x, generator)
-        mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std)
+        )
         x = (x - mean) / std
         if generator is not None and self.noise:
             x = x + self.noise * torch.randn(x.shape, generator=generator, device=x.device)

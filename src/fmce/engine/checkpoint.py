@@ -65,7 +65,10 @@ def save_checkpoint(
 
     def fill(target: Path) -> None:
         # Clones of shared tensors are written twice rather than refused: a user's model may tie weights.
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, target / "model.safetensors")
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()},
+            target / "model.safetensors",
+        )
         torch.save(dict(state), target / "state.pt")
         digests = {name: _digest(target / name) for name in ("model.safetensors", "state.pt")}
         write_json(target / "meta.json", {"epoch": epoch, **meta, "sha256": digests})
@@ -117,7 +120,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 def newest_resumable(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest whole checkpoint with optimiser state, and what was wrong with newer ones."""
-    problems = []
+    problems: list[str] = []
     for epoch in reversed(checkpoint_epochs(folder)):
         try:
             return load_checkpoint(checkpoint_path(folder, epoch), with_state=True), problems

@@ -52,7 +52,7 @@ class EpochResult:
     time_seconds: float
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStoppedError(RuntimeError):
     """Training cannot go on; the message says where and what to try."""
 
 
@@ -86,7 +86,7 @@ def fit(
         on_step_end: called with epoch and 1-based step.
 
     Raises:
-        TrainingStopped: the loss became NaN or infinite; weights are then spoilt, and the newest
+        TrainingStoppedError: the loss became NaN or infinite; weights are then spoilt, and the newest
             checkpoint is the last whole epoch's.
     """
     # A resumed optimiser's `lr` is its last epoch's; `initial_lr` keeps the peak across the resume.
@@ -119,7 +119,10 @@ def constant(_epochs: int) -> Callable[[int], float]:
     return lambda _epoch: 1.0
 
 
-SCHEDULES: dict[str, Callable[[int], Callable[[int], float]]] = {"cosine": cosine, "constant": constant}
+SCHEDULES: dict[str, Callable[[int], Callable[[int], float]]] = {
+    "cosine": cosine,
+    "constant": constant,
+}
 
 
 def _run_epoch(
@@ -137,7 +140,7 @@ def _run_epoch(
         with runtime.autocast():
             output = step(runtime.put(batch))
         optimizer.zero_grad(set_to_none=True)
-        output.loss.backward()
+        output.loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         outputs.append((output.loss.detach(), output.num_samples))
         for name, value in output.sums.items():
@@ -147,7 +150,7 @@ def _run_epoch(
             checked = number
         on_step_end(epoch, number)
     if not outputs:
-        raise TrainingStopped(f"epoch {epoch} has no batches; is the training set empty?")
+        raise TrainingStoppedError(f"epoch {epoch} has no batches; is the training set empty?")
     _check_finite(outputs, checked, epoch)
     counts = torch.tensor([n for _, n in outputs], dtype=torch.float64)
     # float64 on the host: a float32 running sum over many steps would blur the CQI's differences.
@@ -162,7 +165,7 @@ def _check_finite(outputs: list[tuple[Tensor, int]], start: int, epoch: int) -> 
     if len(bad):
         step = start + int(bad[0]) + 1
         value = float(recent[bad[0]])
-        raise TrainingStopped(
+        raise TrainingStoppedError(
             f"the loss became {value} in epoch {epoch}, step {step}; try a lower learning rate, "
             "float32 precision, or look for bad values in the data. Checkpoints of earlier epochs are whole"
         )

@@ -3,7 +3,11 @@
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 # Seconds between plain lines: a log file should show life without a line an epoch.
 LINE_EVERY = 10.0
@@ -22,18 +26,24 @@ class Progress:
             quiet: print nothing.
         """
         self.what, self.total, self.done, self.quiet = what, total, start, quiet
-        self._bar = None
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
         self._last_line = 0.0
 
     def __enter__(self) -> Self:
         if not self.quiet and sys.stderr.isatty():
             self._bar = _make_bar()
-            self._task = self._bar.add_task(self.what, total=self.total, completed=self.done, note="")
+            self._task = self._bar.add_task(
+                self.what, total=self.total, completed=self.done, note=""
+            )
             self._bar.start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
@@ -41,7 +51,7 @@ class Progress:
     def advance(self, note: str = "") -> None:
         """Count one step; `note` says how it went."""
         self.done += 1
-        if self._bar is not None:
+        if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, note=note)
         elif not self.quiet:
             self._line(note)
@@ -50,13 +60,23 @@ class Progress:
         now = time.monotonic()
         if self.done == self.total or now - self._last_line >= LINE_EVERY:
             self._last_line = now
-            print(f"{self.what}: {self.done}/{self.total} {note}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"{self.what}: {self.done}/{self.total} {note}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
 
 
-def _make_bar():  # type: ignore[no-untyped-def]
+def _make_bar() -> "Bar":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     return Bar(*columns, console=Console(stderr=True))

@@ -26,7 +26,9 @@ def fit_in_folder(
     seed: int,
     runtime: Runtime,
     schedule: str = "cosine",
-    measure: Callable[[EpochResult, list[dict[str, Any]]], Mapping[str, Any]] = lambda _r, _rows: {},
+    measure: Callable[
+        [EpochResult, list[dict[str, Any]]], Mapping[str, Any]
+    ] = lambda _r, _rows: {},
     title: str = "training",
     quiet: bool = False,
 ) -> None:
@@ -52,10 +54,17 @@ def fit_in_folder(
     first = len(rows) + 1
 
     def record(result: EpochResult) -> None:
-        row = {"epoch": result.epoch, "loss": result.loss, **result.means, "learning_rate": result.learning_rate}
+        row = {
+            "epoch": result.epoch,
+            "loss": result.loss,
+            **result.means,
+            "learning_rate": result.learning_rate,
+        }
         row |= {**measure(result, rows), "time_seconds": result.time_seconds}
         state = {"optimizer": optimizer.state_dict()}
-        save_checkpoint(folder / "checkpoints", result.epoch, model.state_dict(), state, {"metrics": row})
+        save_checkpoint(
+            folder / "checkpoints", result.epoch, model.state_dict(), state, {"metrics": row}
+        )
         append_metrics(folder, row)
         rows.append(row)
         progress.advance(f"loss {result.loss:.4f}")
@@ -75,7 +84,9 @@ def fit_in_folder(
         )
 
 
-def _resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, quiet: bool) -> list[dict[str, Any]]:
+def _resume(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, quiet: bool
+) -> list[dict[str, Any]]:
     """Load the newest whole checkpoint; return the metrics lines up to it, one an epoch."""
     checkpoint, problems = newest_resumable(folder / "checkpoints")
     for problem in problems:

@@ -17,7 +17,16 @@ from typing import Any
 
 from fmce.engine.files import read_json, write_json, write_text
 
-_VERSIONED = ("fmce", "torch", "torchvision", "timm", "numpy", "scikit-learn", "captum", "safetensors")
+_VERSIONED = (
+    "fmce",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scikit-learn",
+    "captum",
+    "safetensors",
+)
 
 
 @contextmanager
@@ -42,7 +51,9 @@ def open_for_writing(folder: Path, config_yaml: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BlockingIOError(f"another process is training in {folder}; wait for it or choose another folder") from None
+            raise BlockingIOError(
+                f"another process is training in {folder}; wait for it or choose another folder"
+            ) from None
         _claim(folder, config_yaml)
         yield
 
@@ -58,11 +69,11 @@ def _claim(folder: Path, config_yaml: str) -> None:
             )
         return
     # versions.json alone is what a kill between the two writes below leaves.
-    strangers = [
-        p.name for p in folder.iterdir() if p.name != "versions.json" and p.name[0] != "."
-    ]
+    strangers = [p.name for p in folder.iterdir() if p.name != "versions.json" and p.name[0] != "."]
     if strangers:
-        raise FileExistsError(f"{folder} is not a run folder but holds {strangers[0]!r}; choose an empty or new folder")
+        raise FileExistsError(
+            f"{folder} is not a run folder but holds {strangers[0]!r}; choose an empty or new folder"
+        )
     write_json(folder / "versions.json", environment())
     write_text(path, config_yaml)
 
@@ -77,7 +88,7 @@ def _difference(before: str, now: str) -> str:
 
 def environment() -> dict[str, Any]:
     """Return versions and machine, for the record beside results."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _VERSIONED:
         try:
             versions[name] = version(name)
@@ -110,7 +121,9 @@ def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def restore_metrics(folder: Path, up_to: int, newest: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def restore_metrics(
+    folder: Path, up_to: int, newest: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
     """Make the metrics lines end with the checkpoint that training resumes from.
 
     A kill may have fallen between checkpoint and line, or in the middle of a line.

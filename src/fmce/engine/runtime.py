@@ -49,7 +49,9 @@ def make_runtime(device: str = "auto", precision: str = "float32") -> Runtime:
         ValueError: no such device on this machine, or an unknown precision.
     """
     if precision not in get_args(Precision):
-        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+        raise ValueError(
+            f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}"
+        )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -59,7 +61,9 @@ def make_runtime(device: str = "auto", precision: str = "float32") -> Runtime:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for but torch sees no GPU; use --device cpu")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device!r} was asked for but there are {torch.cuda.device_count()} GPUs")
+        raise ValueError(
+            f"device {device!r} was asked for but there are {torch.cuda.device_count()} GPUs"
+        )
     if chosen.type not in ("cpu", "cuda"):
         raise ValueError(f"unsupported device {device!r}; use auto, cpu, cuda or cuda:N")
     return Runtime(chosen, precision)  # type: ignore[arg-type]

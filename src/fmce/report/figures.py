@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from fmce.convergence.phase_markers import LOG_FLOOR
 from fmce.convergence.phases import Phases
 
 # Told apart by colour-blind readers, and by lightness when printed in grey.
@@ -66,7 +67,7 @@ def loss_phases_figure(losses: ArrayLike, phases: Phases) -> Figure:
     figure = Figure(figsize=(10, 8.6), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr, call-arg]
     # Parts of their own, so that the strip's long names do not push the panels aside.
-    panels, strip = figure.subfigures(2, 1, height_ratios=[2, 0.5])
+    (panels,), (strip,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[2, 0.5])
     (top_left, top_right), (bottom_left, bottom_right) = panels.subplots(2, 2)
     _draw_losses(top_left, raw, phases)
     _draw_cqi(top_right, phases)
@@ -79,7 +80,7 @@ def loss_phases_figure(losses: ArrayLike, phases: Phases) -> Figure:
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure to a PNG or SVG file, whole or not at all.
 
-    The same figure gives the same bytes with the same version of matplotlib.
+    SVG files carry no date and no random ids, so that they change only where the picture does.
 
     Args:
         figure: Any matplotlib figure.
@@ -144,8 +145,7 @@ def _draw_markers(axes: Axes, phases: Phases) -> None:
 
 def _draw_log_markers(axes: Axes, phases: Phases) -> None:
     smoothed = np.array(phases.smoothed)
-    # Lower losses count as this much where the phases are found, too.
-    logs = np.log(np.maximum(smoothed, 1e-12 * smoothed.max()))
+    logs = np.log(np.maximum(smoothed, LOG_FLOOR * smoothed.max()))
     title = "The same on the log loss, cut into equal falls"
     _dress(axes, phases, "d", title, "ln of smoothed loss")
     start, end = logs[phases.start_epoch - 1], logs[phases.convergence_epoch - 1]
@@ -227,7 +227,7 @@ def _dot_markers(axes: Axes, phases: Phases, values: NDArray[np.float64]) -> Non
     epochs = np.array(phases.markers)
     heights = values[epochs - 1]
     start = phases.start_epoch
-    dot: dict[str, Any] = {"marker": "o", "ls": "none", "ms": 5, "zorder": 3}
+    dot: dict[str, Any] = {"marker": "o", "ls": "none", "ms": 5, "zorder": 3, "clip_on": False}
     axes.plot(start, values[start - 1], **dot, mfc="white", mec=_ACCENT, label="largest raw loss")
     axes.plot(epochs, heights, **dot, color=_ACCENT, mec="white", mew=0.8, label="end of phase k")
     every = math.ceil(len(epochs) / 20)  # more numbers than that would touch
@@ -250,7 +250,8 @@ def _zoom_on_convergence(axes: Axes, raw: NDArray[np.float64], phases: Phases) -
     left, bottom, width, height = 0.42, 0.42, 0.55, 0.5
     low, high = axes.get_ylim()
     from_epoch, to_epoch = axes.get_xlim()
-    covered = raw[max(0, math.floor(from_epoch + left * (to_epoch - from_epoch)) - 2) :]
+    begin = math.floor(from_epoch + (left - 0.08) * (to_epoch - from_epoch))
+    covered = np.maximum(raw, phases.smoothed)[max(0, begin - 1) :]
     if covered.max() > low + (bottom - 0.14) * (high - low):
         return
     inset = axes.inset_axes((left, bottom, width, height))
@@ -272,7 +273,7 @@ def _smoother(phases: Phases) -> str:
         "ema": "recursive average",
         "debiased_ema": "debiased average",
         "two_tap": "two-tap average",
-        "none": "smoothed (none)",
+        "none": "no smoothing",
     }
     return names[phases.config.smoothing]
 

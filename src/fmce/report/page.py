@@ -14,12 +14,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from fmce.convergence.phases import Phases
-from fmce.report.figures import (
-    comparison_figure,
-    confusion_figure,
-    grad_cam_figure,
-    loss_phases_figure,
-)
+from fmce.report.figures import loss_phases_figure
+from fmce.report.map_figures import comparison_figure, confusion_figure, grad_cam_figure
 
 METRICS = ("accuracy", "precision", "recall", "f1", "mae", "spearman", "kappa")
 CAM_NUMBERS = ("gini", "area_above_half_max", "centroid_drift", "overlap")
@@ -38,7 +34,9 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
     if not (run / "config.yaml").exists():
         raise FileNotFoundError(f"{run} is not a run folder: it has no config.yaml")
     if comparison is not None and not (comparison / "compare.json").exists():
-        raise FileNotFoundError(f"{comparison} has no compare.json; run: fmce compare {run} --out {comparison}")
+        raise FileNotFoundError(
+            f"{comparison} has no compare.json; run: fmce compare {run} --out {comparison}"
+        )
     rows = [json.loads(line) for line in _text(run / "metrics.jsonl").splitlines()]
     context = {
         "run": str(run),
@@ -52,7 +50,7 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
         "metric_names": METRICS,
         "cam_names": CAM_NUMBERS,
     }
-    return _template().render(context)
+    return str(_template().render(context))
 
 
 def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -74,7 +72,11 @@ def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | Non
         for k, epoch in enumerate(phases.markers, start=1)
     ]
     figure = loss_phases_figure(losses, phases)
-    return {"phases": phases, "markers": markers, "figure": _inline(figure, "Loss curve, CQI and phases")}
+    return {
+        "phases": phases,
+        "markers": markers,
+        "figure": _inline(figure, "Loss curve, CQI and phases"),
+    }
 
 
 def _scorers(run: Path) -> list[dict[str, Any]]:
@@ -85,7 +87,9 @@ def _scorers(run: Path) -> list[dict[str, Any]]:
             continue
         shown = metrics["held_out"] or metrics["test_images"]
         matrix = confusion_figure(np.array(shown["confusion"]), title=f"split {metrics['split']}")
-        scorers.append({**metrics, "figure": _inline(matrix, f"Confusion matrix, split {metrics['split']}")})
+        scorers.append(
+            {**metrics, "figure": _inline(matrix, f"Confusion matrix, split {metrics['split']}")}
+        )
     return scorers
 
 
@@ -105,7 +109,9 @@ def _explain(run: Path) -> dict[str, Any] | None:
     if numbers is None:
         return None
     with np.load(run / "explain" / "grad_cam.npz") as arrays:
-        figure = grad_cam_figure(arrays["images"], arrays["cams"], numbers["epochs"], numbers["classes"])
+        figure = grad_cam_figure(
+            arrays["images"], arrays["cams"], numbers["epochs"], numbers["classes"]
+        )
     return {**numbers, "figure": _inline(figure, "Grad-CAM over the phases")}
 
 

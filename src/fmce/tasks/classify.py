@@ -30,7 +30,9 @@ def classification_step(model: nn.Module) -> Callable[[ImageBatch], StepOutput]:
     return step
 
 
-def classifier_output(loss: Tensor, logits: Tensor, batch: ImageBatch, **sums: Tensor) -> StepOutput:
+def classifier_output(
+    loss: Tensor, logits: Tensor, batch: ImageBatch, **sums: Tensor
+) -> StepOutput:
     """Return a step's output with the number of correct predictions beside other sums."""
     correct = (logits.argmax(1) == batch.targets).sum()
     return StepOutput(loss, len(batch.targets), {"accuracy": correct, **sums})

@@ -25,7 +25,9 @@ def score_step(scorer: nn.Module) -> Callable[[MapBatch], StepOutput]:
 
 
 @torch.no_grad()
-def score_maps(scorer: nn.Module, batches: Iterable[MapBatch], runtime: Runtime) -> tuple[Tensor, Tensor]:
+def score_maps(
+    scorer: nn.Module, batches: Iterable[MapBatch], runtime: Runtime
+) -> tuple[Tensor, Tensor]:
     """Run a scorer over maps, in eval mode; its own modes are restored.
 
     Returns:

@@ -62,6 +62,7 @@ def feature_matching_step(
         teacher_maps: images → the checkpoint's maps on the same view.
         raf: weight of the task's loss, 0 to 1.
     """
+
     def step(batch: ImageBatch) -> StepOutput:
         logits = model(batch.images)
         base = F.cross_entropy(logits.float(), batch.targets)
