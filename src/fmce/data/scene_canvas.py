@@ -25,9 +25,7 @@ Point = tuple[float, float]
 
 
 class Dice:
-    """Random numbers drawn in bulk and handed out one by one, which is faster than one call
-    each.
-    """
+    """Random numbers drawn in bulk and handed out singly, faster than one call each."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -119,7 +117,7 @@ class Canvas:
 
     Attributes:
         camera: Through which it is seen.
-        parts: Table of parts, by part number.
+        parts: Table of parts, by part number; number 0 is the sky, where nothing is painted.
         image: Part numbers (H, W), filled by painting far to near.
         object_classes: Class of each object by object number − 1.
         lights: Lamps and headlights as (u, v, radius, strength), radius in pixels.
@@ -135,6 +133,7 @@ class Canvas:
     def __post_init__(self) -> None:
         self.image = Image.new("I", (self.camera.width, self.camera.height))
         self._draw = ImageDraw.Draw(self.image)
+        self.add(Part(SKY, 0, (0, 0, 0), (1e-3, 0.0, 0.0), grain=0.0))  # number 0: nothing painted
 
     def part_map(self) -> NDArray[np.int32]:
         """Return the part number of each pixel, int32 (H, W)."""

@@ -1,5 +1,4 @@
-"""The things that stand in a built-in road scene: cars, pedestrians, signs, poles, trees,
-buildings.
+"""The things in a built-in road scene: cars, pedestrians, signs, poles, trees, buildings.
 
 Each function paints one thing at x metres to the right and z metres ahead. Not given in the paper,
 which uses real videos: every measure, colour and probability here.
@@ -276,9 +275,7 @@ def _paint_car_side(
     z: float,
     measures: tuple[float, float, float, float, float],
 ) -> None:
-    """Paint the flank that the camera sees, left of a car on the right and right of one on the
-    left.
-    """
+    """Paint the flank that the camera sees: the left one of a car on the right, and so on."""
     half, long, tall, belt, inset = measures
     camera = canvas.camera
     edge = x - half if x > 0 else x + half

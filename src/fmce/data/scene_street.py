@@ -14,13 +14,11 @@ from fmce.data.scene_canvas import (
     MARKING,
     ROAD,
     SIDEWALK,
-    SKY,
     VEGETATION,
     Camera,
     Canvas,
     Colour,
     Dice,
-    Part,
 )
 from fmce.data.scene_objects import (
     paint_building,
@@ -107,7 +105,6 @@ def _ribbon(canvas: Canvas, left: float, right: float, number: int) -> None:
 
 def _paint_background(canvas: Canvas, dice: Dice, street: Street) -> None:
     camera = canvas.camera
-    canvas.add(Part(SKY, 0, (0, 0, 0), (1e-3, 0.0, 0.0), grain=0.0))  # number 0: the empty canvas
     for z in (400.0, 220.0):  # two rows of far trees or houses, along a ragged line
         trees = dice.chance(0.8 - 0.6 * street.urban)
         colour: Colour = (70, 85, 60) if trees else (125, 120, 118)

@@ -4,6 +4,7 @@
 resume rebuilds the lines from what the checkpoints' `meta.json` say.
 """
 
+import datetime
 import fcntl
 import json
 import os
@@ -157,3 +158,16 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     """Return a finished run's summary, None where it is not finished."""
     path = folder / "DONE.json"
     return dict(read_json(path)) if path.exists() else None
+
+
+def append_result(path: Path, row: Mapping[str, Any]) -> None:
+    """Append a result row to a JSON-lines file, with its date and what it was made on.
+
+    Args:
+        path: such as `results/digits.jsonl`; its folder is made where missing.
+        row: JSON values; says itself what was measured, with which config and seed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = {"date": datetime.date.today().isoformat(), **row, "environment": environment()}
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(whole, allow_nan=False, ensure_ascii=False) + "\n")
