@@ -29,7 +29,7 @@ from fmce.data.classification import digits
 from fmce.data.map_stream import MapStream
 from fmce.engine.checkpoint import save_checkpoint
 from fmce.engine.loop import fit
-from fmce.engine.runlog import append_result
+from fmce.engine.runlog import record_result
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.engine.seeding import seed_epoch
 from fmce.models.build import build_model, default_tap
@@ -49,6 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     runtime = make_runtime(options.device)
     row: dict[str, object] = {
+        "device": runtime.device.type,
         "benchmark": "step_overhead",
         "model": options.model,
         "repeats": options.repeats,
@@ -58,7 +59,7 @@ def main() -> None:
     for name in ("epoch_over_bare", "checkpoint_seconds", "bare_epoch_seconds", "stream_over_bare"):
         print(f"{name:20s} {row[name]:.4f}")
     if options.record:
-        append_result(RESULTS / "benchmarks.jsonl", row)
+        record_result(RESULTS / "benchmarks.jsonl", row, key=("benchmark", "model", "device"))
 
 
 def training(name: str, runtime: Runtime, repeats: int) -> dict[str, float]:

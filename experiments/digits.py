@@ -2,7 +2,7 @@
 
     python experiments/digits.py [--out runs/digits]
 
-About 15 minutes on 2 CPU cores; a killed run goes on where it was. Appends one row a result to
+About 15 minutes on 2 CPU cores; a killed run goes on where it was. Puts one row a result into
 results/digits.jsonl. Expected: test accuracy 0.99 or more; ten markers ending near epoch 42;
 FMCE-Net accuracy 0.95 or more on unseen images of its own run and near 0.1 (chance) on another
 seed's; FMCE-Net++ not distinguishable from its baseline.
@@ -18,7 +18,7 @@ from fmce.commands.evaluate import evaluate
 from fmce.commands.train import train
 from fmce.commands.train_net import train_net
 from fmce.configs import RunConfig, preset, to_dict
-from fmce.engine.runlog import append_result
+from fmce.engine.runlog import record_result
 from fmce.run_folder import Run
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "digits.jsonl"
@@ -64,9 +64,15 @@ def original_task(run: Run) -> dict[str, Any]:
 
 
 def record(what: str, run: Run, result: dict[str, Any]) -> None:
-    """Append one row, unless an earlier pass over the same folder did."""
-    row = {"experiment": "digits", "what": what, "result": result, "config": to_dict(run.config)}
-    append_result(RESULTS, row)
+    """Record one row in place of an earlier one of the same name and seed."""
+    row = {
+        "experiment": "digits",
+        "what": what,
+        "seed": run.config.train.seed,
+        "result": result,
+        "config": to_dict(run.config),
+    }
+    record_result(RESULTS, row, key=("what", "seed"))
     print(f"recorded: {what}")
 
 

@@ -57,7 +57,9 @@ def train(
     tap: Annotated[
         str | None, arg(help="submodule that gives the feature map", metavar="NAME")
     ] = None,
-    epochs: Annotated[int | None, arg(metavar="M")] = None,
+    epochs: Annotated[
+        int | None, arg(help="the preset's, or E_K of the oracle's run", metavar="M")
+    ] = None,
     seed: Annotated[int | None, arg(metavar="N")] = None,
     oracle: Annotated[
         Path | None, arg(help="run whose FMCE-Net supervises too", metavar="RUN")
@@ -76,7 +78,8 @@ def train(
     """
     from fmce.commands.train import train as run_train
 
-    given = {"model.name": model, "model.tap": tap, "train.epochs": epochs, "train.seed": seed}
+    length = epochs or _oracle_length(oracle, config, settings)
+    given = {"model.name": model, "model.tap": tap, "train.epochs": length, "train.seed": seed}
     chosen = _config(preset, config, given, oracle, raf, settings)
     run_train(chosen, out, runtime=_runtime(device, precision), keep=keep)
 
@@ -340,6 +343,15 @@ def _config(
                 "--oracle needs --raf, the weight of the task's loss, such as --raf 0.9"
             )
     return with_settings(base, [*_assignments(given | auxiliary), *settings])
+
+
+def _oracle_length(oracle: Path | None, file: Path | None, settings: Sequence[str]) -> int | None:
+    """Return the oracle's convergence epoch, FMCE-Net++'s schedule length unless another is given."""
+    if oracle is None or file is not None or any(s.startswith("train.epochs") for s in settings):
+        return None
+    from fmce.run_folder import open_run
+
+    return open_run(oracle).phases.convergence_epoch
 
 
 def _assignments(values: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from fmce.convergence.phases import PhaseConfig
 Schedule = Literal["cosine", "constant"]
 Auxiliary = Literal["none", "ral", "feature_matching"]
 OracleWeights = Literal["trained", "random"]
+Init = Literal["scratch", "checkpoint"]
 Split = Literal["map", "image", "run", "test"]
 Backing = Literal["recompute", "memory"]
 Keep = Literal["all", "markers"]
@@ -114,11 +115,14 @@ class AuxiliaryConfig:
     """Phase that every map is pulled to; None is the last."""
     oracle_weights: OracleWeights = "trained"
     """"random" is a control: an untrained FMCE-Net of the same shape."""
+    init: Init = "scratch"
+    """"checkpoint" starts from the oracle run's weights at E_K; the papers' tables need "scratch"."""
 
     def __post_init__(self) -> None:
         _check_choice("auxiliary.kind", self.kind, Auxiliary)
         _check_choice("auxiliary.oracle_split", self.oracle_split, Split)
         _check_choice("auxiliary.oracle_weights", self.oracle_weights, OracleWeights)
+        _check_choice("auxiliary.init", self.init, Init)
         _check(0 <= self.raf <= 1, "auxiliary.raf", self.raf, "between 0 and 1")
         if self.kind == "none" and self.raf != 1:
             raise ValueError(
@@ -264,12 +268,22 @@ def with_settings(config: C, settings: Sequence[str]) -> C:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
             raise ValueError(f"expected section.field=value, got {setting!r}")
-        node = values
         *parents, leaf = key.strip().split(".")
+        node = values
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[leaf] = yaml.safe_load(text)
+            if not isinstance(node, dict):
+                raise ValueError(f"{setting!r}: {parent!r} was already set to {node!r} as a whole")
+        node[leaf] = _parse(setting, text)
     return from_dict(type(config), values, base=config)
+
+
+def _parse(setting: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or error
+        raise ValueError(f"{setting!r}: the value is not valid YAML: {reason}") from error
 
 
 def _build(cls: type[C], values: Mapping[str, Any], base: C | None, where: str) -> C:

@@ -109,6 +109,14 @@ def test_the_2018_label_list_and_per_image_labels_count_too(tmp_path):
     }
 
 
+def test_held_out_sets_on_another_disk_are_found_through_links(tmp_path):
+    _bdd100k(tmp_path / "disk")
+    (tmp_path / "bdd").mkdir()
+    (tmp_path / "bdd" / "images").symlink_to(tmp_path / "disk" / "images")
+    (tmp_path / "bdd" / "labels").symlink_to(tmp_path / "disk" / "labels")
+    assert bdd100k_excluded_stems(tmp_path / "bdd") == HELD_OUT
+
+
 def test_without_held_out_sets_the_leak_rule_is_an_error(tmp_path):
     _touch(tmp_path, "images/10k/train/a.jpg")
     with pytest.raises(ValueError, match="leak rule cannot be kept"):

@@ -75,8 +75,8 @@ def _summary(logits: torch.Tensor) -> dict[str, Any]:
 
 
 def _true_phase(run: Run, folder: Path) -> int | None:
-    own = folder.resolve().parent == (run.path / "checkpoints").resolve()
-    if not own or not run.has_phases:
+    folder = folder.resolve()
+    if folder.parent != (run.path / "checkpoints").resolve() or not run.has_phases:
         return None
     epoch = int(folder.name.removeprefix("epoch_"))
     return run.phases.phase_at(epoch)

@@ -21,7 +21,7 @@ from fmce.engine.runlog import mark_done, open_for_writing
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.engine.seeding import seed_epoch
 from fmce.models.build import feature_shape
-from fmce.models.features import FeatureMaps
+from fmce.models.features import FeatureMaps, find_module
 from fmce.models.fmce_net import FMCENet
 from fmce.run_folder import Run, make_transform, open_run, tap_of, task_loss
 from fmce.tasks.classify import classification_step, evaluate_classifier
@@ -65,7 +65,10 @@ def train(
         run.data,
         run.new_model().to(runtime.device),
     )  # before the oracle: same weights in both arms
-    with open_for_writing(out, to_yaml(config)), _training_step(config, model, runtime) as step:
+    if config.model.tap is not None:
+        find_module(model, config.model.tap)  # now, not when its maps are wanted epochs later
+    # The step first: a wrong oracle must not leave a folder that belongs to a config of no use.
+    with _training_step(config, model, runtime) as step, open_for_writing(out, to_yaml(config)):
         if run.done is not None:
             _say(quiet, f"{out} is finished already ({run.done['epochs']} epochs)")
             return run
@@ -149,6 +152,10 @@ def _training_step(config: RunConfig, model: nn.Module, runtime: Runtime) -> Ite
         return
     tap = tap_of(config, model)
     oracle_run = open_run(str(auxiliary.oracle))
+    if auxiliary.init == "checkpoint":
+        _check_same_model(config, oracle_run)
+        start = oracle_run.model(oracle_run.phases.convergence_epoch)
+        model.load_state_dict(start.state_dict())
     with FeatureMaps(model, tap, keep_gradients=True) as maps:
         if auxiliary.kind == "feature_matching":
             _check_same_model(config, oracle_run)
@@ -192,7 +199,7 @@ def _check_same_model(config: RunConfig, oracle_run: Run) -> None:
     ours, theirs = config.model, oracle_run.config.model
     if (ours, config.data.image_size) != (theirs, oracle_run.config.data.image_size):
         raise ValueError(
-            f"feature matching needs the oracle run's model and image size: here {ours.name} at "
+            f"this needs the oracle run's own model and image size: here {ours.name} at "
             f"{config.data.image_size}, there {theirs.name} at {oracle_run.config.data.image_size}"
         )
 

@@ -136,7 +136,8 @@ def measure_on_test_images(
     everything = split_maps(
         "test", num_images=source.num_images, num_phases=source.num_phases
     ).train
-    return phase_metrics(*score_maps(net, source.batches(everything, 1024), runtime))
+    logits, true_phases = score_maps(net, source.batches(everything, 1024), runtime)
+    return phase_metrics(logits, true_phases, num_phases=source.num_phases)
 
 
 def map_source(

@@ -19,6 +19,7 @@ from fmce.data.image_files import (
     read_rgb,
     read_stems,
     stem_of,
+    walk_files,
 )
 
 # A BDD100K video's name; its frames are called after it, "b1c81faa-3df17267-0000001".
@@ -146,11 +147,9 @@ def bdd100k_excluded_stems(root: Path | str) -> frozenset[str]:
         raise ValueError(f"expected BDD100K's folder, found none at {root}.")
     stems: set[str] = set()
     found: set[str] = set()
-    for path in sorted(root.rglob("*")):
+    for path in walk_files(root):
         split = _held_out_split(path.relative_to(root))
-        if split is None or not path.is_file() or path.name.startswith("."):
-            continue
-        names = _names_in(path)
+        names = _names_in(path) if split else []
         if names:
             stems.update(names)
             stems.update(video for video in map(_video_of, names) if video)

@@ -7,7 +7,7 @@ the files, the deterministic substitute, and lists of stems to leave out.
 import logging
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -110,30 +110,16 @@ def stem_of(name: str) -> str:
     return stem if suffix.lower() in IMAGE_SUFFIXES else name
 
 
-def is_image(name: str) -> bool:
-    """Tell whether a name is an image's; hidden files (also macOS's "._x.jpg") are none."""
-    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def list_images(
-    root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, *, seen: set[str] | None = None
-) -> list[Path]:
-    """List a folder's images, nested ones and links to folders included, sorted by path inside it.
+def walk_files(root: Path, seen: set[str] | None = None) -> Iterator[Path]:
+    """Yield a folder's files, nested ones and links to folders included, hidden ones not.
 
     Args:
         root: The folder.
-        suffixes: Endings of the files wanted, lower case, among `IMAGE_SUFFIXES`.
         seen: Real paths of folders listed before, which are skipped; extended by those listed.
 
-    Returns:
-        The files; hidden files and folders are left out.
-
-    Raises:
-        ValueError: The folder does not exist.
+    Yields:
+        Files, in no promised order.
     """
-    if not root.is_dir():
-        raise ValueError(f"expected a folder of images, found none at {root}.")
-    found: list[Path] = []
     seen = set() if seen is None else seen
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -142,7 +128,28 @@ def list_images(
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(folder, n) for n in names if is_image(n) and n.lower().endswith(suffixes)]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
+
+
+def list_images(
+    root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, *, seen: set[str] | None = None
+) -> list[Path]:
+    """List a folder's images as `walk_files` finds them, sorted by path inside it.
+
+    Args:
+        root: The folder.
+        suffixes: Endings of the files wanted, lower case.
+        seen: As in `walk_files`.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: The folder does not exist.
+    """
+    if not root.is_dir():
+        raise ValueError(f"expected a folder of images, found none at {root}.")
+    found = [path for path in walk_files(root, seen) if path.name.lower().endswith(suffixes)]
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 

@@ -48,6 +48,8 @@ class MapMemory:
         self, numbers: NDArray[np.int64], batch_size: int, generator: torch.Generator | None = None
     ) -> Iterator[MapBatch]:
         """Yield each of the numbered maps once, shuffled over all of them when a generator is given."""
+        if not len(numbers):
+            return  # torch.split would make one empty batch of them
         index = torch.from_numpy(numbers)
         if generator is not None:
             index = index[torch.randperm(len(index), generator=generator)]

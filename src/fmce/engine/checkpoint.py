@@ -129,6 +129,14 @@ def newest_resumable(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, problems
 
 
+def noted_metrics(folder: Path) -> dict[int, dict[str, Any]]:
+    """Return the metrics that each checkpoint notes of its own epoch."""
+    paths = {
+        epoch: checkpoint_path(folder, epoch) / "meta.json" for epoch in checkpoint_epochs(folder)
+    }
+    return {e: dict(read_json(p)["metrics"]) for e, p in paths.items() if p.exists()}
+
+
 def delete_checkpoints(folder: Path, *, keep: Iterable[int]) -> list[int]:
     """Delete all checkpoints but those of the epochs in `keep`; return the deleted epochs."""
     gone = sorted(set(checkpoint_epochs(folder)) - set(keep))

@@ -1,5 +1,6 @@
 """`fit` in a run folder: a checkpoint and a metrics line after every epoch, and on from there after a kill."""
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,8 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from fmce.engine.checkpoint import newest_resumable, save_checkpoint
-from fmce.engine.loop import SCHEDULES, Batches, EpochResult, StepOutput, fit
+from fmce.engine.checkpoint import (
+    delete_checkpoints,
+    newest_resumable,
+    noted_metrics,
+    save_checkpoint,
+)
+from fmce.engine.loop import (
+    SCHEDULES,
+    Batches,
+    EpochResult,
+    StepOutput,
+    TrainingStoppedError,
+    fit,
+)
 from fmce.engine.progress import Progress
 from fmce.engine.runlog import append_metrics, restore_metrics
 from fmce.engine.runtime import Runtime
@@ -61,6 +74,7 @@ def fit_in_folder(
             "learning_rate": result.learning_rate,
         }
         row |= {**measure(result, rows), "time_seconds": result.time_seconds}
+        _check_finite(row)
         state = {"optimizer": optimizer.state_dict()}
         save_checkpoint(
             folder / "checkpoints", result.epoch, model.state_dict(), state, {"metrics": row}
@@ -84,6 +98,16 @@ def fit_in_folder(
         )
 
 
+def _check_finite(row: Mapping[str, Any]) -> None:
+    """Refuse an epoch whose last step spoilt the weights, which its training loss does not show yet."""
+    bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
+    if bad:
+        raise TrainingStoppedError(
+            f"{bad[0]} became {row[bad[0]]} after epoch {row['epoch']}'s last step; try a lower learning "
+            "rate or float32 precision. Checkpoints of earlier epochs are whole"
+        )
+
+
 def _resume(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, quiet: bool
 ) -> list[dict[str, Any]]:
@@ -92,9 +116,12 @@ def _resume(
     for problem in problems:
         print(f"warning: passing over a damaged checkpoint, {problem}", file=sys.stderr)
     if checkpoint is None or checkpoint.state is None:
-        return restore_metrics(folder, 0, None)
+        delete_checkpoints(folder / "checkpoints", keep=())
+        return restore_metrics(folder, 0, {})
+    # Damaged ones that are newer would count as the newest two, which alone keep optimiser state.
+    delete_checkpoints(folder / "checkpoints", keep=range(1, checkpoint.epoch + 1))
     model.load_state_dict(checkpoint.weights)
     optimizer.load_state_dict(checkpoint.state["optimizer"])
     if not quiet:
         print(f"resuming {folder} after epoch {checkpoint.epoch}", flush=True)
-    return restore_metrics(folder, checkpoint.epoch, checkpoint.meta["metrics"])
+    return restore_metrics(folder, checkpoint.epoch, noted_metrics(folder / "checkpoints"))

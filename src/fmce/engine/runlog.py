@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -109,11 +109,18 @@ def environment() -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the metrics lines, one dict an epoch; empty where none were written."""
+    """Return the metrics lines, one dict an epoch; empty where none were written.
+
+    A last line that a kill cut short is left out.
+    """
     path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # the line being written when the kill came; nothing follows it
+    return rows
 
 
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
@@ -123,29 +130,32 @@ def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
 
 
 def restore_metrics(
-    folder: Path, up_to: int, newest: Mapping[str, Any] | None
+    folder: Path, up_to: int, noted: Mapping[int, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Make the metrics lines end with the checkpoint that training resumes from.
 
-    A kill may have fallen between checkpoint and line, or in the middle of a line.
+    A kill may have fallen between checkpoint and line, or in the middle of a line; after a power
+    failure the last lines may be lost, since only checkpoints are flushed to disk.
 
     Args:
         folder: the run folder.
         up_to: epoch of the checkpoint; 0 without one.
-        newest: that epoch's metrics, from the checkpoint itself.
+        noted: epoch → its metrics, from the checkpoints themselves.
+
+    Raises:
+        ValueError: an epoch up to there has neither line nor checkpoint.
     """
-    rows = []
-    path = folder / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break  # the line being written when the kill came; nothing follows it
-        if row["epoch"] < up_to:
-            rows.append(row)
-    if newest is not None:
-        rows.append(dict(newest))
-    write_text(path, "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))
+    known = {row["epoch"]: row for row in read_metrics(folder)}
+    known |= {epoch: dict(row) for epoch, row in noted.items()}
+    missing = [epoch for epoch in range(1, up_to + 1) if epoch not in known]
+    if missing:
+        raise ValueError(
+            f"{folder / 'metrics.jsonl'} lacks the lines of epochs {missing} and there is no checkpoint "
+            "to restore them from; train again in another folder"
+        )
+    rows = [known[epoch] for epoch in range(1, up_to + 1)]
+    text = "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows)
+    write_text(folder / "metrics.jsonl", text)
     return rows
 
 
@@ -160,14 +170,20 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     return dict(read_json(path)) if path.exists() else None
 
 
-def append_result(path: Path, row: Mapping[str, Any]) -> None:
-    """Append a result row to a JSON-lines file, with its date and what it was made on.
+def record_result(path: Path, row: Mapping[str, Any], *, key: Sequence[str]) -> None:
+    """Put a result row into a JSON-lines file, in place of an earlier row with the same key fields.
 
     Args:
-        path: such as `results/digits.jsonl`; its folder is made where missing.
+        path: such as `results/digits.jsonl`; made where missing.
         row: JSON values; says itself what was measured, with which config and seed.
+        key: fields that tell results apart. Date and environment are added.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines if line]
     whole = {"date": datetime.date.today().isoformat(), **row, "environment": environment()}
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(whole, allow_nan=False, ensure_ascii=False) + "\n")
+    others = [r for r in rows if any(r.get(k) != whole.get(k) for k in key)]
+    text = "".join(
+        json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in [*others, whole]
+    )
+    write_text(path, text)

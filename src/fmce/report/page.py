@@ -37,7 +37,7 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
         raise FileNotFoundError(
             f"{comparison} has no compare.json; run: fmce compare {run} --out {comparison}"
         )
-    rows = [json.loads(line) for line in _text(run / "metrics.jsonl").splitlines()]
+    rows = _metrics(run)
     context = {
         "run": str(run),
         "config": _text(run / "config.yaml"),
@@ -51,6 +51,16 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
         "cam_names": CAM_NUMBERS,
     }
     return str(_template().render(context))
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in _text(run / "metrics.jsonl").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # a training that goes on, or was killed, in the middle of its last line
+    return rows
 
 
 def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
