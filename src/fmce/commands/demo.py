@@ -4,6 +4,8 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
 from fmce.commands.compare import TREATMENT, Comparison, compare
 from fmce.commands.explain import explain
 from fmce.commands.phases import remarks
@@ -28,6 +30,9 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> Path:
     runtime = runtime or make_runtime()
     if find_spec("captum") is None:  # known now rather than after four minutes
         raise ModuleNotFoundError("the demo needs captum for Grad-CAM: pip install 'fmce[explain]'")
+    if runtime.device.type == "cpu":
+        # At this size a second thread gains nothing, and waits for a busy core cost a lot.
+        torch.set_num_threads(1)
     started = time.perf_counter()
     config = preset("digits")
 

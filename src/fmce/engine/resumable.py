@@ -116,6 +116,8 @@ def _resume(
     for problem in problems:
         print(f"warning: passing over a damaged checkpoint, {problem}", file=sys.stderr)
     if checkpoint is None or checkpoint.state is None:
+        if problems:
+            print("warning: no checkpoint is left to go on from; starting again", file=sys.stderr)
         delete_checkpoints(folder / "checkpoints", keep=())
         return restore_metrics(folder, 0, {})
     # Damaged ones that are newer would count as the newest two, which alone keep optimiser state.

@@ -1,0 +1,85 @@
+"""What many tests share: one small finished run on the digits, a second seed's, and the command itself."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+# Few steps of a narrow network on 8-pixel digits, but every part of the method in place.
+SETTINGS = (
+    "data.image_size=8",
+    "data.shift=1",
+    "model.options={width: 4}",
+    "train.epochs=8",
+    "train.batch_size=128",
+    "train.learning_rate=5e-3",
+    "phases.num_phases=3",
+    "phases.threshold=0.1",
+    "phases.smoothing=none",
+    "phases.window=2",
+    "phases.if_not_converged=last",
+    "scorer.epochs=2",
+)
+
+
+def train_and_score(config, folder):
+    from fmce.commands.train import train
+    from fmce.commands.train_net import train_net
+
+    run = train(config, folder, quiet=True)
+    train_net(run, "map", quiet=True)
+    return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def finished_run(one_thread, tmp_path_factory):
+    """A finished run of seed 0 with phases and the FMCE-Net of split "map"; never change its folder."""
+    from fmce.configs import RunConfig, with_settings
+
+    config = with_settings(RunConfig(), SETTINGS)
+    return train_and_score(config, tmp_path_factory.mktemp("shared") / "seed0")
+
+
+@pytest.fixture(scope="session")
+def other_run(finished_run, tmp_path_factory):
+    """The same at seed 1."""
+    config = finished_run.config
+    config = replace(config, train=replace(config.train, seed=1))
+    return train_and_score(config, tmp_path_factory.mktemp("shared") / "seed1")
+
+
+@pytest.fixture
+def own_run(finished_run, tmp_path):
+    """A copy of the finished run that a test may change."""
+    from fmce.run_folder import open_run
+
+    shutil.copytree(finished_run.path, tmp_path / "run")
+    return open_run(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def fmce_command():
+    """Run `fmce` in a process of its own and return what it said."""
+
+    def run(*arguments, **options):
+        return subprocess.run(
+            [sys.executable, "-m", "fmce", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            **options,
+        )
+
+    return run
