@@ -54,7 +54,7 @@ def test_finding_phases_of_a_file_never_imports_torch(tmp_path):
     losses.write_text("loss\n" + "\n".join(str(2.0 * 0.8**i) for i in range(60)))
     code = (
         "import sys; from fmce.cli import main\n"
-        f"main(['phases', {str(losses)!r}, '--figure', {str(tmp_path / 'p.png')!r}])\n"
+        f"main(['phases', {str(losses)!r}, '--threshold', '0.01', '--figure', {str(tmp_path / 'p.png')!r}])\n"
         "print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,12 +1,6 @@
 """`fmce compare`: FMCE-Net++ against its baseline and its controls, over paired seeds (methods of FMCE-Net++)."""
 
-import multiprocessing
-import os
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +11,7 @@ import yaml
 from fmce.commands.show import number, percent, print_table
 from fmce.configs import AuxiliaryConfig, RunConfig, to_dict
 from fmce.engine.files import write_json
+from fmce.engine.jobs import run_jobs
 from fmce.engine.progress import Progress
 from fmce.engine.runlog import mark_done, open_for_writing, read_done, read_metrics
 from fmce.engine.runtime import Runtime, cores, make_runtime
@@ -177,71 +172,11 @@ def _train_all(
 ) -> None:
     waiting = {}
     for name, config in configs.items():
-        if read_done(folder / name) is None:
-            waiting[name] = config
-        else:
+        if read_done(folder / name) is not None:
             progress.advance(f"{name} was done")
-    if not waiting:
-        return
-    with _workers(min(jobs, len(waiting))) as pool:
-        futures = {
-            pool.submit(
-                _train_one, config, folder / name, str(runtime.device), runtime.precision, read_test
-            ): name
-            for name, config in waiting.items()
-        }
-        _collect(futures, progress)
-
-
-def _collect(futures: Mapping[Future[None], str], progress: Progress) -> None:
-    """Wait for all trainings; one that fails does not keep the others from being done."""
-    failures = {}
-    for future in as_completed(futures):
-        error = future.exception()
-        if error is not None:
-            failures[futures[future]] = error
-        else:
-            progress.advance(futures[future])
-    if failures:
-        name, error = next(iter(failures.items()))
-        raise ValueError(
-            f"{len(failures)} of {len(futures)} trainings failed, first {name}: {error}. "
-            "The others are kept; the same command goes on with what is missing"
-        ) from error
-
-
-@contextmanager
-def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        count, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), count)
-    )
-    try:
-        yield pool
-    except BaseException:
-        # Interrupted: checkpoints are whole at any moment, so workers need not finish their epoch.
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker(parent: int, count: int) -> None:
-    """Share the cores between workers, and end with the parent even if that was killed."""
-    import signal
-
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    torch.set_num_threads(max(1, cores() // count))
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+            continue
+        waiting[name] = (config, folder / name, str(runtime.device), runtime.precision, read_test)
+    run_jobs(_train_one, waiting, jobs, progress)
 
 
 def _train_one(

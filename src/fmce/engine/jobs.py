@@ -1,0 +1,87 @@
+"""Independent jobs in processes of their own, sharing the cores; none outlives this process."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Any
+
+from fmce.engine.progress import Progress
+from fmce.engine.runtime import cores
+
+
+def run_jobs(
+    function: Callable[..., Any],
+    arguments: Mapping[str, tuple[Any, ...]],
+    workers: int,
+    progress: Progress,
+) -> None:
+    """Run `function` once for each named tuple of arguments, `workers` at a time.
+
+    Args:
+        function: importable from its module; writes its results to disk, so that a job that was
+            done need not be given again.
+        arguments: a job's name to its arguments.
+        workers: processes.
+        progress: advanced once a job.
+
+    Raises:
+        ValueError: a job failed; all others were run to their end first.
+    """
+    if not arguments:
+        return
+    with _pool(min(workers, len(arguments))) as pool:
+        futures = {pool.submit(function, *values): name for name, values in arguments.items()}
+        _collect(futures, progress)
+
+
+def _collect(futures: Mapping[Future[None], str], progress: Progress) -> None:
+    failures = {}
+    for future in as_completed(futures):
+        error = future.exception()
+        if error is not None:
+            failures[futures[future]] = error
+        else:
+            progress.advance(futures[future])
+    if failures:
+        name, error = next(iter(failures.items()))
+        raise ValueError(
+            f"{len(failures)} of {len(futures)} trainings failed, first {name}: {error}. "
+            "The others are kept; the same command goes on with what is missing"
+        ) from error
+
+
+@contextmanager
+def _pool(count: int) -> Iterator[ProcessPoolExecutor]:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        count, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), count)
+    )
+    try:
+        yield pool
+    except BaseException:
+        # Interrupted: checkpoints are whole at any moment, so workers need not finish their epoch.
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(parent: int, count: int) -> None:
+    """Share the cores between workers, and end with the parent even if that was killed."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(max(1, cores() // count))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
