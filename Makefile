@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUT ?= runs/demo
 KILLS ?= 20
 
-.PHONY: help demo test lint types faults benchmarks clean
+.PHONY: help demo test lint types faults benchmarks results clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -36,6 +36,9 @@ faults: $(STAMP)  ## kill every kind of training KILLS times and compare with un
 
 benchmarks: $(STAMP)  ## speed as ratios to bare loops
 	$(BIN)/python benchmarks/step_overhead.py
+
+results: $(STAMP)  ## docs/results.md and the README's table from the rows in results/
+	$(BIN)/python experiments/results_page.py
 
 clean:  ## remove caches (keeps .venv and runs)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -25,12 +25,14 @@ Backing = Literal["recompute", "memory"]
 Keep = Literal["all", "markers"]
 
 
-def _check(holds: bool, name: str, value: Any, expected: str) -> None:
+def check(holds: bool, name: str, value: Any, expected: str) -> None:
+    """Raise a ValueError that names a field, what it must be and what it is, unless `holds`."""
     if not holds:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
-def _check_choice(name: str, value: Any, choices: Any) -> None:
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raise a ValueError unless a field's value is one of a Literal's."""
     options = typing.get_args(choices)
     if value not in options:
         raise ValueError(f"{name} must be one of {', '.join(map(str, options))}, got {value!r}")
@@ -53,15 +55,15 @@ class DataConfig:
     """Which images are train, validation and test; never the run's own seed."""
 
     def __post_init__(self) -> None:
-        _check(self.image_size >= 1, "data.image_size", self.image_size, "at least 1 pixel")
-        _check(
+        check(self.image_size >= 1, "data.image_size", self.image_size, "at least 1 pixel")
+        check(
             0 <= self.shift < self.image_size,
             "data.shift",
             self.shift,
             f"0 to {self.image_size - 1} pixels",
         )
-        _check(self.noise >= 0, "data.noise", self.noise, "0 or more")
-        _check(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
+        check(self.noise >= 0, "data.noise", self.noise, "0 or more")
+        check(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -88,16 +90,16 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")
-        _check(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
-        _check(
+        check(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")
+        check(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
+        check(
             0 < self.learning_rate < float("inf"),
             "train.learning_rate",
             self.learning_rate,
             "a positive number",
         )
-        _check_choice("train.schedule", self.schedule, Schedule)
-        _check(self.seed >= 0, "train.seed", self.seed, "0 or more")
+        check_choice("train.schedule", self.schedule, Schedule)
+        check(self.seed >= 0, "train.seed", self.seed, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,11 @@ class AuxiliaryConfig:
     """"checkpoint" starts from the oracle run's weights at E_K; the papers' tables need "scratch"."""
 
     def __post_init__(self) -> None:
-        _check_choice("auxiliary.kind", self.kind, Auxiliary)
-        _check_choice("auxiliary.oracle_split", self.oracle_split, Split)
-        _check_choice("auxiliary.oracle_weights", self.oracle_weights, OracleWeights)
-        _check_choice("auxiliary.init", self.init, Init)
-        _check(0 <= self.raf <= 1, "auxiliary.raf", self.raf, "between 0 and 1")
+        check_choice("auxiliary.kind", self.kind, Auxiliary)
+        check_choice("auxiliary.oracle_split", self.oracle_split, Split)
+        check_choice("auxiliary.oracle_weights", self.oracle_weights, OracleWeights)
+        check_choice("auxiliary.init", self.init, Init)
+        check(0 <= self.raf <= 1, "auxiliary.raf", self.raf, "between 0 and 1")
         if self.kind == "none" and self.raf != 1:
             raise ValueError(
                 f"auxiliary.raf is {self.raf} but auxiliary.kind is none, so there is nothing to "
@@ -151,22 +153,22 @@ class ScorerConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1, "scorer.epochs", self.epochs, "at least 1")
-        _check(self.batch_size >= 1, "scorer.batch_size", self.batch_size, "at least 1")
-        _check(
+        check(self.epochs >= 1, "scorer.epochs", self.epochs, "at least 1")
+        check(self.batch_size >= 1, "scorer.batch_size", self.batch_size, "at least 1")
+        check(
             0 < self.learning_rate < float("inf"),
             "scorer.learning_rate",
             self.learning_rate,
             "a positive number",
         )
-        _check(
+        check(
             0 < self.test_fraction < 1,
             "scorer.test_fraction",
             self.test_fraction,
             "between 0 and 1, both excluded",
         )
-        _check_choice("scorer.maps", self.maps, Backing)
-        _check(self.seed >= 0, "scorer.seed", self.seed, "0 or more")
+        check_choice("scorer.maps", self.maps, Backing)
+        check(self.seed >= 0, "scorer.seed", self.seed, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -318,8 +320,11 @@ def _convert(value: Any, hint: Any, base: Any, where: str) -> Any:
             raise ValueError(f"{where}: expected a number, got {value!r}") from None
     for kind in kinds:
         if typing.get_origin(kind) is Literal:
-            _check_choice(where, value, kind)
+            check_choice(where, value, kind)
             return value
+        if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+            item = typing.get_args(kind)[0]
+            return tuple(_convert(v, item, None, f"{where}[{i}]") for i, v in enumerate(value))
         plain = typing.get_origin(kind) or kind
         if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
             return value

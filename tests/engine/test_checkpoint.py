@@ -27,7 +27,7 @@ def save(folder, *epochs):
 
 
 def truncate(path):
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[:-2])
 
 
 def with_state(folder):

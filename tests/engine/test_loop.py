@@ -48,7 +48,7 @@ def run_fit(model, epochs, batches=None, step=None, **options):
     fit(
         model,
         step or step_of(model),
-        batches or Noisy(),
+        Noisy() if batches is None else batches,
         optimizer,
         epochs=epochs,
         seed=5,

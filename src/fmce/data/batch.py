@@ -22,6 +22,14 @@ class ImageBatch(NamedTuple):
     image_index: Tensor
 
 
+class ViewBatch(NamedTuple):
+    """A batch of views: images float32 (B,3,H,W) normalised, targets or None, pool positions (B,)."""
+
+    images: Tensor
+    targets: Tensor | None
+    image_index: Tensor
+
+
 class MapBatch(NamedTuple):
     """Feature maps (B,C,H,W), their scores 1…K (B,) int64, image positions and run numbers (B,) int64."""
 

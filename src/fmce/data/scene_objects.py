@@ -115,7 +115,7 @@ def paint_tree(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
 def paint_pole(canvas: Canvas, dice: Dice, x: float, z: float, top: float) -> None:
     """Paint an upright pole of the given height in metres."""
     part = canvas.facing_part(POLE, 0, dice.vary(_STEEL, 40), z)
-    wide = dice.between(0.08, 0.18) * canvas.camera.focal / z
+    wide = dice.between(0.1, 0.24) * canvas.camera.focal / z
     canvas.line([canvas.camera.project(x, 0, z), canvas.camera.project(x, top, z)], wide, part)
 
 
@@ -151,7 +151,7 @@ def _plate_outline(kind: int, size: float) -> list[tuple[float, float]]:
 
 def paint_sign(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
     """Paint a traffic sign on a pole: the plate is one object, seen from its back now and then."""
-    kind, size = dice.below(5), dice.between(0.28, 0.5)
+    kind, size = dice.below(5), dice.between(0.35, 0.75)
     middle = dice.between(1.9, 3.2)
     paint_pole(canvas, dice, x, z, middle)
     instance = canvas.new_object(SIGN)

@@ -161,7 +161,7 @@ def _paint_markings(canvas: Canvas, dice: Dice, street: Street) -> None:
     for i in range(lanes + 1):
         x = street.left + 0.15 + i * (street.right - street.left - 0.3) / lanes
         colour = _YELLOW if i == lanes // 2 and dice.chance(0.4) else _WHITE
-        half = dice.between(0.06, 0.12)
+        half = dice.between(0.09, 0.18)
         if i in (0, lanes) and dice.chance(0.45):
             continue  # no edge line
         if i in (0, lanes) or dice.chance(0.3):

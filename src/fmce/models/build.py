@@ -89,7 +89,7 @@ def build_model(
     _refuse_weights(name, weights)
     if in_channels != 3:
         kwargs["in_channels"] = in_channels
-    return _construct(name, _import_function(family, rest), num_classes=num_classes, **kwargs)
+    return _construct(name, import_function(family, rest), num_classes=num_classes, **kwargs)
 
 
 def default_tap(model: nn.Module, name: str) -> str:
@@ -193,7 +193,12 @@ def _construct(name: str, function: Callable[..., Any], **kwargs: Any) -> nn.Mod
     return model
 
 
-def _import_function(module_name: str, function_name: str) -> Callable[..., Any]:
+def import_function(module_name: str, function_name: str) -> Callable[..., Any]:
+    """Import a function of the user's own, named "module:function".
+
+    Raises:
+        ValueError: there is no such module or function; near names are listed.
+    """
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -1,0 +1,156 @@
+"""Random views of images: zoom, window, flip, brightness, drawn once and applied to image and mask alike.
+
+Function matching needs teacher and student to see the very same view, so a view is made once, before
+either sees it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fmce.data.batch import ViewBatch
+from fmce.data.pools import ImagePool
+
+
+@dataclass(frozen=True)
+class Views:
+    """How views are drawn. With zoom 1, no flip and brightness 0, a view is the image itself.
+
+    mean, std: three values each on the 0–1 scale.
+    zoom: largest enlargement, at least 1.
+    flip: mirror left-right with probability ½.
+    brightness: largest relative change of brightness and of contrast, in [0, 1).
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    zoom: float = 1.0
+    flip: bool = False
+    brightness: float = 0.0
+
+    def __call__(
+        self, images: Tensor, masks: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return views of a batch and the same views of its masks.
+
+        Args:
+            images: uint8 (B,3,H,W).
+            masks: uint8 or int64 (B,H,W), or None.
+            generator: on the images' device; None gives the plain images.
+
+        Returns:
+            float32 (B,3,H,W), normalised; int64 (B,H,W) or None.
+        """
+        x = images.float() / 255
+        y = masks.long() if masks is not None else None
+        if generator is not None:
+            if self.zoom > 1 or self.flip:
+                x, y = self._warp(x, y, generator)
+            if self.brightness:
+                x = self._relight(x, generator)
+        mean, std = (
+            torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std)
+        )
+        return (x - mean) / std, y
+
+    def _warp(
+        self, x: Tensor, y: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        draw = torch.rand(4, len(x), generator=generator, device=x.device)
+        share = self.zoom ** -draw[0]  # side of the window over the image's: zoom is log-uniform
+        mirror = torch.where(draw[1] < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(share)
+        theta = torch.zeros(len(x), 2, 3, device=x.device)
+        theta[:, 0, 0], theta[:, 1, 1] = share * mirror, share
+        theta[:, :, 2] = (2 * draw[2:].T - 1) * (1 - share)[:, None]
+        grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+        # Windows lie inside the image; border padding only meets rounding at its edge.
+        x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        if y is not None:
+            warped = F.grid_sample(
+                y[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False
+            )
+            y = warped[:, 0].long()
+        return x, y
+
+    def _relight(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        draw = 1 + self.brightness * (
+            2 * torch.rand(2, len(x), 1, 1, 1, generator=generator, device=x.device) - 1
+        )
+        mean = x.mean(dim=(1, 2, 3), keepdim=True)
+        return ((x - mean) * draw[0] + mean * draw[1]).clamp(0, 1)
+
+
+class PoolBatches:
+    """Batches of views from a pool, endless in the pool and finite in steps.
+
+    Step s takes the positions s·B … (s+1)·B of a sequence that runs through the whole pool in one
+    random order after another, so that every image is seen once before any is seen again, and a
+    resumed training goes on in the middle of a pass.
+    """
+
+    def __init__(
+        self, pool: ImagePool, views: Views, batch_size: int, interval: int, *, seed: int
+    ) -> None:
+        """Describe the batches.
+
+        Args:
+            pool: where images come from.
+            views: how they are varied.
+            batch_size: B.
+            interval: steps an "epoch" of the training loop has.
+            seed: draws order and views.
+        """
+        if len(pool) == 0:
+            raise ValueError("expected a pool with images, got an empty one")
+        self.pool, self.views = pool, views
+        self.batch_size, self.interval, self.seed = batch_size, interval, seed
+        self._orders: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return self.interval
+
+    def epoch(self, epoch: int) -> Iterator[ViewBatch]:
+        """Yield the batches of the 1-based interval `epoch`."""
+        first = (epoch - 1) * self.interval
+        device = self.pool.device
+        for step in range(first, first + self.interval):
+            index = self._positions(step)
+            images, targets = self.pool.take(index)
+            generator = torch.Generator(device).manual_seed(self.seed * 1_000_003 + 7919 * step + 1)
+            masks = targets if targets is not None and targets.ndim == 3 else None
+            x, y = self.views(images, masks, generator)
+            yield ViewBatch(x, y if masks is not None else targets, index)
+
+    def _positions(self, step: int) -> Tensor:
+        size, start = len(self.pool), step * self.batch_size
+        wanted = range(start, start + self.batch_size)
+        turns = {position // size for position in wanted}
+        # Orders of passes now under way: a batch may end one and begin the next.
+        self._orders = {t: self._orders[t] if t in self._orders else self._order(t) for t in turns}
+        return torch.stack([self._orders[p // size][p % size] for p in wanted])
+
+    def _order(self, turn: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed * 7_368_787 + turn)
+        return torch.randperm(len(self.pool), generator=generator)
+
+
+class PlainBatches:
+    """A pool's images as they are, in order."""
+
+    def __init__(self, pool: ImagePool, views: Views, batch_size: int = 32) -> None:
+        """Describe the batches; see `PoolBatches`."""
+        self.pool, self.views, self.batch_size = pool, views, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.pool) // self.batch_size)
+
+    def epoch(self, _epoch: int = 0) -> Iterator[ViewBatch]:
+        """Yield all images once."""
+        for index in torch.arange(len(self.pool)).split(self.batch_size):  # type: ignore[no-untyped-call]
+            images, targets = self.pool.take(index)
+            masks = targets if targets is not None and targets.ndim == 3 else None
+            x, y = self.views(images, masks)
+            yield ViewBatch(x, y if masks is not None else targets, index)

@@ -1,0 +1,133 @@
+"""What a function-matching experiment is made of: teacher, student, images, and equal step budgets."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fmce.configs import check, check_choice
+
+MatchingTask = Literal["segment", "classify"]
+Arm = Literal["supervised", "labelled", "funmatch"]
+ARMS: tuple[Arm, ...] = ("supervised", "labelled", "funmatch")
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Labelled images, and the unlabelled ones that function matching adds."""
+
+    name: str = "scenes"
+    """Segment: scenes, camvid, bdd100k, folder. Classify: a data set of `fmce train`."""
+    root: str | None = None
+    """Where the data set lies; folder: holds images/{train,val} and masks/{train,val}."""
+    height: int = 64
+    width: int = 128
+    """Size in pixels that images are brought to (cover and cut at the centre)."""
+    labelled: int | None = 60
+    """Labelled training images that every arm and the teacher see; None is all."""
+    unlabelled: int | None = 4000
+    """Most unlabelled images in the pool; None is all there are."""
+    folders: tuple[str, ...] = ()
+    """Folders of unlabelled images, nested or not. Training images left out by `labelled` join too."""
+    exclude: str | None = None
+    """Text file of stems that must not be in the pool, one a line."""
+    held_out: int = 100
+    """Unlabelled images kept out of the pool, on which agreement is measured."""
+    validation: int | None = None
+    """Most validation images; None is all."""
+    class_names: tuple[str, ...] = ()
+    """For `folder`: names of the class ids 0 … C − 1."""
+    seed: int = 0
+    """Draws which images are labelled and which are held out."""
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            check(
+                getattr(self, name) >= 8, f"data.{name}", getattr(self, name), "at least 8 pixels"
+            )
+        for name in ("labelled", "unlabelled", "validation"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, f"data.{name}", value, "at least 1, or null for all")
+        check(self.held_out >= 0, "data.held_out", self.held_out, "0 or more")
+        check(self.seed >= 0, "data.seed", self.seed, "0 or more")
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """One of the two networks."""
+
+    name: str = "pspnet:test_resnet"
+    """Segment: "pspnet:TIMM_ENCODER" or "my.module:function"; classify: as in `fmce train`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    """"imagenet" starts the encoder from timm's weights (downloaded where missing); None from scratch."""
+
+
+@dataclass(frozen=True)
+class StepsConfig:
+    """A step budget. An interval is what lies between two checkpoints."""
+
+    steps: int = 1500
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    interval: int = 100
+    """Steps between checkpoints; the learning rate follows a cosine, interval by interval."""
+    mixup: bool = False
+    """Blend each image with another (λ ~ Beta(1, 1)); matching arms only, since no label is mixed."""
+
+    def __post_init__(self) -> None:
+        check(self.steps >= 1, "steps", self.steps, "at least 1")
+        check(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2")
+        check(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        check(
+            1 <= self.interval <= self.steps and self.steps % self.interval == 0,
+            "interval",
+            self.interval,
+            f"a divisor of steps ({self.steps})",
+        )
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How training images are varied; teacher and student always see the same view."""
+
+    zoom: float = 1.5
+    """Largest enlargement; a window of the image's own size is cut from it at random."""
+    flip: bool = True
+    brightness: float = 0.2
+    """Largest relative change of brightness and of contrast."""
+
+    def __post_init__(self) -> None:
+        check(self.zoom >= 1, "views.zoom", self.zoom, "at least 1")
+        check(0 <= self.brightness < 1, "views.brightness", self.brightness, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class MatchingConfig:
+    """A teacher, and a student trained in three arms of equal budgets."""
+
+    task: MatchingTask = "segment"
+    data: PoolConfig = field(default_factory=PoolConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    teacher: NetConfig = field(default_factory=NetConfig)
+    student: NetConfig = field(default_factory=NetConfig)
+    teacher_steps: StepsConfig = field(default_factory=StepsConfig)
+    student_steps: StepsConfig = field(default_factory=StepsConfig)
+    teacher_checkpoint: str | None = None
+    """A trained teacher to load strictly instead of training one; teacher.json must stand beside it."""
+    teacher_floor: float = 0.0
+    """Least validation score (mIoU or accuracy, 0–1) of the teacher; below it nothing is trained."""
+    temperature: float = 1.0
+    arms: tuple[Arm, ...] = ARMS
+    seeds: tuple[int, ...] = (1, 2, 3)
+    teacher_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("task", self.task, MatchingTask)
+        for arm in self.arms:
+            check_choice("arms", arm, Arm)
+        check(bool(self.arms), "arms", self.arms, "at least one of " + ", ".join(ARMS))
+        check(0 <= self.teacher_floor <= 1, "teacher_floor", self.teacher_floor, "between 0 and 1")
+        check(self.temperature > 0, "temperature", self.temperature, "above 0")
+        check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", self.seeds, "different numbers")
+        if self.teacher_checkpoint is not None and not Path(self.teacher_checkpoint).exists():
+            raise ValueError(f"teacher_checkpoint {self.teacher_checkpoint} does not exist")

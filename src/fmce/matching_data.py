@@ -1,0 +1,253 @@
+"""The images of a function-matching experiment: prepared once, then read by all its trainings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from fmce.data.classification import load_classification
+from fmce.data.frames import FrameFiles, bdd100k_excluded_stems, list_frames
+from fmce.data.image_files import read_stems
+from fmce.data.pools import POOLS, ImagePool, MatchingData, as_pool, cover, cover_mask, empty_pool
+from fmce.data.scenes import SCENE_CLASSES, render_scenes
+from fmce.data.segmentation_files import (
+    SegmentationFiles,
+    bdd100k_segmentation,
+    camvid,
+    folder_pair,
+)
+from fmce.data.transforms import channel_statistics
+from fmce.engine.files import read_json, write_json
+from fmce.matching_config import MatchingTask, PoolConfig
+
+# Validation scenes come from a world of their own.
+_OTHER_WORLD = 1_000_003
+_SCENES_FOR_VALIDATION = 200
+# Largest share of free memory that the pools may take together.
+_MEMORY_SHARE = 0.6
+
+
+def load_matching_data(task: MatchingTask, config: PoolConfig) -> MatchingData:
+    """Read or render all images of an experiment.
+
+    Args:
+        task: "segment" or "classify".
+        config: which images, how many labelled, which unlabelled.
+
+    Raises:
+        ValueError: the data set is unknown or incomplete, or the images would not fit in memory.
+    """
+    if task == "classify":
+        return _classification(config)
+    if config.name == "scenes":
+        return _scenes(config)
+    return _files(config)
+
+
+def prepare_matching_data(folder: Path, task: MatchingTask, config: PoolConfig) -> MatchingData:
+    """Return the experiment's images, from `folder` if they were prepared there before.
+
+    Args:
+        folder: of the experiment; `data.safetensors` and `data.json` are written into it.
+        task: "segment" or "classify".
+        config: which images.
+    """
+    if not (folder / "data.json").exists():
+        data = load_matching_data(task, config)
+        tensors = {}
+        for name in POOLS:
+            pool: ImagePool = getattr(data, name)
+            tensors[f"{name}.images"] = pool.images
+            if pool.targets is not None:
+                tensors[f"{name}.targets"] = pool.targets
+        save_file(tensors, folder / "data.safetensors")
+        about = {"class_names": data.class_names, "mean": data.mean, "std": data.std}
+        write_json(folder / "data.json", about | {n: len(getattr(data, n)) for n in POOLS})
+    return read_matching_data(folder)
+
+
+def read_matching_data(folder: Path) -> MatchingData:
+    """Read what `prepare_matching_data` wrote; the images are mapped, not copied."""
+    about = read_json(folder / "data.json")
+    with safe_open(folder / "data.safetensors", framework="pt") as file:
+        names = set(file.keys())
+        pools = {
+            name: ImagePool(
+                file.get_tensor(f"{name}.images"),
+                file.get_tensor(f"{name}.targets") if f"{name}.targets" in names else None,
+            )
+            for name in POOLS
+        }
+    return MatchingData(
+        **pools,
+        class_names=tuple(about["class_names"]),
+        mean=tuple(about["mean"]),
+        std=tuple(about["std"]),
+    )
+
+
+def _scenes(config: PoolConfig) -> MatchingData:
+    labelled = config.labelled or 60
+    extra = config.unlabelled or 4000
+    size = {"height": config.height, "width": config.width}
+    _check_memory(labelled + extra + config.held_out, config)
+    train = render_scenes(range(labelled), seed=config.seed, **size)
+    others = render_scenes(
+        range(labelled, labelled + extra + config.held_out), seed=config.seed, **size
+    )
+    validation = render_scenes(
+        range(config.validation or _SCENES_FOR_VALIDATION), seed=config.seed + _OTHER_WORLD, **size
+    )
+    return _data(
+        as_pool(train.images, train.masks),
+        as_pool(others.images[:extra]),
+        as_pool(others.images[extra:]) if config.held_out else empty_pool(**size),
+        as_pool(validation.images, validation.masks),
+        SCENE_CLASSES,
+    )
+
+
+def _files(config: PoolConfig) -> MatchingData:
+    train, validation = (_segmentation(config, split) for split in ("train", "val"))
+    for files in (train, validation):
+        files.check()
+    order = np.random.default_rng(config.seed).permutation(len(train))
+    count = min(config.labelled or len(train), len(train))
+    left_out = [train.image_paths[i] for i in np.sort(order[count:])]
+    frames = _frames(config, validation, left_out)
+    held_out, pool = frames[: config.held_out], frames[config.held_out :][: config.unlabelled]
+    _check_memory(count + len(frames) + len(validation), config)
+    few = np.random.default_rng(config.seed).permutation(len(validation))[: config.validation]
+    return _data(
+        _labelled(train.select(np.sort(order[:count]).tolist()), config),
+        _unlabelled(pool, config),
+        _unlabelled(held_out, config),
+        _labelled(validation.select(np.sort(few).tolist()), config),
+        train.class_names,
+    )
+
+
+def _segmentation(config: PoolConfig, split: str) -> SegmentationFiles:
+    root = _root(config)
+    exclude = config.exclude or ()
+    if config.name == "camvid":
+        return camvid(root, split, exclude=exclude)  # type: ignore[arg-type]
+    if config.name == "bdd100k":
+        return bdd100k_segmentation(root, split, exclude=exclude, unpaired="skip")  # type: ignore[arg-type]
+    if config.name == "folder":
+        if not config.class_names:
+            raise ValueError(
+                "data.class_names is empty; name the classes of the masks' ids 0 … C − 1"
+            )
+        return folder_pair(
+            root / "images" / split, root / "masks" / split, config.class_names, exclude=exclude
+        )
+    raise ValueError(
+        f"unknown segmentation data {config.name!r}; choose from scenes, camvid, bdd100k, folder"
+    )
+
+
+def _frames(
+    config: PoolConfig, validation: SegmentationFiles, left_out: Sequence[Path]
+) -> list[Path]:
+    """Return the unlabelled files in random order, none that validation holds."""
+    forbidden = set(validation.stems)
+    if config.exclude is not None:
+        forbidden |= read_stems(config.exclude)
+    if config.name == "bdd100k":
+        forbidden |= bdd100k_excluded_stems(_root(config))
+    found = list(left_out)
+    if config.folders:
+        found += list_frames([Path(f) for f in config.folders], exclude=forbidden)
+    found = list(dict.fromkeys(found))
+    order = np.random.default_rng(config.seed + 1).permutation(len(found))
+    return [found[i] for i in order]
+
+
+def _labelled(files: SegmentationFiles, config: PoolConfig) -> ImagePool:
+    images, masks = [], []
+    for i in range(len(files)):
+        item = files[i]
+        images.append(cover(item.image, config.height, config.width))
+        masks.append(cover_mask(item.mask, config.height, config.width))
+    return as_pool(images, masks)
+
+
+def _unlabelled(paths: Sequence[Path], config: PoolConfig) -> ImagePool:
+    if not paths:
+        return empty_pool(config.height, config.width)
+    files = FrameFiles(paths)
+    return as_pool([cover(files[i], config.height, config.width) for i in range(len(files))])
+
+
+def _classification(config: PoolConfig) -> MatchingData:
+    """Labels of a class-balanced part of the training images; the others join the pool."""
+    data = load_classification(config.name, split_seed=config.seed)
+    from sklearn.model_selection import train_test_split
+
+    everything = np.arange(len(data.train))
+    chosen, rest = everything, everything[:0]
+    if config.labelled is not None and config.labelled < len(everything):
+        chosen, rest = train_test_split(
+            everything,
+            train_size=config.labelled,
+            stratify=data.train.targets.numpy(),
+            random_state=config.seed,
+        )
+    held_out = rest[: config.held_out]
+    pool = rest[config.held_out :][: config.unlabelled]
+    images = _resized(data.train.images, config)
+    return _data(
+        ImagePool(images[np.sort(chosen)], data.train.targets[np.sort(chosen)]),
+        ImagePool(images[pool]),
+        ImagePool(images[held_out]),
+        ImagePool(_resized(data.test.images, config), data.test.targets).select(
+            range(config.validation or len(data.test))
+        ),
+        data.class_names,
+    )
+
+
+def _resized(images: torch.Tensor, config: PoolConfig) -> torch.Tensor:
+    grey_to_rgb = images.expand(-1, 3, -1, -1)
+    if images.shape[-2:] == (config.height, config.width):
+        return grey_to_rgb.contiguous()
+    size = (config.height, config.width)
+    resized = torch.nn.functional.interpolate(
+        grey_to_rgb.float(), size, mode="bilinear", antialias=True
+    )
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+def _data(
+    labelled: ImagePool,
+    unlabelled: ImagePool,
+    held_out: ImagePool,
+    validation: ImagePool,
+    class_names: Sequence[str],
+) -> MatchingData:
+    mean, std = channel_statistics(labelled.images)
+    return MatchingData(labelled, unlabelled, held_out, validation, tuple(class_names), mean, std)
+
+
+def _root(config: PoolConfig) -> Path:
+    if config.root is None:
+        raise ValueError(
+            f"data.root is not set; say where {config.name} lies: --set data.root=FOLDER"
+        )
+    return Path(config.root)
+
+
+def _check_memory(count: int, config: PoolConfig) -> None:
+    import os
+
+    needed = count * 3 * config.height * config.width
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > _MEMORY_SHARE * free:
+        raise ValueError(
+            f"{count} images of {config.height}×{config.width} take {needed / 2**30:.1f} GiB, and "
+            f"{free / 2**30:.1f} GiB are free; lower data.unlabelled or the size"
+        )

@@ -1,0 +1,190 @@
+"""Function matching: a student imitates a teacher's outputs on the very same view; labels are not used.
+
+Beyer et al., CVPR 2022, and the driving-scene slides of 2022. A task says what a network's output is
+and what it costs to differ; the loop that trains knows nothing of which task it is.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmce.data.batch import ViewBatch
+from fmce.engine.loop import Batches, StepOutput
+from fmce.engine.runtime import Runtime
+from fmce.losses.distillation import (
+    kl_distillation,
+    mixup,
+    sample_mixup,
+    segmentation_cross_entropy,
+)
+from fmce.metrics.agreement import Agreement
+from fmce.metrics.segmentation import SegmentationScores, confusion, segmentation_scores
+from fmce.models.features import eval_mode
+from fmce.models.pspnet import segmentation_output
+
+
+class MatchingTask(Protocol):
+    """What function matching needs to know of a task."""
+
+    score_name: str
+    """Name of the one number that says how good a network is, 0 to 1."""
+
+    def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the task's own loss, a scalar."""
+        ...
+
+    def logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return the outputs that are matched, (B,C) or (B,C,H,W)."""
+        ...
+
+    def scores(self, model: nn.Module, batches: Batches, runtime: Runtime) -> dict[str, Any]:
+        """Evaluate against labels; holds `score_name`."""
+        ...
+
+
+class ClassifyTask:
+    """Classification: logits (B,C), scored by accuracy."""
+
+    score_name = "accuracy"
+
+    def __init__(self, num_classes: int) -> None:
+        """Keep the number of classes."""
+        self.num_classes = num_classes
+
+    def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """Return cross-entropy."""
+        return F.cross_entropy(model(images).float(), targets)
+
+    def logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return the classifier's logits (B,C)."""
+        logits: Tensor = model(images)
+        return logits
+
+    def scores(self, model: nn.Module, batches: Batches, runtime: Runtime) -> dict[str, Any]:
+        """Return the accuracy."""
+        correct = total = 0
+        for targets, logits in _predictions(self, model, batches, runtime):
+            correct += int((logits.argmax(1) == targets).sum())
+            total += len(logits)
+        return {"accuracy": correct / total}
+
+
+class SegmentTask:
+    """Segmentation: logits (B,C,H,W) at the image's size, scored by mIoU."""
+
+    score_name = "miou"
+
+    def __init__(self, num_classes: int, class_names: tuple[str, ...]) -> None:
+        """Keep the classes."""
+        self.num_classes, self.class_names = num_classes, class_names
+
+    def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """Return cross-entropy with the auxiliary head's at 0.4 where the model has one."""
+        output = segmentation_output(model(images), images)
+        return segmentation_cross_entropy(output.logits, targets, output.auxiliary_logits)
+
+    def logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return full-resolution logits (B,C,H,W)."""
+        return segmentation_output(model(images), images).logits
+
+    def scores(self, model: nn.Module, batches: Batches, runtime: Runtime) -> dict[str, Any]:
+        """Return mIoU, pixel accuracy and the IoU of each class."""
+        return self.segmentation_scores(model, batches, runtime).to_dict(self.class_names)
+
+    def segmentation_scores(
+        self, model: nn.Module, batches: Batches, runtime: Runtime
+    ) -> SegmentationScores:
+        """Return the scores with their int64 counts behind them."""
+        counts = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
+        for targets, logits in _predictions(self, model, batches, runtime):
+            counts += confusion(logits.argmax(1), targets, self.num_classes).cpu()
+        return segmentation_scores(counts)
+
+
+def supervised_step(task: MatchingTask, student: nn.Module) -> Callable[[ViewBatch], StepOutput]:
+    """Return the step of the supervised arm, and of the teacher."""
+
+    def step(batch: ViewBatch) -> StepOutput:
+        if batch.targets is None:
+            raise ValueError("the supervised arm needs labelled images; this pool has no targets")
+        return StepOutput(
+            task.supervised_loss(student, batch.images, batch.targets), len(batch.images), {}
+        )
+
+    return step
+
+
+def matching_step(
+    task: MatchingTask,
+    student: nn.Module,
+    teacher: nn.Module,
+    *,
+    temperature: float = 1.0,
+    blend: bool = False,
+) -> Callable[[ViewBatch], StepOutput]:
+    """Return the step of the matching arms: KL(teacher‖student) on the same view.
+
+    Args:
+        task: says what the outputs are.
+        student: trained.
+        teacher: frozen, in eval mode; runs in inference mode.
+        temperature: T; the loss carries T².
+        blend: mixup, one λ a batch, before either network sees the view.
+    """
+    teacher.eval().requires_grad_(False)
+
+    def step(batch: ViewBatch) -> StepOutput:
+        images = batch.images
+        if blend:  # the epoch's seed makes this draw repeatable
+            images = mixup(images, sample_mixup(torch.default_generator))
+        with torch.inference_mode():
+            wanted = task.logits(teacher, images)
+        loss = kl_distillation(task.logits(student, images), wanted, temperature)
+        return StepOutput(loss, len(images), {})
+
+    return step
+
+
+@torch.inference_mode()
+def agreement(
+    task: MatchingTask,
+    num_classes: int,
+    student: nn.Module,
+    teacher: nn.Module,
+    batches: Batches,
+    runtime: Runtime,
+) -> Mapping[str, Any]:
+    """Measure how alike student and teacher answer on unvaried images; no label is used.
+
+    Returns:
+        Argmax agreement, mean KL in nats, mIoU with the teacher's labels as truth, positions.
+    """
+    total = Agreement(num_classes)
+    with eval_mode(student), eval_mode(teacher):
+        for batch in batches.epoch(0):
+            images = runtime.put(batch.images)
+            with runtime.autocast():
+                total.update(
+                    task.logits(student, images).float(), task.logits(teacher, images).float()
+                )
+    return total.compute().to_dict()
+
+
+class _Prediction(NamedTuple):
+    targets: Tensor
+    logits: Tensor
+
+
+def _predictions(
+    task: MatchingTask, model: nn.Module, batches: Batches, runtime: Runtime
+) -> Iterator[_Prediction]:
+    with torch.inference_mode(), eval_mode(model):
+        for batch in batches.epoch(0):
+            if batch.targets is None:
+                raise ValueError("scores need labelled images; these have no targets")
+            with runtime.autocast():
+                logits = task.logits(model, runtime.put(batch.images)).float()
+            yield _Prediction(runtime.put(batch.targets), logits)

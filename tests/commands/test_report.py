@@ -1,0 +1,130 @@
+"""`fmce report`: one page that needs nothing but itself."""
+
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from fmce.commands.compare import Comparison, compare
+from fmce.commands.explain import explain
+from fmce.commands.report import report
+from fmce.commands.train import train
+from fmce.commands.train_net import train_net
+from fmce.configs import ScorerConfig
+from fmce.report.page import report_page
+from fmce.run_folder import open_run
+
+
+class Page(HTMLParser):
+    """Collects tags, what they refer to, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.references, self.images, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "action", "data"):
+                self.references.append(value)
+            if tag == "img" and name == "alt":
+                self.images.append(value)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def full(finished_run, tmp_path_factory):
+    """The page of a run with two FMCE-Nets, a comparison and Grad-CAM."""
+    folder = tmp_path_factory.mktemp("full")
+    shutil.copytree(finished_run.path, folder / "run")
+    run = open_run(folder / "run")
+    train_net(run, "image", config=ScorerConfig(epochs=1), quiet=True)
+    explain(run, num_images=2, quiet=True)
+    plan = Comparison(str(finished_run.path), rafs=(0.8,), seeds=(1, 2), controls=False)
+    result = compare(plan, folder / "compare", jobs=2, quiet=True)
+    text = report(run.path, comparison=folder / "compare").read_text(encoding="utf-8")
+    return run, result, Page(text), text
+
+
+def test_the_page_refers_to_nothing_outside_itself(full):
+    _, _, page, text = full
+    assert page.references
+    assert all(r.startswith("data:image/png;base64,") for r in page.references)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_every_figure_is_there(full):
+    assert full[2].images == [
+        "Loss curve, CQI and phases",
+        "Confusion matrix, split image",
+        "Confusion matrix, split map",
+        "Test accuracy by arm",
+        "Grad-CAM over the phases",
+    ]
+
+
+def test_the_numbers_are_those_of_the_files(full):
+    run, result, page, _ = full
+    assert f"{100 * run.done['test_accuracy']:.2f} %" in page.text
+    assert result["comparisons"][0]["verdict"] in page.text
+    for arm in result["arms"]:
+        assert f"{100 * arm['mean']:.2f} ± {100 * arm['sd']:.2f} %" in page.text
+    for loss in (run.losses[m - 1] for m in run.phases.markers):
+        assert f"{loss:.4g}" in page.text
+
+
+def test_config_versions_and_the_warning_are_there(full):
+    run, _, page, _ = full
+    assert (run.path / "config.yaml").read_text() in page.text
+    assert "safetensors" in page.text
+    assert "another seed's run it is near chance" in page.text
+    assert "set out" not in page.text
+
+
+def test_a_bare_run_says_which_parts_are_missing(finished_run, tmp_path):
+    config = replace(finished_run.config, train=replace(finished_run.config.train, epochs=1))
+    run = train(config, tmp_path / "r", quiet=True)
+    page = Page(report_page(run.path))
+    assert page.images == []
+    for said in (
+        "No phases were found: 3 phases need at least 4 epochs",
+        "No FMCE-Net was trained",
+        "No comparison was made",
+        "No Grad-CAM was made",
+    ):
+        assert said in page.text
+
+
+def test_a_run_that_goes_on_has_a_page(own_run):
+    (own_run.path / "DONE.json").unlink()
+    with open(own_run.path / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 9, "lo')
+    page = Page(report_page(own_run.path))
+    assert "Loss curve, CQI and phases" in page.images
+    assert "test accuracy after" not in page.text
+
+
+def test_names_from_the_outside_are_escaped(own_run, tmp_path):
+    path = own_run.path.rename(tmp_path / "a<script>b")
+    page = Page(report_page(path))
+    assert "script" not in page.tags
+    assert "a<script>b" in page.text
+
+
+def test_the_page_goes_where_asked_also_into_a_new_folder(own_run, tmp_path):
+    path = report(own_run.path, out=tmp_path / "new" / "page.html")
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert not (own_run.path / "report.html").exists()
+
+
+def test_folders_that_are_not_what_they_should_be_are_refused(own_run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a run folder"):
+        report(tmp_path)
+    with pytest.raises(FileNotFoundError, match="has no compare.json; run: fmce compare"):
+        report(own_run.path, comparison=own_run.path)

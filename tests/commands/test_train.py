@@ -1,0 +1,213 @@
+"""`fmce train` as a function: what a run folder holds, and who may go on in it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fmce.commands.train import current_cqi, load_oracle, train
+from fmce.configs import AuxiliaryConfig, RunConfig, from_yaml
+from fmce.convergence.phases import PhaseConfig
+from fmce.engine.checkpoint import checkpoint_path, load_checkpoint, load_weights
+from fmce.engine.loop import TrainingStoppedError
+from fmce.models.fmce_net import FMCENet
+from fmce.tasks.classify import evaluate_classifier
+from fmce.engine.runtime import make_runtime
+
+
+def short(run, *, epochs=2, auxiliary=None, **changes):
+    config = run.config
+    train_section = replace(config.train, epochs=epochs, **changes)
+    return replace(config, train=train_section, auxiliary=auxiliary or AuxiliaryConfig())
+
+
+def with_oracle(run, **options):
+    return AuxiliaryConfig(**{"kind": "ral", "oracle": str(run.path), "raf": 0.5, **options})
+
+
+def last_weights(run):
+    return load_weights(checkpoint_path(run.path / "checkpoints", run.epochs[-1]))
+
+
+def equal(one, other):
+    return all(torch.equal(one[k], other[k]) for k in one)
+
+
+def stamps(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name != ".lock"}
+
+
+def test_lines_agree_with_checkpoints_and_the_curve(finished_run):
+    for row in finished_run.curve:
+        checkpoint = load_checkpoint(checkpoint_path(finished_run.path / "checkpoints", row["epoch"]))
+        assert checkpoint.meta["metrics"] == row
+    losses, config = finished_run.losses, finished_run.config.phases
+    expected = [current_cqi(losses[:n], config) for n in range(1, 9)]
+    assert [row["cqi"] for row in finished_run.curve] == expected
+    assert expected[0] is None
+    assert expected[-1] == pytest.approx((abs(losses[7] - losses[6]) + abs(losses[6] - losses[5])) / 2)
+
+
+def test_validation_scores_are_of_the_epochs_weights(finished_run):
+    row, runtime = finished_run.curve[4], make_runtime("cpu")
+    batches = finished_run.batches(finished_run.data.validation, runtime)
+    scores = evaluate_classifier(finished_run.model(5), batches, runtime)
+    assert (row["validation_loss"], row["validation_accuracy"]) == pytest.approx(scores)
+
+
+def test_it_learns_and_the_test_is_read_once_at_the_end(finished_run):
+    assert finished_run.losses[-1] < 0.7 * finished_run.losses[0]
+    assert 0.5 < finished_run.done["test_accuracy"] <= 1
+    assert "test_accuracy" not in finished_run.curve[-1]
+
+
+def test_the_config_on_disk_is_the_run(finished_run):
+    assert from_yaml(RunConfig, finished_run.path / "config.yaml") == finished_run.config
+
+
+def test_a_finished_run_is_not_repeated(own_run, capsys):
+    before = stamps(own_run.path)
+    train(own_run.config, own_run.path)
+    assert stamps(own_run.path) == before
+    assert "is finished already (8 epochs)" in capsys.readouterr().out
+
+
+def test_more_epochs_of_a_finished_run_are_refused(own_run):
+    before = stamps(own_run.path)
+    with pytest.raises(FileExistsError, match="there 'epochs: 8', here 'epochs: 9'"):
+        train(short(own_run, epochs=9), own_run.path, quiet=True)
+    assert stamps(own_run.path) == before
+
+
+def test_a_run_that_lost_its_end_goes_on_to_the_same_weights(own_run, finished_run, capsys):
+    (own_run.path / "DONE.json").unlink()
+    newest = checkpoint_path(own_run.path / "checkpoints", 8) / "state.pt"
+    newest.write_bytes(newest.read_bytes()[:-5])
+    train(own_run.config, own_run.path)
+    said = capsys.readouterr()
+    assert "damaged checkpoint, epoch 8" in said.err
+    assert f"resuming {own_run.path} after epoch 7" in said.out
+    assert equal(last_weights(own_run), last_weights(finished_run))
+    assert own_run.done == finished_run.done
+    assert own_run.losses == finished_run.losses
+
+
+def test_keep_markers_deletes_all_but_first_markers_and_last(finished_run, tmp_path):
+    run = train(finished_run.config, tmp_path / "kept", keep="markers", quiet=True)
+    assert run.epochs == sorted({1, 8, *run.phases.markers})
+    assert run.phases == finished_run.phases
+    assert len(run.curve) == 8
+    assert equal(last_weights(run), last_weights(finished_run))
+
+
+def test_without_phases_all_is_kept_and_the_reason_said(finished_run, tmp_path):
+    run = train(short(finished_run), tmp_path / "r", keep="markers", read_test=False, quiet=True)
+    assert run.epochs == [1, 2]
+    assert "3 phases need at least 4 epochs" in run.done["no_phases_because"]
+    assert not run.has_phases
+    assert "test_accuracy" not in run.done
+
+
+def test_the_seed_decides_the_weights(finished_run, other_run, tmp_path):
+    first = load_weights(checkpoint_path(finished_run.path / "checkpoints", 1))
+    other = load_weights(checkpoint_path(other_run.path / "checkpoints", 1))
+    assert not equal(first, other)
+    again = train(short(finished_run, epochs=1, schedule="constant"), tmp_path / "r", quiet=True)
+    assert equal(last_weights(again), first)  # cosine's first epoch is at the peak too
+
+
+def test_raf_1_trains_the_plain_runs_weights_bit_for_bit(finished_run, tmp_path):
+    """Both arms start from the same weights and see the same images in the same order."""
+    plain = train(short(finished_run, seed=3), tmp_path / "plain", quiet=True)
+    for kind in ("ral", "feature_matching"):
+        auxiliary = with_oracle(finished_run, kind=kind, raf=1.0)
+        arm = train(short(finished_run, seed=3, auxiliary=auxiliary), tmp_path / kind, quiet=True)
+        assert equal(last_weights(arm), last_weights(plain))
+        assert arm.losses == pytest.approx(plain.losses, rel=1e-6)
+
+
+def test_with_an_oracle_the_line_holds_both_losses_and_the_curve_is_the_tasks(
+    finished_run, tmp_path
+):
+    auxiliary = with_oracle(finished_run, raf=0.75)
+    run = train(short(finished_run, seed=3, auxiliary=auxiliary), tmp_path / "r", quiet=True)
+    for row in run.curve:
+        mixed = 0.75 * row["task_loss"] + 0.25 * row["auxiliary_loss"]
+        assert row["loss"] == pytest.approx(mixed, rel=1e-5)
+    assert run.losses == [row["task_loss"] for row in run.curve]
+    assert run.curve[-1]["auxiliary_loss"] < run.curve[0]["auxiliary_loss"]
+
+
+def test_raf_0_leaves_the_head_as_it_was_drawn(finished_run, tmp_path):
+    auxiliary = with_oracle(finished_run, raf=0.0)
+    run = train(short(finished_run, auxiliary=auxiliary), tmp_path / "r", quiet=True)
+    first, last = run.model(1), run.model(2)
+    assert torch.equal(first.head.weight, last.head.weight)
+    assert not torch.equal(first.stem[0].weight, last.stem[0].weight)
+
+
+def test_a_random_oracle_differs_from_the_trained_and_draws_by_the_runs_seed(finished_run):
+    random = AuxiliaryConfig("ral", str(finished_run.path), raf=0.5, oracle_weights="random")
+    trained = load_oracle(with_oracle(finished_run), finished_run, 3)
+    torch.manual_seed(9)
+    state = torch.random.get_rng_state()
+    one, same, other = (load_oracle(random, finished_run, seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert equal(one.state_dict(), same.state_dict())
+    for another in (trained, other):
+        assert not torch.equal(one.head.weight, another.head.weight)
+    assert one.map_shape == trained.map_shape
+    assert not one.training
+    assert not any(p.requires_grad for p in one.parameters())
+
+
+def test_a_training_leaves_the_oracles_run_untouched(finished_run, tmp_path):
+    before = stamps(finished_run.path)
+    auxiliary = with_oracle(finished_run)
+    train(short(finished_run, epochs=1, auxiliary=auxiliary), tmp_path / "r", quiet=True)
+    assert stamps(finished_run.path) == before
+
+
+def test_an_oracle_for_maps_of_another_shape_is_refused_and_no_folder_claimed(
+    finished_run, own_run, tmp_path
+):
+    FMCENet((16, 4, 4), 3).save(own_run.scorer_folder("map") / "fmce_net.safetensors")
+    config = short(finished_run, auxiliary=with_oracle(own_run))
+    with pytest.raises(ValueError, match=r"maps are \(16, 2, 2\) but .* takes \(16, 4, 4\)"):
+        train(config, tmp_path / "r", quiet=True)
+    assert not (tmp_path / "r").exists()
+
+
+def test_feature_matching_needs_the_oracles_own_model(finished_run, tmp_path):
+    config = short(finished_run, auxiliary=with_oracle(finished_run, kind="feature_matching"))
+    config = replace(config, model=replace(config.model, options={"width": 8}))
+    with pytest.raises(ValueError, match="needs the oracle run's model and image size"):
+        train(config, tmp_path / "r", quiet=True)
+
+
+def test_a_target_phase_that_the_oracle_lacks_is_refused(finished_run, tmp_path):
+    config = short(finished_run, auxiliary=with_oracle(finished_run, target_phase=4))
+    with pytest.raises(ValueError, match="target_phase must be in 1…3, got 4"):
+        train(config, tmp_path / "r", quiet=True)
+
+
+def test_an_unknown_tap_is_refused_before_an_epoch_is_spent(finished_run, tmp_path):
+    config = short(finished_run)
+    config = replace(config, model=replace(config.model, tap="blocks.9"))
+    with pytest.raises(ValueError, match="has no submodule 'blocks.9'; near matches: blocks"):
+        train(config, tmp_path / "r", quiet=True)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_whole(finished_run, tmp_path):
+    config = short(finished_run, epochs=3, learning_rate=1e30)
+    with pytest.raises(TrainingStoppedError, match="epoch .*try a lower learning"):
+        train(config, tmp_path / "r", quiet=True)
+    for epoch in range(1, 1 + len(list((tmp_path / "r" / "checkpoints").glob("epoch_*")))):
+        weights = load_weights(checkpoint_path(tmp_path / "r" / "checkpoints", epoch))
+        assert all(torch.isfinite(w).all() for w in weights.values())
+
+
+def test_cqi_is_undefined_at_the_first_epoch():
+    assert current_cqi([2.0], PhaseConfig()) is None
+    assert current_cqi([2.0, 1.5, 1.4], PhaseConfig(smoothing="none")) == pytest.approx(0.3)

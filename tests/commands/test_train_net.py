@@ -1,0 +1,119 @@
+"""`fmce train-net`: the FMCE-Net of a run, by split."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fmce.commands.train_net import map_source, train_net
+from fmce.configs import ScorerConfig
+from fmce.data.map_splits import split_maps
+from fmce.engine.runtime import make_runtime
+from fmce.run_folder import open_run
+from fmce.tasks.score_maps import score_maps
+
+CPU = make_runtime("cpu")
+QUICK = ScorerConfig(epochs=1)
+
+
+def test_split_map_is_measured_on_a_quarter_of_each_phases_maps(finished_run):
+    metrics = json.loads((finished_run.scorer_folder("map") / "metrics.json").read_text())
+    confusion = np.array(metrics["held_out"]["confusion"])
+    assert confusion.sum(axis=1).tolist() == [round(1257 / 4)] * 3
+    assert (metrics["train_maps"], metrics["test_maps"]) == (3 * 1257 - 942, 942)
+    assert np.array(metrics["test_images"]["confusion"]).sum(axis=1).tolist() == [360] * 3
+    assert metrics["held_out"]["accuracy"] > 0.5  # chance is a third
+    assert metrics["map_shape"] == [16, 2, 2]
+
+
+def test_the_saved_net_gives_the_metrics_noted_beside_it(finished_run):
+    metrics = json.loads((finished_run.scorer_folder("map") / "metrics.json").read_text())
+    source = map_source(
+        [finished_run], [finished_run.phases], finished_run.data.train, CPU, QUICK
+    )
+    held_out = split_maps("map", num_images=1257, num_phases=3).test
+    logits, phases = score_maps(finished_run.scorer("map"), source.batches(held_out, 999), CPU)
+    accuracy = (logits.argmax(1) + 1 == phases).double().mean().item()
+    assert accuracy == metrics["held_out"]["accuracy"]
+
+
+def test_split_image_holds_whole_images_out(own_run):
+    metrics = train_net(own_run, "image", config=QUICK, quiet=True)
+    assert (metrics["train_maps"], metrics["test_maps"]) == (3 * 943, 3 * 314)
+    assert own_run.scorer("image").num_phases == 3
+    assert own_run.scorer("map").num_phases == 3  # the other split's is still there
+
+
+def test_split_test_trains_on_all_maps_and_measures_test_images(own_run):
+    metrics = train_net(own_run, "test", config=QUICK, quiet=True)
+    assert metrics["held_out"] is None
+    assert metrics["train_maps"] == 3 * 1257
+    assert metrics["test_images"]["accuracy"] > 1 / 3
+
+
+def test_split_run_holds_a_run_out(own_run, other_run):
+    metrics = train_net(own_run, "run", others=[other_run], config=QUICK, quiet=True)
+    assert (metrics["train_maps"], metrics["test_maps"]) == (3 * 1257, 3 * 1257)
+    assert own_run.scorer("run").trained_on == f"{own_run.path}, {other_run.path}"
+
+
+def test_split_run_of_one_run_is_refused(own_run):
+    with pytest.raises(ValueError, match="needs more than one; name others with --others"):
+        train_net(own_run, "run", quiet=True)
+
+
+def test_recomputed_and_kept_maps_are_the_same_maps(finished_run):
+    sources = [
+        map_source([finished_run], [finished_run.phases], finished_run.data.test, CPU, QUICK, backing=b)
+        for b in ("memory", "recompute")
+    ]
+    kept, computed = (torch.cat([b.maps for b in s.batches(np.arange(360), 360)]) for s in sources)
+    torch.testing.assert_close(kept, computed)
+    extract = finished_run.extractor(finished_run.phases.markers[0], CPU)
+    images = finished_run.images(finished_run.data.test, CPU)(torch.arange(360))
+    torch.testing.assert_close(kept, extract(images))
+
+
+def test_maps_recomputed_in_every_epoch_train_a_net_too(own_run):
+    config = replace(QUICK, maps="recompute")
+    metrics = train_net(own_run, "image", config=config, quiet=True)
+    assert metrics["held_out"]["accuracy"] > 1 / 3
+
+
+def test_a_finished_net_is_not_trained_again(own_run):
+    before = (own_run.scorer_folder("map") / "fmce_net.safetensors").stat().st_mtime_ns
+    noted = json.loads((own_run.scorer_folder("map") / "metrics.json").read_text())
+    assert train_net(own_run, "map", quiet=True) == noted
+    assert (own_run.scorer_folder("map") / "fmce_net.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_scorer_config_is_refused(own_run):
+    with pytest.raises(FileExistsError, match="there 'epochs: 2', here 'epochs: 1'"):
+        train_net(own_run, "map", config=QUICK, quiet=True)
+
+
+def test_missing_phases_are_named(own_run):
+    (own_run.path / "phases.json").unlink()
+    with pytest.raises(FileNotFoundError, match="has no phases.json; run: fmce phases"):
+        train_net(own_run, "image", quiet=True)
+
+
+def test_missing_marker_checkpoints_are_named(own_run):
+    marker = own_run.phases.markers[1]
+    shutil.rmtree(own_run.path / "checkpoints" / f"epoch_{marker:04d}")
+    with pytest.raises(FileNotFoundError, match=rf"checkpoints of marker epochs \[{marker}\]"):
+        train_net(own_run, "image", quiet=True)
+
+
+def test_runs_of_unlike_models_or_phases_do_not_join(own_run, finished_run, other_run, tmp_path):
+    config = replace(own_run.config, model=replace(own_run.config.model, options={"width": 8}))
+    with pytest.raises(ValueError, match="differ in data or model"):
+        train_net(finished_run, "run", others=[replace(own_run, config=config)], quiet=True)
+    from fmce.commands.phases import run_phases
+
+    run_phases(own_run.path, ["num_phases=2"])
+    with pytest.raises(ValueError, match=r"the runs have \[2, 3\] phases"):
+        train_net(open_run(own_run.path), "run", others=[other_run], quiet=True)

@@ -1,0 +1,101 @@
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/fmce.md", "docs/fmce-net-pp.md")
+LINKED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def python_blocks(page):
+    return re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S
+    )
+
+
+def headings(page):
+    """Anchors as GitHub makes them: lower case, spaces to dashes, other signs dropped."""
+    lines = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.fixture
+def beside_a_run(finished_run, tmp_path, monkeypatch):
+    """A working folder in which the examples' `runs/digits/seed0` is a small real run."""
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    os.symlink(finished_run.path, tmp_path / "runs" / "digits" / "seed0")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_python_example_runs(page, beside_a_run):
+    blocks = python_blocks(page)
+    assert blocks
+    names = {"__name__": page}
+    for number, block in enumerate(blocks, start=1):
+        # Later blocks of a page go on where the earlier ones ended, as a reader would.
+        exec(compile(block, f"{page}, example {number}", "exec"), names)
+
+
+def test_the_readme_example_finds_rising_markers_and_takes_maps(beside_a_run, capsys):
+    (block,) = python_blocks("README.md")
+    names = {}
+    exec(compile(block, "README.md", "exec"), names)
+    markers = names["phases"].markers
+    assert len(markers) == 5
+    assert sorted(set(markers)) == list(markers)
+    assert names["maps"]["1"].shape == (4, 16, 6, 6)
+    assert str(markers) in capsys.readouterr().out
+
+
+def test_an_fmce_net_of_the_guide_beats_guessing_on_unseen_images(beside_a_run, capsys):
+    names = {}
+    for block in python_blocks("docs/fmce.md")[:3]:
+        exec(compile(block, "docs/fmce.md", "exec"), names)
+    accuracy = float(capsys.readouterr().out.rsplit(":", 1)[1])
+    assert accuracy > 0.4  # five phases: guessing gives 0.2
+
+
+def test_the_readme_example_is_short():
+    (block,) = python_blocks("README.md")
+    assert len([line for line in block.splitlines() if line.strip()]) <= 20
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_every_link_within_the_repository_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in headings(file), f"{page.name}: {target}"
+
+
+def test_every_command_of_the_readme_table_exists(fmce_command):
+    shown = set(
+        re.findall(r"`fmce ([a-z-]+)[ `]", (ROOT / "README.md").read_text(encoding="utf-8"))
+    )
+    listed = set(re.findall(r"^│ +• ([a-z-]+)", fmce_command("--help").stdout, re.M))
+    assert listed
+    assert shown == listed
+
+
+def test_every_make_target_shown_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    for page in LINKED:
+        shown = set(
+            re.findall(r"^make ([a-z]+)|`make ([a-z]+)`", page.read_text(encoding="utf-8"), re.M)
+        )
+        assert {a or b for a, b in shown} <= targets
+
+
+def test_no_guide_promises_a_file_that_is_not_there():
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is where")[1]
+    block = tree.split("```")[1]
+    for name in re.findall(r"^  ([a-z_]+(?:\.py|/))", block, re.M):
+        assert (ROOT / "src" / "fmce" / name).exists(), name
+    for name in re.findall(r"^([a-z]+/)", block, re.M):
+        assert (ROOT / name).exists(), name

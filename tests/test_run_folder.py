@@ -1,0 +1,100 @@
+"""`open_run`: a run read back from its folder."""
+
+import pytest
+import torch
+
+from fmce.convergence.phases import find_phases
+from fmce.engine.runtime import make_runtime
+from fmce.models.fmce_net import FMCENet
+from fmce.run_folder import MapExtractor, open_run
+
+CPU = make_runtime("cpu")
+
+
+def test_a_run_gives_config_curve_phases_and_checkpoints(finished_run):
+    run = open_run(finished_run.path)
+    assert run.config == finished_run.config
+    assert [row["epoch"] for row in run.curve] == run.epochs == list(range(1, 9))
+    assert run.losses == [row["loss"] for row in run.curve]
+    assert run.learning_rates[0] == 5e-3
+    assert run.done["markers"] == list(run.phases.markers)
+
+
+def test_phases_are_those_of_the_curve(finished_run):
+    rates = finished_run.learning_rates
+    found = find_phases(finished_run.losses, finished_run.config.phases, learning_rates=rates)
+    assert finished_run.phases == found
+
+
+def test_the_task_loss_is_the_curve_where_a_second_loss_was_added(own_run):
+    (own_run.path / "metrics.jsonl").write_text('{"epoch": 1, "loss": 3.0, "task_loss": 2.0}\n')
+    assert own_run.losses == [2.0]
+
+
+def test_a_model_has_the_weights_of_its_epoch_in_eval_mode(finished_run):
+    first, last = finished_run.model(1), finished_run.model(8)
+    assert not first.training
+    assert not torch.equal(first.head.weight, last.head.weight)
+    file = finished_run.path / "checkpoints" / "epoch_0008" / "model.safetensors"
+    assert torch.equal(finished_run.model_from(file).head.weight, last.head.weight)
+
+
+def test_an_extractor_gives_the_taps_maps_of_a_frozen_model(finished_run):
+    extract = finished_run.extractor(3, CPU)
+    images = torch.randn(4, 3, 8, 8)
+    model, seen = finished_run.model(3), []
+    model.blocks[2].register_forward_hook(lambda _m, _i, output: seen.append(output))
+    model(images)
+    maps = extract(images)
+    assert maps.shape == (4, 16, 2, 2)
+    torch.testing.assert_close(maps, seen[0])
+    assert not maps.requires_grad
+    assert not any(p.requires_grad for p in extract.model.parameters())
+
+
+def test_an_extractor_in_half_precision_gives_float32(finished_run):
+    half = make_runtime("cpu", "bfloat16")
+    extract = MapExtractor(finished_run.model(3), finished_run.tap, half)
+    assert extract(torch.zeros(1, 3, 8, 8)).dtype == torch.float32
+
+
+def test_images_are_plain_and_batches_agree_with_them(finished_run):
+    test = finished_run.data.test
+    one = finished_run.images(test, CPU)(torch.tensor([5, 2]))
+    batch = next(iter(finished_run.batches(test, CPU).epoch()))
+    assert torch.equal(one, batch.images[[5, 2]])
+    assert one.shape == (2, 3, 8, 8)
+
+
+def test_the_scorer_is_an_fmce_net_that_names_its_run(finished_run):
+    net = finished_run.scorer("map")
+    assert isinstance(net, FMCENet)
+    assert (net.map_shape, net.num_phases, net.training) == ((16, 2, 2), 3, False)
+    assert net.trained_on == str(finished_run.path)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda run: run.model(99), "epochs at hand: 1, 2, 3, 4, 5, 6, 7, 8"),
+        (lambda run: run.scorer("run"), "run: fmce train-net .* --split run"),
+        (lambda run: open_run(run.path / "nowhere"), "no run folder .*fmce train --out"),
+        (lambda run: open_run(run.path / "checkpoints"), "is not a run folder"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_command_that_makes_it(finished_run, ask, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        ask(finished_run)
+
+
+def test_missing_phases_are_named_with_the_command_that_makes_them(own_run):
+    (own_run.path / "phases.json").unlink()
+    assert not own_run.has_phases
+    with pytest.raises(FileNotFoundError, match="run: fmce phases"):
+        _ = own_run.phases
+
+
+def test_weights_of_another_model_are_refused(finished_run):
+    net = finished_run.path / "fmce_net" / "map" / "fmce_net.safetensors"
+    with pytest.raises(ValueError, match="does not fit the model 'tiny'"):
+        finished_run.model_from(net)
