@@ -25,6 +25,12 @@ SETTINGS = (
 )
 
 
+def pytest_configure(config):
+    # One thread here and in every process that a test starts: sums come out the same in both, and
+    # tiny networks gain nothing from a second.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
 def train_and_score(config, folder):
     from fmce.commands.train import train
     from fmce.commands.train_net import train_net
@@ -34,15 +40,8 @@ def train_and_score(config, folder):
     return run
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    import torch
-
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
-def finished_run(one_thread, tmp_path_factory):
+def finished_run(tmp_path_factory):
     """A finished run of seed 0 with phases and the FMCE-Net of split "map"; never change its folder."""
     from fmce.configs import RunConfig, with_settings
 
@@ -78,8 +77,17 @@ def fmce_command():
             text=True,
             timeout=120,
             check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
             **options,
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def compared(finished_run, tmp_path_factory):
+    """Plan, folder and result of a comparison: two RAFs, all controls, two seeds, the oracle's apart."""
+    from fmce.commands.compare import Comparison, compare
+
+    plan = Comparison(str(finished_run.path), rafs=(0.9, 0.5), seeds=(1, 2), same_seed=True)
+    out = tmp_path_factory.mktemp("compare") / "out"
+    return plan, out, compare(plan, out, jobs=2, quiet=True)

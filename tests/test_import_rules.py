@@ -9,6 +9,7 @@ import fmce
 
 ROOT = Path(fmce.__file__).parent
 BELOW = {"configs", "convergence", "data", "engine", "losses", "metrics", "models"}
+MATCHING = {"matching_config", "matching_data"}
 MAY_IMPORT = {
     "convergence": {"convergence"},
     "configs": {"convergence"},
@@ -20,9 +21,12 @@ MAY_IMPORT = {
     "interpret": {"interpret", "models.features"},
     "report": {"report", "convergence", "metrics.statistics"},
     "run_folder": {"configs", "convergence", "data", "engine", "models"},
-    "tasks": {"tasks", "engine", "losses", "metrics", "data.batch", "models.features"},
-    "commands": BELOW | {"commands", "interpret", "report", "run_folder", "tasks"},
-    "cli": {"__init__", "configs", "commands", "run_folder", "engine.runtime"},
+    "matching_config": {"configs"},
+    "matching_data": {"matching_config", "data", "engine"},
+    "tasks": {"tasks", "engine", "losses", "metrics", "data.batch"}
+    | {"models.features", "models.pspnet"},
+    "commands": BELOW | MATCHING | {"commands", "interpret", "report", "run_folder", "tasks"},
+    "cli": {"__init__", "configs", "commands", "matching_config", "run_folder", "engine.runtime"},
     "__main__": {"cli"},
     "__init__": BELOW | {"interpret", "run_folder"},
 }

@@ -19,7 +19,7 @@ from fmce.configs import Keep, Split
 if TYPE_CHECKING:
     from fmce.engine.runtime import Runtime
 
-Device = Annotated[str, arg(help="auto, cpu, cuda or cuda:N", metavar="NAME")]
+Device = Annotated[str, arg(help="auto, cpu, cuda or cuda:N", metavar="DEV")]
 Precision = Annotated[Literal["float32", "bfloat16"], arg(help="of forward passes")]
 RunFolder = Annotated[Positional[Path], arg(help="run folder of fmce train", metavar="RUN")]
 Settings = Annotated[
@@ -34,16 +34,23 @@ app = tyro.extras.SubcommandApp()
 
 @app.command
 def demo(
-    out: Annotated[Path, arg(help="folder to write")] = Path("runs/demo"),
+    task: Annotated[
+        Literal["digits", "segment"], arg(help="FMCE on digits, or function matching on scenes")
+    ] = "digits",
+    out: Annotated[Path | None, arg(help="folder to write; runs/demo… if left out")] = None,
     device: Device = "auto",
 ) -> None:
-    """Run the whole method on handwritten digits and write a report.
+    """Run a whole method on built-in data and write a report.
 
-    Example: fmce demo --out runs/demo
+    Example: fmce demo --task segment
     """
     from fmce.commands.demo import demo as run_demo
+    from fmce.commands.demo import segment_demo
 
-    run_demo(out, runtime=_runtime(device))
+    if task == "segment":
+        segment_demo(out or Path("runs/demo-segment"), runtime=_runtime(device))
+    else:
+        run_demo(out or Path("runs/demo"), runtime=_runtime(device))
 
 
 @app.command
@@ -78,7 +85,7 @@ def train(
     """
     from fmce.commands.train import train as run_train
 
-    length = epochs or _oracle_length(oracle, config, settings)
+    length = _oracle_length(oracle, config, settings) if epochs is None else epochs
     given = {"model.name": model, "model.tap": tap, "train.epochs": length, "train.seed": seed}
     chosen = _config(preset, config, given, oracle, raf, settings)
     run_train(chosen, out, runtime=_runtime(device, precision), keep=keep)
@@ -126,7 +133,7 @@ def train_net(
     run: RunFolder,
     split: Net = "map",
     others: Annotated[
-        tuple[Path, ...], arg(help="further runs whose maps join", metavar="RUN …")
+        tuple[Path, ...], arg(help="further runs whose maps join", metavar="RUNS")
     ] = (),
     settings: Settings = (),
     device: Device = "auto",
@@ -158,7 +165,7 @@ def evaluate(
     run: RunFolder,
     split: Net = "map",
     others: Annotated[
-        tuple[Path, ...], arg(help="runs it was not trained on, to try it on", metavar="RUN …")
+        tuple[Path, ...], arg(help="runs it was not trained on, to try it on", metavar="RUNS")
     ] = (),
     json: Json = False,
     device: Device = "auto",
@@ -265,17 +272,93 @@ def explain(
 
 
 @app.command
+def distill(
+    out: Annotated[Path, arg(help="folder to write; an unfinished one goes on")],
+    preset: Annotated[
+        str, arg(help="scenes, camvid, digits or cifar10", metavar="NAME")
+    ] = "scenes",
+    config: Annotated[Path | None, arg(help="YAML on top of the preset", metavar="FILE")] = None,
+    root: Annotated[Path | None, arg(help="where the data set lies", metavar="FOLDER")] = None,
+    folders: Annotated[
+        tuple[str, ...], arg(help="unlabelled images, nested or not", metavar="FOLDER …")
+    ] = (),
+    exclude: Annotated[
+        Path | None, arg(help="stems that must not be in the pool", metavar="FILE")
+    ] = None,
+    teacher: Annotated[str | None, arg(help="network, such as pspnet:resnet101")] = None,
+    student: Annotated[str | None, arg(help="network, such as pspnet:resnet18")] = None,
+    teacher_checkpoint: Annotated[
+        Path | None, arg(help="load it instead of training one", metavar="PATH")
+    ] = None,
+    teacher_floor: Annotated[
+        float | None, arg(help="least validation score of the teacher", metavar="0..1")
+    ] = None,
+    settings: Settings = (),
+    jobs: Annotated[int | None, arg(help="trainings at a time", metavar="N")] = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Make a compact student imitate its teacher, beside two other arms.
+
+    Example: fmce distill --out runs/camvid --preset camvid --root data/camvid
+    """
+    from fmce.commands.distill import distill as run_distill
+    from fmce.commands.report import matching_report
+    from fmce.configs import from_yaml, with_settings
+    from fmce.matching_config import MatchingConfig, matching_preset
+
+    chosen = matching_preset(preset)
+    if config is not None:
+        chosen = from_yaml(MatchingConfig, config, base=chosen)
+    given = {
+        "data.root": root and str(root),
+        "data.folders": list(folders) or None,
+        "data.exclude": exclude and str(exclude),
+        "teacher.name": teacher,
+        "student.name": student,
+        "teacher_checkpoint": teacher_checkpoint and str(teacher_checkpoint),
+        "teacher_floor": teacher_floor,
+    }
+    chosen = with_settings(chosen, [*_assignments(given), *settings])
+    run_distill(chosen, out, jobs=jobs, runtime=_runtime(device, precision))
+    print(f"report: {matching_report(out)}")
+
+
+@app.command
+def export(
+    experiment: Annotated[
+        Positional[Path], arg(help="folder of fmce distill", metavar="EXPERIMENT")
+    ],
+    out: Annotated[Path | None, arg(help="folder to write; EXPERIMENT/student if left out")] = None,
+    arm: Annotated[Literal["supervised", "labelled", "funmatch"], arg(help="which")] = "funmatch",
+    seed: Annotated[int | None, arg(help="which; the first if left out", metavar="N")] = None,
+    onnx: Annotated[bool, arg(help="write ONNX too")] = True,
+) -> None:
+    """Export a trained student: state dict, torch.export, ONNX, each checked.
+
+    Example: fmce export runs/camvid --arm funmatch
+    """
+    from fmce.commands.export import export as run_export
+
+    run_export(experiment, out or experiment / "student", arm=arm, seed=seed, onnx=onnx)
+
+
+@app.command
 def report(
     run: RunFolder,
     comparison: Annotated[Path | None, arg(help="folder of fmce compare", metavar="FOLDER")] = None,
     out: Annotated[Path | None, arg(help="page; RUN/report.html if left out")] = None,
 ) -> None:
-    """Write a run's report as one HTML file.
+    """Write the report of a run, or of a distill folder, as one HTML file.
 
     Example: fmce report runs/digits --comparison runs/compare
     """
+    from fmce.commands.report import matching_report
     from fmce.commands.report import report as run_report
 
+    if (run / "distill.json").exists():
+        print(f"report: {matching_report(run, out=out)}")
+        return
     print(f"report: {run_report(run, comparison=comparison, out=out)}")
 
 

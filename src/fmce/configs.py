@@ -131,6 +131,11 @@ class AuxiliaryConfig:
                 f"auxiliary.raf is {self.raf} but auxiliary.kind is none, so there is nothing to "
                 "weigh against; name an oracle run (--oracle RUN) or leave raf at 1"
             )
+        if self.kind == "none" and self.init != "scratch":
+            raise ValueError(
+                f"auxiliary.init is {self.init} but auxiliary.kind is none, so there is no run to start "
+                "from; name an oracle run (--oracle RUN) or leave init at scratch"
+            )
         if self.kind != "none" and self.oracle is None:
             raise ValueError(
                 f"auxiliary.kind is {self.kind} but no oracle run is named; pass --oracle RUN"

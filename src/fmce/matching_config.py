@@ -131,3 +131,36 @@ class MatchingConfig:
         check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", self.seeds, "different numbers")
         if self.teacher_checkpoint is not None and not Path(self.teacher_checkpoint).exists():
             raise ValueError(f"teacher_checkpoint {self.teacher_checkpoint} does not exist")
+
+
+# A small net over native or modest sizes that CPUs train in minutes; GPU sizes are in experiments/.
+MATCHING_PRESETS: dict[str, MatchingConfig] = {
+    "scenes": MatchingConfig(),
+    "camvid": MatchingConfig(
+        data=PoolConfig(name="camvid", height=96, width=128, labelled=92, unlabelled=None),
+    ),
+    "digits": MatchingConfig(
+        task="classify",
+        data=PoolConfig(name="digits", height=16, width=16, labelled=100, unlabelled=None),
+        views=ViewConfig(zoom=1.3, flip=False),
+        teacher=NetConfig("tiny", {"width": 32}),
+        student=NetConfig("tiny", {"width": 8}),
+    ),
+    "cifar10": MatchingConfig(
+        task="classify",
+        data=PoolConfig(name="cifar10", height=32, width=32, labelled=4500, unlabelled=None),
+        teacher=NetConfig("tiny", {"width": 64}),
+        student=NetConfig("tiny", {"width": 16}),
+    ),
+}
+
+
+def matching_preset(name: str) -> MatchingConfig:
+    """Return the named preset.
+
+    Raises:
+        ValueError: no preset has that name.
+    """
+    if name not in MATCHING_PRESETS:
+        raise ValueError(f"unknown preset {name!r}; choose from {', '.join(MATCHING_PRESETS)}")
+    return MATCHING_PRESETS[name]

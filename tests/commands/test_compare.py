@@ -15,14 +15,6 @@ def oracle(finished_run):
     return str(finished_run.path)
 
 
-@pytest.fixture(scope="module")
-def compared(oracle, tmp_path_factory):
-    """Two RAFs, all controls, two seeds and the oracle's own apart, two processes."""
-    plan = Comparison(oracle, rafs=(0.9, 0.5), seeds=(1, 2), same_seed=True)
-    out = tmp_path_factory.mktemp("compare") / "out"
-    return plan, out, compare(plan, out, jobs=2, quiet=True)
-
-
 def runs_of(out):
     return {p.name: open_run(p) for p in sorted((out / "runs").iterdir())}
 
@@ -52,9 +44,7 @@ def test_arms_last_as_long_as_the_oracle_took_to_converge(compared, finished_run
 
 def test_raf_is_chosen_on_validation_by_runs_that_never_read_the_test(compared):
     plan, out, result = compared
-    best = max(
-        result["selection"], key=lambda r: (r["validation_accuracy"], -r["validation_loss"])
-    )
+    best = max(result["selection"], key=lambda r: (r["validation_accuracy"], -r["validation_loss"]))
     assert [r["raf"] for r in result["selection"]] == [0.9, 0.5]
     assert result["raf"] == best["raf"]
     for folder in (out / "selection").iterdir():
@@ -137,7 +127,7 @@ def test_one_raf_needs_no_selection_and_the_full_length_may_be_asked_for(oracle,
 
 @pytest.mark.parametrize("seeds", [{"seeds": (0, 1)}, {"selection_seed": 0}])
 def test_the_oracles_own_seed_is_refused_as_an_arms(oracle, tmp_path, seeds):
-    with pytest.raises(ValueError, match="seed 0 is the oracle's own.*--same-seed adds that pair"):
+    with pytest.raises(ValueError, match=r"seed 0 is the oracle's own.*--same-seed adds that pair"):
         compare(Comparison(oracle, **seeds), tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
 

@@ -46,5 +46,5 @@ def test_it_prints_both_tables(own_run, capsys):
 
 
 def test_without_a_net_it_says_how_to_train_one(own_run):
-    with pytest.raises(FileNotFoundError, match="fmce train-net .* --split image"):
+    with pytest.raises(FileNotFoundError, match=r"fmce train-net .* --split image"):
         evaluate(own_run, "image", quiet=True)

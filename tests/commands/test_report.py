@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fmce.commands.compare import Comparison, compare
 from fmce.commands.explain import explain
 from fmce.commands.report import report
 from fmce.commands.train import train
@@ -37,16 +36,15 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def full(finished_run, tmp_path_factory):
+def full(finished_run, compared, tmp_path_factory):
     """The page of a run with two FMCE-Nets, a comparison and Grad-CAM."""
     folder = tmp_path_factory.mktemp("full")
     shutil.copytree(finished_run.path, folder / "run")
     run = open_run(folder / "run")
     train_net(run, "image", config=ScorerConfig(epochs=1), quiet=True)
     explain(run, num_images=2, quiet=True)
-    plan = Comparison(str(finished_run.path), rafs=(0.8,), seeds=(1, 2), controls=False)
-    result = compare(plan, folder / "compare", jobs=2, quiet=True)
-    text = report(run.path, comparison=folder / "compare").read_text(encoding="utf-8")
+    _, comparison, result = compared
+    text = report(run.path, comparison=comparison).read_text(encoding="utf-8")
     return run, result, Page(text), text
 
 
@@ -84,7 +82,6 @@ def test_config_versions_and_the_warning_are_there(full):
     assert (run.path / "config.yaml").read_text() in page.text
     assert "safetensors" in page.text
     assert "another seed's run it is near chance" in page.text
-    assert "set out" not in page.text
 
 
 def test_a_bare_run_says_which_parts_are_missing(finished_run, tmp_path):
@@ -126,5 +123,5 @@ def test_the_page_goes_where_asked_also_into_a_new_folder(own_run, tmp_path):
 def test_folders_that_are_not_what_they_should_be_are_refused(own_run, tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run folder"):
         report(tmp_path)
-    with pytest.raises(FileNotFoundError, match="has no compare.json; run: fmce compare"):
+    with pytest.raises(FileNotFoundError, match=r"has no compare.json; run: fmce compare"):
         report(own_run.path, comparison=own_run.path)

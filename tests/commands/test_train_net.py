@@ -31,9 +31,7 @@ def test_split_map_is_measured_on_a_quarter_of_each_phases_maps(finished_run):
 
 def test_the_saved_net_gives_the_metrics_noted_beside_it(finished_run):
     metrics = json.loads((finished_run.scorer_folder("map") / "metrics.json").read_text())
-    source = map_source(
-        [finished_run], [finished_run.phases], finished_run.data.train, CPU, QUICK
-    )
+    source = map_source([finished_run], [finished_run.phases], finished_run.data.train, CPU, QUICK)
     held_out = split_maps("map", num_images=1257, num_phases=3).test
     logits, phases = score_maps(finished_run.scorer("map"), source.batches(held_out, 999), CPU)
     accuracy = (logits.argmax(1) + 1 == phases).double().mean().item()
@@ -67,7 +65,9 @@ def test_split_run_of_one_run_is_refused(own_run):
 
 def test_recomputed_and_kept_maps_are_the_same_maps(finished_run):
     sources = [
-        map_source([finished_run], [finished_run.phases], finished_run.data.test, CPU, QUICK, backing=b)
+        map_source(
+            [finished_run], [finished_run.phases], finished_run.data.test, CPU, QUICK, backing=b
+        )
         for b in ("memory", "recompute")
     ]
     kept, computed = (torch.cat([b.maps for b in s.batches(np.arange(360), 360)]) for s in sources)
@@ -97,7 +97,7 @@ def test_another_scorer_config_is_refused(own_run):
 
 def test_missing_phases_are_named(own_run):
     (own_run.path / "phases.json").unlink()
-    with pytest.raises(FileNotFoundError, match="has no phases.json; run: fmce phases"):
+    with pytest.raises(FileNotFoundError, match=r"has no phases.json; run: fmce phases"):
         train_net(own_run, "image", quiet=True)
 
 

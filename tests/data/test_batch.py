@@ -17,7 +17,11 @@ def epoch_of(seed, epoch, batch_size=4):
 
 
 def same(one, other):
-    return all(torch.equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+    return all(
+        torch.equal(a, b)
+        for x, y in zip(one, other, strict=True)
+        for a, b in zip(x, y, strict=True)
+    )
 
 
 def test_an_epoch_has_every_image_once():

@@ -25,9 +25,9 @@ def test_the_parts_have_the_sizes_promised():
 
 def test_the_parts_are_disjoint_and_together_are_all_digits():
     data = digits()
-    together = sorted(sum((rows(getattr(data, p)) for p in PARTS), []))
+    together = sorted(row for p in PARTS for row in rows(getattr(data, p)))
     pixels = load_digits().data
-    assert together == sorted(tuple(int(round(v * 255 / 16)) for v in row) for row in pixels)
+    assert together == sorted(tuple(round(v * 255 / 16) for v in row) for row in pixels)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -59,10 +59,10 @@ def test_targets_belong_to_their_images():
     data = digits()
     known = {}
     for pixels, target in zip(*load_digits(return_X_y=True), strict=True):
-        known[tuple(int(round(v * 255 / 16)) for v in pixels)] = int(target)
+        known[tuple(round(v * 255 / 16) for v in pixels)] = int(target)
     assert [known[r] for r in rows(data.test)] == data.test.targets.tolist()
 
 
 def test_an_unknown_data_set_names_near_match_and_choices():
-    with pytest.raises(ValueError, match="did you mean 'digits'.*choose from digits"):
+    with pytest.raises(ValueError, match=r"did you mean 'digits'.*choose from digits"):
         load_classification("digit")

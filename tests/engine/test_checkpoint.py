@@ -31,7 +31,9 @@ def truncate(path):
 
 
 def with_state(folder):
-    return [e for e in checkpoint_epochs(folder) if (checkpoint_path(folder, e) / "state.pt").exists()]
+    return [
+        e for e in checkpoint_epochs(folder) if (checkpoint_path(folder, e) / "state.pt").exists()
+    ]
 
 
 def test_a_checkpoint_gives_back_weights_state_and_metrics(tmp_path):

@@ -27,7 +27,10 @@ def test_a_log_gets_the_first_line_and_the_last(capsys):
 def test_a_line_comes_every_few_seconds(capsys, monkeypatch):
     monkeypatch.setattr("fmce.engine.progress.LINE_EVERY", 0.0)
     work(start=1)
-    assert capsys.readouterr().err.splitlines() == ["training x: 2/3 loss 2", "training x: 3/3 loss 3"]
+    assert capsys.readouterr().err.splitlines() == [
+        "training x: 2/3 loss 2",
+        "training x: 3/3 loss 3",
+    ]
 
 
 def test_quiet_prints_nothing(capsys):

@@ -25,7 +25,7 @@ class Random:
             yield torch.randn(4, 3, 6, 6)
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Stands for whatever ends a process between two epochs' records."""
 
 
@@ -38,7 +38,7 @@ def train(folder, *, stop_after=None, measure=lambda _r, _rows: {}):
 
     def measured(result, rows):
         if result.epoch == stop_after:
-            raise Stop
+            raise StopError
         return measure(result, rows)
 
     fit_in_folder(
@@ -79,7 +79,7 @@ def stopped(tmp_path):
     """A folder whose training ended after epoch 4 was recorded."""
     folder = tmp_path / "stopped"
     folder.mkdir()
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         train(folder, stop_after=5)
     return folder
 
@@ -103,7 +103,7 @@ def test_a_truncated_newest_checkpoint_falls_back_and_says_so(uninterrupted, sto
 def test_without_a_whole_checkpoint_it_starts_again_and_says_so(uninterrupted, stopped, capsys):
     for epoch in (3, 4):
         (checkpoint_path(stopped / "checkpoints", epoch) / "state.pt").write_bytes(b"")
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         train(stopped, stop_after=3)
     assert "starting again" in capsys.readouterr().err
     train(stopped)  # goes on after epoch 2: the damaged ones do not count as the newest

@@ -56,7 +56,7 @@ def test_a_longer_config_is_refused_too(tmp_path):
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("…")
-    with pytest.raises(FileExistsError, match="is not a run folder but holds 'thesis.tex'"):
+    with pytest.raises(FileExistsError, match=r"is not a run folder but holds 'thesis.tex'"):
         claim(tmp_path)
     assert not (tmp_path / "config.yaml").exists()
 

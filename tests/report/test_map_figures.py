@@ -94,7 +94,9 @@ def test_maps_that_are_zero_everywhere_are_drawn(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("count", "epochs", "classes"), [(1, 3, 2), (2, 2, 2), (2, 3, 1)], ids=["images", "epochs", "names"]
+    ("count", "epochs", "classes"),
+    [(1, 3, 2), (2, 2, 2), (2, 3, 1)],
+    ids=["images", "epochs", "names"],
 )
 def test_numbers_that_do_not_agree_are_refused(count, epochs, classes):
     images = np.zeros((count, 1, 8, 8), dtype=np.uint8)

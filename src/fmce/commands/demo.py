@@ -1,4 +1,4 @@
-"""`fmce demo`: the whole method on handwritten digits, from training to report."""
+"""`fmce demo`: a whole method on built-in data, from training to report."""
 
 import time
 from importlib.util import find_spec
@@ -7,14 +7,17 @@ from pathlib import Path
 import torch
 
 from fmce.commands.compare import TREATMENT, Comparison, compare
+from fmce.commands.distill import distill
 from fmce.commands.explain import explain
+from fmce.commands.export import export
 from fmce.commands.phases import remarks
-from fmce.commands.report import report
+from fmce.commands.report import matching_report, report
 from fmce.commands.show import percent
 from fmce.commands.train import train
 from fmce.commands.train_net import train_net
 from fmce.configs import preset
 from fmce.engine.runtime import Runtime, make_runtime
+from fmce.matching_config import matching_preset
 
 
 def demo(out: Path, *, runtime: Runtime | None = None) -> Path:
@@ -75,6 +78,26 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> Path:
     print(f"                    {against['verdict']}")
     print(f"time                {time.perf_counter() - started:.0f} s")
     print(f"report              {page}")
+    return page
+
+
+def segment_demo(out: Path, *, runtime: Runtime | None = None) -> Path:
+    """Run function matching on built-in road scenes and write `out/report.html`; goes on after a kill.
+
+    Args:
+        out: folder of the experiment.
+        runtime: device and precision.
+
+    Returns:
+        The report's path.
+    """
+    started = time.perf_counter()
+    distill(matching_preset("scenes"), out, runtime=runtime or make_runtime())
+    if all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
+        export(out, out / "student")
+    page = matching_report(out)
+    print(f"time    {time.perf_counter() - started:.0f} s")
+    print(f"report  {page}")
     return page
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import nn
@@ -90,6 +91,8 @@ def distill(
                         progress.advance(f"{folder.name} was done")
             run_jobs(train_arm, arguments, jobs, progress)
         result = _result(config, out, data, teacher_score)
+        if config.task == "segment":
+            _write_predictions(config, out, data, runtime)
         write_json(out / "distill.json", result)
         mark_done(out, {"teacher": teacher_score})
     if not quiet:
@@ -443,6 +446,29 @@ def _result(
         "gap_closed": gap_closed(rows, teacher[name]),
         "comparisons": _comparisons(rows),
     }
+
+
+def _write_predictions(
+    config: MatchingConfig, out: Path, data: MatchingData, runtime: Runtime, count: int = 4
+) -> None:
+    """Keep class maps of the first validation images for the report's pictures."""
+    few = data.validation.select(range(min(count, len(data.validation))))
+    (batch,) = PlainBatches(few, views_of(config, data)).epoch()
+    task, seed = make_task(config, data), config.seeds[0]
+    networks = {"teacher": load_teacher(config, out, data)}
+    networks |= {arm: load_student(config, out, data, arm, seed) for arm in config.arms}
+    assert few.targets is not None
+    columns = {"truth": few.targets}
+    with torch.inference_mode():
+        for name, network in networks.items():
+            logits = task.logits(network.to(runtime.device), batch.images.to(runtime.device))
+            columns[name] = logits.argmax(1).cpu()
+    matched = config.arms[-1]
+    columns["disagreement"] = columns[matched] != columns["teacher"]
+    arrays: dict[str, Any] = {name: ids.numpy() for name, ids in columns.items()}
+    np.savez_compressed(
+        out / "predictions.npz", images=few.images.permute(0, 2, 3, 1).numpy(), **arrays
+    )
 
 
 def gap_closed(rows: Sequence[Mapping[str, Any]], teacher_score: float) -> float | None:

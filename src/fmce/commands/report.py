@@ -1,8 +1,9 @@
-"""`fmce report`: one self-contained HTML page of a run."""
+"""`fmce report`: one self-contained HTML page of a run, or of a function-matching experiment."""
 
 from pathlib import Path
 
 from fmce.engine.files import write_text
+from fmce.report.matching_page import matching_page
 from fmce.report.page import report_page
 
 
@@ -21,4 +22,19 @@ def report(run: Path, *, comparison: Path | None = None, out: Path | None = None
     page = report_page(run, comparison)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
+    return path
+
+
+def matching_report(experiment: Path, *, out: Path | None = None) -> Path:
+    """Write the report of a function-matching experiment and return its path.
+
+    Args:
+        experiment: folder of `fmce distill`.
+        out: the page; `EXPERIMENT/report.html` by default.
+
+    Raises:
+        FileNotFoundError: the folder holds no finished experiment.
+    """
+    path = out or experiment / "report.html"
+    write_text(path, matching_page(experiment))
     return path

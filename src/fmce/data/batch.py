@@ -1,12 +1,18 @@
-"""What a batch of images or of feature maps is, and batches of images that stay in memory as uint8."""
+"""What a batch of images or of feature maps is, and batches of images that are stored as uint8.
+
+The images stay on the network's device where they fit; otherwise each batch is cut on the host and
+copied there. Resizing and variation run on the device either way, with the same values.
+"""
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fmce.data.memory import stays_resident
 from fmce.data.transforms import ImageTransform
 
 _MIX = (
@@ -57,9 +63,20 @@ class ImageSet:
         """Return the images at the given positions."""
         return ImageSet(self.images[index], self.targets[index])
 
+    def placed(self, device: torch.device, *, resident: bool | None = None) -> "ImageSet":
+        """Return the set on the device if it may stay there, else on the host.
+
+        Args:
+            device: where the network is.
+            resident: True or False decide; None compares the size with the free memory.
+        """
+        if resident is None:
+            resident = stays_resident(self.images.nbytes, device)
+        return self.to(device if resident else torch.device("cpu"))
+
 
 class ImageBatches:
-    """Batches of an image set, cut and transformed on the device the images are on.
+    """Batches of an image set, transformed on the network's device.
 
     In training, order and variation come from a generator of their own, seeded by (seed, epoch): two
     trainings with one seed see the same images whatever else draws random numbers.
@@ -72,6 +89,8 @@ class ImageBatches:
         batch_size: int,
         *,
         seed: int | None = None,
+        device: torch.device | None = None,
+        resident: bool | None = None,
     ) -> None:
         """Describe the batches.
 
@@ -80,26 +99,57 @@ class ImageBatches:
             transform: resizes and normalises, and varies training images.
             batch_size: images a batch; the last one may be smaller.
             seed: the run's seed, for training; None gives plain images in order.
+            device: where batches are wanted; where the images are by default.
+            resident: whether the images stay there; None decides by free memory.
         """
-        self.images, self.transform, self.batch_size, self.seed = (
-            images,
-            transform,
-            batch_size,
-            seed,
-        )
+        self.device = images.images.device if device is None else device
+        if resident is None:
+            resident = images.images.device == self.device or stays_resident(
+                images.images.nbytes, self.device
+            )
+        self.resident = resident
+        self.images = images.placed(self.device, resident=resident)
+        self.transform, self.batch_size, self.seed = transform, batch_size, seed
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
     def epoch(self, epoch: int = 0) -> Iterator[ImageBatch]:
         """Yield the batches of an epoch."""
-        device = self.images.images.device
         if self.seed is None:
             generator = None
-            order = torch.arange(len(self.images), device=device)
+            order = torch.arange(len(self.images), device=self.device)
         else:
-            generator = torch.Generator(device).manual_seed((self.seed * _MIX + epoch) % 2**63)
-            order = torch.randperm(len(self.images), generator=generator, device=device)
-        for index in torch.split(order, self.batch_size):
-            part = self.images.select(index)
+            generator = torch.Generator(self.device)
+            generator.manual_seed((self.seed * _MIX + epoch) % 2**63)
+            order = torch.randperm(len(self.images), generator=generator, device=self.device)
+        positions = torch.split(order, self.batch_size)
+        parts = map(self.images.select, positions) if self.resident else self._copied(order)
+        for index, part in zip(positions, parts, strict=True):
             yield ImageBatch(self.transform(part.images, generator), part.targets, index)
+
+    def _copied(self, order: Tensor) -> Iterator[ImageSet]:
+        """Cut batches on the host, one ahead of the one in use, and copy them to the device."""
+        with ThreadPoolExecutor(max_workers=1) as worker:
+            waiting: Future[ImageSet] | None = None
+            for index in torch.split(order.cpu(), self.batch_size):
+                following = worker.submit(self._cut, index)
+                if waiting is not None:
+                    yield self._on_device(waiting.result())
+                waiting = following
+            if waiting is not None:
+                yield self._on_device(waiting.result())
+
+    def _cut(self, index: Tensor) -> ImageSet:
+        # Straight into pinned memory, from where the copy to a GPU runs beside its work.
+        pinned = self.device.type == "cuda"
+        shape = (len(index), *self.images.images.shape[1:])
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+        torch.index_select(self.images.images, 0, index, out=images)
+        return ImageSet(images, self.images.targets[index])
+
+    def _on_device(self, part: ImageSet) -> ImageSet:
+        images, targets = (
+            t.to(self.device, non_blocking=True) for t in (part.images, part.targets)
+        )
+        return ImageSet(images, targets)

@@ -91,8 +91,13 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     Args:
         images: uint8 (N,C,H,W), C = 1 or 3; one channel counts for all three.
     """
-    channels = images.transpose(0, 1).flatten(1).double() / 255
-    mean, std = channels.mean(1).tolist(), channels.std(1, correction=0).tolist()
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in images.unbind(1):
+        # Counts of the 256 levels: exact, and 8 bytes a pixel less than converting the images.
+        share = torch.bincount(channel.flatten(), minlength=256).cpu().double() / channel.numel()
+        mean.append((share @ levels).item())
+        std.append((share @ (levels - mean[-1]).square()).sqrt().item())
     repeat = 3 // len(mean)
     return tuple(mean * repeat), tuple(std * repeat)
 

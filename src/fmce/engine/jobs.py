@@ -74,9 +74,9 @@ def _pool(count: int) -> Iterator[ProcessPoolExecutor]:
 
 def _start_worker(parent: int, count: int) -> None:
     """Share the cores between workers, and end with the parent even if that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(max(1, cores() // count))
 
     def watch() -> None:

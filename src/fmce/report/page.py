@@ -4,12 +4,11 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -41,8 +40,8 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
     context = {
         "run": str(run),
         "config": _text(run / "config.yaml"),
-        "versions": _json(run / "versions.json") or {},
-        "done": _json(run / "DONE.json"),
+        "versions": read_json_or_none(run / "versions.json") or {},
+        "done": read_json_or_none(run / "DONE.json"),
         "curve": _curve(run, rows),
         "scorers": _scorers(run),
         "comparison": _comparison(comparison),
@@ -50,7 +49,7 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
         "metric_names": METRICS,
         "cam_names": CAM_NUMBERS,
     }
-    return str(_template().render(context))
+    return str(template("report.html.j2").render(context))
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
@@ -85,20 +84,20 @@ def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | Non
     return {
         "phases": phases,
         "markers": markers,
-        "figure": _inline(figure, "Loss curve, CQI and phases"),
+        "figure": inline(figure, "Loss curve, CQI and phases"),
     }
 
 
 def _scorers(run: Path) -> list[dict[str, Any]]:
     scorers = []
     for folder in sorted((run / "fmce_net").glob("*")):
-        metrics = _json(folder / "metrics.json")
+        metrics = read_json_or_none(folder / "metrics.json")
         if metrics is None:
             continue
         shown = metrics["held_out"] or metrics["test_images"]
         matrix = confusion_figure(np.array(shown["confusion"]), title=f"split {metrics['split']}")
         scorers.append(
-            {**metrics, "figure": _inline(matrix, f"Confusion matrix, split {metrics['split']}")}
+            {**metrics, "figure": inline(matrix, f"Confusion matrix, split {metrics['split']}")}
         )
     return scorers
 
@@ -106,26 +105,26 @@ def _scorers(run: Path) -> list[dict[str, Any]]:
 def _comparison(folder: Path | None) -> dict[str, Any] | None:
     if folder is None:
         return None
-    result = _json(folder / "compare.json")
+    result = read_json_or_none(folder / "compare.json")
     if result is None:
         return None
     figure = comparison_figure(result["rows"], title="Test accuracy by arm, one dot a seed")
     against = {c["arm"]: c for c in result["comparisons"]}
-    return {**result, "against": against, "figure": _inline(figure, "Test accuracy by arm")}
+    return {**result, "against": against, "figure": inline(figure, "Test accuracy by arm")}
 
 
 def _explain(run: Path) -> dict[str, Any] | None:
-    numbers = _json(run / "explain" / "numbers.json")
+    numbers = read_json_or_none(run / "explain" / "numbers.json")
     if numbers is None:
         return None
     with np.load(run / "explain" / "grad_cam.npz") as arrays:
         figure = grad_cam_figure(
             arrays["images"], arrays["cams"], numbers["epochs"], numbers["classes"]
         )
-    return {**numbers, "figure": _inline(figure, "Grad-CAM over the phases")}
+    return {**numbers, "figure": inline(figure, "Grad-CAM over the phases")}
 
 
-def _inline(figure: Figure, description: str) -> Markup:
+def inline(figure: Figure, description: str) -> Markup:
     """Return a figure as an <img> that carries its own PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
@@ -133,8 +132,10 @@ def _inline(figure: Figure, description: str) -> Markup:
     return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(description, data)
 
 
-def _template() -> Any:
+def template(name: str) -> Template:
+    """Return one of this package's page templates; an undefined name in it is an error."""
     environment = Environment(
+        loader=PackageLoader("fmce.report", "."),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -142,14 +143,14 @@ def _template() -> Any:
     )
     environment.filters["percent"] = lambda v: "–" if v is None else f"{100 * v:.2f} %"
     environment.filters["number"] = lambda v: "–" if v is None or v != v else f"{v:.4g}"
-    source = files("fmce.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source)
+    return environment.get_template(name)
+
+
+def read_json_or_none(path: Path) -> Any:
+    """Return a JSON file's contents, None where there is no file."""
+    text = _text(path)
+    return json.loads(text) if text else None
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def _json(path: Path) -> Any:
-    text = _text(path)
-    return json.loads(text) if text else None
