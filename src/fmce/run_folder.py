@@ -76,7 +76,14 @@ class Run:
     @cached_property
     def data(self) -> ClassificationData:
         """The data set of the original task."""
-        return load_classification(self.config.data.name, split_seed=self.config.data.split_seed)
+        section = self.config.data
+        return load_classification(
+            section.name,
+            split_seed=section.split_seed,
+            root=section.root,
+            image_size=section.image_size,
+            train_images=section.train_images,
+        )
 
     @property
     def transform(self) -> ImageTransform:
@@ -124,12 +131,12 @@ class Run:
 
     def images(self, part: ImageSet, runtime: Runtime) -> Callable[[Tensor], Tensor]:
         """Return the map from positions in a split to unvaried network input."""
-        resident, transform = part.to(runtime.device), self.transform
-        return lambda index: transform(resident.images[index.to(runtime.device)])
+        stored, transform = part.placed(runtime.device).images, self.transform
+        return lambda index: transform(stored[index.to(stored.device)].to(runtime.device))
 
     def batches(self, part: ImageSet, runtime: Runtime, batch_size: int = 512) -> ImageBatches:
         """Return unvaried batches of a split, in order."""
-        return ImageBatches(part.to(runtime.device), self.transform, batch_size)
+        return ImageBatches(part, self.transform, batch_size, device=runtime.device)
 
     def scorer_folder(self, split: str) -> Path:
         """Return where the FMCE-Net trained on a split stands (or would)."""

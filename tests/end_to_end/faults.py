@@ -149,10 +149,12 @@ def kill_while_a_checkpoint_is_written(
 
 
 def kill(process: subprocess.Popen[str]) -> bool:
-    """Kill with SIGKILL; False if it came too late."""
+    """Kill with SIGKILL; False if it came too late, after a good end."""
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
+    _, error = process.communicate()
+    if process.returncode not in (0, -signal.SIGKILL):
+        raise AssertionError(f"exit code {process.returncode}: {error[-2000:]}")
+    return process.returncode != 0
 
 
 def differences(folder: Path, reference: Path) -> list[str]:
@@ -240,8 +242,10 @@ def _one_training(
             when = kill_while_a_checkpoint_is_written(process, kind.folder(trial), draw)
         else:
             when = kill_at_a_moment(process, timing, draw)
-        if when is None or not kill(process):
-            finish(process) if when is None else None
+        if when is None:
+            finish(process)
+            return
+        if not kill(process):
             return
         at = _newest(kind.folder(trial))
         lines.append(f"{kind.name}: kill {len(lines) + 1} {when}, last whole checkpoint {at}")

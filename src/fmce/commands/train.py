@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fmce.commands.phases import run_phases
-from fmce.configs import AuxiliaryConfig, Keep, RunConfig, to_yaml
+from fmce.configs import AuxiliaryConfig, Keep, RunConfig, RuntimeConfig, to_yaml
 from fmce.convergence.cqi import cqi
 from fmce.convergence.phases import PhaseConfig
 from fmce.convergence.smoothing import smooth_losses
 from fmce.data.batch import ImageBatch, ImageBatches
+from fmce.data.classification import ClassificationData, download_data
 from fmce.engine.checkpoint import delete_checkpoints
 from fmce.engine.loop import EpochResult, StepOutput
 from fmce.engine.resumable import fit_in_folder
@@ -21,11 +23,12 @@ from fmce.engine.runlog import mark_done, open_for_writing
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.engine.seeding import seed_epoch
 from fmce.models.build import feature_shape
+from fmce.models.compiled import CompiledModel
 from fmce.models.features import FeatureMaps, find_module
 from fmce.models.fmce_net import FMCENet
 from fmce.run_folder import Run, make_transform, open_run, tap_of, task_loss
 from fmce.tasks.classify import classification_step, evaluate_classifier
-from fmce.tasks.with_ral import feature_matching_step, ral_step
+from fmce.tasks.with_ral import CapturedMaps, feature_matching_step, ral_step
 
 Step = Callable[[ImageBatch], StepOutput]
 
@@ -36,6 +39,7 @@ def train(
     *,
     runtime: Runtime | None = None,
     keep: Keep = "all",
+    download: bool = False,
     read_test: bool = True,
     quiet: bool = False,
 ) -> Run:
@@ -45,8 +49,10 @@ def train(
         config: the run; a folder of another config is refused, so asking a finished run for more
             epochs is an error too (its cosine schedule was cut for fewer).
         out: the run folder.
-        runtime: device and precision; chosen automatically by default.
+        runtime: the device, chosen automatically by default. How passes are computed is the config's
+            `runtime` section; what differs here from the defaults goes into the run's config.
         keep: "markers" deletes, once phases are known, every checkpoint but the first, the markers' and the last.
+        download: fetch the data set first, if it is not there and torchvision can.
         read_test: evaluate on the test images at the end; off for runs that only choose a setting.
         quiet: print no progress.
 
@@ -58,13 +64,14 @@ def train(
         FileExistsError: the folder holds something else.
         TrainingStoppedError: the loss became NaN or infinite.
     """
-    runtime = runtime or make_runtime()
+    config, runtime = _settled(config, runtime or make_runtime())
+    if download:
+        download_data(config.data.name, config.data.root)
     run = Run(out, config)
+    data = run.data
+    _say(quiet or not data.source, _about(data))
     seed_epoch(config.train.seed, 0)
-    data, model = (
-        run.data,
-        run.new_model().to(runtime.device),
-    )  # before the oracle: same weights in both arms
+    model = runtime.put(run.new_model())  # before the oracle: same weights in both arms
     if config.model.tap is not None:
         find_module(model, config.model.tap)  # now, not when its maps are wanted epochs later
     # The step first: a wrong oracle must not leave a folder that belongs to a config of no use.
@@ -73,10 +80,11 @@ def train(
             _say(quiet, f"{out} is finished already ({run.done['epochs']} epochs)")
             return run
         batches = ImageBatches(
-            data.train.to(runtime.device),
+            data.train,
             make_transform(config, data),
             config.train.batch_size,
             seed=config.train.seed,
+            device=runtime.device,
         )
         fit_in_folder(
             out,
@@ -94,6 +102,22 @@ def train(
         )
         _finish(run, model, runtime, keep, read_test, quiet)
     return run
+
+
+def _settled(config: RunConfig, runtime: Runtime) -> tuple[RunConfig, Runtime]:
+    """Let config and runtime say the same of how passes are computed; the config is what is recorded."""
+    given = {
+        f.name: getattr(runtime, f.name)
+        for f in fields(RuntimeConfig)
+        if getattr(runtime, f.name) != f.default
+    }
+    section = replace(config.runtime, **given)
+    return replace(config, runtime=section), Runtime(runtime.device, **asdict(section))
+
+
+def _about(data: ClassificationData) -> str:
+    counts = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test images"
+    return f"data {data.name}: {counts} of {len(data.class_names)} classes from {data.source}"
 
 
 def _measure(
@@ -148,7 +172,8 @@ def _training_step(config: RunConfig, model: nn.Module, runtime: Runtime) -> Ite
     """Give the step that the config's auxiliary section asks for, with its hooks in place meanwhile."""
     auxiliary = config.auxiliary
     if auxiliary.kind == "none":
-        yield classification_step(model)
+        with _capturing(model, None, runtime) as (network, _):
+            yield classification_step(network)
         return
     tap = tap_of(config, model)
     oracle_run = open_run(str(auxiliary.oracle))
@@ -156,17 +181,42 @@ def _training_step(config: RunConfig, model: nn.Module, runtime: Runtime) -> Ite
         _check_same_model(config, oracle_run)
         start = oracle_run.model(oracle_run.phases.convergence_epoch)
         model.load_state_dict(start.state_dict())
-    with FeatureMaps(model, tap, keep_gradients=True) as maps:
-        if auxiliary.kind == "feature_matching":
-            _check_same_model(config, oracle_run)
-            teacher = oracle_run.extractor(oracle_run.phases.convergence_epoch, runtime)
-            yield feature_matching_step(model, maps, tap, teacher, raf=auxiliary.raf)
-        else:
-            oracle = load_oracle(auxiliary, oracle_run, config.train.seed).to(runtime.device)
-            _check_map_shape(config, model, oracle, oracle_run)
-            yield ral_step(
-                model, maps, tap, oracle, raf=auxiliary.raf, target_phase=auxiliary.target_phase
-            )
+    if auxiliary.kind == "feature_matching":
+        _check_same_model(config, oracle_run)
+        teacher = oracle_run.extractor(oracle_run.phases.convergence_epoch, runtime)
+        with _capturing(model, tap, runtime) as (network, maps):
+            yield feature_matching_step(network, maps, tap, teacher, raf=auxiliary.raf)
+        return
+    oracle = runtime.put(load_oracle(auxiliary, oracle_run, config.train.seed))
+    _check_map_shape(config, model, oracle, oracle_run)
+    if runtime.compile:
+        oracle.compile()
+    with _capturing(model, tap, runtime) as (network, maps):
+        yield ral_step(
+            network, maps, tap, oracle, raf=auxiliary.raf, target_phase=auxiliary.target_phase
+        )
+
+
+@contextmanager
+def _capturing(
+    model: nn.Module, tap: str | None, runtime: Runtime
+) -> Iterator[tuple[nn.Module, CapturedMaps]]:
+    """Give the network to train with and the maps that its latest call left at the tap."""
+    if runtime.compile:
+        with CompiledModel(model, tap) as compiled:
+            yield compiled, compiled
+    elif tap is None:
+        yield model, _NoMaps()
+    else:
+        with FeatureMaps(model, tap, keep_gradients=True) as maps:
+            yield model, maps
+
+
+class _NoMaps:
+    """Stands where no maps are captured."""
+
+    def single(self, name: str) -> Tensor:
+        raise ValueError(f"no maps of {name!r} are captured in a plain training")
 
 
 def load_oracle(auxiliary: AuxiliaryConfig, run: Run, seed: int) -> FMCENet:

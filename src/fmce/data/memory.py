@@ -51,5 +51,7 @@ def _cgroup_limit(folder: Path) -> int | None:
         return None
     if limit == "max":
         return None
-    cached = sum(int(row.split()[1]) for row in stat.splitlines() if row.startswith("inactive_file "))
+    cached = sum(
+        int(row.split()[1]) for row in stat.splitlines() if row.startswith("inactive_file ")
+    )
     return max(0, int(limit) - used + cached)

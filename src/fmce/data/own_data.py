@@ -57,7 +57,9 @@ def own_parts(name: str, returned: Any) -> DataParts:
         )
     names = tuple(str(n) for n in returned.get("class_names", ()))
     sets = {
-        split: to_image_set(*_pair(name, split, returned[split]), f"{name}, {split}", len(names) or None)
+        split: to_image_set(
+            *_pair(name, split, returned[split]), f"{name}, {split}", len(names) or None
+        )
         for split in _SPLITS
         if split in returned
     }

@@ -98,7 +98,8 @@ def fit(
             group["lr"] = group["initial_lr"] * schedule(epoch)
         model.train()
         started = time.perf_counter()
-        loss, means = _run_epoch(step, batches, optimizer, epoch, runtime, on_step_end)
+        with runtime.arithmetic():
+            loss, means = _run_epoch(step, batches, optimizer, epoch, runtime, on_step_end)
         seconds = time.perf_counter() - started
         rate = float(optimizer.param_groups[0]["lr"])
         on_epoch_end(EpochResult(epoch, loss, means, rate, seconds))

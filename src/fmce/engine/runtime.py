@@ -15,27 +15,64 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where tensors live and in what precision forward passes run."""
+    """Where tensors live and how passes are computed.
+
+    precision: of forward passes.
+    channels_last: whether `put` lays maps, images and weights out in NHWC memory order.
+    compile: whether trainings compile their step; nothing here does it.
+    tf32: whether float32 products on a GPU may round their factors.
+    """
 
     device: torch.device
     precision: Precision = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    tf32: bool = False
 
     def put(self, value: T) -> T:
-        """Move a tensor, a module or a named tuple of tensors to the device."""
-        if isinstance(value, (Tensor, nn.Module)):
-            return value.to(self.device, non_blocking=True)  # type: ignore[return-value]
+        """Move a tensor, a module or a named tuple of tensors to the device, in the memory order chosen."""
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*(self.put(v) for v in value))
-        return value
+        if not isinstance(value, (Tensor, nn.Module)):
+            return value
+        if self.channels_last and _has_channels(value):
+            return value.to(  # type: ignore[call-overload,no-any-return]
+                self.device, non_blocking=True, memory_format=torch.channels_last
+            )
+        return value.to(self.device, non_blocking=True)  # type: ignore[return-value]
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """Run forward passes in the chosen precision; float32 changes nothing."""
-        if self.precision == "float32":
+        with self.arithmetic():
+            if self.precision == "float32":
+                yield
+                return
+            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+                yield
+
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """Hold a GPU's float32 products to the TF32 choice, backward passes too; restored on leaving.
+
+        Left alone, PyTorch uses TF32 in convolutions and not in matrix products.
+        """
+        if self.device.type != "cuda":
             yield
             return
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+        kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+        before = [kind.fp32_precision for kind in kinds]
+        try:
+            for kind in kinds:
+                kind.fp32_precision = "tf32" if self.tf32 else "ieee"
             yield
+        finally:
+            for kind, found in zip(kinds, before, strict=True):
+                kind.fp32_precision = found
+
+
+def _has_channels(value: Tensor | nn.Module) -> bool:
+    return isinstance(value, nn.Module) or (value.ndim == 4 and value.is_floating_point())
 
 
 def make_runtime(device: str = "auto", precision: str = "float32") -> Runtime:

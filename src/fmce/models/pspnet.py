@@ -5,7 +5,7 @@ supervised training. It neither normalises images nor computes losses.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -202,7 +202,9 @@ class PSPNet(nn.Module):
         return SegmentationOutput(logits, _upsample(self.auxiliary(before_last), size))
 
 
-def _timm_encoder(name: str, *, pretrained: bool, output_stride: int) -> nn.Module:
+def _timm_encoder(
+    name: str, *, pretrained: bool, output_stride: int, options: Mapping[str, Any]
+) -> nn.Module:
     try:
         import timm
     except ModuleNotFoundError as error:
@@ -215,7 +217,11 @@ def _timm_encoder(name: str, *, pretrained: bool, output_stride: int) -> nn.Modu
         )
     try:
         encoder: nn.Module = timm.create_model(
-            name, pretrained=pretrained, features_only=True, output_stride=output_stride
+            name,
+            pretrained=pretrained,
+            features_only=True,
+            output_stride=output_stride,
+            **options,
         )
     except (NotImplementedError, AttributeError, TypeError, AssertionError) as error:
         raise ValueError(
@@ -233,6 +239,7 @@ def pspnet(
     auxiliary: bool = True,
     dropout: float = 0.1,
     output_stride: int = 8,
+    encoder_options: Mapping[str, Any] | None = None,
 ) -> PSPNet:
     """Build a PSPNet on a timm encoder.
 
@@ -248,6 +255,7 @@ def pspnet(
             use it.
         dropout: Share of channels dropped before each classifier in train mode, in [0, 1).
         output_stride: Pixels of the image per cell of the encoder's last map: 8, 16 or 32.
+        encoder_options: Further arguments of the timm model, such as a ResNet's `channels`.
 
     Returns:
         The model, in train mode.
@@ -269,7 +277,12 @@ def pspnet(
         raise ValueError(f"expected output_stride 8, 16 or 32, got {output_stride}.")
     if not 0 <= dropout < 1:
         raise ValueError(f"expected dropout in [0, 1), got {dropout}.")
-    maps = _timm_encoder(encoder, pretrained=weights == "imagenet", output_stride=output_stride)
+    maps = _timm_encoder(
+        encoder,
+        pretrained=weights == "imagenet",
+        output_stride=output_stride,
+        options=encoder_options or {},
+    )
     info = maps.feature_info
     stride = info.reduction()[-1]  # type: ignore[union-attr, operator]
     if stride != output_stride:

@@ -1,6 +1,7 @@
 """FMCE-Net++: the task's loss beside the frozen FMCE-Net's (Representation Auxiliary Loss, Eq. 4–5)."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -9,13 +10,20 @@ from torch import Tensor, nn
 from fmce.data.batch import ImageBatch
 from fmce.engine.loop import StepOutput
 from fmce.losses.ral import feature_matching_loss, fmcs_loss, representation_auxiliary_loss
-from fmce.models.features import FeatureMaps
 from fmce.tasks.classify import classifier_output
+
+
+class CapturedMaps(Protocol):
+    """Maps of the model's latest call: an open `FeatureMaps`, or a `CompiledModel`."""
+
+    def single(self, name: str) -> Tensor:
+        """Return the maps (B,C,h,w) of a submodule."""
+        ...
 
 
 def ral_step(
     model: nn.Module,
-    maps: FeatureMaps,
+    maps: CapturedMaps,
     tap: str,
     oracle: nn.Module,
     *,
@@ -47,7 +55,7 @@ def ral_step(
 
 def feature_matching_step(
     model: nn.Module,
-    maps: FeatureMaps,
+    maps: CapturedMaps,
     tap: str,
     teacher_maps: Callable[[Tensor], Tensor],
     *,

@@ -1,0 +1,85 @@
+"""From `--preset`, `--data`, a YAML file and single settings to one run's config, all numbers written out.
+
+What suits a data set (its size, flips, shift; for the paper its epochs and threshold) comes from the
+table in `fmce.data.specs`; a file wins over that, a setting over both.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fmce.configs import RunConfig, from_dict, preset, read_yaml, with_settings
+from fmce.data.specs import DataSpec, spec_of
+
+
+def make_config(
+    preset_name: str | None = None,
+    data: str | None = None,
+    *,
+    file: Path | None = None,
+    settings: Sequence[str] = (),
+) -> RunConfig:
+    """Return a run's config.
+
+    Args:
+        preset_name: "digits", "small" or "paper"; None takes "digits" for the digits, else "small".
+        data: name of a data set, as in `load_classification`; None is what file or settings name,
+            else the digits.
+        file: YAML whose values win over the preset's.
+        settings: `section.field=value` texts, which win over everything.
+
+    Raises:
+        ValueError: an unknown name, key or value, or the preset is not made for the data set.
+        FileNotFoundError: there is no such file.
+
+    >>> make_config("paper", "cifar10").data.flip, make_config("paper", "mnist").data.flip
+    (True, False)
+    """
+    values = {} if file is None else read_yaml(file)
+    name = data or _named(settings) or _name_in(values) or "digits"
+    base = config_for(preset_name or ("digits" if name == "digits" else "small"), name)
+    config = from_dict(RunConfig, values, base=base)
+    chosen = [] if data is None else [f"data.name={data}"]
+    return with_settings(config, [*settings, *chosen])
+
+
+def config_for(preset_name: str, data: str) -> RunConfig:
+    """Return a preset with what suits a data set.
+
+    Raises:
+        ValueError: an unknown name, or the preset "digits" with other data.
+    """
+    base, spec = preset(preset_name), spec_of(data)
+    if preset_name == "digits" and data != "digits":
+        raise ValueError(
+            f"preset 'digits' is made for the digits, got data {data!r}; use small or paper"
+        )
+    if preset_name == "small" and data == "digits":
+        return preset("digits")
+    section = replace(base.data, name=data, flip=spec.flip)
+    if preset_name == "small":
+        return replace(base, data=replace(section, image_size=spec.size, shift=spec.shift))
+    if preset_name == "paper":
+        return _paper(replace(base, data=section), spec)
+    return replace(base, data=section)
+
+
+def _paper(base: RunConfig, spec: DataSpec) -> RunConfig:
+    return replace(
+        base,
+        train=replace(base.train, epochs=spec.paper_epochs),
+        phases=replace(base.phases, threshold=spec.paper_threshold),
+    )
+
+
+def _named(settings: Sequence[str]) -> str | None:
+    """Return the data set that the settings name last."""
+    names = [s.partition("=")[2].strip() for s in settings if s.partition("=")[0].strip() == "data.name"]
+    return names[-1] if names else None
+
+
+def _name_in(values: Mapping[str, Any]) -> str | None:
+    section = values.get("data")
+    name = section.get("name") if isinstance(section, Mapping) else None
+    return name if isinstance(name, str) else None

@@ -1,0 +1,99 @@
+"""A model trained through `torch.compile` that still gives the maps of one submodule.
+
+Hooks added to a compiled model never fire, so the hook is placed first and what it holds leaves the
+compiled code as a second output, gradients included.
+"""
+
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from fmce.models.features import find_module
+
+
+class CompiledModel(nn.Module):
+    """Logits of a model, and after each call the maps of a submodule, from compiled code.
+
+    Use it as a context manager: on leaving, the model has no hook of ours and the compiled code is
+    dropped. Weights and modes are the model's own, which stays as it was for uncompiled calls.
+
+    Args:
+        model: takes images and returns logits.
+        tap: submodule whose maps are wanted; None for logits alone.
+
+    Raises:
+        ValueError: If there is no submodule of that name.
+
+    Example:
+        >>> with CompiledModel(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()), "0") as compiled:
+        ...     compiled.tap
+        '0'
+    """
+
+    def __init__(self, model: nn.Module, tap: str | None = None) -> None:
+        super().__init__()
+        self.model, self.tap = model, tap
+        self._tapped = None if tap is None else find_module(model, tap)
+        self._maps: Tensor | None = None
+
+    def __enter__(self) -> Self:
+        held: list[Tensor] = []
+        model = self.model
+
+        def hold(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            held.append(output)
+            # The rest goes on with a copy: a ReLU in place would change the maps.
+            return output.clone()
+
+        def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+            held.clear()
+            logits = model(images)
+            maps = list(held)
+            held.clear()  # otherwise the last step's graph would live on
+            return logits, maps
+
+        self._hook = None if self._tapped is None else self._tapped.register_forward_hook(hold)
+        self._run: Any = torch.compile(run)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+        # The next model must not inherit shapes and recompilation counts seen with this one.
+        torch.compiler.reset()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, classes) of images (B, C, H, W)."""
+        logits, maps = self._run(images)
+        if self.tap is not None:
+            self._maps = _single_map(maps, self.tap)
+        result: Tensor = logits
+        return result
+
+    def single(self, name: str) -> Tensor:
+        """Return the maps (B, C, H, W) of the latest call, with their gradients.
+
+        Raises:
+            ValueError: If another submodule is asked for, or the model was not called yet.
+        """
+        if name != self.tap or self._maps is None:
+            raise ValueError(
+                f"{name!r} is not at hand; captured: {self.tap}, after the compiled model was called"
+            )
+        return self._maps
+
+
+def _single_map(maps: list[Tensor], tap: str) -> Tensor:
+    if len(maps) != 1 or not isinstance(maps[0], Tensor) or maps[0].ndim != 4:
+        raise ValueError(
+            f"module {tap!r} gave {len(maps)} outputs in one call of the model, expected one 4-d "
+            "tensor (B, C, H, W); name another tap, or train with runtime.compile=false"
+        )
+    return maps[0]

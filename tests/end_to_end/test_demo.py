@@ -1,0 +1,31 @@
+"""The demo in its shape, on a smaller network with fewer epochs; `make demo` runs it as it is."""
+
+import pytest
+
+from fmce.commands.demo import demo
+from fmce.engine.runtime import make_runtime
+from fmce.run_folder import open_run
+
+
+@pytest.mark.slow
+def test_the_demo_goes_from_training_to_report_and_repeats_nothing(
+    finished_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        "fmce.commands.demo.preset", lambda name: {"digits": finished_run.config}[name]
+    )
+    page = demo(tmp_path / "demo", runtime=make_runtime("cpu"))
+    run = open_run(tmp_path / "demo" / "original")
+    assert run.losses == finished_run.losses
+    out = capsys.readouterr().out
+    assert f"phase markers       {list(run.phases.markers)}" in out
+    for said in ("5/5 report", "test accuracy", "unseen images", "over 3 seeds", "at RAF 0."):
+        assert said in out
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<img ") == 5
+    assert "No " not in text.split("<h2>Config")[0]  # no part is missing
+
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "demo").rglob("epoch_*/*")}
+    demo(tmp_path / "demo", runtime=make_runtime("cpu"))
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "demo").rglob("epoch_*/*")} == written
+    assert capsys.readouterr().out.count("is finished already") == 1

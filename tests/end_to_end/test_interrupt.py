@@ -1,0 +1,99 @@
+"""Ctrl-C: exit code 130, one line, a run that goes on, and no process left behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fmce.cli import main
+from fmce.run_folder import open_run
+
+SETTINGS = ("data.image_size=8", "data.shift=1", "model.options={width: 4}")
+
+
+def started(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "fmce", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(there, process, seconds=90):
+    end = time.monotonic() + seconds
+    while not there():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def group_is_gone(group, seconds=20):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path, capsys):
+    arguments = ["train", "--out", tmp_path / "run", "--epochs", "40"]
+    arguments += [word for setting in SETTINGS for word in ("--set", setting)]
+    process = started(*arguments)
+    wait_for((tmp_path / "run" / "checkpoints" / "epoch_0003").exists, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on from the last whole epoch" in error
+    assert "Traceback" not in error
+    main([str(a) for a in arguments])
+    went_on = re.search(r"resuming .* after epoch (\d+)", capsys.readouterr().out)
+    assert int(went_on[1]) >= 3
+    run = open_run(tmp_path / "run")
+    assert [row["epoch"] for row in run.curve] == run.epochs == list(range(1, 41))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_comparison_that_is_stopped_leaves_no_process_and_goes_on(number, finished_run, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["compare", finished_run.path, "--out", out, "--raf", "0.9", "--seeds", "1", "2"]
+    arguments += ["--no-controls", "--length", "full", "--jobs", "2"]
+    process = started(*arguments)
+    wait_for(lambda: any(out.glob("runs/*/checkpoints/epoch_0001")), process)
+    # The whole group gets a terminal's Ctrl-C; a kill hits the parent alone.
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in error
+    assert group_is_gone(process.pid)
+    from fmce.commands.compare import Comparison, compare
+
+    plan = Comparison(
+        str(finished_run.path), rafs=(0.9,), seeds=(1, 2), controls=False, length="full"
+    )
+    assert len(compare(plan, out, jobs=2, quiet=True)["rows"]) == 4
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys):
+    arguments = ["train", "--out", tmp_path / "run", "--epochs", "200"]
+    arguments += [word for setting in SETTINGS for word in ("--set", setting)]
+    process = started(*arguments)
+    wait_for((tmp_path / "run" / "checkpoints" / "epoch_0001").exists, process)
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in arguments])
+    assert end.value.code == 2
+    assert "another process is training in" in capsys.readouterr().err
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
