@@ -175,7 +175,7 @@ def comparison(rows: Sequence[Row]) -> list[str]:
         for arm in result["arms"]
     ]
     header = ("arm", "test accuracy, % ± sd", "− baseline, pp", "95 % interval", "p (Holm)")
-    chosen = ", ".join(
+    chosen = "; ".join(
         f"RAF {c['raf']:g}: {percent(c['validation_accuracy'])}, loss {c['validation_loss']:.4f}"
         for c in result["selection"]
     )

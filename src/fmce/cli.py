@@ -56,7 +56,19 @@ def demo(
 @app.command
 def train(
     out: Annotated[Path, arg(help="run folder; an unfinished one goes on")],
-    preset: Annotated[str, arg(help="digits or paper: where settings start")] = "digits",
+    data: Annotated[
+        str | None,
+        arg(help="digits, mnist, cifar10, … image-folder:DIR or module:function", metavar="NAME"),
+    ] = None,
+    data_root: Annotated[
+        Path | None, arg(help="where data sets lie, not $FMCE_DATA", metavar="DIR")
+    ] = None,
+    download: Annotated[
+        FlagCreatePairsOff[bool], arg(help="fetch the data set if it is missing")
+    ] = False,
+    preset: Annotated[
+        str | None, arg(help="digits, small or paper: where settings start", metavar="NAME")
+    ] = None,
     config: Annotated[Path | None, arg(help="YAML on top of the preset", metavar="FILE")] = None,
     model: Annotated[
         str | None, arg(help="tiny, torchvision:…, timm:… or module:function", metavar="NAME")
@@ -77,7 +89,10 @@ def train(
     settings: Settings = (),
     keep: Annotated[Keep, arg(help="checkpoints left once phases are known")] = "all",
     device: Device = "auto",
-    precision: Precision = "float32",
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        arg(help="of forward passes; the config's if left out", metavar="NAME"),
+    ] = None,
 ) -> None:
     """Train the original task, plain or as FMCE-Net++.
 
@@ -86,9 +101,16 @@ def train(
     from fmce.commands.train import train as run_train
 
     length = _oracle_length(oracle, config, settings) if epochs is None else epochs
-    given = {"model.name": model, "model.tap": tap, "train.epochs": length, "train.seed": seed}
-    chosen = _config(preset, config, given, oracle, raf, settings)
-    run_train(chosen, out, runtime=_runtime(device, precision), keep=keep)
+    given = {
+        "data.root": data_root and str(data_root.absolute()),
+        "model.name": model,
+        "model.tap": tap,
+        "train.epochs": length,
+        "train.seed": seed,
+        "runtime.precision": precision,
+    }
+    chosen = _config(preset, data, config, given, oracle, raf, settings)
+    run_train(chosen, out, runtime=_runtime(device), keep=keep, download=download)
 
 
 @app.command
@@ -404,19 +426,18 @@ def _runtime(device: str, precision: str = "float32") -> "Runtime":
 
 
 def _config(
-    preset: str,
+    preset: str | None,
+    data: str | None,
     file: Path | None,
     given: dict[str, Any],
     oracle: Path | None,
     raf: float | None,
     settings: Sequence[str],
 ) -> Any:
-    from fmce.configs import RunConfig, from_yaml, with_settings
-    from fmce.configs import preset as named
+    from fmce.commands.settings import base_config
+    from fmce.configs import with_settings
 
-    base = named(preset)
-    if file is not None:
-        base = from_yaml(RunConfig, file, base=base)
+    base = base_config(preset, data, file=file, settings=settings)
     auxiliary: dict[str, Any] = {"auxiliary.raf": raf}
     if oracle is not None:
         kind = base.auxiliary.kind if base.auxiliary.kind != "none" else "ral"

@@ -114,17 +114,6 @@ def test_a_verdict_in_words_is_printed(compared, capsys):
     assert "RAF, chosen on validation images" in out
 
 
-def test_one_raf_needs_no_selection_and_the_full_length_may_be_asked_for(oracle, tmp_path):
-    plan = Comparison(oracle, rafs=(0.8,), seeds=(1, 2), controls=False, length="full")
-    result = compare(plan, tmp_path / "out", jobs=2, quiet=True)
-    assert (result["raf"], result["selection"], result["epochs"]) == (0.8, [], 8)
-    assert not (tmp_path / "out" / "selection").exists()
-    assert [(r["arm"], r["seed"]) for r in result["rows"]] == [
-        (arm, seed) for seed in (1, 2) for arm in ("baseline", "ral")
-    ]
-    assert len(result["comparisons"]) == 1
-
-
 @pytest.mark.parametrize("seeds", [{"seeds": (0, 1)}, {"selection_seed": 0}])
 def test_the_oracles_own_seed_is_refused_as_an_arms(oracle, tmp_path, seeds):
     with pytest.raises(ValueError, match=r"seed 0 is the oracle's own.*--same-seed adds that pair"):
@@ -147,9 +136,9 @@ def test_plans_that_compare_nothing_are_refused(plan, message):
         Comparison("runs/x", **plan)
 
 
-def test_an_arm_that_fails_is_named_and_the_others_are_kept(own_run, tmp_path):
+def test_a_folder_that_holds_something_else_is_refused(own_run, tmp_path):
     plan = Comparison(str(own_run.path), rafs=(0.8,), seeds=(1, 2), controls=False, length="full")
-    (tmp_path / "out" / "runs" / "ral-seed2").mkdir(parents=True)
-    (tmp_path / "out" / "runs" / "ral-seed2" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds 'runs'"):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"is not a run folder but holds 'notes\.txt'"):
         compare(plan, tmp_path / "out", quiet=True)

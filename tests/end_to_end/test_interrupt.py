@@ -64,7 +64,9 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_comparison_that_is_stopped_leaves_no_process_and_goes_on(number, finished_run, tmp_path):
+def test_a_comparison_that_is_stopped_leaves_no_process_and_one_that_is_killed_goes_on(
+    number, finished_run, tmp_path
+):
     out = tmp_path / "out"
     arguments = ["compare", finished_run.path, "--out", out, "--raf", "0.9", "--seeds", "1", "2"]
     arguments += ["--no-controls", "--length", "full", "--jobs", "2"]
@@ -76,12 +78,18 @@ def test_a_comparison_that_is_stopped_leaves_no_process_and_goes_on(number, fini
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
     assert "Traceback" not in error
     assert group_is_gone(process.pid)
+    if number == signal.SIGINT:
+        return
     from fmce.commands.compare import Comparison, compare
 
     plan = Comparison(
         str(finished_run.path), rafs=(0.9,), seeds=(1, 2), controls=False, length="full"
     )
-    assert len(compare(plan, out, jobs=2, quiet=True)["rows"]) == 4
+    result = compare(plan, out, jobs=2, quiet=True)
+    arms = [(seed, arm) for seed in (1, 2) for arm in ("baseline", "ral")]
+    assert [(row["seed"], row["arm"]) for row in result["rows"]] == arms
+    assert (result["raf"], result["selection"], result["epochs"]) == (0.9, [], 8)
+    assert not (out / "selection").exists()
 
 
 @pytest.mark.slow

@@ -136,6 +136,11 @@ def test_no_epoch_is_recorded_after_a_stop():
     assert results == [1, 2, 3]
 
 
+def test_an_epoch_may_end_where_the_loss_was_just_looked_at():
+    (result,) = run_fit(new_model(), 1, Noisy((2,) * CHECK_EVERY))
+    assert math.isfinite(result.loss)
+
+
 def test_an_empty_training_set_is_named():
     with pytest.raises(TrainingStoppedError, match="epoch 1 has no batches"):
         run_fit(new_model(), 1, Noisy(()))

@@ -36,12 +36,27 @@ def make_config(
     >>> make_config("paper", "cifar10").data.flip, make_config("paper", "mnist").data.flip
     (True, False)
     """
+    return with_settings(base_config(preset_name, data, file=file, settings=settings), settings)
+
+
+def base_config(
+    preset_name: str | None,
+    data: str | None,
+    *,
+    file: Path | None = None,
+    settings: Sequence[str] = (),
+) -> RunConfig:
+    """Return preset and file for the data set that settings, `data` or the file name, settings yet to come.
+
+    Raises:
+        ValueError: as `make_config`.
+        FileNotFoundError: there is no such file.
+    """
     values = {} if file is None else read_yaml(file)
-    name = data or _named(settings) or _name_in(values) or "digits"
+    name = _named(settings) or data or _name_in(values) or "digits"
     base = config_for(preset_name or ("digits" if name == "digits" else "small"), name)
     config = from_dict(RunConfig, values, base=base)
-    chosen = [] if data is None else [f"data.name={data}"]
-    return with_settings(config, [*settings, *chosen])
+    return replace(config, data=replace(config.data, name=name))
 
 
 def config_for(preset_name: str, data: str) -> RunConfig:
@@ -75,7 +90,9 @@ def _paper(base: RunConfig, spec: DataSpec) -> RunConfig:
 
 def _named(settings: Sequence[str]) -> str | None:
     """Return the data set that the settings name last."""
-    names = [s.partition("=")[2].strip() for s in settings if s.partition("=")[0].strip() == "data.name"]
+    names = [
+        s.partition("=")[2].strip() for s in settings if s.partition("=")[0].strip() == "data.name"
+    ]
     return names[-1] if names else None
 
 

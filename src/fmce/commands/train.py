@@ -1,13 +1,13 @@
 """`fmce train`: the original task, plain or with FMCE-Net++'s auxiliary loss, in a run folder that resumes."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fmce.commands.phases import run_phases
 from fmce.configs import AuxiliaryConfig, Keep, RunConfig, RuntimeConfig, to_yaml
@@ -26,6 +26,7 @@ from fmce.models.build import feature_shape
 from fmce.models.compiled import CompiledModel
 from fmce.models.features import FeatureMaps, find_module
 from fmce.models.fmce_net import FMCENet
+from fmce.models.memory_order import check_channels_last
 from fmce.run_folder import Run, make_transform, open_run, tap_of, task_loss
 from fmce.tasks.classify import classification_step, evaluate_classifier
 from fmce.tasks.with_ral import CapturedMaps, feature_matching_step, ral_step
@@ -71,7 +72,10 @@ def train(
     data = run.data
     _say(quiet or not data.source, _about(data))
     seed_epoch(config.train.seed, 0)
-    model = runtime.put(run.new_model())  # before the oracle: same weights in both arms
+    model = run.new_model()  # before the oracle: same weights in both arms
+    if runtime.channels_last or runtime.compile:
+        check_channels_last(model, runtime.device)
+    model = runtime.put(model)
     if config.model.tap is not None:
         find_module(model, config.model.tap)  # now, not when its maps are wanted epochs later
     # The step first: a wrong oracle must not leave a folder that belongs to a config of no use.
@@ -116,7 +120,9 @@ def _settled(config: RunConfig, runtime: Runtime) -> tuple[RunConfig, Runtime]:
 
 
 def _about(data: ClassificationData) -> str:
-    counts = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test images"
+    counts = (
+        f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test images"
+    )
     return f"data {data.name}: {counts} of {len(data.class_names)} classes from {data.source}"
 
 
@@ -172,7 +178,7 @@ def _training_step(config: RunConfig, model: nn.Module, runtime: Runtime) -> Ite
     """Give the step that the config's auxiliary section asks for, with its hooks in place meanwhile."""
     auxiliary = config.auxiliary
     if auxiliary.kind == "none":
-        with _capturing(model, None, runtime) as (network, _):
+        with CompiledModel(model) if runtime.compile else nullcontext(model) as network:
             yield classification_step(network)
         return
     tap = tap_of(config, model)
@@ -189,8 +195,6 @@ def _training_step(config: RunConfig, model: nn.Module, runtime: Runtime) -> Ite
         return
     oracle = runtime.put(load_oracle(auxiliary, oracle_run, config.train.seed))
     _check_map_shape(config, model, oracle, oracle_run)
-    if runtime.compile:
-        oracle.compile()
     with _capturing(model, tap, runtime) as (network, maps):
         yield ral_step(
             network, maps, tap, oracle, raf=auxiliary.raf, target_phase=auxiliary.target_phase
@@ -199,24 +203,15 @@ def _training_step(config: RunConfig, model: nn.Module, runtime: Runtime) -> Ite
 
 @contextmanager
 def _capturing(
-    model: nn.Module, tap: str | None, runtime: Runtime
+    model: nn.Module, tap: str, runtime: Runtime
 ) -> Iterator[tuple[nn.Module, CapturedMaps]]:
     """Give the network to train with and the maps that its latest call left at the tap."""
     if runtime.compile:
         with CompiledModel(model, tap) as compiled:
             yield compiled, compiled
-    elif tap is None:
-        yield model, _NoMaps()
     else:
         with FeatureMaps(model, tap, keep_gradients=True) as maps:
             yield model, maps
-
-
-class _NoMaps:
-    """Stands where no maps are captured."""
-
-    def single(self, name: str) -> Tensor:
-        raise ValueError(f"no maps of {name!r} are captured in a plain training")
 
 
 def load_oracle(auxiliary: AuxiliaryConfig, run: Run, seed: int) -> FMCENet:

@@ -66,7 +66,7 @@ def balanced_subset(targets: Index, count: int, seed: int) -> Index:
     """
     if not 1 <= count <= len(targets):
         raise ValueError(f"expected a subset of 1 to {len(targets)} training images, got {count}")
-    order = np.lexsort((targets, _ranks_in_class(targets, seed)))
+    order: Index = np.lexsort((targets, _ranks_in_class(targets, seed)))
     return np.sort(order[:count])
 
 
@@ -89,7 +89,7 @@ def _ranks_in_class(targets: Index, seed: int) -> Index:
 def _proportional(sizes: Index, count: int) -> Index:
     """Share out `count` in proportion to sizes: whole parts first, then the largest remainders."""
     exact = sizes * count / sizes.sum()
-    shares = np.floor(exact).astype(np.int64)
+    shares: Index = np.floor(exact).astype(np.int64)
     largest = np.argsort(-(exact - shares), kind="stable")[: count - int(shares.sum())]
     shares[largest] += 1
     return shares

@@ -42,7 +42,7 @@ class ImagePool:
 
     def select(self, index: Sequence[int] | Tensor) -> "ImagePool":
         """Return the pool of the given positions."""
-        images, targets = self.take(torch.as_tensor(index))
+        images, targets = self.take(torch.as_tensor(index, dtype=torch.int64))
         return ImagePool(images, targets)
 
     def unlabelled(self) -> "ImagePool":

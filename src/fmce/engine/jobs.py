@@ -34,7 +34,9 @@ def run_jobs(
     """
     if not arguments:
         return
-    with _pool(min(workers, len(arguments))) as pool:
+    # Threads by the workers asked for, not by the jobs left: sums depend on the number of threads, and
+    # a job repeated after a kill must come out the same.
+    with _pool(min(workers, len(arguments)), max(1, cores() // workers)) as pool:
         futures = {pool.submit(function, *values): name for name, values in arguments.items()}
         _collect(futures, progress)
 
@@ -56,10 +58,10 @@ def _collect(futures: Mapping[Future[None], str], progress: Progress) -> None:
 
 
 @contextmanager
-def _pool(count: int) -> Iterator[ProcessPoolExecutor]:
+def _pool(count: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
-        count, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), count)
+        count, mp_context=context, initializer=_start_worker, initargs=(os.getpid(), threads)
     )
     try:
         yield pool
@@ -72,12 +74,12 @@ def _pool(count: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(parent: int, count: int) -> None:
+def _start_worker(parent: int, threads: int) -> None:
     """Share the cores between workers, and end with the parent even if that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     import torch
 
-    torch.set_num_threads(max(1, cores() // count))
+    torch.set_num_threads(min(threads, torch.get_num_threads()))
 
     def watch() -> None:
         while os.getppid() == parent:

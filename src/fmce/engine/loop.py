@@ -161,6 +161,8 @@ def _run_epoch(
 
 
 def _check_finite(outputs: list[tuple[Tensor, int]], start: int, epoch: int) -> None:
+    if start == len(outputs):
+        return
     recent = torch.stack([loss for loss, _ in outputs[start:]])
     bad = (~torch.isfinite(recent)).nonzero()
     if len(bad):

@@ -36,7 +36,7 @@ class Runtime:
         if not isinstance(value, (Tensor, nn.Module)):
             return value
         if self.channels_last and _has_channels(value):
-            return value.to(  # type: ignore[call-overload,no-any-return]
+            return value.to(  # type: ignore[call-overload,return-value]
                 self.device, non_blocking=True, memory_format=torch.channels_last
             )
         return value.to(self.device, non_blocking=True)  # type: ignore[return-value]
@@ -60,7 +60,7 @@ class Runtime:
         if self.device.type != "cuda":
             yield
             return
-        kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+        kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
         before = [kind.fp32_precision for kind in kinds]
         try:
             for kind in kinds:

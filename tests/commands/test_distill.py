@@ -1,0 +1,187 @@
+"""`fmce distill` on scenes and digits at toy size: arms, teacher checks, resume, export, report."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from fmce.commands.distill import (
+    distill,
+    gap_closed,
+    load_student,
+    load_teacher,
+    make_network,
+)
+from fmce.commands.export import export
+from fmce.commands.report import matching_report
+from fmce.configs import from_yaml, with_settings
+from fmce.engine.checkpoint import load_checkpoint
+from fmce.matching_config import MatchingConfig, matching_preset
+from fmce.matching_data import read_matching_data
+
+pytest.importorskip("timm")
+
+SMALL = (
+    "data.height=16",
+    "data.width=24",
+    "data.labelled=8",
+    "data.unlabelled=8",
+    "data.held_out=4",
+    "data.validation=4",
+    "teacher_steps={steps: 4, batch_size: 4, interval: 2}",
+    "student_steps={steps: 4, batch_size: 4, interval: 2}",
+    "student.options={encoder_options: {channels: [4, 4, 4, 8], stem_width: 4}}",
+    "seeds=[1, 2]",
+)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    out = tmp_path_factory.mktemp("distill") / "scenes"
+    distill(with_settings(MatchingConfig(), SMALL), out, jobs=2, quiet=True)
+    return out
+
+
+def test_every_arm_and_seed_has_one_row_and_equal_steps(experiment):
+    result = json.loads((experiment / "distill.json").read_text())
+    wanted = [(a, s) for s in (1, 2) for a in ("supervised", "labelled", "funmatch")]
+    assert [(r["arm"], r["seed"]) for r in result["rows"]] == wanted
+    assert all([p["steps"] for p in r["curve"]] == [2, 4] for r in result["rows"])
+    assert result["images"] == {"labelled": 8, "unlabelled": 8, "held_out": 4, "validation": 4}
+    assert all(
+        0 <= r["agreement"]["held_out_frames"]["argmax_agreement"] <= 1 for r in result["rows"]
+    )
+
+
+def test_a_second_call_trains_nothing(experiment):
+    done = experiment / "runs" / "funmatch-seed1" / "DONE.json"
+    before = done.stat().st_mtime_ns
+    distill(with_settings(MatchingConfig(), SMALL), experiment, quiet=True)
+    assert done.stat().st_mtime_ns == before
+
+
+def test_an_arm_lost_in_the_middle_comes_out_the_same(experiment, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(experiment, copy)
+    run = copy / "runs" / "funmatch-seed2"
+    last = load_checkpoint(run / "checkpoints" / "epoch_0002").weights
+    shutil.rmtree(run)
+    distill(with_settings(MatchingConfig(), SMALL), copy, quiet=True)
+    again = load_checkpoint(run / "checkpoints" / "epoch_0002").weights
+    assert all(torch.equal(last[k], again[k]) for k in last)
+
+
+def test_arms_of_a_seed_start_from_the_same_weights(experiment):
+    config = from_yaml(MatchingConfig, experiment / "config.yaml")
+    data = read_matching_data(experiment)
+    supervised, matched = (
+        make_network(config, config.student, data, 1, auxiliary=aux) for aux in (True, False)
+    )
+    theirs = supervised.state_dict()
+    assert all(torch.equal(v, theirs[k]) for k, v in matched.state_dict().items())
+
+
+def test_teacher_below_the_floor_is_refused_before_any_student(tmp_path):
+    config = with_settings(MatchingConfig(), [*SMALL, "teacher_floor=0.99"])
+    with pytest.raises(ValueError, match=r"below the floor 0.99"):
+        distill(config, tmp_path / "x", quiet=True)
+    assert not (tmp_path / "x" / "runs").exists()
+
+
+def load_from(experiment, out, **card):
+    checkpoint = out / "given"
+    shutil.copytree(experiment / "teacher", checkpoint)
+    path = checkpoint / "teacher.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | card))
+    settings = [*SMALL, f"teacher_checkpoint={checkpoint}", "arms=[labelled]", "seeds=[1]"]
+    return distill(with_settings(MatchingConfig(), settings), out / "new", quiet=True)
+
+
+def test_given_teacher_is_loaded_and_scored_alike(experiment, tmp_path):
+    result = load_from(experiment, tmp_path)
+    before = json.loads((experiment / "distill.json").read_text())
+    assert result["teacher"] == before["teacher"]
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"class_names": ["sky", "road"]}, "class_names"),
+        ({"mean": [0.1, 0.1, 0.1]}, "same view"),
+        ({"task": "classify"}, "task"),
+    ],
+)
+def test_teacher_of_other_classes_or_normalisation_is_refused(experiment, tmp_path, card, message):
+    with pytest.raises(ValueError, match=message):
+        load_from(experiment, tmp_path, **card)
+
+
+def test_teacher_of_another_network_is_refused(experiment, tmp_path):
+    settings = [
+        *SMALL,
+        f"teacher_checkpoint={experiment / 'teacher'}",
+        "teacher.options={output_stride: 16, encoder_options: {channels: [8, 8, 8, 8]}}",
+    ]
+    with pytest.raises(ValueError, match="does not fit the teacher"):
+        distill(with_settings(MatchingConfig(), settings), tmp_path / "new", quiet=True)
+
+
+def test_function_matching_without_unlabelled_images_is_refused(tmp_path):
+    settings = ["data.labelled=null", "data.unlabelled=null", "data.held_out=0"]
+    config = with_settings(matching_preset("digits"), settings)
+    with pytest.raises(ValueError, match="needs unlabelled images"):
+        distill(config, tmp_path / "x", quiet=True)
+
+
+def test_classification_runs_the_same_path(tmp_path):
+    settings = [
+        "data={labelled: 60, unlabelled: 100, held_out: 10, validation: 40, height: 8, width: 8}",
+        "teacher.options={width: 8}",
+        "student.options={width: 4}",
+        "teacher_steps={steps: 4, batch_size: 16, interval: 4}",
+        "student_steps={steps: 4, batch_size: 16, interval: 4, mixup: true}",
+        "seeds=[1]",
+    ]
+    result = distill(with_settings(matching_preset("digits"), settings), tmp_path / "x", quiet=True)
+    assert result["score_name"] == "accuracy"
+    assert {row["arm"] for row in result["rows"]} == {"supervised", "labelled", "funmatch"}
+
+
+def test_gap_closed_is_the_share_of_the_means_gap():
+    rows = [
+        {"arm": a, "score": s, "agreement": {}}
+        for a, s in [("supervised", 0.6), ("supervised", 0.62), ("funmatch", 0.64)]
+    ]
+    assert gap_closed(rows, 0.65) == pytest.approx(0.03 / 0.04)
+    assert gap_closed(rows, 0.5) is None
+    assert gap_closed(rows[:2], 0.65) is None
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporters warn about their own dependencies
+def test_export_matches_the_trained_student(experiment, tmp_path):
+    pytest.importorskip("onnxruntime")
+    result = export(experiment, tmp_path / "student", arm="supervised", seed=2, quiet=True)
+    assert max(result["relative_differences"].values()) < 1e-3
+    assert result["student"]["parameters"] < result["teacher"]["parameters"]
+    assert {p.name for p in (tmp_path / "student").iterdir()} >= {
+        "student.safetensors",
+        "student.pt2",
+        "student.onnx",
+        "export.json",
+    }
+
+
+def test_report_is_one_file_with_a_verdict(experiment):
+    page = matching_report(experiment).read_text()
+    assert "Function matching" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "The teacher reaches" in page
+    assert page.count("data:image/png;base64,") == 3
+
+
+def test_students_and_teacher_load_back_in_eval_mode(experiment):
+    config = from_yaml(MatchingConfig, experiment / "config.yaml")
+    data = read_matching_data(experiment)
+    assert not load_student(config, experiment, data, "labelled", 1).training
+    assert not load_teacher(config, experiment, data).training
