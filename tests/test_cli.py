@@ -238,3 +238,22 @@ def test_a_reader_that_goes_away_is_no_error_of_ours(tmp_path, fmce_command):
         os.close(write)
     assert done.returncode == 1
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("train", "--out", "x", "--raf", "much"), "--raf"),
+        (("trian", "--out", "x"), "trian"),
+        (("train",), "Missing"),
+        (("score", "run", "--split", "half"), "half"),
+    ],
+)
+def test_arguments_that_cannot_be_parsed_end_with_one_line(capsys, arguments, said):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    message = capsys.readouterr().err
+    assert end.value.code == 2
+    assert message.startswith("fmce: ")
+    assert said in message
+    assert message.count("\n") == 1

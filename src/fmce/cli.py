@@ -4,11 +4,14 @@ A user's mistake ends with one line and exit code 2, a training that cannot go o
 130. Set FMCE_TRACEBACK=1 to see where an error arose.
 """
 
+import contextlib
+import functools
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
@@ -30,9 +33,24 @@ Net = Annotated[Split, arg(help="what FMCE-Net's training held out")]
 Json = Annotated[FlagCreatePairsOff[bool], arg(name="json", help="print JSON only")]
 
 app = tyro.extras.SubcommandApp()
+P = ParamSpec("P")
 
 
-@app.command
+def command(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Register a subcommand whose call is put off, so that parsing is over before anything runs."""
+
+    def register(function: Callable[P, None]) -> Callable[P, None]:
+        @functools.wraps(function)
+        def put_off(*args: P.args, **kwargs: P.kwargs) -> Callable[[], None]:
+            return functools.partial(function, *args, **kwargs)
+
+        app.command(name=name)(put_off)
+        return function
+
+    return register
+
+
+@command("demo")
 def demo(
     task: Annotated[
         Literal["digits", "segment"], arg(help="FMCE on digits, or function matching on scenes")
@@ -53,7 +71,7 @@ def demo(
         run_demo(out or Path("runs/demo"), runtime=_runtime(device))
 
 
-@app.command
+@command("train")
 def train(
     out: Annotated[Path, arg(help="run folder; an unfinished one goes on")],
     data: Annotated[
@@ -113,7 +131,7 @@ def train(
     run_train(chosen, out, runtime=_runtime(device), keep=keep, download=download)
 
 
-@app.command
+@command("phases")
 def phases(
     source: Annotated[
         Positional[Path], arg(help="run folder, or CSV/TSV/JSON file of losses", metavar="SOURCE")
@@ -150,7 +168,7 @@ def phases(
     )
 
 
-@app.command(name="train-net")
+@command("train-net")
 def train_net(
     run: RunFolder,
     split: Net = "map",
@@ -163,7 +181,7 @@ def train_net(
 ) -> None:
     """Train FMCE-Net on the feature maps of a run's marker checkpoints.
 
-    Example: fmce train-net runs/digits --split image --set epochs=60
+    Example: fmce train-net runs/digits --split image
     """
     from fmce.commands.evaluate import print_metrics
     from fmce.commands.train_net import train_net as run_train_net
@@ -174,7 +192,7 @@ def train_net(
     result = run_train_net(
         opened,
         split,
-        others=[open_run(path) for path in others],
+        others=[open_run(path.resolve()) for path in others],
         config=with_settings(opened.config.scorer, settings),
         runtime=_runtime(device, precision),
     )
@@ -182,7 +200,7 @@ def train_net(
     print_metrics(f"FMCE-Net of {run}, split {split}", rows)
 
 
-@app.command
+@command("evaluate")
 def evaluate(
     run: RunFolder,
     split: Net = "map",
@@ -204,7 +222,7 @@ def evaluate(
     _print_json(json, result)
 
 
-@app.command
+@command("score")
 def score(
     run: RunFolder,
     epoch: Annotated[int | None, arg(help="epoch of this run", metavar="N")] = None,
@@ -231,7 +249,7 @@ def score(
     _print_json(json, result)
 
 
-@app.command
+@command("compare")
 def compare(
     oracle: Annotated[
         Positional[Path], arg(help="run whose FMCE-Net is the oracle", metavar="ORACLE")
@@ -262,7 +280,7 @@ def compare(
     from fmce.commands.compare import compare as run_compare
 
     plan = Comparison(
-        str(oracle),
+        str(oracle.resolve()),
         rafs=raf,
         seeds=seeds,
         selection_seed=selection_seed,
@@ -274,7 +292,7 @@ def compare(
     run_compare(plan, out, jobs=jobs, runtime=_runtime(device, precision))
 
 
-@app.command
+@command("explain")
 def explain(
     run: RunFolder,
     images: Annotated[int, arg(help="test images, classes in turn", metavar="N")] = 6,
@@ -293,7 +311,7 @@ def explain(
     run_explain(open_run(run), num_images=images, signed=signed, runtime=_runtime(device))
 
 
-@app.command
+@command("distill")
 def distill(
     out: Annotated[Path, arg(help="folder to write; an unfinished one goes on")],
     preset: Annotated[
@@ -346,7 +364,7 @@ def distill(
     print(f"report: {matching_report(out)}")
 
 
-@app.command
+@command("export")
 def export(
     experiment: Annotated[
         Positional[Path], arg(help="folder of fmce distill", metavar="EXPERIMENT")
@@ -365,7 +383,7 @@ def export(
     run_export(experiment, out or experiment / "student", arm=arm, seed=seed, onnx=onnx)
 
 
-@app.command
+@command("report")
 def report(
     run: RunFolder,
     comparison: Annotated[Path | None, arg(help="folder of fmce compare", metavar="FOLDER")] = None,
@@ -390,13 +408,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(f"fmce {__version__}")
         return
+    action = _parse(arguments or ["--help"])
     try:
-        app.cli(
-            prog="fmce",
-            description="Maturity of a network's modules, measured from feature maps. --version prints the version.",
-            args=arguments or ["--help"],
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
+        action()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last whole epoch", file=sys.stderr)
         sys.exit(130)
@@ -410,6 +424,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"fmce: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(code)
+
+
+def _parse(arguments: Sequence[str]) -> Callable[[], None]:
+    """Return what the arguments ask for; a mistake in them ends the program with one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            action: Callable[[], None] = app.cli(
+                prog="fmce",
+                description="Maturity of a network's modules, from feature maps. See also --version.",
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as end:
+        if end.code == 2:
+            print(f"fmce: {_first_part(said.getvalue())}; see --help", file=sys.stderr)
+        raise
+    return action
+
+
+def _first_part(box: str) -> str:
+    """Return the text of a drawn box up to its first rule, on one line."""
+    rows = [row.strip("│ \n") for row in box.splitlines()]
+    inside = [row for row in rows if row and row[0] not in "╭╰"]
+    rule = next((i for i, row in enumerate(inside) if set(row) == {"─"}), len(inside))
+    return " ".join(" ".join(inside[:rule]).split())
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -441,7 +481,7 @@ def _config(
     auxiliary: dict[str, Any] = {"auxiliary.raf": raf}
     if oracle is not None:
         kind = base.auxiliary.kind if base.auxiliary.kind != "none" else "ral"
-        auxiliary |= {"auxiliary.kind": kind, "auxiliary.oracle": str(oracle)}
+        auxiliary |= {"auxiliary.kind": kind, "auxiliary.oracle": str(oracle.resolve())}
         if raf is None and base.auxiliary.oracle is None:
             raise ValueError(
                 "--oracle needs --raf, the weight of the task's loss, such as --raf 0.9"

@@ -320,4 +320,4 @@ def _arm_name(arm: str, seed: int) -> str:
 
 
 def _raf_name(raf: float) -> str:
-    return f"raf{raf:g}"
+    return f"raf{raf!r}"

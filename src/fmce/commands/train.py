@@ -23,10 +23,10 @@ from fmce.engine.runlog import mark_done, open_for_writing
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.engine.seeding import seed_epoch
 from fmce.models.build import feature_shape
+from fmce.models.checks import check_channels_last, check_image_size
 from fmce.models.compiled import CompiledModel
 from fmce.models.features import FeatureMaps, find_module
 from fmce.models.fmce_net import FMCENet
-from fmce.models.memory_order import check_channels_last
 from fmce.run_folder import Run, make_transform, open_run, tap_of, task_loss
 from fmce.tasks.classify import classification_step, evaluate_classifier
 from fmce.tasks.with_ral import CapturedMaps, feature_matching_step, ral_step
@@ -76,6 +76,7 @@ def train(
     if runtime.channels_last or runtime.compile:
         check_channels_last(model, runtime.device)
     model = runtime.put(model)
+    check_image_size(model, config.data.image_size)
     if config.model.tap is not None:
         find_module(model, config.model.tap)  # now, not when its maps are wanted epochs later
     # The step first: a wrong oracle must not leave a folder that belongs to a config of no use.

@@ -66,7 +66,7 @@ def _claim(folder: Path, config_yaml: str) -> None:
         if before != config_yaml:
             raise FileExistsError(
                 f"{folder} holds a run of another config ({_difference(before, config_yaml)}); "
-                "repeat the command that made it, or choose another folder"
+                "repeat the command that made it, choose another folder, or delete this one to start anew"
             )
         return
     # versions.json alone is what a kill between the two writes below leaves.

@@ -1,7 +1,9 @@
-"""Which models may run in NHWC memory order on a processor."""
+"""Whether a model can be trained as a config asks, known before the first epoch."""
 
 import torch
 from torch import nn
+
+from fmce.models.features import eval_mode
 
 # Measured with torch 2.14 and oneDNN on AVX2: below 8 input channels the backward pass of such a
 # convolution writes outside its memory. 16 leaves room for processors with wider registers.
@@ -33,6 +35,34 @@ def check_channels_last(model: nn.Module, device: torch.device) -> None:
                 "PyTorch cannot train on CPUs in the memory order that runtime.channels_last and "
                 f"runtime.compile use; turn them off, or use {_LEAST_CHANNELS} channels or more"
             )
+
+
+def check_image_size(model: nn.Module, side: int) -> None:
+    """Refuse square images that a model cannot take, such as ones that its strides shrink to nothing.
+
+    Runs one black image in eval mode; the model is left as found.
+
+    Args:
+        model: takes images (B, 3, side, side).
+        side: pixels.
+
+    Raises:
+        ValueError: If the model fails on such an image; the message holds its reason.
+
+    Example:
+        >>> check_image_size(nn.Conv2d(3, 8, 3), 16)
+    """
+    parameter = next(model.parameters(), torch.empty(0))
+    image = torch.zeros(1, 3, side, side, device=parameter.device, dtype=parameter.dtype)
+    try:
+        with eval_mode(model), torch.no_grad():
+            model(image)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{type(model).__name__} cannot take images of {side}×{side} pixels ({reason}); set "
+            "data.image_size to what it needs, or give its builder a size by model.options"
+        ) from error
 
 
 def _is_unsafe(convolution: nn.Conv2d) -> bool:
