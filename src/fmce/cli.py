@@ -118,12 +118,11 @@ def train(
     """
     from fmce.commands.train import train as run_train
 
-    length = _oracle_length(oracle, config, settings) if epochs is None else epochs
     given = {
         "data.root": data_root and str(data_root.absolute()),
         "model.name": model,
         "model.tap": tap,
-        "train.epochs": length,
+        "train.epochs": epochs,
         "train.seed": seed,
         "runtime.precision": precision,
     }
@@ -486,15 +485,20 @@ def _config(
             raise ValueError(
                 "--oracle needs --raf, the weight of the task's loss, such as --raf 0.9"
             )
+        given = {"train.epochs": _oracle_length(oracle, file, settings)} | {
+            k: v for k, v in given.items() if v is not None
+        }
     return with_settings(base, [*_assignments(given | auxiliary), *settings])
 
 
-def _oracle_length(oracle: Path | None, file: Path | None, settings: Sequence[str]) -> int | None:
+def _oracle_length(oracle: Path, file: Path | None, settings: Sequence[str]) -> int | None:
     """Return the oracle's convergence epoch, FMCE-Net++'s schedule length unless another is given."""
-    if oracle is None or file is not None or any(s.startswith("train.epochs") for s in settings):
-        return None
+    from fmce.configs import read_yaml
     from fmce.run_folder import open_run
 
+    in_file = file is not None and "epochs" in (read_yaml(file).get("train") or {})
+    if in_file or any(s.startswith("train.epochs") for s in settings):
+        return None
     return open_run(oracle).phases.convergence_epoch
 
 

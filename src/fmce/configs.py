@@ -125,6 +125,10 @@ class AuxiliaryConfig:
     """Phase that every map is pulled to; None is the last."""
     oracle_weights: OracleWeights = "trained"
     """"random" is a control: an untrained FMCE-Net of the same shape."""
+    oracle_digest: str | None = None
+    """SHA-256 of the oracle's weights, noted when training begins: a resume with another is refused."""
+    same_seed: bool = False
+    """Allow the oracle's own seed, which may only pull a run towards its own checkpoint."""
     init: Init = "scratch"
     """"checkpoint" starts from the oracle run's weights at E_K; the papers' tables need "scratch"."""
 

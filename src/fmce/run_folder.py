@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from fmce.configs import RunConfig, from_yaml
@@ -142,13 +143,31 @@ class Run:
         """Return where the FMCE-Net trained on a split stands (or would)."""
         return self.path / "fmce_net" / split
 
+    def scorer_file(self, split: str) -> Path:
+        """Return the file of that FMCE-Net's weights."""
+        return self.scorer_folder(split) / "fmce_net.safetensors"
+
+    def _check_markers_of(self, split: str) -> None:
+        config = self.scorer_folder(split) / "config.yaml"
+        if not config.exists() or not self.has_phases:
+            return
+        trained_on = yaml.safe_load(config.read_text(encoding="utf-8"))["markers"]
+        if trained_on != list(self.phases.markers):
+            raise ValueError(
+                f"the FMCE-Net of split {split!r} in {self.path} was trained on markers {trained_on}, but "
+                f"phases.json now has {list(self.phases.markers)}; find phases with the earlier settings, "
+                f"or delete {self.scorer_folder(split)} and run: fmce train-net {self.path} --split {split}"
+            )
+
     def scorer(self, split: str) -> FMCENet:
         """Return the run's FMCE-Net trained on a split, in eval mode.
 
         Raises:
             FileNotFoundError: it was not trained yet.
+            ValueError: it was trained on other markers than `phases.json` has now.
         """
-        file = self.scorer_folder(split) / "fmce_net.safetensors"
+        self._check_markers_of(split)
+        file = self.scorer_file(split)
         if not file.exists():
             raise FileNotFoundError(
                 f"no FMCE-Net of split {split!r}: {file} is missing; run: fmce train-net {self.path} --split {split}"
@@ -196,6 +215,21 @@ def open_run(path: str | Path) -> Run:
     if not (path / "config.yaml").exists():
         raise FileNotFoundError(f"{path} is not a run folder: it has no config.yaml")
     return Run(path, from_yaml(RunConfig, path / "config.yaml"))
+
+
+def check_same_data(config: RunConfig, other: Run) -> None:
+    """Refuse two runs whose train and test images are not the same: one's test would be the other's training.
+
+    Raises:
+        ValueError: the data set, its place, its split or its subset differ.
+    """
+    for name in ("name", "root", "split_seed", "train_images"):
+        here, there = getattr(config.data, name), getattr(other.config.data, name)
+        if here != there:
+            raise ValueError(
+                f"data.{name} is {here!r} here and {there!r} in {other.path}; both must have the same train, "
+                "validation and test images"
+            )
 
 
 def make_model(config: RunConfig, num_classes: int) -> nn.Module:

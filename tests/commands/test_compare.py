@@ -1,6 +1,7 @@
 """`fmce compare`: paired arms, controls, and a choice of RAF that never sees the test images."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -142,3 +143,20 @@ def test_a_folder_that_holds_something_else_is_refused(own_run, tmp_path):
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"is not a run folder but holds 'notes\.txt'"):
         compare(plan, tmp_path / "out", quiet=True)
+
+
+def test_a_finished_arm_of_another_config_is_not_paired(compared, tmp_path):
+    plan, out, _ = compared
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    config = copy / "runs" / "baseline-seed1" / "config.yaml"
+    config.write_text(config.read_text().replace("  epochs: ", "  epochs: 1", 1))
+    with pytest.raises(ValueError, match="trained with another config, oracle or precision"):
+        compare(plan, copy, jobs=2, quiet=True)
+
+
+def test_every_arm_says_how_long_its_epochs_take_beside_the_baselines(compared):
+    _, _, result = compared
+    times = {arm["arm"]: arm["time_over_baseline"] for arm in result["arms"]}
+    assert times["baseline"] == 1
+    assert all(time > 0 for time in times.values())

@@ -17,6 +17,8 @@ from fmce.tasks.classify import evaluate_classifier
 
 def short(run, *, epochs=2, auxiliary=None, **changes):
     config = run.config
+    if auxiliary is not None:
+        changes = {"seed": 3, **changes}  # the oracle's own is refused
     train_section = replace(config.train, epochs=epochs, **changes)
     return replace(config, train=train_section, auxiliary=auxiliary or AuxiliaryConfig())
 
@@ -192,6 +194,56 @@ def test_an_arm_may_start_from_the_oracles_converged_weights(finished_run, tmp_p
     run = train(config, tmp_path / "r", quiet=True)
     start = finished_run.model(finished_run.phases.convergence_epoch)
     torch.testing.assert_close(run.model(1).head.weight, start.head.weight, rtol=0, atol=1e-6)
+
+
+def test_the_oracles_own_seed_is_refused_unless_asked_for(finished_run, tmp_path):
+    seed = finished_run.config.train.seed
+    config = short(finished_run, epochs=1, auxiliary=with_oracle(finished_run), seed=seed)
+    with pytest.raises(ValueError, match="is the oracle's own"):
+        train(config, tmp_path / "r", quiet=True)
+    auxiliary = with_oracle(finished_run, same_seed=True)
+    config = short(finished_run, epochs=1, auxiliary=auxiliary, seed=seed)
+    assert train(config, tmp_path / "r", quiet=True).done
+
+
+def test_an_oracle_of_other_images_is_refused(finished_run, tmp_path):
+    config = short(finished_run, auxiliary=with_oracle(finished_run))
+    config = replace(config, data=replace(config.data, split_seed=1))
+    with pytest.raises(ValueError, match=r"data.split_seed is 1 here and 0 in"):
+        train(config, tmp_path / "r", quiet=True)
+
+
+def test_an_oracle_trained_anew_is_noticed_on_resume(own_run, tmp_path):
+    config = short(own_run, epochs=1, auxiliary=with_oracle(own_run))
+    run = train(config, tmp_path / "r", quiet=True)
+    assert len(run.config.auxiliary.oracle_digest) == 64
+    net = own_run.scorer("map")
+    torch.nn.init.zeros_(net.head.bias)
+    net.save(own_run.scorer_file("map"))
+    with pytest.raises(FileExistsError, match="oracle_digest"):
+        train(config, tmp_path / "r", quiet=True)
+
+
+def test_an_oracle_of_other_markers_is_refused(own_run, tmp_path):
+    from fmce.commands.phases import run_phases
+
+    run_phases(own_run.path, ["num_phases=2"])
+    with pytest.raises(ValueError, match=r"was trained on markers .* but phases.json now has"):
+        train(short(own_run, auxiliary=with_oracle(own_run)), tmp_path / "r", quiet=True)
+
+
+def test_keep_markers_holds_for_a_finished_run_too(own_run):
+    train(own_run.config, own_run.path, keep="markers", quiet=True)
+    wanted = {1, own_run.config.train.epochs, *own_run.phases.markers}
+    assert set(own_run.epochs) == wanted
+
+
+def test_a_tap_that_gives_no_map_is_refused_before_an_epoch_is_spent(finished_run, tmp_path):
+    config = short(finished_run)
+    config = replace(config, model=replace(config.model, tap="head"))
+    with pytest.raises(ValueError, match="expected one 4-d tensor"):
+        train(config, tmp_path / "r", quiet=True)
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_target_phase_that_the_oracle_lacks_is_refused(finished_run, tmp_path):

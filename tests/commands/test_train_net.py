@@ -55,7 +55,9 @@ def test_split_test_trains_on_all_maps_and_measures_test_images(own_run):
 def test_split_run_holds_a_run_out(own_run, other_run):
     metrics = train_net(own_run, "run", others=[other_run], config=QUICK, quiet=True)
     assert (metrics["train_maps"], metrics["test_maps"]) == (3 * 1257, 3 * 1257)
-    assert own_run.scorer("run").trained_on == f"{own_run.path}, {other_run.path}"
+    (held_out,) = metrics["held_out_runs"]
+    (trained_on,) = {str(own_run.path), str(other_run.path)} - {held_out}
+    assert own_run.scorer("run").trained_on == trained_on
 
 
 def test_split_run_of_one_run_is_refused(own_run):
@@ -110,7 +112,7 @@ def test_missing_marker_checkpoints_are_named(own_run):
 
 def test_runs_of_unlike_models_or_phases_do_not_join(own_run, finished_run, other_run, tmp_path):
     config = replace(own_run.config, model=replace(own_run.config.model, options={"width": 8}))
-    with pytest.raises(ValueError, match="differ in data or model"):
+    with pytest.raises(ValueError, match="differ in model or image size"):
         train_net(finished_run, "run", others=[replace(own_run, config=config)], quiet=True)
     from fmce.commands.phases import run_phases
 

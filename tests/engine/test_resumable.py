@@ -106,6 +106,10 @@ def test_without_a_whole_checkpoint_it_starts_again_and_says_so(uninterrupted, s
     with pytest.raises(StopError):
         train(stopped, stop_after=3)
     assert "starting again" in capsys.readouterr().err
+    aside = (
+        stopped / "checkpoints.damaged"
+    )  # nothing is lost: the weights of old epochs may be whole
+    assert {p.name for p in aside.iterdir()} == {f"epoch_{e:04d}" for e in (1, 2, 3, 4)}
     train(stopped)  # goes on after epoch 2: the damaged ones do not count as the newest
     assert "warning" not in capsys.readouterr().err
     assert_same_end(stopped, uninterrupted)
@@ -115,6 +119,12 @@ def test_a_line_that_a_kill_kept_from_being_written_is_restored(uninterrupted, s
     path = stopped / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:3]) + lines[3][:20])
+    train(stopped)
+    assert_same_end(stopped, uninterrupted)
+
+
+def test_a_damaged_old_note_does_not_stop_a_resume(uninterrupted, stopped):
+    (checkpoint_path(stopped / "checkpoints", 1) / "meta.json").write_text('{"epo')
     train(stopped)
     assert_same_end(stopped, uninterrupted)
 

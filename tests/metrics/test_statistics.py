@@ -64,12 +64,23 @@ def test_equal_arms_have_p_1_and_an_interval_of_width_zero() -> None:
     assert result.verdict().startswith("There is no difference on average")
 
 
-def test_a_constant_gain_has_p_0_and_an_interval_of_width_zero() -> None:
+def test_equal_differences_show_no_spread_and_so_prove_nothing() -> None:
     # In floating point these differences are 0.01 ± 1e-16, which is no spread.
     result = paired_comparison([0.8, 0.9, 0.7], [0.81, 0.91, 0.71])
-    assert result.interval_low == result.interval_high == pytest.approx(0.01)
-    assert result.p_value == 0
-    assert result.distinguishable
+    assert result.mean_difference == pytest.approx(0.01)
+    assert math.isnan(result.p_value)
+    assert math.isnan(result.interval_low)
+    assert not result.distinguishable
+    assert result.verdict(scale=100, unit="pp").startswith("All 3 differences are +1 pp")
+    assert result.to_dict()["p_value"] is None
+
+
+def test_an_adjusted_p_may_take_the_gain_back() -> None:
+    result = paired_comparison([0.1, 0.2, 0.3, 0.4], [0.21, 0.3, 0.4, 0.49])
+    assert result.verdict().startswith("There is a gain")
+    taken_back = result.verdict(adjusted_p=0.2)
+    assert "not distinguishable from zero" in taken_back
+    assert "adjusted 0.2" in taken_back
 
 
 def test_rounding_is_no_gain() -> None:

@@ -1,7 +1,7 @@
 """`fmce compare`: FMCE-Net++ against its baseline and its controls, over paired seeds (methods of FMCE-Net++)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from fmce.commands.show import number, percent, print_table
+from fmce.commands.train import as_recorded
 from fmce.configs import AuxiliaryConfig, RunConfig, to_dict
 from fmce.engine.files import write_json
 from fmce.engine.jobs import run_jobs
@@ -49,6 +50,10 @@ class Comparison:
             )
         if len(set(self.seeds)) < 2 or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"expected at least two different seeds, got {list(self.seeds)}")
+        if min(*self.seeds, self.selection_seed) < 0:
+            raise ValueError(
+                f"seeds must be 0 or more, got {list(self.seeds)}, {self.selection_seed}"
+            )
         if self.selection_seed in self.seeds:
             raise ValueError(
                 f"the selection seed {self.selection_seed} must not be among the arms' {list(self.seeds)}"
@@ -80,6 +85,8 @@ def compare(
         ValueError: a seed is the oracle's own.
     """
     runtime = runtime or make_runtime()
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"expected at least 1 training at a time, got --jobs {jobs}")
     oracle = open_run(plan.oracle)
     _check_oracle(oracle, plan)
     jobs = jobs or (cores() if runtime.device.type == "cpu" else 1)
@@ -106,6 +113,12 @@ def compare(
 
 def _check_oracle(oracle: Run, plan: Comparison) -> None:
     oracle.scorer(plan.oracle_split)
+    last = oracle.phases.convergence_epoch
+    if plan.controls and last not in oracle.epochs:
+        raise FileNotFoundError(
+            f"{oracle.path} has no checkpoint of epoch {last}, which the control feature_matching needs; "
+            "train the oracle's run again, or leave the controls out (--no-controls)"
+        )
     seed = oracle.config.train.seed
     if seed in (*plan.seeds, plan.selection_seed):
         raise ValueError(
@@ -151,7 +164,13 @@ def _arm(base: RunConfig, plan: Comparison, arm: str, raf: float, seed: int) -> 
             base, train=replace(train, learning_rate=train.learning_rate * max(raf, 1e-6))
         )
     oracle = str(Path(plan.oracle).resolve())
-    auxiliary = AuxiliaryConfig(kind="ral", oracle=oracle, oracle_split=plan.oracle_split, raf=raf)
+    auxiliary = AuxiliaryConfig(
+        kind="ral",
+        oracle=oracle,
+        oracle_split=plan.oracle_split,
+        raf=raf,
+        same_seed=seed not in (*plan.seeds, plan.selection_seed),
+    )
     changes: Mapping[str, dict[str, Any]] = {
         TREATMENT: {},
         "random_oracle": {"oracle_weights": "random"},
@@ -173,10 +192,23 @@ def _train_all(
     waiting = {}
     for name, config in configs.items():
         if read_done(folder / name) is not None:
+            _check_is_that_arm(folder / name, config, runtime)
             progress.advance(f"{name} was done")
             continue
         waiting[name] = (config, folder / name, str(runtime.device), runtime.precision, read_test)
     run_jobs(_train_one, waiting, jobs, progress)
+
+
+def _check_is_that_arm(folder: Path, config: RunConfig, runtime: Runtime) -> None:
+    """Refuse a finished arm of another length, precision or oracle: it would be paired with unlike ones."""
+    wanted = as_recorded(
+        replace(config, runtime=replace(config.runtime, precision=runtime.precision))
+    )
+    if open_run(folder).config != wanted:
+        raise ValueError(
+            f"{folder} was trained with another config, oracle or precision than this comparison has now; "
+            "compare into a new folder, or delete that one to train it again"
+        )
 
 
 def _train_one(
@@ -232,6 +264,7 @@ def _result(
                 "test_loss": done["test_loss"],
                 "validation_accuracy": last["validation_accuracy"],
                 "auxiliary_loss": last.get("auxiliary_loss"),
+                "epoch_seconds": _epoch_seconds(out / "runs" / name),
             }
         )
     paired = [row for row in rows if row["seed"] in plan.seeds]
@@ -249,11 +282,21 @@ def _result(
     }
 
 
+def _epoch_seconds(folder: Path) -> float:
+    """Return the median time of an epoch; with several trainings at a time it is a rough one."""
+    return float(np.median([row["time_seconds"] for row in read_metrics(folder)]))
+
+
 def _summaries(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     summaries = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
-        mean, sd = mean_sd([row["test_accuracy"] for row in rows if row["arm"] == arm])
-        summaries.append({"arm": arm, "mean": mean, "sd": sd})
+        mine = [row for row in rows if row["arm"] == arm]
+        mean, sd = mean_sd([row["test_accuracy"] for row in mine])
+        seconds = float(np.median([row["epoch_seconds"] for row in mine]))
+        summaries.append({"arm": arm, "mean": mean, "sd": sd, "epoch_seconds": seconds})
+    baseline = next(s["epoch_seconds"] for s in summaries if s["arm"] == BASELINE)
+    for summary in summaries:
+        summary["time_over_baseline"] = summary["epoch_seconds"] / baseline
     return summaries
 
 
@@ -269,9 +312,9 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "arm": arm,
-            **asdict(result),
-            "p_holm": float(p),
-            "verdict": result.verdict(scale=100, unit="pp"),
+            **result.to_dict(),
+            "p_holm": None if np.isnan(p) else float(p),
+            "verdict": result.verdict(scale=100, unit="pp", adjusted_p=float(p)),
         }
         for (arm, result), p in zip(results.items(), adjusted, strict=True)
     ]
@@ -291,23 +334,25 @@ def print_comparison(result: Mapping[str, Any]) -> None:
             arm["arm"],
             f"{100 * arm['mean']:.2f} ± {100 * arm['sd']:.2f} %",
             *_difference(against.get(arm["arm"])),
+            f"{arm['time_over_baseline']:.2f} ×",
         )
         for arm in result["arms"]
     ]
     title = f"Test accuracy, {len(result['seeds'])} paired seeds, {result['epochs']} epochs, RAF {result['raf']}"
-    print_table(title, ("arm", "mean ± sd", "− baseline", "95 % interval", "p (Holm)"), arms)
+    print_table(
+        title, ("arm", "mean ± sd", "− baseline", "95 % interval", "p (Holm)", "epoch time"), arms
+    )
     print(f"FMCE-Net++ against its baseline: {against[TREATMENT]['verdict']}")
 
 
 def _difference(against: Mapping[str, Any] | None) -> tuple[str, str, str]:
     if against is None:
         return "–", "–", "–"
+    difference = f"{100 * against['mean_difference']:+.2f} pp"
+    if against["interval_low"] is None:
+        return difference, "all equal", "–"
     low, high = (100 * against[f"interval_{end}"] for end in ("low", "high"))
-    return (
-        f"{100 * against['mean_difference']:+.2f} pp",
-        f"{low:+.2f} … {high:+.2f}",
-        number(against["p_holm"], 2),
-    )
+    return difference, f"{low:+.2f} … {high:+.2f}", number(against["p_holm"], 2)
 
 
 def _plain(plan: Comparison) -> dict[str, Any]:

@@ -15,9 +15,13 @@ from fmce.commands.report import matching_report, report
 from fmce.commands.show import percent
 from fmce.commands.train import train
 from fmce.commands.train_net import train_net
-from fmce.configs import preset
-from fmce.engine.runtime import Runtime, make_runtime
+from fmce.configs import Split, preset
+from fmce.engine.files import read_json
+from fmce.engine.jobs import run_jobs
+from fmce.engine.progress import Progress
+from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.matching_config import matching_preset
+from fmce.run_folder import open_run
 
 
 def demo(out: Path, *, runtime: Runtime | None = None) -> Path:
@@ -37,15 +41,17 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> Path:
         # At this size a second thread gains nothing, and waits for a busy core cost a lot.
         torch.set_num_threads(1)
     started = time.perf_counter()
-    config = preset("digits")
+    config, device = preset("digits"), str(runtime.device)
 
     print("1/5 original task", flush=True)
     run = train(config, out / "original", runtime=runtime)
     phases = run.phases
 
     print("2/5 FMCE-Net on the feature maps of the ten markers", flush=True)
-    by_map = train_net(run, "map", runtime=runtime)
-    by_image = train_net(run, "image", runtime=runtime)
+    with Progress("FMCE-Net, splits map and image", 2) as progress:
+        splits = {split: (run.path, split, device) for split in ("map", "image")}
+        run_jobs(_train_net, splits, cores() if device == "cpu" else 1, progress)
+    by_map, by_image = (read_json(run.scorer_folder(s) / "metrics.json") for s in splits)
 
     print(
         "3/5 FMCE-Net++ against its baseline (8 trainings; fmce compare adds the controls)",
@@ -79,6 +85,10 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> Path:
     print(f"time                {time.perf_counter() - started:.0f} s")
     print(f"report              {page}")
     return page
+
+
+def _train_net(run: Path, split: Split, device: str) -> None:
+    train_net(open_run(run), split, runtime=make_runtime(device), quiet=True)
 
 
 def segment_demo(out: Path, *, runtime: Runtime | None = None) -> Path:

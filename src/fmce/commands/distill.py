@@ -501,8 +501,6 @@ def _summaries(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Compare the matching arms with the supervised one, seed by seed; empty with fewer than two seeds."""
-    from dataclasses import asdict
-
     scores = {
         arm: [row["score"] for row in rows if row["arm"] == arm]
         for arm in dict.fromkeys(row["arm"] for row in rows)
@@ -512,7 +510,7 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return []
     results = {arm: paired_comparison(supervised, values) for arm, values in scores.items()}
     return [
-        {"arm": arm, **asdict(r), "verdict": r.verdict(scale=100, unit="pp")}
+        {"arm": arm, **r.to_dict(), "verdict": r.verdict(scale=100, unit="pp")}
         for arm, r in results.items()
     ]
 

@@ -8,7 +8,7 @@ from fmce.commands.train_net import measure_on_test_images
 from fmce.configs import Split
 from fmce.engine.files import read_json, write_json
 from fmce.engine.runtime import Runtime, make_runtime
-from fmce.run_folder import Run
+from fmce.run_folder import Run, check_same_data
 from fmce.tasks.classify import evaluate_classifier
 
 
@@ -37,6 +37,8 @@ def evaluate(
         ValueError: another run's maps have another shape or number of phases.
     """
     runtime = runtime or make_runtime()
+    for other in others:
+        check_same_data(run.config, other)
     net = run.scorer(split).to(runtime.device)
     trained = read_json(run.scorer_folder(split) / "metrics.json")
     result = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fmce.commands.show import number, print_table
-from fmce.engine.files import write_json
+from fmce.engine.files import write_folder, write_json
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.interpret.grad_cam import CamNumbers, cam_numbers, grad_cam
 from fmce.run_folder import Run
@@ -100,14 +100,14 @@ def _write(
     from fmce.report.figures import save_figure
     from fmce.report.map_figures import grad_cam_figure
 
-    folder.mkdir(exist_ok=True)
-    np.savez_compressed(folder / "grad_cam.npz", cams=cams, images=images)
-    save_figure(
-        grad_cam_figure(images, cams, result["epochs"], result["classes"]), folder / "grad_cam.png"
-    )
-    write_json(
-        folder / "numbers.json", result
-    )  # last: the report reads the folder only if it is there
+    figure = grad_cam_figure(images, cams, result["epochs"], result["classes"])
+
+    def fill(target: Path) -> None:
+        np.savez_compressed(target / "grad_cam.npz", cams=cams, images=images)
+        save_figure(figure, target / "grad_cam.png")
+        write_json(target / "numbers.json", result)
+
+    write_folder(folder, fill)
 
 
 def _print(run: Run, result: dict[str, Any]) -> None:

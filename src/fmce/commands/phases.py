@@ -6,7 +6,7 @@ from pathlib import Path
 from fmce.commands.show import epochs, number, print_table
 from fmce.configs import RunConfig, from_yaml, with_settings
 from fmce.convergence.curve_files import read_curve
-from fmce.convergence.phases import PhaseConfig, Phases, find_phases
+from fmce.convergence.phases import PhaseConfig, Phases, find_phases, window_sensitivity
 from fmce.engine.files import write_text
 from fmce.engine.runlog import read_metrics
 
@@ -64,7 +64,13 @@ def phases(
         ValueError: the curve cannot be read or has no phases.
         FileNotFoundError: nothing is there.
     """
+    if not source.exists():
+        raise FileNotFoundError(
+            f"nothing is at {source}; expected a run folder or a file of losses"
+        )
     if source.is_dir():
+        if any((column, key, epoch_column, lr_column)):
+            raise ValueError(f"{source} is a run folder, whose columns are known; leave them out")
         losses, found = run_phases(source, settings)
         figure = figure or source / "figures" / "phases.png"
     else:
@@ -111,6 +117,8 @@ def _print(source: Path, losses: Sequence[float], found: Phases) -> None:
     )
     for line in remarks(found):
         print(line)
+    for window, markers in window_sensitivity(losses, found.config).items():
+        print(f"CQI over {window:2d} epochs:         {epochs(markers)}")
 
 
 def remarks(found: Phases) -> list[str]:

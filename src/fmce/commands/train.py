@@ -16,7 +16,7 @@ from fmce.convergence.phases import PhaseConfig
 from fmce.convergence.smoothing import smooth_losses
 from fmce.data.batch import ImageBatch, ImageBatches
 from fmce.data.classification import ClassificationData, download_data
-from fmce.engine.checkpoint import delete_checkpoints
+from fmce.engine.checkpoint import checkpoint_path, delete_checkpoints, file_digest
 from fmce.engine.loop import EpochResult, StepOutput
 from fmce.engine.resumable import fit_in_folder
 from fmce.engine.runlog import mark_done, open_for_writing
@@ -25,9 +25,16 @@ from fmce.engine.seeding import seed_epoch
 from fmce.models.build import feature_shape
 from fmce.models.checks import check_channels_last, check_image_size
 from fmce.models.compiled import CompiledModel
-from fmce.models.features import FeatureMaps, find_module
+from fmce.models.features import FeatureMaps
 from fmce.models.fmce_net import FMCENet
-from fmce.run_folder import Run, make_transform, open_run, tap_of, task_loss
+from fmce.run_folder import (
+    Run,
+    check_same_data,
+    make_transform,
+    open_run,
+    tap_of,
+    task_loss,
+)
 from fmce.tasks.classify import classification_step, evaluate_classifier
 from fmce.tasks.with_ral import CapturedMaps, feature_matching_step, ral_step
 
@@ -66,6 +73,7 @@ def train(
         TrainingStoppedError: the loss became NaN or infinite.
     """
     config, runtime = _settled(config, runtime or make_runtime())
+    config = as_recorded(config)
     if download:
         download_data(config.data.name, config.data.root)
     run = Run(out, config)
@@ -77,12 +85,12 @@ def train(
         check_channels_last(model, runtime.device)
     model = runtime.put(model)
     check_image_size(model, config.data.image_size)
-    if config.model.tap is not None:
-        find_module(model, config.model.tap)  # now, not when its maps are wanted epochs later
+    _map_shape(config, model)  # a tap that gives no map is told now, not epochs later
     # The step first: a wrong oracle must not leave a folder that belongs to a config of no use.
     with _training_step(config, model, runtime) as step, open_for_writing(out, to_yaml(config)):
         if run.done is not None:
             _say(quiet, f"{out} is finished already ({run.done['epochs']} epochs)")
+            _thin_out(run, keep)
             return run
         batches = ImageBatches(
             data.train,
@@ -118,6 +126,43 @@ def _settled(config: RunConfig, runtime: Runtime) -> tuple[RunConfig, Runtime]:
     }
     section = replace(config.runtime, **given)
     return replace(config, runtime=section), Runtime(runtime.device, **asdict(section))
+
+
+def as_recorded(config: RunConfig) -> RunConfig:
+    """Return the config as its run folder keeps it: with the digest of the oracle's weights.
+
+    Raises:
+        ValueError: the oracle cannot supervise this run: other images, or the same seed.
+        FileNotFoundError: the oracle's FMCE-Net or checkpoint is not there.
+    """
+    auxiliary = config.auxiliary
+    if auxiliary.kind == "none":
+        return config
+    oracle = open_run(str(auxiliary.oracle))
+    check_same_data(config, oracle)
+    if config.train.seed == oracle.config.train.seed and not auxiliary.same_seed:
+        raise ValueError(
+            f"seed {config.train.seed} is the oracle's own, and an arm of that seed may only be pulled to its "
+            "own checkpoint; take another --seed, or --set auxiliary.same_seed=true to do it all the same"
+        )
+    if auxiliary.kind == "feature_matching":
+        checkpoint = checkpoint_path(oracle.path / "checkpoints", oracle.phases.convergence_epoch)
+        weights = checkpoint / "model.safetensors"
+        if not weights.exists():
+            raise FileNotFoundError(
+                f"feature matching needs {weights}, the oracle run's checkpoint E_K"
+            )
+    else:
+        oracle.scorer(auxiliary.oracle_split)
+        weights = oracle.scorer_file(auxiliary.oracle_split)
+    return replace(config, auxiliary=replace(auxiliary, oracle_digest=file_digest(weights)))
+
+
+def _thin_out(run: Run, keep: Keep) -> None:
+    """Delete all checkpoints but the first, the markers' and the last, if that was asked for."""
+    if keep == "markers" and run.has_phases:
+        wanted = {1, run.config.train.epochs, *run.phases.markers}
+        delete_checkpoints(run.path / "checkpoints", keep=wanted)
 
 
 def _about(data: ClassificationData) -> str:
@@ -167,10 +212,8 @@ def _finish(
     except ValueError as reason:
         summary["no_phases_because"] = str(reason)
         _say(quiet, f"no phases: {reason}")
-    if keep == "markers" and "markers" in summary:
-        delete_checkpoints(
-            run.path / "checkpoints", keep={1, run.config.train.epochs, *summary["markers"]}
-        )
+    if "markers" in summary:
+        _thin_out(run, keep)
     mark_done(run.path, summary)
 
 
@@ -230,10 +273,14 @@ def load_oracle(auxiliary: AuxiliaryConfig, run: Run, seed: int) -> FMCENet:
     return oracle.eval().requires_grad_(False)
 
 
-def _check_map_shape(config: RunConfig, model: nn.Module, oracle: FMCENet, oracle_run: Run) -> None:
+def _map_shape(config: RunConfig, model: nn.Module) -> tuple[int, int, int]:
     side = config.data.image_size
     device = next(model.parameters()).device
-    shape = feature_shape(model, tap_of(config, model), (3, side, side), device)
+    return feature_shape(model, tap_of(config, model), (3, side, side), device)
+
+
+def _check_map_shape(config: RunConfig, model: nn.Module, oracle: FMCENet, oracle_run: Run) -> None:
+    shape = _map_shape(config, model)
     if shape != oracle.map_shape:
         raise ValueError(
             f"this run's maps are {shape} but the FMCE-Net of {oracle_run.path} takes {oracle.map_shape}; "

@@ -19,7 +19,7 @@ from fmce.engine.runtime import Runtime, make_runtime
 from fmce.engine.seeding import seed_epoch
 from fmce.metrics.scores import PhaseMetrics, phase_metrics
 from fmce.models.fmce_net import FMCENet
-from fmce.run_folder import Run
+from fmce.run_folder import Run, check_same_data
 from fmce.tasks.score_maps import score_maps, score_step
 
 
@@ -55,7 +55,7 @@ def train_net(
     phases = _phases_of(runs)
     _check_alike(runs, split)
     folder = run.scorer_folder(split)
-    with open_for_writing(folder, _config_text(runs, phases, split, config)):
+    with open_for_writing(folder, _config_text(runs, phases, split, config, runtime)):
         if read_done(folder) is None:
             _train(folder, runs, phases, split, config, runtime, quiet)
     metrics: dict[str, Any] = read_json(folder / "metrics.json")
@@ -94,11 +94,23 @@ def _train(
         title=f"FMCE-Net, split {split}",
         quiet=quiet,
     )
-    net.save(folder / "fmce_net.safetensors", trained_on=", ".join(str(r.path) for r in runs))
+    trained, held_out = _runs_of(part, source)
+    net.save(
+        folder / "fmce_net.safetensors", trained_on=", ".join(str(runs[r].path) for r in trained)
+    )
     write_json(
-        folder / "metrics.json", _measure(net, runs, phases, source, part, split, config, runtime)
+        folder / "metrics.json",
+        _measure(net, runs, phases, source, part, split, config, runtime)
+        | {"held_out_runs": [str(runs[r].path) for r in held_out]},
     )
     mark_done(folder, {"epochs": config.epochs})
+
+
+def _runs_of(part: MapSplit, source: MapSource) -> tuple[list[int], list[int]]:
+    """Return which runs FMCE-Net is trained on, and which it never sees."""
+    per_run = source.num_phases * source.num_images
+    trained = {int(r) for r in part.train // per_run}
+    return sorted(trained), sorted(set(range(source.num_runs)) - trained)
 
 
 def _measure(
@@ -195,23 +207,20 @@ def _check_alike(runs: Sequence[Run], split: Split) -> None:
         )
     first = runs[0].config
     for run in runs[1:]:
-        same_images = (
-            run.config.data.name,
-            run.config.data.split_seed,
-            run.config.data.image_size,
-        ) == (
-            first.data.name,
-            first.data.split_seed,
-            first.data.image_size,
-        )
-        if not same_images or run.config.model != first.model:
+        check_same_data(first, run)
+        theirs = run.config
+        if (theirs.data.image_size, theirs.model) != (first.data.image_size, first.model):
             raise ValueError(
-                f"{run.path} and {runs[0].path} differ in data or model; FMCE-Net needs maps of one shape"
+                f"{run.path} and {runs[0].path} differ in model or image size; FMCE-Net needs maps of one shape"
             )
 
 
 def _config_text(
-    runs: Sequence[Run], phases: Sequence[Phases], split: Split, config: ScorerConfig
+    runs: Sequence[Run],
+    phases: Sequence[Phases],
+    split: Split,
+    config: ScorerConfig,
+    runtime: Runtime,
 ) -> str:
     values = {
         "markers": list(phases[0].markers),
@@ -221,5 +230,6 @@ def _config_text(
         ],
         "split": split,
         "scorer": to_dict(config),
+        "precision": runtime.precision,
     }
     return yaml.safe_dump(values, sort_keys=False)

@@ -33,7 +33,7 @@ class NoPhasesError(ValueError):
 
 @dataclass(frozen=True)
 class PhaseConfig:
-    """Settings that define convergence and phases (FMCE, sections IV-B, IV-C and V-A).
+    """Settings that define convergence and phases (FMCE, sections IV-B, IV-C and V-B).
 
     Args:
         num_phases: K, at least 1; 10 in the paper.

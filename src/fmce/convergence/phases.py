@@ -8,6 +8,7 @@ import json
 import math
 import operator
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
@@ -230,6 +231,31 @@ def find_phases(
         cqi=tuple(found.cqi.tolist()),
         config=config,
     )
+
+
+def window_sensitivity(
+    losses: ArrayLike, config: PhaseConfig, windows: Sequence[int] = (1, 3, 5, 10)
+) -> dict[int, tuple[int, ...] | None]:
+    """Find the markers under other CQI windows B, which the paper uses and never gives.
+
+    Args:
+        losses: L_1 … L_M, as for ``find_phases``.
+        config: The settings; only ``window`` is varied.
+        windows: Values of B to try.
+
+    Returns:
+        B to markers, or to None where the curve has no phases with that B.
+
+    Raises:
+        ValueError: As ``find_phases`` for losses that are no curve.
+
+    Example:
+        >>> curve = [2.3] + [0.001] * 59
+        >>> sorted(window_sensitivity(curve, PhaseConfig(threshold=2e-3)))
+        [1, 3, 5, 10]
+    """
+    curve = _checked_non_negative(losses, "losses")
+    return {b: _markers_or_none(curve, replace(config, window=b)) for b in windows}
 
 
 def _markers_or_none(curve: NDArray[np.float64], config: PhaseConfig) -> tuple[int, ...] | None:

@@ -134,7 +134,7 @@ class MapBatches:
 
     def epoch(self, epoch: int) -> Iterator[MapBatch]:
         """Yield the batches of a 1-based epoch."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         return self.source.batches(self.numbers, self.batch_size, generator)
 
 

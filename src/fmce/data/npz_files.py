@@ -47,9 +47,17 @@ def read_npz(path: Path, spec: DataSpec) -> DataParts:
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, AttributeError) as error:
+        # Opened here: NumPy leaves a file open that turns out to be damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        ValueError,
+        EOFError,
+        AttributeError,
+        TypeError,
+    ) as error:
         raise ValueError(
             f"{path} is damaged or no .npz file of plain arrays ({error}); {_REMEDY}"
         ) from error

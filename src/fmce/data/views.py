@@ -119,7 +119,9 @@ class PoolBatches:
         for step in range(first, first + self.interval):
             index = self._positions(step)
             images, targets = self.pool.take(index)
-            generator = torch.Generator(device).manual_seed(self.seed * 1_000_003 + 7919 * step + 1)
+            generator = torch.Generator(device).manual_seed(
+                (self.seed * 1_000_003 + 7919 * step + 1) % 2**63
+            )
             masks = targets if targets is not None and targets.ndim == 3 else None
             x, y = self.views(images, masks, generator)
             yield ViewBatch(x, y if masks is not None else targets, index)
@@ -133,7 +135,7 @@ class PoolBatches:
         return torch.stack([self._orders[p // size][p % size] for p in wanted])
 
     def _order(self, turn: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 7_368_787 + turn)
+        generator = torch.Generator().manual_seed((self.seed * 7_368_787 + turn) % 2**63)
         return torch.randperm(len(self.pool), generator=generator)
 
 

@@ -4,7 +4,9 @@
 only the newest two epochs keep theirs), `meta.json` the epoch's metrics and the files' SHA-256.
 """
 
+import contextlib
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -70,7 +72,7 @@ def save_checkpoint(
             target / "model.safetensors",
         )
         torch.save(dict(state), target / "state.pt")
-        digests = {name: _digest(target / name) for name in ("model.safetensors", "state.pt")}
+        digests = {name: file_digest(target / name) for name in ("model.safetensors", "state.pt")}
         write_json(target / "meta.json", {"epoch": epoch, **meta, "sha256": digests})
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,14 +95,21 @@ def load_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
     if not path.is_dir():
         epochs = ", ".join(map(str, checkpoint_epochs(path.parent))) or "none"
         raise FileNotFoundError(f"no checkpoint {path}; epochs at hand: {epochs}")
-    meta = read_json(path / "meta.json") if (path / "meta.json").exists() else None
-    if meta is None:
-        raise ValueError(f"{path} has no meta.json; the checkpoint is damaged")
+    meta = _read_meta(path)
     names = ["model.safetensors", "state.pt"] if with_state else ["model.safetensors"]
     for name in names:
-        _verify(path / name, meta["sha256"][name])
+        _verify(path / name, meta["sha256"].get(name, "none"))
     state = torch.load(path / "state.pt", weights_only=True) if with_state else None
     return Checkpoint(meta["epoch"], load_file(path / "model.safetensors"), state, meta)
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    if not (path / "meta.json").exists():
+        raise ValueError(f"{path} has no meta.json; the checkpoint is damaged")
+    meta = read_json(path / "meta.json")
+    if not isinstance(meta, dict) or not {"epoch", "sha256"} <= meta.keys():
+        raise ValueError(f"{path / 'meta.json'} lacks epoch or sha256; it is damaged")
+    return meta
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -124,17 +133,36 @@ def newest_resumable(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     for epoch in reversed(checkpoint_epochs(folder)):
         try:
             return load_checkpoint(checkpoint_path(folder, epoch), with_state=True), problems
-        except (ValueError, OSError) as error:
+        except (
+            ValueError,
+            FileNotFoundError,
+        ) as error:  # other OSErrors may pass: no reason to go back
             problems.append(f"epoch {epoch}: {error}")
     return None, problems
 
 
 def noted_metrics(folder: Path) -> dict[int, dict[str, Any]]:
-    """Return the metrics that each checkpoint notes of its own epoch."""
-    paths = {
-        epoch: checkpoint_path(folder, epoch) / "meta.json" for epoch in checkpoint_epochs(folder)
-    }
-    return {e: dict(read_json(p)["metrics"]) for e, p in paths.items() if p.exists()}
+    """Return the metrics that each checkpoint notes of its own epoch; damaged ones are left out."""
+    noted = {}
+    for epoch in checkpoint_epochs(folder):
+        with contextlib.suppress(ValueError, KeyError):
+            noted[epoch] = dict(_read_meta(checkpoint_path(folder, epoch))["metrics"])
+    return noted
+
+
+def set_aside(folder: Path, epochs: Iterable[int]) -> Path:
+    """Move checkpoints that cannot be used out of the way, into a folder beside; return that folder."""
+    aside = folder.with_name(f"{folder.name}.damaged")
+    aside.mkdir(exist_ok=True)
+    for epoch in epochs:
+        source = checkpoint_path(folder, epoch)
+        target = aside / source.name
+        number = 1
+        while target.exists():
+            number += 1
+            target = aside / f"{source.name}.{number}"
+        os.replace(source, target)
+    return aside
 
 
 def delete_checkpoints(folder: Path, *, keep: Iterable[int]) -> list[int]:
@@ -145,7 +173,8 @@ def delete_checkpoints(folder: Path, *, keep: Iterable[int]) -> list[int]:
     return gone
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -153,5 +182,5 @@ def _digest(path: Path) -> str:
 def _verify(path: Path, expected: str) -> None:
     if not path.exists():
         raise ValueError(f"{path} is missing")
-    if _digest(path) != expected:
+    if file_digest(path) != expected:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one noted when it was written")

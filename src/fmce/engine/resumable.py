@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from fmce.engine.checkpoint import (
-    delete_checkpoints,
+    checkpoint_epochs,
     newest_resumable,
     noted_metrics,
     save_checkpoint,
+    set_aside,
 )
 from fmce.engine.loop import (
     SCHEDULES,
@@ -115,13 +116,16 @@ def _resume(
     checkpoint, problems = newest_resumable(folder / "checkpoints")
     for problem in problems:
         print(f"warning: passing over a damaged checkpoint, {problem}", file=sys.stderr)
+    # Damaged ones that are newer would count as the newest two, which alone keep optimiser state.
+    last = 0 if checkpoint is None else checkpoint.epoch
+    unusable = [e for e in checkpoint_epochs(folder / "checkpoints") if e > last]
+    if unusable:
+        aside = set_aside(folder / "checkpoints", unusable)
+        print(f"warning: moved checkpoints of epochs {unusable} to {aside}", file=sys.stderr)
     if checkpoint is None or checkpoint.state is None:
         if problems:
             print("warning: no checkpoint is left to go on from; starting again", file=sys.stderr)
-        delete_checkpoints(folder / "checkpoints", keep=())
         return restore_metrics(folder, 0, {})
-    # Damaged ones that are newer would count as the newest two, which alone keep optimiser state.
-    delete_checkpoints(folder / "checkpoints", keep=range(1, checkpoint.epoch + 1))
     model.load_state_dict(checkpoint.weights)
     optimizer.load_state_dict(checkpoint.state["optimizer"])
     if not quiet:

@@ -50,24 +50,38 @@ class PairedComparison:
         """Whether the interval excludes zero."""
         return self.interval_low > 0 or self.interval_high < 0
 
-    def verdict(self, *, scale: float = 1.0, unit: str = "") -> str:
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Return plain values for JSON, NaN as None."""
+        return {k: None if math.isnan(v) else v for k, v in vars(self).items()}
+
+    def verdict(
+        self, *, scale: float = 1.0, unit: str = "", adjusted_p: float | None = None
+    ) -> str:
         """Say in one sentence whether the treatment helps.
 
         Args:
             scale: Factor that turns the values into `unit`, as 100 for fractions in pp.
             unit: Unit to print behind the numbers; empty prints none.
+            adjusted_p: p after adjusting for several comparisons; where given, it decides too.
         """
         suffix = f" {unit}" if unit else ""
+        if math.isnan(self.p_value):
+            return (
+                f"All {self.n} differences are {scale * self.mean_difference:+.3g}{suffix}: without a spread "
+                "nothing can be said of chance; run more seeds."
+            )
         low, high = (f"{scale * end:+.3g}" for end in (self.interval_low, self.interval_high))
+        several = adjusted_p is not None and adjusted_p != self.p_value
+        adjusted = f", adjusted {adjusted_p:.2g}" if several else ""
         evidence = (
             f"({self.confidence:.0%} interval {low} to {high}{suffix}, "
-            f"{self.n} pairs, p = {self.p_value:.2g})"
+            f"{self.n} pairs, p = {self.p_value:.2g}{adjusted})"
         )
         size = f"{scale * abs(self.mean_difference):.3g}{suffix}"
         if self.mean_difference == 0:
             return f"There is no difference on average {evidence}."
         kind = "gain" if self.mean_difference > 0 else "loss"
-        if not self.distinguishable:
+        if not self.distinguishable or (several and float(adjusted_p or 0) > 1 - self.confidence):
             return f"The {kind} of {size} is not distinguishable from zero {evidence}."
         return f"There is a {kind} of {size} {evidence}."
 
@@ -99,7 +113,8 @@ def paired_comparison(
     """Compare two arms run by run: mean difference, Student's interval and paired t-test.
 
     d̄ ± t(1 − (1 − confidence)/2, n − 1) · s_d/√n over the differences d = treatment − baseline.
-    Differences that are all equal have an interval of width zero, and p = 0 (1 if they are 0).
+    Differences that are all equal show no spread: they have an interval of width zero and p = 1 where
+    they are 0, and otherwise neither interval nor p (NaN), since few coarse values are equal by chance.
 
     Args:
         baseline: (n,) values, n at least 2; entry i and the treatment's share seed and data order.
@@ -120,6 +135,8 @@ def paired_comparison(
     difference, error = _mean_and_error(base, treated)
     degrees = len(base) - 1
     margin = float(stdtrit(degrees, 0.5 + confidence / 2)) * error
+    if error == 0 and difference != 0:
+        margin = math.nan
     mean_baseline, sd_baseline = mean_sd(base)
     mean_treatment, sd_treatment = mean_sd(treated)
     return PairedComparison(
@@ -198,5 +215,5 @@ def _mean_and_error(base: FloatArray, treated: FloatArray) -> tuple[float, float
 
 def _two_sided_p(difference: float, error: float, degrees: int) -> float:
     if error == 0:
-        return 1.0 if difference == 0 else 0.0
+        return 1.0 if difference == 0 else math.nan
     return float(2 * stdtr(degrees, -abs(difference) / error))

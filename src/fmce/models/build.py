@@ -118,6 +118,9 @@ def default_tap(model: nn.Module, name: str) -> str:
         for prefix, tap in _TORCHVISION_TAPS.items():
             if rest.startswith(prefix):
                 return tap
+    # HRNet's last stage returns a list of four resolutions; this layer joins them.
+    if family == "timm" and rest.startswith("hrnet"):
+        return "final_layer"
     # timm's transformers of the Swin kind return channels last, which FMCE-Net would misread.
     if family == "timm" and getattr(model, "output_fmt", "NCHW") == "NCHW":
         stages = getattr(model, "feature_info", None)

@@ -26,15 +26,26 @@ def check_channels_last(model: nn.Module, device: torch.device) -> None:
     Example:
         >>> check_channels_last(nn.Conv2d(64, 128, 1, stride=2), torch.device("cpu"))
     """
+    name = unsafe_in_channels_last(model, device)
+    if name is not None:
+        raise ValueError(
+            f"{name or 'the model'} is a strided 1×1 convolution of few channels, which PyTorch cannot "
+            "train on CPUs in the memory order that runtime.channels_last and runtime.compile use; "
+            f"turn them off, or use {_LEAST_CHANNELS} channels or more"
+        )
+
+
+def unsafe_in_channels_last(model: nn.Module, device: torch.device) -> str | None:
+    """Return the name of a submodule for which `check_channels_last` refuses the model, else None.
+
+    Example:
+        >>> unsafe_in_channels_last(nn.Sequential(nn.Conv2d(4, 8, 1, 2)), torch.device("cpu"))
+        '0'
+    """
     if device.type != "cpu":
-        return
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and _is_unsafe(module):
-            raise ValueError(
-                f"{name or 'the model'} is a strided 1×1 convolution of {module.in_channels} channels, which "
-                "PyTorch cannot train on CPUs in the memory order that runtime.channels_last and "
-                f"runtime.compile use; turn them off, or use {_LEAST_CHANNELS} channels or more"
-            )
+        return None
+    found = (n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and _is_unsafe(m))
+    return next(found, None)
 
 
 def check_image_size(model: nn.Module, side: int) -> None:

@@ -6,6 +6,7 @@ where the paper prints probabilities, and scores hold only for the run it was tr
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -152,14 +153,17 @@ class FMCENet(nn.Module):
 def _checked_config(
     map_shape: tuple[int, int, int], num_phases: int
 ) -> tuple[tuple[int, int, int], int]:
-    shape = tuple(int(size) for size in map_shape)
+    whole = isinstance(map_shape, Sequence) and all(isinstance(size, int) for size in map_shape)
+    shape = tuple(map_shape) if whole else ()
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(
-            f"map_shape must be (C, H, W) with sizes of at least 1, got {map_shape}; "
+            f"map_shape must be (C, H, W), whole numbers of at least 1, got {map_shape}; "
             "take it from one captured map: tuple(maps.shape[1:])"
         )
-    if num_phases < 2:
-        raise ValueError(f"num_phases must be at least 2, got {num_phases}; the paper uses 10")
+    if not isinstance(num_phases, int) or num_phases < 2:
+        raise ValueError(
+            f"num_phases must be a whole number of at least 2, got {num_phases}; the paper uses 10"
+        )
     return (shape[0], shape[1], shape[2]), num_phases
 
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from fmce.convergence.phases import Phases
+from fmce.convergence.phases import Phases, window_sensitivity
 from fmce.report.figures import loss_phases_figure
 from fmce.report.map_figures import comparison_figure, confusion_figure, grad_cam_figure
 
@@ -67,7 +67,8 @@ def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | Non
     if not text:
         return None
     phases = Phases.from_json(text)
-    losses = [row.get("task_loss", row["loss"]) for row in rows]
+    # Phases found while training went on are of the epochs there were then.
+    losses = [row.get("task_loss", row["loss"]) for row in rows][: phases.num_epochs]
     markers = [
         {
             "phase": k,
@@ -84,6 +85,8 @@ def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | Non
     return {
         "phases": phases,
         "markers": markers,
+        "later_epochs": len(rows) - phases.num_epochs,
+        "windows": window_sensitivity(losses, phases.config),
         "figure": inline(figure, "Loss curve, CQI and phases"),
     }
 

@@ -1,0 +1,89 @@
+"""On a GPU: resident images, bfloat16, memory order, TF32 and compiled training against the plain path."""
+
+import pytest
+import torch
+
+from fmce.commands.train import train
+from fmce.configs import RunConfig, with_settings
+from fmce.data.batch import ImageBatches, ImageSet
+from fmce.data.transforms import ImageTransform
+from fmce.engine.runtime import make_runtime
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+SETTINGS = ("train.epochs=1", "train.batch_size=128", "data.image_size=16")
+# Relative difference of an epoch's training loss to the plain float32 path's.
+SAME, ROUNDED, HALF = 1e-4, 1e-3, 1e-2
+
+
+def loss_of(folder, *settings, runtime=None):
+    config = with_settings(RunConfig(), [*SETTINGS, *settings])
+    runtime = runtime or make_runtime("cuda")
+    return train(config, folder, runtime=runtime, quiet=True).curve[0]["loss"]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return loss_of(tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.fixture(scope="module")
+def images():
+    draw = torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (300, 3, 20, 20), dtype=torch.uint8, generator=draw)
+    return ImageSet(pixels, torch.arange(300) % 7)
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_resident_images_and_copied_batches_are_identical(images, seed):
+    transform = ImageTransform(32, (0.5,) * 3, (0.2,) * 3, shift=3, noise=0.1, flip=True)
+    device = torch.device("cuda", 0)
+    stays, copied = (
+        ImageBatches(images, transform, 64, seed=seed, device=device, resident=resident)
+        for resident in (True, False)
+    )
+    assert stays.images.images.is_cuda
+    assert not copied.images.images.is_cuda
+    for one, other in zip(stays.epoch(2), copied.epoch(2), strict=True):
+        assert all(a.is_cuda and torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_images_that_take_more_than_half_of_the_free_memory_stay_on_the_host(images, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (images.images.nbytes, 2**40))
+    device = torch.device("cuda", 0)
+    batches = ImageBatches(images, ImageTransform(8, (0,) * 3, (1,) * 3), 64, device=device)
+    assert not batches.resident
+
+
+def test_the_gpu_gives_the_processors_loss(tmp_path):
+    # Shuffling and noise are drawn on the device, so only an unvaried single batch is comparable.
+    settings = ("train.batch_size=2000", "data.shift=0", "data.noise=0")
+    ours = loss_of(tmp_path / "gpu", *settings)
+    assert ours == pytest.approx(
+        loss_of(tmp_path / "cpu", *settings, runtime=make_runtime("cpu")), rel=ROUNDED
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "tolerance"),
+    [
+        ("runtime.channels_last=true", ROUNDED),
+        ("runtime.tf32=true", HALF),
+        ("runtime.precision=bfloat16", HALF),
+    ],
+)
+def test_options_stay_near_the_plain_loss(tmp_path, plain, setting, tolerance):
+    assert loss_of(tmp_path / "run", setting) == pytest.approx(plain, rel=tolerance)
+
+
+# Inductor advises TF32, for which there is a choice of its own, and remarks on small GPUs.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.slow
+def test_compiled_training_stays_near_the_plain_loss(tmp_path, plain):
+    assert loss_of(tmp_path / "run", "runtime.compile=true") == pytest.approx(plain, rel=ROUNDED)
+
+
+def test_the_same_training_twice_gives_the_same_loss(tmp_path, plain):
+    assert loss_of(tmp_path / "run") == pytest.approx(plain, rel=SAME)

@@ -1,0 +1,49 @@
+"""What is known of a model before its first epoch."""
+
+import doctest
+
+import pytest
+import torch
+from torch import nn
+
+from fmce.models import checks, compiled
+from fmce.models.build import build_model
+from fmce.models.checks import check_channels_last, check_image_size
+
+CPU = torch.device("cpu")
+
+
+def test_narrow_strided_convolutions_are_refused_in_channels_last_on_the_cpu():
+    narrow = build_model("tiny", 10, options={"width": 4})
+    with pytest.raises(ValueError, match=r"blocks\.1\.shortcut\.0 is a strided 1×1 convolution"):
+        check_channels_last(narrow, CPU)
+    check_channels_last(narrow, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("name", ["tiny", "torchvision:resnet18", "torchvision:shufflenet_v2_x1_0"])
+def test_the_papers_networks_and_tiny_are_accepted(name):
+    with torch.device("meta"):
+        check_channels_last(build_model(name, 10), CPU)
+
+
+@pytest.mark.parametrize("name", ["torchvision:alexnet", "timm:vit_tiny_patch16_224"])
+def test_images_of_a_size_that_a_model_cannot_take_are_refused(name):
+    with torch.device("meta"):
+        model = build_model(name, 10)
+    with pytest.raises(ValueError, match=r"cannot take images of 16×16 pixels .* data\.image_size"):
+        check_image_size(model, 16)
+
+
+def test_checking_leaves_the_model_and_random_draws_as_they_were():
+    model = build_model("tiny", 10, options={"width": 4})
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    check_image_size(nn.Sequential(model, nn.Dropout()), 16)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert model.training
+
+
+@pytest.mark.parametrize("module", [checks, compiled])
+def test_examples_of_checks_hold(module):
+    assert doctest.testmod(module).failed == 0
