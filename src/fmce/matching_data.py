@@ -185,7 +185,7 @@ def _unlabelled(paths: Sequence[Path], config: PoolConfig) -> ImagePool:
 
 def _classification(config: PoolConfig) -> MatchingData:
     """Labels of a class-balanced part of the training images; the others join the pool."""
-    data = load_classification(config.name, split_seed=config.seed)
+    data = load_classification(config.name, split_seed=config.seed, root=config.root)
     from sklearn.model_selection import train_test_split
 
     everything = np.arange(len(data.train))
