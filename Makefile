@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUT ?= runs/demo
 KILLS ?= 20
 
-.PHONY: help demo test lint types faults benchmarks results clean
+.PHONY: help demo demo-segment test lint types faults benchmarks results clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -17,6 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
+
+demo-segment: $(STAMP)  ## function matching on built-in road scenes; writes runs/demo-segment/report.html
+	$(BIN)/fmce demo --task segment --out runs/demo-segment
 
 demo: $(STAMP)  ## the whole method on handwritten digits; writes runs/demo/report.html
 	$(BIN)/fmce demo --out $(DEMO_OUT)

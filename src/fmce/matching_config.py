@@ -135,7 +135,16 @@ class MatchingConfig:
 
 # A small net over native or modest sizes that CPUs train in minutes; GPU sizes are in experiments/.
 MATCHING_PRESETS: dict[str, MatchingConfig] = {
-    "scenes": MatchingConfig(),
+    # The student has a quarter of the teacher's weights; 30 labels leave it short of the teacher.
+    "scenes": MatchingConfig(
+        data=PoolConfig(height=48, width=96, labelled=30, unlabelled=3000, validation=100),
+        views=ViewConfig(zoom=1.25),
+        student=NetConfig(
+            options={"encoder_options": {"channels": [16, 24, 24, 48], "stem_width": 8}}
+        ),
+        teacher_steps=StepsConfig(steps=600, learning_rate=4e-3),
+        student_steps=StepsConfig(steps=600, learning_rate=4e-3),
+    ),
     "camvid": MatchingConfig(
         data=PoolConfig(name="camvid", height=96, width=128, labelled=92, unlabelled=None),
     ),
