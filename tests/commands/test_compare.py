@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from fmce.commands.compare import CONTROLS, Comparison, compare, print_comparison
+from fmce.commands.compare import (
+    CONTROLS,
+    Comparison,
+    _check_is_that_arm,
+    compare,
+    print_comparison,
+)
+from fmce.commands.train import train
+from fmce.engine.runtime import make_runtime
 from fmce.metrics.statistics import holm, paired_comparison
 from fmce.run_folder import open_run
 
@@ -153,6 +161,17 @@ def test_a_finished_arm_of_another_config_is_not_paired(compared, tmp_path):
     config.write_text(config.read_text().replace("  epochs: ", "  epochs: 1", 1))
     with pytest.raises(ValueError, match="trained with another config, oracle or precision"):
         compare(plan, copy, jobs=2, quiet=True)
+
+
+def test_a_finished_arm_keeps_the_precision_of_the_oracles_run(finished_run, tmp_path):
+    half = replace(finished_run.config.runtime, precision="bfloat16")
+    config = replace(finished_run.config, runtime=half)
+    config = replace(config, train=replace(config.train, seed=1, epochs=1))
+    run = train(config, tmp_path / "arm", quiet=True)
+    _check_is_that_arm(run.path, config, make_runtime("cpu"))
+    with pytest.raises(ValueError, match="another config, oracle or precision"):
+        plain = replace(config, runtime=finished_run.config.runtime)
+        _check_is_that_arm(run.path, plain, make_runtime("cpu"))
 
 
 def test_every_arm_says_how_long_its_epochs_take_beside_the_baselines(compared):

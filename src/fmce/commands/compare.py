@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from fmce.commands.show import number, percent, print_table
-from fmce.commands.train import as_recorded
+from fmce.commands.train import as_recorded, settled
 from fmce.configs import AuxiliaryConfig, RunConfig, to_dict
 from fmce.engine.files import write_json
 from fmce.engine.jobs import run_jobs
@@ -201,10 +201,9 @@ def _train_all(
 
 def _check_is_that_arm(folder: Path, config: RunConfig, runtime: Runtime) -> None:
     """Refuse a finished arm of another length, precision or oracle: it would be paired with unlike ones."""
-    wanted = as_recorded(
-        replace(config, runtime=replace(config.runtime, precision=runtime.precision))
-    )
-    if open_run(folder).config != wanted:
+    # As `train` records it: the oracle's own `runtime` section holds where this call names nothing else.
+    wanted, _ = settled(config, make_runtime(str(runtime.device), runtime.precision))
+    if open_run(folder).config != as_recorded(wanted):
         raise ValueError(
             f"{folder} was trained with another config, oracle or precision than this comparison has now; "
             "compare into a new folder, or delete that one to train it again"

@@ -72,7 +72,7 @@ def train(
         FileExistsError: the folder holds something else.
         TrainingStoppedError: the loss became NaN or infinite.
     """
-    config, runtime = _settled(config, runtime or make_runtime())
+    config, runtime = settled(config, runtime or make_runtime())
     config = as_recorded(config)
     if download:
         download_data(config.data.name, config.data.root)
@@ -117,7 +117,7 @@ def train(
     return run
 
 
-def _settled(config: RunConfig, runtime: Runtime) -> tuple[RunConfig, Runtime]:
+def settled(config: RunConfig, runtime: Runtime) -> tuple[RunConfig, Runtime]:
     """Let config and runtime say the same of how passes are computed; the config is what is recorded."""
     given = {
         f.name: getattr(runtime, f.name)
