@@ -169,8 +169,8 @@ def test_a_finished_arm_keeps_the_precision_of_the_oracles_run(finished_run, tmp
     config = replace(config, train=replace(config.train, seed=1, epochs=1))
     run = train(config, tmp_path / "arm", quiet=True)
     _check_is_that_arm(run.path, config, make_runtime("cpu"))
+    plain = replace(config, runtime=finished_run.config.runtime)
     with pytest.raises(ValueError, match="another config, oracle or precision"):
-        plain = replace(config, runtime=finished_run.config.runtime)
         _check_is_that_arm(run.path, plain, make_runtime("cpu"))
 
 
