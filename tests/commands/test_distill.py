@@ -6,15 +6,12 @@ import shutil
 import pytest
 import torch
 
-from fmce.commands.distill import (
-    distill,
-    gap_closed,
-    load_student,
-    load_teacher,
-    make_network,
-)
+from fmce.commands.distill import distill
 from fmce.commands.export import export
+from fmce.commands.matching import load_student, make_network
+from fmce.commands.matching_result import gap_closed
 from fmce.commands.report import matching_report
+from fmce.commands.teacher import load_teacher
 from fmce.configs import from_yaml, with_settings
 from fmce.engine.checkpoint import load_checkpoint
 from fmce.matching_config import MatchingConfig, matching_preset

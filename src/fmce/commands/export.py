@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fmce.commands.distill import load_student, load_teacher
+from fmce.commands.matching import load_student
 from fmce.commands.show import number, print_table
+from fmce.commands.teacher import load_teacher
 from fmce.configs import from_yaml
 from fmce.engine.files import write_json
 from fmce.matching_config import Arm, MatchingConfig

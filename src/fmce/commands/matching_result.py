@@ -1,0 +1,114 @@
+"""What came out of a function-matching experiment: rows, arms, share of the gap closed, verdicts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fmce.commands.matching import arm_folder, make_task
+from fmce.commands.show import number, percent, print_table
+from fmce.data.pools import MatchingData
+from fmce.engine.runlog import read_done, read_metrics
+from fmce.matching_config import MatchingConfig
+from fmce.metrics.statistics import mean_sd, paired_comparison
+
+
+def matching_result(
+    config: MatchingConfig, out: Path, data: MatchingData, teacher: dict[str, Any]
+) -> dict[str, Any]:
+    """Gather what all arms recorded; the contents of `distill.json`.
+
+    Args:
+        config: the experiment.
+        out: its folder, with every arm finished.
+        data: its images.
+        teacher: the teacher's scores.
+    """
+    name = make_task(config, data).score_name
+    rows = []
+    for seed in config.seeds:
+        for arm in config.arms:
+            done = read_done(arm_folder(out, arm, seed)) or {}
+            rows.append(
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    "score": done["scores"][name],
+                    **done,
+                    "curve": [
+                        {k: row[k] for k in ("steps", name, "agreement", "kl_to_teacher")}
+                        for row in read_metrics(arm_folder(out, arm, seed))
+                    ],
+                }
+            )
+    return {
+        "task": config.task,
+        "score_name": name,
+        "teacher": teacher,
+        "images": {
+            p: len(getattr(data, p)) for p in ("labelled", "unlabelled", "held_out", "validation")
+        },
+        "steps": config.student_steps.steps,
+        "rows": rows,
+        "arms": _summaries(rows),
+        "gap_closed": gap_closed(rows, teacher[name]),
+        "comparisons": _comparisons(rows),
+    }
+
+
+def gap_closed(rows: Sequence[Mapping[str, Any]], teacher_score: float) -> float | None:
+    """Return (funmatch − supervised) / (teacher − supervised) of the arms' means.
+
+    None where an arm is missing or the teacher is no better than the supervised student.
+    """
+    means = {arm["arm"]: arm["mean"] for arm in _summaries(rows)}
+    if not {"funmatch", "supervised"} <= means.keys() or teacher_score <= means["supervised"]:
+        return None
+    return float((means["funmatch"] - means["supervised"]) / (teacher_score - means["supervised"]))
+
+
+def _summaries(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    summaries = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        mine = [row for row in rows if row["arm"] == arm]
+        mean, sd = mean_sd([row["score"] for row in mine])
+        pools = mine[0]["agreement"].keys()
+        alike = {
+            p: mean_sd([row["agreement"][p]["argmax_agreement"] for row in mine])[0] for p in pools
+        }
+        spread = None if len(mine) < 2 else sd
+        summaries.append({"arm": arm, "mean": mean, "sd": spread, "agreement": alike})
+    return summaries
+
+
+def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Compare the matching arms with the supervised one, seed by seed; empty with fewer than two seeds."""
+    scores = {
+        arm: [row["score"] for row in rows if row["arm"] == arm]
+        for arm in dict.fromkeys(row["arm"] for row in rows)
+    }
+    supervised = scores.pop("supervised", [])
+    if len(supervised) < 2:
+        return []
+    results = {arm: paired_comparison(supervised, values) for arm, values in scores.items()}
+    return [
+        {"arm": arm, **r.to_dict(), "verdict": r.verdict(scale=100, unit="pp")}
+        for arm, r in results.items()
+    ]
+
+
+def print_result(result: Mapping[str, Any]) -> None:
+    """Print the arms beside the teacher and the verdict in words."""
+    name = result["score_name"]
+    rows: list[tuple[str, ...]] = [("teacher", percent(result["teacher"][name]), "–", "–")]
+    for arm in result["arms"]:
+        spread = "" if arm["sd"] is None else f" ± {100 * arm['sd']:.2f}"
+        alike = [percent(arm["agreement"].get(p)) for p in ("validation", "held_out_frames")]
+        rows.append((arm["arm"], f"{100 * arm['mean']:.2f}{spread} %", *alike))
+    title = f"{name} after {result['steps']} steps, and agreement with the teacher"
+    print_table(title, ("arm", name, "agreement", "on unlabelled frames"), rows)
+    for comparison in result["comparisons"]:
+        print(f"{comparison['arm']} against supervised: {comparison['verdict']}")
+    if result["gap_closed"] is not None:
+        print(
+            f"share of the gap to the teacher closed by function matching: {number(result['gap_closed'], 3)}"
+        )

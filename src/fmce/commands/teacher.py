@@ -1,0 +1,135 @@
+"""The teacher of a function-matching experiment: trained or loaded strictly, evaluated, held against a floor."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fmce.commands.matching import fit_steps, make_network, make_task, views_of
+from fmce.commands.show import percent
+from fmce.configs import to_dict, to_yaml
+from fmce.data.pools import MatchingData
+from fmce.data.views import PlainBatches
+from fmce.engine.checkpoint import load_weights
+from fmce.engine.files import read_json, write_json
+from fmce.engine.runlog import open_for_writing
+from fmce.engine.runtime import Runtime
+from fmce.matching_config import MatchingConfig, NetConfig
+from fmce.tasks.match_teacher import MatchingTask, supervised_step
+
+
+def make_teacher(
+    config: MatchingConfig, out: Path, data: MatchingData, runtime: Runtime, quiet: bool
+) -> dict[str, Any]:
+    """Train the teacher or load the given one; evaluate it and hold it against the floor."""
+    folder = out / "teacher"
+    if not (folder / "teacher.json").exists():
+        resident = data.to(runtime.device)
+        task = make_task(config, resident)
+        teacher = make_network(
+            config, config.teacher, resident, config.teacher_seed, auxiliary=True
+        )
+        teacher = teacher.to(runtime.device)
+        about = teacher_card(config, config.teacher, data)
+        if config.teacher_checkpoint is not None:
+            load_strictly(teacher, Path(config.teacher_checkpoint), about)
+            folder.mkdir(exist_ok=True)
+        else:
+            _train_teacher(config, folder, teacher, task, resident, runtime, quiet)
+        validation = PlainBatches(resident.validation, views_of(config, data))
+        scores = task.scores(teacher, validation, runtime)
+        _save_teacher(folder, teacher, about | {"scores": scores})
+    about = read_json(folder / "teacher.json")
+    scores = dict(about["scores"])
+    name = make_task(config, data).score_name
+    if scores[name] < config.teacher_floor:
+        raise ValueError(
+            f"the teacher's {name} on validation images is {scores[name]:.4f}, below the floor "
+            f"{config.teacher_floor}; train it longer, take a better one, or lower teacher_floor"
+        )
+    if not quiet:
+        print(
+            f"teacher: {name} {percent(scores[name])} on {len(data.validation)} validation images"
+        )
+    return scores
+
+
+def _train_teacher(
+    config: MatchingConfig,
+    folder: Path,
+    teacher: nn.Module,
+    task: MatchingTask,
+    data: MatchingData,
+    runtime: Runtime,
+    quiet: bool,
+) -> None:
+    with open_for_writing(folder, to_yaml(config)):
+        fit_steps(
+            folder,
+            teacher,
+            supervised_step(task, teacher),
+            data.labelled,
+            views_of(config, data),
+            config.teacher_steps,
+            config.teacher_seed,
+            runtime,
+            lambda _result, _rows: {},
+            quiet=quiet,
+        )
+
+
+def _save_teacher(folder: Path, teacher: nn.Module, about: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in teacher.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    write_json(folder / "teacher.json", about)  # last: its presence says the teacher is ready
+
+
+def teacher_card(config: MatchingConfig, net: NetConfig, data: MatchingData) -> dict[str, Any]:
+    """Return what is written beside a teacher's weights, to be checked when they are loaded."""
+    return {
+        "task": config.task,
+        "network": to_dict(net),
+        "class_names": list(data.class_names),
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
+
+
+def load_strictly(teacher: nn.Module, checkpoint: Path, about: dict[str, Any]) -> None:
+    """Load a teacher whose class order and normalisation are those of this experiment."""
+    weights_file = checkpoint / "model.safetensors" if checkpoint.is_dir() else checkpoint
+    card = weights_file.parent / "teacher.json"
+    if not card.exists():
+        raise ValueError(
+            f"{card} is missing; beside a teacher's weights write a JSON with task, class_names, mean "
+            "and std (0–1 scale, per channel), so that they can be checked against the student's"
+        )
+    theirs = read_json(card)
+    for name in ("task", "class_names"):
+        if theirs.get(name) != about[name]:
+            raise ValueError(
+                f"the teacher's {name} is {theirs.get(name)}, here it is {about[name]}"
+            )
+    for name in ("mean", "std"):
+        known = torch.tensor(theirs.get(name, []), dtype=torch.float64)
+        if known.shape != (3,) or (known - torch.tensor(about[name])).abs().max() > 1e-3:
+            raise ValueError(
+                f"the teacher expects images normalised with {name} {theirs.get(name)}, the student gets "
+                f"{about[name]}: both must see the same view. Use the teacher's labelled images or its data seed"
+            )
+    try:
+        teacher.load_state_dict(load_weights(weights_file))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{weights_file} does not fit the teacher: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def load_teacher(config: MatchingConfig, out: Path, data: MatchingData) -> nn.Module:
+    """Return the experiment's teacher, frozen and in eval mode."""
+    teacher = make_network(config, config.teacher, data, config.teacher_seed, auxiliary=True)
+    teacher.load_state_dict(load_weights(out / "teacher" / "model.safetensors"))
+    return teacher.eval().requires_grad_(False)
