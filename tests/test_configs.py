@@ -78,7 +78,7 @@ def test_an_unknown_section_names_the_sections():
         ({"train": {"learning_rate": "fast"}}, "expected a number, got 'fast'"),
         ({"train": 3}, "train: expected a mapping, got 3"),
         ({"model": {"name": None}}, "model.name: expected str, got None"),
-        ({"train": {"schedule": "step"}}, "must be one of cosine, constant, got 'step'"),
+        ({"train": {"schedule": "line"}}, "must be one of cosine, constant, step, got 'line'"),
     ],
 )
 def test_values_of_a_wrong_kind_are_refused(values, message):

@@ -16,7 +16,7 @@ import yaml
 
 from fmce.convergence.phases import PhaseConfig
 
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant", "step"]
 Auxiliary = Literal["none", "ral", "feature_matching"]
 OracleWeights = Literal["trained", "random"]
 Init = Literal["scratch", "checkpoint"]
@@ -94,7 +94,8 @@ class TrainConfig:
     batch_size: int = 64
     learning_rate: float = 1e-3
     schedule: Schedule = "cosine"
-    """Stepped once an epoch; cosine falls to 0 after the last."""
+    """Set once an epoch. "cosine" falls to 0 after the last; "step" divides the rate by 10 after half
+    and again after three quarters of the epochs."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -161,3 +161,22 @@ def test_the_constant_schedule_leaves_the_rate():
     assert [SCHEDULES["constant"](9)(e) for e in (1, 5, 9)] == [1.0, 1.0, 1.0]
     (result,) = run_fit(new_model(), 1)
     assert result.learning_rate == 0.01
+
+
+def test_the_step_schedule_drops_after_half_and_after_three_quarters():
+    def rates(epochs):
+        return [SCHEDULES["step"](epochs)(e) for e in range(1, epochs + 1)]
+
+    assert rates(8) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    # Half of 5 epochs are over only after the third, three quarters after the fourth.
+    assert rates(5) == pytest.approx([1, 1, 1, 0.1, 0.01])
+    assert rates(1) == [1.0]
+
+
+def test_the_step_schedule_equals_torchs():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [20, 30], gamma=0.1)
+    for epoch in range(1, 41):
+        assert SCHEDULES["step"](40)(epoch) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
