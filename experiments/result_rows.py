@@ -1,4 +1,4 @@
-"""Reads the rows under results/ and formats their numbers for Markdown; what they mean is said in results_page.py."""
+"""Reads the rows under results/ and formats their numbers for Markdown; what they mean is said in sections/."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,11 +7,6 @@ from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
-
-# FMCE paper, Table II, its six accuracies: on other data sets, split over maps.
-PUBLISHED_NET = (0.9994, 0.9942, 0.9409, 0.9200, 0.9989, 0.9987)
-# FMCE-Net++ paper, Table I: best gain over RAF = 1 in each of its seven complete rows, in pp.
-PUBLISHED_GAINS = (0.13, 1.16, 0.54, 1.06, 0.16, 0.40, 0.34)
 
 ARMS = {
     "baseline": "plain training",

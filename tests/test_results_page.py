@@ -110,6 +110,18 @@ def test_rows_without_a_section_are_listed(results):
     assert "| elsewhere | something new | 2030-01-01 |" in results.results_page([row])
 
 
+def test_every_committed_row_is_covered_by_at_most_the_sections_of_its_experiment(results):
+    for row in results.read_rows(ROOT / "results"):
+        owners = [one for one in results.all_sections() if one.covers(row)]
+        families = {one.__name__.rpartition(".")[2].split("_")[0] for one in owners}
+        assert len(families) <= 1
+
+
+def test_sections_have_different_places(results):
+    places = [one.ORDER for one in results.all_sections()]
+    assert places == sorted(set(places))
+
+
 def test_a_readme_without_the_marks_is_refused(results):
     with pytest.raises(ValueError, match="put them back"):
         results.with_table("# fmce\n", [])
