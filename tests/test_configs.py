@@ -12,6 +12,7 @@ from fmce.configs import (
     RunConfig,
     ScorerConfig,
     TrainConfig,
+    defaults_of,
     from_dict,
     from_yaml,
     preset,
@@ -19,12 +20,18 @@ from fmce.configs import (
     to_yaml,
     with_settings,
 )
+from fmce.matching_config import MatchingConfig
 
 
 def written(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize("cls", [RunConfig, MatchingConfig, ScorerConfig])
+def test_the_defaults_of_a_config_are_what_its_yaml_gives_back(cls):
+    assert defaults_of(cls) == yaml.safe_load(to_yaml(cls()))
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -260,6 +260,30 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def defaults_of(cls: type) -> dict[str, Any]:
+    """Return what every field with a default means where a config does not name it, as nested dicts.
+
+    >>> defaults_of(RunConfig)["train"]["schedule"]
+    'cosine'
+    """
+    values: dict[str, Any] = {}
+    for f in dataclasses.fields(cls):
+        if f.default is not dataclasses.MISSING:
+            values[f.name] = _plain(f.default)
+        elif f.default_factory is not dataclasses.MISSING:
+            values[f.name] = _plain(f.default_factory())
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as YAML gives it back: dataclasses as dicts, tuples as lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
 def from_dict(cls: type[C], values: Mapping[str, Any], *, base: C | None = None) -> C:
     """Build a config from nested dicts; what they leave out comes from `base` or the defaults.
 

@@ -48,6 +48,20 @@ def test_the_same_config_may_go_on_and_another_is_refused_with_the_difference(tm
     assert (tmp_path / "config.yaml").read_text() == "a: 1\nb: 2\n"
 
 
+def claim_with_new_field(folder, value):
+    text = f"train: {{epochs: 3, warmup: {value}}}\n"
+    with open_for_writing(folder, text, defaults={"train": {"epochs": 1, "warmup": 0}}):
+        pass
+
+
+def test_a_field_that_an_older_config_lacks_has_its_default(tmp_path):
+    claim(tmp_path, "train: {epochs: 3}\n")
+    claim_with_new_field(tmp_path, 0)
+    assert (tmp_path / "config.yaml").read_text() == "train: {epochs: 3}\n"
+    with pytest.raises(FileExistsError, match="holds a run of another config"):
+        claim_with_new_field(tmp_path, 5)
+
+
 def test_a_longer_config_is_refused_too(tmp_path):
     claim(tmp_path, "a: 1\n")
     with pytest.raises(FileExistsError, match="1 lines there, 2 here"):

@@ -10,7 +10,7 @@ import yaml
 
 from fmce.commands.show import number, percent, print_table
 from fmce.commands.train import as_recorded, settled
-from fmce.configs import AuxiliaryConfig, RunConfig, to_dict
+from fmce.configs import AuxiliaryConfig, RunConfig, defaults_of, to_dict
 from fmce.engine.files import write_json
 from fmce.engine.jobs import run_jobs
 from fmce.engine.progress import Progress
@@ -91,7 +91,8 @@ def compare(
     _check_oracle(oracle, plan)
     jobs = jobs or (cores() if runtime.device.type == "cpu" else 1)
     base = _base_config(oracle, plan)
-    with open_for_writing(out, yaml.safe_dump(_plain(plan), sort_keys=False)):
+    text = yaml.safe_dump(_plain(plan), sort_keys=False)
+    with open_for_writing(out, text, defaults=defaults_of(Comparison)):
         candidates = {
             _raf_name(raf): _arm(base, plan, TREATMENT, raf, plan.selection_seed)
             for raf in plan.rafs

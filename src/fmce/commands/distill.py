@@ -24,7 +24,7 @@ from fmce.commands.matching import (
 )
 from fmce.commands.matching_result import matching_result, print_result
 from fmce.commands.teacher import load_teacher, make_teacher
-from fmce.configs import to_dict, to_yaml
+from fmce.configs import defaults_of, to_dict, to_yaml
 from fmce.data.batch import ViewBatch
 from fmce.data.pools import MatchingData
 from fmce.data.views import PlainBatches
@@ -65,7 +65,7 @@ def distill(
     """
     runtime = runtime or make_runtime()
     jobs = jobs or (cores() if runtime.device.type == "cpu" else 1)
-    with open_for_writing(out, to_yaml(config)):
+    with open_for_writing(out, to_yaml(config), defaults=defaults_of(MatchingConfig)):
         data = prepare_matching_data(out, config.task, config.data)
         _check_pools(config, data)
         teacher_score = make_teacher(config, out, data, runtime, quiet)
@@ -119,7 +119,7 @@ def train_arm(
     student, teacher = student.to(runtime.device), teacher.to(runtime.device)
     folder = arm_folder(out, arm, seed)
     text = yaml.safe_dump({"arm": arm, "seed": seed, **to_dict(config)}, sort_keys=False)
-    with open_for_writing(folder, text):
+    with open_for_writing(folder, text, defaults=defaults_of(MatchingConfig)):
         if read_done(folder) is not None:
             return
         pool = data.labelled if arm != "funmatch" else data.labelled.unlabelled() + data.unlabelled

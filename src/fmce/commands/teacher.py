@@ -8,7 +8,7 @@ from torch import nn
 
 from fmce.commands.matching import fit_steps, make_network, make_task, views_of
 from fmce.commands.show import percent
-from fmce.configs import to_dict, to_yaml
+from fmce.configs import defaults_of, to_dict, to_yaml
 from fmce.data.pools import MatchingData
 from fmce.data.views import PlainBatches
 from fmce.engine.checkpoint import load_weights
@@ -64,7 +64,7 @@ def _train_teacher(
     runtime: Runtime,
     quiet: bool,
 ) -> None:
-    with open_for_writing(folder, to_yaml(config)):
+    with open_for_writing(folder, to_yaml(config), defaults=defaults_of(MatchingConfig)):
         fit_steps(
             folder,
             teacher,

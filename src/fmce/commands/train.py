@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fmce.commands.phases import run_phases
-from fmce.configs import AuxiliaryConfig, Keep, RunConfig, RuntimeConfig, to_yaml
+from fmce.configs import AuxiliaryConfig, Keep, RunConfig, RuntimeConfig, defaults_of, to_yaml
 from fmce.convergence.cqi import cqi
 from fmce.convergence.phases import PhaseConfig
 from fmce.convergence.smoothing import smooth_losses
@@ -87,7 +87,8 @@ def train(
     check_image_size(model, config.data.image_size)
     _map_shape(config, model)  # a tap that gives no map is told now, not epochs later
     # The step first: a wrong oracle must not leave a folder that belongs to a config of no use.
-    with _training_step(config, model, runtime) as step, open_for_writing(out, to_yaml(config)):
+    claim = open_for_writing(out, to_yaml(config), defaults=defaults_of(RunConfig))
+    with _training_step(config, model, runtime) as step, claim:
         if run.done is not None:
             _say(quiet, f"{out} is finished already ({run.done['epochs']} epochs)")
             _thin_out(run, keep)

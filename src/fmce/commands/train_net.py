@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from fmce.configs import ScorerConfig, Split, to_dict
+from fmce.configs import ScorerConfig, Split, defaults_of, to_dict
 from fmce.convergence.phases import Phases
 from fmce.data.batch import ImageSet
 from fmce.data.map_splits import MapSplit, split_maps
@@ -55,7 +55,8 @@ def train_net(
     phases = _phases_of(runs)
     _check_alike(runs, split)
     folder = run.scorer_folder(split)
-    with open_for_writing(folder, _config_text(runs, phases, split, config, runtime)):
+    text = _config_text(runs, phases, split, config, runtime)
+    with open_for_writing(folder, text, defaults={"scorer": defaults_of(ScorerConfig)}):
         if read_done(folder) is None:
             _train(folder, runs, phases, split, config, runtime, quiet)
     metrics: dict[str, Any] = read_json(folder / "metrics.json")

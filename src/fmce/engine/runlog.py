@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fmce.engine.files import read_json, write_json, write_text
 
 _VERSIONED = (
@@ -31,12 +33,15 @@ _VERSIONED = (
 
 
 @contextmanager
-def open_for_writing(folder: Path, config_yaml: str) -> Iterator[None]:
+def open_for_writing(
+    folder: Path, config_yaml: str, *, defaults: Mapping[str, Any] | None = None
+) -> Iterator[None]:
     """Own a run folder while writing to it: make it, or take it up again with the same config.
 
     Args:
         folder: the run folder.
-        config_yaml: the whole config as text; must equal the folder's own where it has one.
+        config_yaml: the whole config as text; must mean the same as the folder's own where it has one.
+        defaults: what a field means that an older version's config does not name, as nested dicts.
 
     Raises:
         FileExistsError: the folder holds another config, or files that are no run's.
@@ -55,15 +60,15 @@ def open_for_writing(folder: Path, config_yaml: str) -> Iterator[None]:
             raise BlockingIOError(
                 f"another process is training in {folder}; wait for it or choose another folder"
             ) from None
-        _claim(folder, config_yaml)
+        _claim(folder, config_yaml, defaults or {})
         yield
 
 
-def _claim(folder: Path, config_yaml: str) -> None:
+def _claim(folder: Path, config_yaml: str, defaults: Mapping[str, Any]) -> None:
     path = folder / "config.yaml"
     if path.exists():
         before = path.read_text(encoding="utf-8")
-        if before != config_yaml:
+        if not _mean_the_same(before, config_yaml, defaults):
             raise FileExistsError(
                 f"{folder} holds a run of another config ({_difference(before, config_yaml)}); "
                 "repeat the command that made it, choose another folder, or delete this one to start anew"
@@ -77,6 +82,22 @@ def _claim(folder: Path, config_yaml: str) -> None:
         )
     write_json(folder / "versions.json", environment())
     write_text(path, config_yaml)
+
+
+def _mean_the_same(before: str, now: str, defaults: Mapping[str, Any]) -> bool:
+    if before == now:
+        return True
+    old, new = yaml.safe_load(before), yaml.safe_load(now)
+    return isinstance(old, dict) and bool(_filled(old, defaults) == new)
+
+
+def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with what they leave out taken from `defaults`, at every level."""
+    whole = {**defaults, **values}
+    for key, default in defaults.items():
+        if isinstance(default, Mapping) and isinstance(whole[key], Mapping):
+            whole[key] = _filled(whole[key], default)
+    return whole
 
 
 def _difference(before: str, now: str) -> str:
