@@ -1,0 +1,193 @@
+"""Losses of detectors with FCOS outputs: from labels, and by function matching from a teacher.
+
+FCOS (Tian et al., ICCV 2019) as torchvision computes it; function matching after "Effectiveness of
+Function Matching in Driving Scene Recognition" (2022), which gives no formula for detection.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+
+class RawOutput(Protocol):
+    """What the losses read of a detector's output; `fmce.models.detection.DetectionOutput` has it.
+
+    class_logits (B, A, C), distances (B, A, 4) in pixels, centerness_logits (B, A), locations
+    (A, 2), strides (A,), and the number of locations of each level.
+    """
+
+    @property
+    def class_logits(self) -> Tensor: ...  # noqa: D102
+    @property
+    def distances(self) -> Tensor: ...  # noqa: D102
+    @property
+    def centerness_logits(self) -> Tensor: ...  # noqa: D102
+    @property
+    def locations(self) -> Tensor: ...  # noqa: D102
+    @property
+    def strides(self) -> Tensor: ...  # noqa: D102
+    @property
+    def level_sizes(self) -> tuple[int, ...]: ...  # noqa: D102
+
+
+class DetectionLosses(NamedTuple):
+    """The three parts, scalars; their sum trains."""
+
+    classes: Tensor
+    boxes: Tensor
+    centerness: Tensor
+
+    def total(self) -> Tensor:
+        """Return the sum of the parts."""
+        return self.classes + self.boxes + self.centerness
+
+
+def detection_distillation(student: RawOutput, teacher: RawOutput) -> DetectionLosses:
+    """Compare a student with its teacher at every location of every level; no label is used.
+
+    With p the class probabilities, c the centerness and w = √(max_k p_k · c) of the teacher:
+    classes: Σ BCE(student's p, teacher's p) over locations and classes; boxes: Σ w · GIoU loss of
+    the student's box to the teacher's; centerness: Σ w · BCE(student's c, teacher's c). Each is
+    divided by Σ w over the batch, at least 1. Computed in float32 also under autocast; no gradient
+    reaches the teacher.
+
+    Args:
+        student: Trained.
+        teacher: Of the same view, with the same locations and classes.
+
+    Raises:
+        ValueError: The shapes or locations differ.
+    """
+    check_same_places(student, teacher)
+    wanted_classes = teacher.class_logits.detach().float().sigmoid()
+    wanted_centerness = teacher.centerness_logits.detach().float().sigmoid()
+    weight = (wanted_classes.amax(2) * wanted_centerness).sqrt()
+    total = weight.sum().clamp(min=1)
+    classes = F.binary_cross_entropy_with_logits(
+        student.class_logits.float(), wanted_classes, reduction="sum"
+    )
+    # GIoU does not change when both boxes are shifted, so the location itself cancels.
+    boxes = generalized_box_iou_loss(
+        _around_origin(student.distances), _around_origin(teacher.distances.detach())
+    )
+    centerness = F.binary_cross_entropy_with_logits(
+        student.centerness_logits.float(), wanted_centerness, weight, reduction="sum"
+    )
+    return DetectionLosses(classes / total, (weight * boxes).sum() / total, centerness / total)
+
+
+def check_same_places(student: RawOutput, teacher: RawOutput) -> None:
+    """Refuse outputs that cannot be compared place by place.
+
+    Raises:
+        ValueError: The classes, levels or images differ.
+    """
+    if (
+        student.class_logits.shape != teacher.class_logits.shape
+        or student.level_sizes != teacher.level_sizes
+    ):
+        raise ValueError(
+            "expected student and teacher with the same images, classes and levels, got class logits "
+            f"{tuple(student.class_logits.shape)} over levels of {student.level_sizes} locations and "
+            f"{tuple(teacher.class_logits.shape)} over {teacher.level_sizes}; give both the same strides."
+        )
+
+
+def _around_origin(distances: Tensor) -> Tensor:
+    """Return boxes (…, 4) of a location at 0, 0."""
+    return distances.float() * distances.new_tensor([-1, -1, 1, 1], dtype=torch.float32)
+
+
+def fcos_losses(output: RawOutput, boxes: Tensor, labels: Tensor) -> DetectionLosses:
+    """Compute torchvision's FCOS losses: focal, GIoU and centerness, each over positive locations.
+
+    Args:
+        output: Of a batch.
+        boxes: Float (B, M, 4), x1, y1, x2, y2 in pixels, padded to the most boxes of an image.
+        labels: Int (B, M), 0 … C − 1, or −1 where there is no box.
+
+    Returns:
+        The parts, each a sum divided by the number of positive locations, at least 1.
+
+    Raises:
+        ValueError: The boxes' shape does not fit.
+    """
+    if boxes.shape != (*labels.shape, 4) or len(labels) != len(output.class_logits):
+        raise ValueError(
+            f"expected boxes (B, M, 4) and labels (B, M) for {len(output.class_logits)} images, got "
+            f"{tuple(boxes.shape)} and {tuple(labels.shape)}."
+        )
+    matched = assign_boxes(output, boxes, labels)
+    positive = matched >= 0
+    image, place = positive.nonzero(as_tuple=True)
+    box = matched[image, place]
+    wanted_classes = torch.zeros_like(output.class_logits, dtype=torch.float32)
+    wanted_classes[image, place, labels[image, box].long()] = 1.0
+    wanted = _distances_to(boxes[image, box], output.locations[place])
+    distances = output.distances[image, place].float()
+    count = max(1, len(box))
+    centerness = F.binary_cross_entropy_with_logits(
+        output.centerness_logits[image, place].float(), _centerness(wanted), reduction="sum"
+    )
+    classes = sigmoid_focal_loss(output.class_logits.float(), wanted_classes, reduction="sum")
+    shapes = generalized_box_iou_loss(
+        _around_origin(distances), _around_origin(wanted), reduction="sum"
+    )
+    return DetectionLosses(classes / count, shapes / count, centerness / count)
+
+
+def _centerness(distances: Tensor) -> Tensor:
+    """Return √(min/max of left and right · min/max of top and bottom) of distances (…, 4)."""
+    across, down = distances[..., 0::2], distances[..., 1::2]
+    ratio = (across.amin(-1) / across.amax(-1)) * (down.amin(-1) / down.amax(-1))
+    return ratio.sqrt()
+
+
+def _distances_to(boxes: Tensor, locations: Tensor) -> Tensor:
+    """Return the distances (…, 4) from locations (…, 2) to the sides of boxes (…, 4)."""
+    return torch.cat([locations - boxes[..., :2], boxes[..., 2:] - locations], dim=-1)
+
+
+@torch.no_grad()
+def assign_boxes(
+    output: RawOutput, boxes: Tensor, labels: Tensor, center_radius: float = 1.5
+) -> Tensor:
+    """Assign a box to each location, as torchvision's FCOS does.
+
+    A location takes the smallest box that it lies in, whose centre is within `center_radius` strides
+    of it, and whose farthest side is 4 to 8 strides away (the finest level also takes nearer sides,
+    the coarsest farther ones).
+
+    Args:
+        output: Says where the locations are.
+        boxes: Float (B, M, 4).
+        labels: Int (B, M), −1 where there is no box.
+        center_radius: In strides.
+
+    Returns:
+        Int64 (B, A), which box, or −1.
+    """
+    if boxes.shape[1] == 0:
+        return labels.new_full((len(boxes), len(output.locations)), -1, dtype=torch.int64)
+    nearest, farthest = _size_range(output)
+    places, strides = output.locations[:, None], output.strides[:, None]
+    centres = (boxes[..., :2] + boxes[..., 2:])[:, None] / 2
+    match = (places - centres).abs().amax(-1) < center_radius * strides
+    distances = _distances_to(boxes[:, None], places)
+    reach = distances.amax(-1)
+    match &= (distances.amin(-1) > 0) & (reach > nearest) & (reach < farthest)
+    match &= (labels >= 0)[:, None]
+    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)[:, None].expand(match.shape)
+    smallest, which = area.masked_fill(~match, torch.inf).min(-1)
+    return which.masked_fill(smallest.isinf(), -1)
+
+
+def _size_range(output: RawOutput) -> tuple[Tensor, Tensor]:
+    """Return, by location (A, 1), between which distances of its farthest side a box belongs there."""
+    nearest, farthest = 4 * output.strides, 8 * output.strides
+    nearest[: output.level_sizes[0]] = 0
+    farthest[len(farthest) - output.level_sizes[-1] :] = torch.inf
+    return nearest[:, None], farthest[:, None]
