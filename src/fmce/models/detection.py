@@ -37,13 +37,11 @@ class DetectionOutput(NamedTuple):
 
     def levels(self) -> list["DetectionOutput"]:
         """Return the outputs of each level by itself."""
-        dims = (1, 1, 1, 0, 0)
-        parts = [
-            t.split(self.level_sizes, dim=d)  # type: ignore[no-untyped-call]
-            for t, d in zip(self[:5], dims, strict=True)
-        ]
-        columns = zip(*parts, self.level_sizes, strict=True)
-        return [DetectionOutput(*level, level_sizes=(size,)) for *level, size in columns]
+        sizes = list(self.level_sizes)
+        batched = [t.split(sizes, dim=1) for t in self[:3]]  # type: ignore[no-untyped-call]
+        shared = [t.split(sizes) for t in self[3:5]]  # type: ignore[no-untyped-call]
+        columns = zip(*batched, *shared, [(size,) for size in sizes], strict=True)
+        return [DetectionOutput(*level) for level in columns]
 
 
 class Detector(Protocol):

@@ -1,0 +1,247 @@
+"""Detection scores: COCO's average precision, and how alike a student and its teacher detect.
+
+Computed by faster-coco-eval. Boxes are x1, y1, x2, y2 with x2 and y2 exclusive, so a box of BDD100K,
+whose ends are inclusive, has the width x2 − x1 + 1 of its own numbers here. Ignored boxes are COCO's
+crowds: what lies in one is neither right nor wrong.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Boxes = Mapping[str, Tensor]
+"""Of one image. Truth: "boxes" (n, 4), "labels" (n,) from 0, "ignored" bool (n,). Predictions:
+"boxes", "labels", "scores" (n,)."""
+
+_NAMES = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
+)
+# A teacher's boxes from this score on are the truth that its student is held against.
+TEACHER_SCORE = 0.3
+
+
+@dataclass(frozen=True)
+class DetectionScores:
+    """COCO's scores, fractions in [0, 1], NaN where there is no box to find.
+
+    Attributes:
+        values: By name: ap (mean over IoU .50:.05:.95 and classes), ap50, ap75, ap_small (below 32²
+            pixels), ap_medium, ap_large (from 96² on), ar1, ar10, ar100 (recall with so many boxes
+            an image) and ar_small to ar_large.
+        by_class: AP of each class.
+        images: Images evaluated.
+        boxes: Boxes to find, without the ignored.
+    """
+
+    values: Mapping[str, float]
+    by_class: tuple[float, ...]
+    images: int
+    boxes: int
+
+    @property
+    def ap(self) -> float:
+        """AP over IoU .50:.95, mean of the classes that have boxes."""
+        return self.values["ap"]
+
+    def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Return plain values for JSON, NaN as None, AP by class under "ap_by_class"."""
+        named = zip(class_names, self.by_class, strict=True)
+        return {
+            **{name: _plain(value) for name, value in self.values.items()},
+            "ap_by_class": {name: _plain(value) for name, value in named},
+            "images": self.images,
+            "boxes": self.boxes,
+        }
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def detection_scores(
+    truth: Sequence[Boxes], predictions: Sequence[Boxes], num_classes: int
+) -> DetectionScores:
+    """Compute COCO's scores with 100 boxes an image.
+
+    A class without a box to find is left out of the means. Boxes of an image beyond the 100 with the
+    highest scores are not looked at.
+
+    Args:
+        truth: Of each image; "ignored" may be left out.
+        predictions: Of each image, in the same order.
+        num_classes: C.
+
+    Raises:
+        ValueError: The numbers of images differ, a label is out of range or a box is inverted.
+        ModuleNotFoundError: faster-coco-eval is not installed.
+    """
+    if len(truth) != len(predictions) or not truth:
+        raise ValueError(
+            f"expected predictions for each of at least one image, got {len(truth)} images with "
+            f"truth and {len(predictions)} with predictions."
+        )
+    for image in (*truth, *predictions):
+        _check(image, num_classes)
+    annotations = [a for i, image in enumerate(truth) for a in _annotations(i + 1, image)]
+    results = [r for i, image in enumerate(predictions) for r in _results(i + 1, image)]
+    evaluation = _evaluate(len(truth), num_classes, annotations, results)
+    # Axes: IoU, recall, class, area range, most boxes; −1 marks classes without a box to find.
+    by_class = evaluation.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
+    return DetectionScores(
+        {name: _known(value) for name, value in zip(_NAMES, evaluation.stats[:12], strict=True)},
+        tuple(_known(value) for value in by_class),
+        len(truth),
+        sum(not a["iscrowd"] for a in annotations),
+    )
+
+
+def _known(value: float) -> float:
+    return math.nan if value < 0 else float(value)
+
+
+def _check(image: Boxes, num_classes: int) -> None:
+    boxes, labels = image["boxes"], image["labels"]
+    if boxes.shape != (len(labels), 4):
+        raise ValueError(
+            f"expected boxes (n, 4) and labels (n,), got {tuple(boxes.shape)}, {tuple(labels.shape)}."
+        )
+    wrong = (labels < 0) | (labels >= num_classes)
+    if wrong.any():
+        label = int(labels[wrong][0])
+        raise ValueError(f"expected labels 0 … {num_classes - 1}, got {label}.")
+    # A detector may predict an empty box; a negative side is another order of coordinates.
+    inverted = (boxes[:, 2:] < boxes[:, :2]).any(1)
+    if inverted.any():
+        box = boxes[inverted][0].tolist()
+        raise ValueError(f"expected boxes as x1, y1, x2, y2 with x1 ≤ x2 and y1 ≤ y2, got {box}.")
+
+
+def _rows(number: int, image: Boxes) -> list[dict[str, Any]]:
+    """Return COCO's rows of an image's boxes: left, top, width, height; classes from 1."""
+    boxes = image["boxes"].detach().cpu().double().numpy()
+    corners, sides = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    rows = np.concatenate([corners, sides], axis=1).tolist()
+    labels = image["labels"].tolist()
+    return [
+        {"image_id": number, "category_id": label + 1, "bbox": box}
+        for box, label in zip(rows, labels, strict=True)
+    ]
+
+
+def _annotations(number: int, image: Boxes) -> list[dict[str, Any]]:
+    rows = _rows(number, image)
+    ignored = image["ignored"].tolist() if "ignored" in image else [False] * len(rows)
+    return [
+        {**row, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": int(crowd)}
+        for row, crowd in zip(rows, ignored, strict=True)
+    ]
+
+
+def _results(number: int, image: Boxes) -> list[dict[str, Any]]:
+    scores = image["scores"].tolist()
+    return [
+        {**row, "score": score} for row, score in zip(_rows(number, image), scores, strict=True)
+    ]
+
+
+def _evaluate(
+    images: int, num_classes: int, annotations: list[dict[str, Any]], results: list[dict[str, Any]]
+) -> Any:
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "detection scores need faster-coco-eval: pip install 'fmce[detect]'"
+        ) from error
+    truth = COCO(
+        {
+            "images": [{"id": i + 1} for i in range(images)],
+            "categories": [{"id": c + 1, "name": str(c)} for c in range(num_classes)],
+            "annotations": [row | {"id": i + 1} for i, row in enumerate(annotations)],
+        }
+    )
+    evaluation = COCOeval_faster(truth, truth.loadRes(results), iouType="bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation
+
+
+def teacher_as_truth(predictions: Boxes, least_score: float = TEACHER_SCORE) -> Boxes:
+    """Return a teacher's boxes of one image from a score on, as a truth to hold a student against."""
+    keep = predictions["scores"] >= least_score
+    return {"boxes": predictions["boxes"][keep], "labels": predictions["labels"][keep]}
+
+
+def class_kl_sum(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Sum KL(teacher‖student) of the class probabilities, in nats, over places and classes.
+
+    Classes of a detector are independent, so each adds the KL of two coins: p·log(p/q) +
+    (1 − p)·log((1 − p)/(1 − q)).
+
+    Args:
+        student_logits: Float (…, C).
+        teacher_logits: The same shape.
+
+    Returns:
+        Float64 scalar.
+
+    >>> round(class_kl_sum(torch.tensor([[1.0986123]]), torch.zeros(1, 1)).item(), 4)  # ½ from ¾
+    0.1438
+    """
+    p, q = teacher_logits.double(), student_logits.double()
+    log = torch.nn.functional.logsigmoid
+    return (p.sigmoid() * (log(p) - log(q)) + (-p).sigmoid() * (log(-p) - log(-q))).sum()
+
+
+class DetectionAgreement:
+    """Collects a student's and its teacher's answers over images; needs no label.
+
+    Attributes:
+        num_classes: C.
+        kl_sum: KL over the places so far, in nats.
+        places: Locations compared so far.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.kl_sum, self.places = 0.0, 0
+        self._truth: list[Boxes] = []
+        self._predictions: list[Boxes] = []
+
+    def update(
+        self,
+        student: Sequence[Boxes],
+        teacher: Sequence[Boxes],
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            student: Predictions of each image.
+            teacher: The teacher's, of the same views.
+            student_logits: Raw class logits (B, A, C).
+            teacher_logits: The teacher's.
+        """
+        self._predictions += student
+        self._truth += [teacher_as_truth(image) for image in teacher]
+        self.kl_sum += class_kl_sum(student_logits, teacher_logits).item()
+        self.places += student_logits[..., 0].numel()
+
+    def compute(self) -> dict[str, float | int | None]:
+        """Return AP with the teacher's boxes as truth, mean class KL a place, and what was compared."""
+        scores = detection_scores(self._truth, self._predictions, self.num_classes)
+        return {
+            "ap_to_teacher": _plain(scores.ap),
+            "ap50_to_teacher": _plain(scores.values["ap50"]),
+            "mean_kl": self.kl_sum / self.places if self.places else None,
+            "teacher_boxes": scores.boxes,
+            "positions": self.places,
+        }
