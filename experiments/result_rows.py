@@ -20,11 +20,12 @@ ARMS = {
 
 def read_rows(folder: Path) -> list[Row]:
     """Return the rows of all JSON-lines files of a folder; none where there is no folder."""
-    lines = (
-        line
-        for path in sorted(folder.glob("*.jsonl"))
-        for line in path.read_text(encoding="utf-8").splitlines()
-    )
+    return [row for path in sorted(folder.glob("*.jsonl")) for row in read_file(path)]
+
+
+def read_file(path: Path) -> list[Row]:
+    """Return the rows of one JSON-lines file; none where there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line]
 
 

@@ -1,0 +1,182 @@
+"""The trainings behind the papers' tables, at two scales, and what their scripts share.
+
+`paper`: the papers' networks at 224 px with preset `paper`, most valuable first; for GPUs. `small`: real
+images at their own size, class-balanced subsets, with a network for processors. A finished run folder
+is taken as it is and an unfinished one goes on, so every script may be given again at any time.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from fmce.commands.settings import make_config
+from fmce.commands.train import train
+from fmce.configs import RunConfig, to_dict
+from fmce.engine.runlog import record_result
+from fmce.engine.runtime import Runtime, make_runtime
+from fmce.run_folder import Run
+
+Scale = Literal["small", "paper"]
+
+ROOT = Path(__file__).resolve().parent.parent
+SHUFFLENET, RESNET = "torchvision:shufflenet_v2_x1_0", "torchvision:resnet50"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network on a data set with the settings of one scale."""
+
+    scale: Scale
+    data: str
+    model: str
+    settings: tuple[str, ...] = ()
+    phases: bool = True
+    """False: a short run that shows only that the set loads and trains."""
+
+    @property
+    def name(self) -> str:
+        """Name of its run folders, without the seed."""
+        model = "" if self.model == "tiny" else "-" + self.model.partition(":")[2]
+        return f"{self.data.replace(':', '-')}{model}"
+
+    def config(self, seed: int, extra: Sequence[str] = ()) -> RunConfig:
+        """Return the config of its run with a seed; `extra` settings win."""
+        own = [f"model.name={self.model}", *self.settings, f"train.seed={seed}", *extra]
+        return make_config(self.scale, self.data, settings=own)
+
+
+# Written out although the preset `small` has the same µ and epochs: these runs are recorded with them.
+_LENGTH = ("train.epochs=30", "phases.threshold=2e-2")
+_BALANCED = ("data.train_images=10000", *_LENGTH)
+_SHORT = ("train.epochs=12", "phases.threshold=0.1", "phases.num_phases=5")
+
+SMALL = (
+    Case("small", "mnist", "tiny", ("data.image_size=28", *_BALANCED)),
+    Case("small", "fashion-mnist", "tiny", ("data.image_size=28", *_BALANCED)),
+    Case("small", "cifar10", "tiny", ("data.image_size=32", *_BALANCED)),
+    # At 32 px its maps are 1×1 and say nothing in space; 64 px give 2×2. Half the images: it is slower.
+    Case(
+        "small",
+        "mnist",
+        SHUFFLENET,
+        ("data.image_size=64", "data.train_images=5000", *_LENGTH),
+    ),
+    Case("small", "cifar100", "tiny", ("data.image_size=32", *_SHORT), phases=False),
+    Case(
+        "small", "image-folder:imagenette-84", "tiny", ("data.image_size=42", *_SHORT), phases=False
+    ),
+)
+PAPER = (
+    *(Case("paper", data, SHUFFLENET) for data in ("cifar10", "mnist", "fashion-mnist")),
+    *(Case("paper", data, RESNET) for data in ("cifar10", "mnist", "fashion-mnist")),
+    Case("paper", "mini-imagenet", SHUFFLENET),
+    Case("paper", "mini-imagenet", RESNET, ("train.epochs=150",)),
+)
+
+
+def options_parser(doc: str, results: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that all these scripts have.
+
+    Args:
+        doc: the script's docstring; its first line becomes the help's.
+        results: name of its file under results/.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc.splitlines()[0], epilog=doc.partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--small", action="store_true", help="subsets and small networks, for processors")
+    add("--data", nargs="+", metavar="NAME", help="only these data sets")
+    add("--model", nargs="+", metavar="NAME", help="only these networks")
+    add("--out", type=Path, default=Path("runs/papers"), help="folder of the runs (%(default)s)")
+    add("--results", type=Path, default=ROOT / "results" / results, help="file of the rows")
+    add("--rows", action="store_true", help="print the table from recorded rows, train nothing")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="settings",
+        help="change every case, repeatable; give other --results too")  # fmt: skip
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse and check; adds `cases` and `runtime`. What is wrong ends the script with exit code 2."""
+    options = parser.parse_args(argv)
+    options.scale = "small" if options.small else "paper"
+    cases = SMALL if options.small else PAPER
+    for field, wanted in (("data", options.data), ("model", options.model)):
+        known = list(dict.fromkeys(getattr(case, field) for case in cases))
+        unknown = sorted(set(wanted or ()) - set(known))
+        if unknown:
+            parser.error(f"--{field} {unknown[0]}: expected some of {', '.join(known)}")
+        cases = tuple(c for c in cases if not wanted or getattr(c, field) in wanted)
+    if not cases:
+        parser.error("no case has both this --data and this --model")
+    if not (options.small or options.rows or options.device != "auto" or torch.cuda.is_available()):
+        parser.error(
+            "the paper's scale wants a GPU and there is none; take --small, or say --device cpu "
+            "if weeks do not matter"
+        )
+    options.cases = cases
+    try:
+        options.runtime = make_runtime(options.device)
+        for case in cases:
+            case.config(0, options.settings)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def trained(case: Case, seed: int, options: argparse.Namespace) -> Run:
+    """Return the case's run with a seed, trained as far as it was not."""
+    folder = options.out / case.scale / f"{case.name}-seed{seed}"
+    runtime: Runtime = options.runtime
+    return train(case.config(seed, options.settings), folder, runtime=runtime, keep="markers")
+
+
+def training_result(run: Run) -> dict[str, Any]:
+    """Return what a plain training came to: accuracy, markers and what made them, time."""
+    done = run.done or {}
+    result: dict[str, Any] = {
+        "test_accuracy": done["test_accuracy"],
+        "train_images": len(run.data.train),
+        "test_images": len(run.data.test),
+        "epochs": done["epochs"],
+        "last_loss": run.losses[-1],
+        "seconds": sum(line["time_seconds"] for line in run.curve),
+        "markers": None,
+    }
+    if not run.has_phases:
+        return result | {"no_phases_because": done["no_phases_because"]}
+    phases = run.phases
+    return result | {
+        "markers": list(phases.markers),
+        "converged": phases.converged,
+        "step_curve_markers": phases.step_curve_markers,
+        "unsmoothed_markers": phases.unsmoothed_markers,
+        "debiased_markers": phases.debiased_markers,
+        "smoothing_distance": phases.smoothing_distance,
+        "lr_fraction": phases.lr_fraction,
+    }
+
+
+def record(
+    options: argparse.Namespace, experiment: str, what: str, case: Case, run: Run, result: Any
+) -> None:
+    """Record one row in place of an earlier one of the same case, seed and name."""
+    row = {
+        "experiment": experiment,
+        "what": what,
+        "scale": case.scale,
+        "data": case.data,
+        "model": case.model,
+        "seed": run.config.train.seed,
+        "result": result,
+        "config": to_dict(run.config),
+    }
+    key = ("experiment", "what", "scale", "data", "model", "seed")
+    record_result(options.results, row, key=key)
+    print(f"recorded: {case.name}, seed {run.config.train.seed}: {what}", flush=True)
