@@ -53,7 +53,7 @@ def score_case(case: Case, options: argparse.Namespace) -> None:
         result = train_net(run, split, others=others, config=config, runtime=options.runtime)
         if split == "run":
             across = evaluate(run, "map", others=others, runtime=options.runtime, quiet=True)
-            result = result | {"map_split_on_other_run": [*across["other_runs"].values()][0]}
+            result = result | {"map_split_on_other_run": next(iter(across["other_runs"].values()))}
         record(
             options, EXPERIMENT, f"FMCE-Net, split {split}", case, run, with_scorer(result, config)
         )

@@ -15,7 +15,7 @@ import torch
 
 from fmce.commands.settings import make_config
 from fmce.commands.train import train
-from fmce.configs import RunConfig, to_dict
+from fmce.configs import Keep, RunConfig, to_dict
 from fmce.engine.runlog import record_result
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.run_folder import Run
@@ -134,7 +134,9 @@ def trained(case: Case, seed: int, options: argparse.Namespace) -> Run:
     """Return the case's run with a seed, trained as far as it was not."""
     folder = options.out / case.scale / f"{case.name}-seed{seed}"
     runtime: Runtime = options.runtime
-    return train(case.config(seed, options.settings), folder, runtime=runtime, keep="markers")
+    # A network of the paper's takes 5 to 100 MB a checkpoint, and there are 100 to 250 of them.
+    keep: Keep = "all" if options.small else "markers"
+    return train(case.config(seed, options.settings), folder, runtime=runtime, keep=keep)
 
 
 def training_result(run: Run) -> dict[str, Any]:
