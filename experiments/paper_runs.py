@@ -106,9 +106,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     """Parse and check; adds `cases` and `runtime`. What is wrong ends the script with exit code 2."""
     options = parser.parse_args(argv)
     options.scale = "small" if options.small else "paper"
-    cases = SMALL if options.small else PAPER
+    all_cases = cases = SMALL if options.small else PAPER
     for field, wanted in (("data", options.data), ("model", options.model)):
-        known = list(dict.fromkeys(getattr(case, field) for case in cases))
+        known = list(dict.fromkeys(getattr(case, field) for case in all_cases))
         unknown = sorted(set(wanted or ()) - set(known))
         if unknown:
             parser.error(f"--{field} {unknown[0]}: expected some of {', '.join(known)}")

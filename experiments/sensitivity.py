@@ -57,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_rows([row for row in read_file(options.results) if row["experiment"] == EXPERIMENT])
 
 
-def schedule_config(data: str, schedule: str) -> RunConfig:
-    """Return the training of a data set under a schedule; seed 0."""
+def schedule_config(data: str, schedule: str, extra: Sequence[str] = ()) -> RunConfig:
+    """Return the training of a data set under a schedule; seed 0, `extra` settings win."""
     settings = () if data == "digits" else REDUCED
     preset = "digits" if data == "digits" else "small"
-    return make_config(preset, data, settings=[*settings, f"train.schedule={schedule}"])
+    return make_config(preset, data, settings=[*settings, f"train.schedule={schedule}", *extra])
 
 
 def schedule_folder(out: Path, data: str, schedule: str) -> Path:
