@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paper_runs import options_parser, parse, record, trained, training_result
-from paper_tables import DATA_NAMES, MODEL_NAMES, paper_table
 from result_rows import read_file
+from sections.fmce_markers import HEADER, marker_lines
 
-from fmce.commands.show import epochs, percent, print_table
+from fmce.commands.show import print_table
 
 EXPERIMENT, WHAT = "fmce_table1", "original task"
 
@@ -37,39 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def print_markers(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the recorded rows, each data set's under its published ones."""
-    header = ("data, network", "M", "µ", "markers", "test accuracy")
-    print_table("FMCE, Table I: ours beside the paper's", header, marker_lines(rows))
-
-
-def marker_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return a line for each published row of the data sets and for each of ours."""
-    table = paper_table("fmce_table_1")
-    lines = []
-    for data in dict.fromkeys(row["data"] for row in rows):
-        for published in table["rows"]:
-            one = dict(zip(table["columns"], published, strict=True))
-            if one["dataset"] == DATA_NAMES.get(data):
-                lines.append(_paper_line(one))
-        lines += [_our_line(row) for row in rows if row["data"] == data]
-    return lines
-
-
-def _paper_line(one: Mapping[str, Any]) -> tuple[str, ...]:
-    name = f"paper: {one['dataset']}, {one['model']}, 224 px"
-    markers, accuracy = epochs(one["markers"]), percent(one["top1_accuracy"])
-    return name, str(one["epochs"]), f"{one['mu_cqi']:g}", markers, accuracy
-
-
-def _our_line(row: Mapping[str, Any]) -> tuple[str, ...]:
-    config, result = row["config"], row["result"]
-    model = MODEL_NAMES.get(row["model"], row["model"])
-    name = (
-        f"here: {DATA_NAMES.get(row['data'], row['data'])}, {model}, {config['data']['image_size']} px, "
-        f"{result['train_images']} images, seed {row['seed']}"
-    )
-    threshold = f"{config['phases']['threshold']:g}"
-    accuracy = percent(result["test_accuracy"])
-    return name, str(result["epochs"]), threshold, epochs(result["markers"]), accuracy
+    print_table("FMCE, Table I: ours beside the paper's", HEADER, marker_lines(rows))
 
 
 if __name__ == "__main__":

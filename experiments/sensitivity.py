@@ -34,7 +34,12 @@ SCHEDULES = ("cosine", "constant", "step")
 # The FMCE-Net++ sweep's oracle too: fmce_net_pp_table1.py.
 REDUCED = (
     *("data.train_images=5000", "data.image_size=16", "data.shift=2"),
-    *("train.batch_size=64", "train.epochs=30", "phases.threshold=2e-2"),
+    *(
+        "train.batch_size=64",
+        "train.epochs=30",
+        "phases.threshold=2e-2",
+        "runtime.channels_last=true",
+    ),
 )
 
 

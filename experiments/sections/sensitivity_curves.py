@@ -1,0 +1,128 @@
+"""What the settings that the papers leave open, and the schedule, do to markers on real curves."""
+
+from collections.abc import Sequence
+
+from paper_tables import DATA_NAMES
+from result_rows import Row, decimal, missing, numbers, percent, table
+
+ORDER, COMMAND = 140, "python experiments/sensitivity.py"
+HEADER = ("setting", "markers (epochs)", "to step curve, epochs", "lr at E_K")
+
+
+def covers(row: Row) -> bool:
+    """Take the rows of sensitivity.py."""
+    return row.get("experiment") == "sensitivity"
+
+
+def section(rows: Sequence[Row]) -> list[str]:
+    """Return a table a curve, and one of the schedules."""
+    parts = ["## Sensitivity of markers, on real curves"]
+    if not rows:
+        return [*parts, missing("sensitivity", COMMAND)]
+    for row in settings_of(rows):
+        parts += [f"### {curve_name(row)}", table(HEADER, variant_lines(row))]
+    schedules = schedules_of(rows)
+    if schedules:
+        header = ("data, schedule", "test accuracy", "last CQI", "markers at µ", "at 2 µ", "at 4 µ")
+        note = (
+            "Same training, only the schedule differs: cosine falls to zero, constant stays, step divides the "
+            "rate by ten after half and after three quarters of the epochs."
+        )
+        lines = [schedule_line(row) for row in schedules]
+        parts += ["### Learning-rate schedules", table(header, lines), note]
+    return parts
+
+
+def settings_of(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that vary settings on one curve."""
+    return [row for row in rows if row["what"] == "settings"]
+
+
+def schedules_of(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of schedules."""
+    return [row for row in rows if row["what"].startswith("schedule")]
+
+
+def curve_name(row: Row) -> str:
+    """Say whose curve it is and with which µ it was read."""
+    name = DATA_NAMES.get(row["data"], row["data"])
+    return f"{name}, {row['config']['train']['epochs']} epochs, µ = {row['config']['phases']['threshold']:g}"
+
+
+def variant_lines(row: Row) -> list[tuple[str, ...]]:
+    """Return a line a changed setting."""
+    return [
+        (
+            one["setting"],
+            numbers(one["markers"]),
+            decimal(one.get("smoothing_distance"), 1),
+            decimal(one.get("lr_fraction"), 3),
+        )
+        for one in row["result"]["variants"]
+    ]
+
+
+def schedule_line(row: Row) -> tuple[str, ...]:
+    """Return a schedule's accuracy, last CQI, and markers at three thresholds."""
+    result = row["result"]
+    found = {one["setting"]: one["markers"] for one in result["variants"]}
+    return (
+        f"{DATA_NAMES.get(row['data'], row['data'])}, {result['schedule']}",
+        percent(result["test_accuracy"]),
+        f"{result['last_cqi']:.1e}",
+        *(numbers(found[f"µ × {factor}"]) for factor in (1, 2, 4)),
+    )
+
+
+def reading(rows: Sequence[Row]) -> list[str]:
+    """Say by how much each setting moves E_K."""
+    return [*_settings_reading(settings_of(rows)), *_schedule_reading(schedules_of(rows))]
+
+
+def _settings_reading(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return []
+    said = []
+    for label, prefix in (
+        ("the smoother", "smoothing"),
+        ("B", "B ="),
+        ("µ by factors 0.5 to 4", "µ ×"),
+    ):
+        moves, lost = _moves(rows, prefix)
+        if moves:
+            none = f", and leaves none in {lost} cases" if lost else ""
+            said.append(f"{label} moves E_K by {min(moves):+d} to {max(moves):+d} epochs{none}")
+    return [
+        f"**The settings that the paper leaves open decide E_K.** On {len(rows)} real curves, changed one at a "
+        f"time: {'; '.join(said)}."
+    ]
+
+
+def _moves(rows: Sequence[Row], prefix: str) -> tuple[list[int], int]:
+    """Return how far E_K moves under the settings of that name, and how many have no phases."""
+    moves, lost = [], 0
+    for row in rows:
+        used, *others = row["result"]["variants"]
+        for one in others:
+            if one["setting"].startswith(prefix):
+                if one["markers"] and used["markers"]:
+                    moves.append(one["markers"][-1] - used["markers"][-1])
+                else:
+                    lost += 1
+    return moves, lost
+
+
+def _schedule_reading(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return []
+    each = []
+    for row in rows:
+        found = {one["setting"]: one["markers"] for one in row["result"]["variants"]}["µ × 1"]
+        end = f"E_K {found[-1]}" if found else "does not converge"
+        each.append(
+            f"{DATA_NAMES.get(row['data'], row['data'])} {row['result']['schedule']}: {end}"
+        )
+    return [
+        f"**The schedule decides when a run “converges”.** The same training under three schedules, same "
+        f"µ: {'; '.join(each)}."
+    ]
