@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fmce.data.classification import load_classification
-from fmce.data.frames import FrameFiles, bdd100k_excluded_stems, list_frames
+from fmce.data.frames import FrameFiles, bdd100k_excluded_stems, is_excluded, list_frames
 from fmce.data.image_files import read_stems
 from fmce.data.pools import POOLS, ImagePool, MatchingData, as_pool, cover, cover_mask, empty_pool
 from fmce.data.scenes import SCENE_CLASSES, render_scenes
@@ -120,12 +120,12 @@ def _files(config: PoolConfig) -> MatchingData:
     frames = _frames(config, validation, left_out)
     held_out, pool = frames[: config.held_out], frames[config.held_out :][: config.unlabelled]
     _check_memory(count + len(frames) + len(validation), config)
-    few = np.random.default_rng(config.seed).permutation(len(validation))[: config.validation]
+    few = _some(len(validation), config.validation, config.seed)
     return _data(
         _labelled(train.select(np.sort(order[:count]).tolist()), config),
         _unlabelled(pool, config),
         _unlabelled(held_out, config),
-        _labelled(validation.select(np.sort(few).tolist()), config),
+        _labelled(validation.select(few), config),
         train.class_names,
     )
 
@@ -159,7 +159,8 @@ def _frames(
         forbidden |= read_stems(config.exclude)
     if config.name == "bdd100k":
         forbidden |= bdd100k_excluded_stems(_root(config))
-    found = list(left_out)
+    # BDD100K's 10k training images overlap the validation set of its 100k.
+    found = [path for path in left_out if not is_excluded(path, frozenset(forbidden))]
     if config.folders:
         found += list_frames([Path(f) for f in config.folders], exclude=forbidden)
     found = list(dict.fromkeys(found))
@@ -205,10 +206,16 @@ def _classification(config: PoolConfig) -> MatchingData:
         ImagePool(images[pool]),
         ImagePool(images[held_out]),
         ImagePool(_resized(data.test.images, config), data.test.targets).select(
-            range(config.validation or len(data.test))
+            _some(len(data.test), config.validation, config.seed)
         ),
         data.class_names,
     )
+
+
+def _some(count: int, most: int | None, seed: int) -> list[int]:
+    """Return up to `most` positions of `count`, drawn at random (sets may be sorted by class), in order."""
+    order = np.random.default_rng(seed).permutation(count)[:most]
+    return [int(i) for i in np.sort(order)]
 
 
 def _resized(images: torch.Tensor, config: PoolConfig) -> torch.Tensor:

@@ -110,7 +110,8 @@ def _cover(
         return image
     # The box is cut before resizing: resizing first would make pixels that are then thrown away.
     scale = max(height / image.height, width / image.width)
-    across, down = width / scale, height / scale
+    # Rounding may put the box a hair outside the image, which resize refuses.
+    across, down = min(width / scale, image.width), min(height / scale, image.height)
     left, top = (image.width - across) / 2, (image.height - down) / 2
     return image.resize((width, height), resampling, box=(left, top, left + across, top + down))
 
