@@ -138,9 +138,9 @@ def real_config(data: Path, out: Path) -> MatchingConfig:
         ),
         views=ViewConfig(zoom=1.5),
         student=NetConfig(
-            options={"encoder_options": {"channels": [8, 12, 16, 24], "stem_width": 8}}
+            options={"encoder_options": {"channels": [6, 8, 12, 16], "stem_width": 6}}
         ),
-        teacher_steps=StepsConfig(steps=800, learning_rate=4e-3),
+        teacher_steps=StepsConfig(steps=1000, learning_rate=4e-3),
         student_steps=StepsConfig(steps=800, learning_rate=4e-3),
     )
 

@@ -314,8 +314,11 @@ def explain(
 def distill(
     out: Annotated[Path, arg(help="folder to write; an unfinished one goes on")],
     preset: Annotated[
-        str, arg(help="scenes, camvid, digits or cifar10", metavar="NAME")
-    ] = "scenes",
+        str | None, arg(help="scenes, camvid, bdd100k, digits, cifar10", metavar="NAME")
+    ] = None,
+    task: Annotated[
+        Literal["segment", "classify"] | None, arg(help="which; the preset's if left out")
+    ] = None,
     config: Annotated[Path | None, arg(help="YAML on top of the preset", metavar="FILE")] = None,
     root: Annotated[Path | None, arg(help="where the data set lies", metavar="FOLDER")] = None,
     folders: Annotated[
@@ -344,9 +347,13 @@ def distill(
     from fmce.commands.distill import distill as run_distill
     from fmce.commands.report import matching_report
     from fmce.configs import from_yaml, with_settings
-    from fmce.matching_config import MatchingConfig, matching_preset
+    from fmce.matching_config import MATCHING_DEFAULTS, MatchingConfig, matching_preset
 
-    chosen = matching_preset(preset)
+    chosen = matching_preset(preset or MATCHING_DEFAULTS[task or "segment"])
+    if task not in (None, chosen.task):
+        raise ValueError(
+            f"preset {preset} has task {chosen.task}, not {task}; leave one of them out"
+        )
     if config is not None:
         chosen = from_yaml(MatchingConfig, config, base=chosen)
     given = {
@@ -361,6 +368,40 @@ def distill(
     chosen = with_settings(chosen, [*_assignments(given), *settings])
     run_distill(chosen, out, jobs=jobs, runtime=_runtime(device, precision))
     print(f"report: {matching_report(out)}")
+
+
+@command("predict")
+def predict(
+    experiment: Annotated[
+        Positional[Path], arg(help="folder of fmce distill", metavar="EXPERIMENT")
+    ],
+    images: Annotated[Path, arg(help="images, nested or not", metavar="FOLDER")],
+    out: Annotated[Path, arg(help="masks of train ids, named by stem", metavar="FOLDER")],
+    network: Annotated[
+        Literal["teacher", "supervised", "labelled", "funmatch"], arg(help="which")
+    ] = "funmatch",
+    seed: Annotated[int | None, arg(help="which; the first if left out", metavar="N")] = None,
+    masks: Annotated[
+        Path | None, arg(help="true masks; scores the predictions", metavar="FOLDER")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Write a student's or the teacher's class maps as PNGs of train ids.
+
+    Example: fmce predict runs/bdd --images bdd100k/images/10k/val --out masks
+    """
+    from fmce.commands.predict import predict as run_predict
+
+    run_predict(
+        experiment,
+        images,
+        out,
+        network=network,
+        seed=seed,
+        masks=masks,
+        runtime=_runtime(device, precision),
+    )
 
 
 @command("export")

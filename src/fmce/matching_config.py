@@ -7,6 +7,7 @@ from typing import Any, Literal
 from fmce.configs import check, check_choice
 
 MatchingTask = Literal["segment", "classify"]
+TeacherPrecision = Literal["auto", "float32", "bfloat16"]
 Arm = Literal["supervised", "labelled", "funmatch"]
 ARMS: tuple[Arm, ...] = ("supervised", "labelled", "funmatch")
 
@@ -36,6 +37,10 @@ class PoolConfig:
     """Most validation images; None is all."""
     class_names: tuple[str, ...] = ()
     """For `folder`: names of the class ids 0 … C − 1."""
+    mean: tuple[float, ...] = ()
+    """Three channel means on the 0–1 scale; empty takes those of the labelled images."""
+    std: tuple[float, ...] = ()
+    """Likewise. A teacher from elsewhere, or ImageNet weights, want those they were trained with."""
     seed: int = 0
     """Draws which images are labelled and which are held out."""
 
@@ -48,6 +53,11 @@ class PoolConfig:
             value = getattr(self, name)
             check(value is None or value >= 1, f"data.{name}", value, "at least 1, or null for all")
         check(self.held_out >= 0, "data.held_out", self.held_out, "0 or more")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            check(len(value) in (0, 3), f"data.{name}", value, "three numbers, or none")
+        check(bool(self.mean) == bool(self.std), "data.std", self.std, "given where mean is")
+        check(min(self.std, default=1) > 0, "data.std", self.std, "above 0")
         check(self.seed >= 0, "data.seed", self.seed, "0 or more")
 
 
@@ -116,6 +126,8 @@ class MatchingConfig:
     """A trained teacher to load strictly instead of training one; teacher.json must stand beside it."""
     teacher_floor: float = 0.0
     """Least validation score (mIoU or accuracy, 0–1) of the teacher; below it nothing is trained."""
+    teacher_precision: TeacherPrecision = "auto"
+    """Of the teacher's forward passes while students are trained; auto: bfloat16 on GPUs that have it."""
     temperature: float = 1.0
     arms: tuple[Arm, ...] = ARMS
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -123,6 +135,7 @@ class MatchingConfig:
 
     def __post_init__(self) -> None:
         check_choice("task", self.task, MatchingTask)
+        check_choice("teacher_precision", self.teacher_precision, TeacherPrecision)
         for arm in self.arms:
             check_choice("arms", arm, Arm)
         check(bool(self.arms), "arms", self.arms, "at least one of " + ", ".join(ARMS))
@@ -148,6 +161,16 @@ MATCHING_PRESETS: dict[str, MatchingConfig] = {
     "camvid": MatchingConfig(
         data=PoolConfig(name="camvid", height=96, width=128, labelled=92, unlabelled=None),
     ),
+    # The slides' networks; they give neither size nor steps. Half size; for a GPU.
+    "bdd100k": MatchingConfig(
+        data=PoolConfig(
+            name="bdd100k", height=360, width=640, labelled=None, unlabelled=None, held_out=500
+        ),
+        teacher=NetConfig("pspnet:resnet101"),
+        student=NetConfig("pspnet:resnet18"),
+        teacher_steps=StepsConfig(steps=40_000, interval=1000),
+        student_steps=StepsConfig(steps=80_000, interval=1000),
+    ),
     "digits": MatchingConfig(
         task="classify",
         data=PoolConfig(name="digits", height=16, width=16, labelled=100, unlabelled=None),
@@ -162,6 +185,9 @@ MATCHING_PRESETS: dict[str, MatchingConfig] = {
         student=NetConfig("tiny", {"width": 16}),
     ),
 }
+
+# What `--task` means where no preset is named.
+MATCHING_DEFAULTS: dict[MatchingTask, str] = {"segment": "scenes", "classify": "digits"}
 
 
 def matching_preset(name: str) -> MatchingConfig:

@@ -1,6 +1,7 @@
 """The images of a function-matching experiment: prepared once, then read by all its trainings."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +42,12 @@ def load_matching_data(task: MatchingTask, config: PoolConfig) -> MatchingData:
         ValueError: the data set is unknown or incomplete, or the images would not fit in memory.
     """
     if task == "classify":
-        return _classification(config)
-    if config.name == "scenes":
-        return _scenes(config)
-    return _files(config)
+        data = _classification(config)
+    elif config.name == "scenes":
+        data = _scenes(config)
+    else:
+        data = _files(config)
+    return replace(data, mean=config.mean, std=config.std) if config.mean else data
 
 
 def prepare_matching_data(folder: Path, task: MatchingTask, config: PoolConfig) -> MatchingData:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fmce.commands.distill import distill
 from fmce.commands.export import export
@@ -19,26 +20,6 @@ from fmce.matching_data import read_matching_data
 
 pytest.importorskip("timm")
 
-SMALL = (
-    "data.height=16",
-    "data.width=24",
-    "data.labelled=8",
-    "data.unlabelled=8",
-    "data.held_out=4",
-    "data.validation=4",
-    "teacher_steps={steps: 4, batch_size: 4, interval: 2}",
-    "student_steps={steps: 4, batch_size: 4, interval: 2}",
-    "student.options={encoder_options: {channels: [4, 4, 4, 8], stem_width: 4}}",
-    "seeds=[1, 2]",
-)
-
-
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory):
-    out = tmp_path_factory.mktemp("distill") / "scenes"
-    distill(with_settings(MatchingConfig(), SMALL), out, jobs=2, quiet=True)
-    return out
-
 
 def test_every_arm_and_seed_has_one_row_and_equal_steps(experiment):
     result = json.loads((experiment / "distill.json").read_text())
@@ -51,20 +32,20 @@ def test_every_arm_and_seed_has_one_row_and_equal_steps(experiment):
     )
 
 
-def test_a_second_call_trains_nothing(experiment):
+def test_a_second_call_trains_nothing(experiment, small_matching):
     done = experiment / "runs" / "funmatch-seed1" / "DONE.json"
     before = done.stat().st_mtime_ns
-    distill(with_settings(MatchingConfig(), SMALL), experiment, quiet=True)
+    distill(with_settings(MatchingConfig(), small_matching), experiment, quiet=True)
     assert done.stat().st_mtime_ns == before
 
 
-def test_an_arm_lost_in_the_middle_comes_out_the_same(experiment, tmp_path):
+def test_an_arm_lost_in_the_middle_comes_out_the_same(experiment, small_matching, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(experiment, copy)
     run = copy / "runs" / "funmatch-seed2"
     last = load_checkpoint(run / "checkpoints" / "epoch_0002").weights
     shutil.rmtree(run)
-    distill(with_settings(MatchingConfig(), SMALL), copy, quiet=True)
+    distill(with_settings(MatchingConfig(), small_matching), copy, quiet=True)
     again = load_checkpoint(run / "checkpoints" / "epoch_0002").weights
     assert all(torch.equal(last[k], again[k]) for k in last)
 
@@ -79,24 +60,24 @@ def test_arms_of_a_seed_start_from_the_same_weights(experiment):
     assert all(torch.equal(v, theirs[k]) for k, v in matched.state_dict().items())
 
 
-def test_teacher_below_the_floor_is_refused_before_any_student(tmp_path):
-    config = with_settings(MatchingConfig(), [*SMALL, "teacher_floor=0.99"])
+def test_teacher_below_the_floor_is_refused_before_any_student(small_matching, tmp_path):
+    config = with_settings(MatchingConfig(), [*small_matching, "teacher_floor=0.99"])
     with pytest.raises(ValueError, match=r"below the floor 0.99"):
         distill(config, tmp_path / "x", quiet=True)
     assert not (tmp_path / "x" / "runs").exists()
 
 
-def load_from(experiment, out, **card):
+def load_from(experiment, small_matching, out, **card):
     checkpoint = out / "given"
     shutil.copytree(experiment / "teacher", checkpoint)
     path = checkpoint / "teacher.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | card))
-    settings = [*SMALL, f"teacher_checkpoint={checkpoint}", "arms=[labelled]", "seeds=[1]"]
+    settings = [*small_matching, f"teacher_checkpoint={checkpoint}", "arms=[labelled]", "seeds=[1]"]
     return distill(with_settings(MatchingConfig(), settings), out / "new", quiet=True)
 
 
-def test_given_teacher_is_loaded_and_scored_alike(experiment, tmp_path):
-    result = load_from(experiment, tmp_path)
+def test_given_teacher_is_loaded_and_scored_alike(experiment, small_matching, tmp_path):
+    result = load_from(experiment, small_matching, tmp_path)
     before = json.loads((experiment / "distill.json").read_text())
     assert result["teacher"] == before["teacher"]
 
@@ -109,19 +90,46 @@ def test_given_teacher_is_loaded_and_scored_alike(experiment, tmp_path):
         ({"task": "classify"}, "task"),
     ],
 )
-def test_teacher_of_other_classes_or_normalisation_is_refused(experiment, tmp_path, card, message):
+def test_teacher_of_other_classes_or_normalisation_is_refused(
+    experiment, small_matching, tmp_path, card, message
+):
     with pytest.raises(ValueError, match=message):
-        load_from(experiment, tmp_path, **card)
+        load_from(experiment, small_matching, tmp_path, **card)
 
 
-def test_teacher_of_another_network_is_refused(experiment, tmp_path):
+def test_teacher_of_another_network_is_refused(experiment, small_matching, tmp_path):
     settings = [
-        *SMALL,
+        *small_matching,
         f"teacher_checkpoint={experiment / 'teacher'}",
         "teacher.options={output_stride: 16, encoder_options: {channels: [8, 8, 8, 8]}}",
     ]
     with pytest.raises(ValueError, match="does not fit the teacher"):
         distill(with_settings(MatchingConfig(), settings), tmp_path / "new", quiet=True)
+
+
+def test_a_teacher_without_auxiliary_head_loads_and_normalisation_can_be_set(
+    experiment, small_matching, tmp_path
+):
+    weights = load_file(experiment / "teacher" / "model.safetensors")
+    card = json.loads((experiment / "teacher" / "teacher.json").read_text())
+    given = tmp_path / "given"
+    given.mkdir()
+    bare = {k: v for k, v in weights.items() if not k.startswith("auxiliary.")}
+    assert len(bare) < len(weights)
+    save_file(bare, given / "model.safetensors")
+    other = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    (given / "teacher.json").write_text(json.dumps(card | other))
+    settings = [
+        *small_matching,
+        f"teacher_checkpoint={given}",
+        "teacher.options={auxiliary: false}",
+        *(f"data.{name}={value}" for name, value in other.items()),
+        "arms=[labelled]",
+        "seeds=[1]",
+    ]
+    out = tmp_path / "new"
+    distill(with_settings(MatchingConfig(), settings), out, quiet=True)
+    assert list(read_matching_data(out).mean) == other["mean"]
 
 
 def test_function_matching_without_unlabelled_images_is_refused(tmp_path):
@@ -175,6 +183,8 @@ def test_report_is_one_file_with_a_verdict(experiment):
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "The teacher reaches" in page
     assert page.count("data:image/png;base64,") == 3
+    assert "Size and speed" in page
+    assert "most memory for intermediate results" in page
 
 
 def test_students_and_teacher_load_back_in_eval_mode(experiment):

@@ -23,7 +23,8 @@ from fmce.commands.matching import (
     views_of,
 )
 from fmce.commands.matching_result import matching_result, print_result
-from fmce.commands.teacher import load_teacher, make_teacher
+from fmce.commands.network_size import for_inference, measure_network
+from fmce.commands.teacher import load_teacher, make_teacher, teacher_autocast
 from fmce.configs import defaults_of, to_dict, to_yaml
 from fmce.data.batch import ViewBatch
 from fmce.data.pools import MatchingData
@@ -89,6 +90,7 @@ def distill(
                         progress.advance(f"{folder.name} was done")
             run_jobs(train_arm, arguments, jobs, progress)
         result = matching_result(config, out, data, teacher_score)
+        result["networks"] = _sizes(config, out, data, runtime)
         if config.task == "segment":
             _write_predictions(config, out, data, runtime)
         write_json(out / "distill.json", result)
@@ -126,7 +128,7 @@ def train_arm(
         fit_steps(
             folder,
             student,
-            _step_of(arm, task, student, teacher, config),
+            _step_of(arm, task, student, teacher, config, runtime),
             pool,
             views_of(config, data),
             config.student_steps,
@@ -139,7 +141,12 @@ def train_arm(
 
 
 def _step_of(
-    arm: Arm, task: MatchingTask, student: nn.Module, teacher: nn.Module, config: MatchingConfig
+    arm: Arm,
+    task: MatchingTask,
+    student: nn.Module,
+    teacher: nn.Module,
+    config: MatchingConfig,
+    runtime: Runtime,
 ) -> Callable[[ViewBatch], StepOutput]:
     if arm == "supervised":
         return supervised_step(task, student)
@@ -149,6 +156,7 @@ def _step_of(
         teacher,
         temperature=config.temperature,
         blend=config.student_steps.mixup,
+        teacher_autocast=teacher_autocast(config, runtime),
     )
 
 
@@ -207,6 +215,21 @@ def _evaluation(
             if len(pool)
         },
     }
+
+
+def _sizes(
+    config: MatchingConfig, out: Path, data: MatchingData, runtime: Runtime
+) -> dict[str, Any]:
+    """Measure teacher and student, each without its auxiliary head, on one image."""
+    student = make_network(config, config.student, data, config.seeds[0], auxiliary=False)
+    networks = {"teacher": load_teacher(config, out, data), "student": student}
+    image = torch.zeros(1, 3, config.data.height, config.data.width, device=runtime.device)
+    with runtime.autocast():
+        sizes = {
+            name: measure_network(for_inference(network).to(runtime.device), image)
+            for name, network in networks.items()
+        }
+    return {"device": str(runtime.device), "precision": runtime.precision, **sizes}
 
 
 def _write_predictions(

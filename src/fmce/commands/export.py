@@ -1,7 +1,5 @@
 """`fmce export`: a matched student as a plain state dict, a `torch.export` program and ONNX, each checked."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fmce.commands.matching import load_student
+from fmce.commands.network_size import for_inference, measure_network
 from fmce.commands.show import number, print_table
 from fmce.commands.teacher import load_teacher
 from fmce.configs import from_yaml
@@ -19,22 +18,6 @@ from fmce.matching_data import read_matching_data
 
 # Largest difference of an exported model's logits, relative to their largest magnitude.
 TOLERANCE = 1e-3
-_TIMED_RUNS = 10
-
-
-class LogitsOnly(nn.Module):
-    """A network that returns just its logits at inference, whatever its own output type."""
-
-    def __init__(self, model: nn.Module) -> None:
-        """Wrap a model in eval mode."""
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B,C) or (B,C,H,W) of normalised images (B,3,H,W)."""
-        output = self.model(images)
-        logits: Tensor = output if isinstance(output, Tensor) else output[0]
-        return logits
 
 
 def export(
@@ -71,7 +54,7 @@ def export(
     data = read_matching_data(experiment)
     student = load_student(config, experiment, data, arm, config.seeds[0] if seed is None else seed)
     teacher = load_teacher(config, experiment, data)
-    _drop_auxiliary(student)
+    inference = for_inference(student)
     images = torch.randn(
         2, 3, config.data.height, config.data.width, generator=torch.Generator().manual_seed(0)
     )
@@ -80,7 +63,6 @@ def export(
         {k: v.contiguous().clone() for k, v in student.state_dict().items()},
         out / "student.safetensors",
     )
-    inference = LogitsOnly(student).eval()
     differences = {"torch.export": _export_program(inference, images, out / "student.pt2")}
     if onnx:
         differences["onnx"] = _export_onnx(inference, images, out / "student.onnx")
@@ -91,7 +73,7 @@ def export(
             )
     sizes = {
         "student": measure_network(inference, images[:1]),
-        "teacher": measure_network(LogitsOnly(teacher), images[:1]),
+        "teacher": measure_network(for_inference(teacher), images[:1]),
     }
     result = {
         "arm": arm,
@@ -106,45 +88,6 @@ def export(
     if not quiet:
         _print(out, result)
     return result
-
-
-def measure_network(model: nn.Module, image: Tensor) -> dict[str, float]:
-    """Return parameters, multiply-adds, weights in MiB and latency of one image on this machine.
-
-    Args:
-        model: in eval mode.
-        image: (1,3,H,W).
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            model(image)
-        seconds = _median_seconds(lambda: model(image))
-    parameters = sum(p.numel() for p in model.parameters())
-    return {
-        "parameters": parameters,
-        "multiply_adds": counter.get_total_flops() / 2,
-        "weights_mib": sum(t.numel() * t.element_size() for t in model.state_dict().values())
-        / 2**20,
-        "latency_ms": 1000 * seconds,
-    }
-
-
-def _median_seconds(function: Callable[[], Any]) -> float:
-    function()
-    times = []
-    for _ in range(_TIMED_RUNS):
-        started = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - started)
-    return sorted(times)[len(times) // 2]
-
-
-def _drop_auxiliary(student: nn.Module) -> None:
-    if getattr(student, "auxiliary", None) is not None:
-        del student.auxiliary
-        student.register_module("auxiliary", None)
 
 
 def _export_program(model: nn.Module, images: Tensor, path: Path) -> float:
@@ -186,7 +129,7 @@ def _relative_difference(ours: Tensor, reference: Tensor) -> float:
 def _print(out: Path, result: dict[str, Any]) -> None:
     rows = [
         (name, *(number(result[net][name], 4) for net in ("teacher", "student")))
-        for name in ("parameters", "multiply_adds", "weights_mib", "latency_ms")
+        for name in ("parameters", "multiply_adds", "weights_mib", "activations_mib", "latency_ms")
     ]
     print_table("Teacher and student, one image, this machine", ("", "teacher", "student"), rows)
     for form, difference in result["relative_differences"].items():

@@ -54,7 +54,8 @@ def _build(config: MatchingConfig, net: NetConfig, classes: int, auxiliary: bool
         return build_model(net.name, classes, options=net.options, weights=net.weights)
     kind, _, name = net.name.partition(":")
     if kind == "pspnet":
-        return pspnet(name, classes, weights=net.weights, auxiliary=auxiliary, **net.options)
+        options = {"auxiliary": auxiliary, **net.options}
+        return pspnet(name, classes, weights=net.weights, **options)
     model = import_function(kind, name)(num_classes=classes, **net.options)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{net.name} returned {type(model).__name__}, expected a torch.nn.Module")

@@ -1,5 +1,8 @@
 """The teacher of a function-matching experiment: trained or loaded strictly, evaluated, held against a floor."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +136,23 @@ def load_teacher(config: MatchingConfig, out: Path, data: MatchingData) -> nn.Mo
     teacher = make_network(config, config.teacher, data, config.teacher_seed, auxiliary=True)
     teacher.load_state_dict(load_weights(out / "teacher" / "model.safetensors"))
     return teacher.eval().requires_grad_(False)
+
+
+def teacher_autocast(
+    config: MatchingConfig, runtime: Runtime
+) -> Callable[[], AbstractContextManager[None]]:
+    """Return what sets the precision of the teacher's forward passes in matching steps.
+
+    Args:
+        config: `teacher_precision` "auto" is bfloat16 on a GPU that computes with it, and the
+            training's own precision elsewhere.
+        runtime: device and precision of the training.
+    """
+    wanted = config.teacher_precision
+    if wanted == "auto":
+        gpu = runtime.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        wanted = "bfloat16" if gpu else runtime.precision
+    # The step is under the training's own autocast already; this one is entered inside it.
+    return partial(
+        torch.autocast, runtime.device.type, dtype=torch.bfloat16, enabled=wanted == "bfloat16"
+    )

@@ -28,6 +28,7 @@ def matching_page(experiment: Path) -> str:
         raise FileNotFoundError(
             f"{experiment} has no distill.json; run: fmce distill --out {experiment}"
         )
+    exported = read_json_or_none(experiment / "student" / "export.json")
     context = {
         "experiment": str(experiment),
         "result": result,
@@ -36,7 +37,8 @@ def matching_page(experiment: Path) -> str:
         "arms_picture": inline(arms_figure(result), "Scores by arm"),
         "progress_picture": inline(progress_figure(result), "Score and agreement over steps"),
         "predictions_picture": _predictions(experiment, result),
-        "export": read_json_or_none(experiment / "student" / "export.json"),
+        "export": exported,
+        "networks": result.get("networks") or exported,
         "config": (experiment / "config.yaml").read_text(encoding="utf-8"),
         "versions": read_json_or_none(experiment / "versions.json") or {},
     }

@@ -5,6 +5,7 @@ and what it costs to differ; the loop that trains knows nothing of which task it
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -124,6 +125,7 @@ def matching_step(
     *,
     temperature: float = 1.0,
     blend: bool = False,
+    teacher_autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Callable[[ViewBatch], StepOutput]:
     """Return the step of the matching arms: KL(teacher‖student) on the same view.
 
@@ -133,6 +135,7 @@ def matching_step(
         teacher: frozen, in eval mode; runs in inference mode.
         temperature: T; the loss carries T².
         blend: mixup, one λ a batch, before either network sees the view.
+        teacher_autocast: entered around the teacher's forward pass, for its precision.
     """
     teacher.eval().requires_grad_(False)
 
@@ -140,7 +143,7 @@ def matching_step(
         images = batch.images
         if blend:  # the epoch's seed makes this draw repeatable
             images = mixup(images, sample_mixup(torch.default_generator))
-        with torch.inference_mode():
+        with torch.inference_mode(), teacher_autocast():
             wanted = task.logits(teacher, images)
         loss = kl_distillation(task.logits(student, images), wanted, temperature)
         return StepOutput(loss, len(images), {})

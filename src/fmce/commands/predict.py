@@ -1,0 +1,217 @@
+"""`fmce predict`: class maps of a folder of images as BDD100K's official PNGs, scored where there are masks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fmce.commands.matching import load_student, make_task
+from fmce.commands.show import percent, print_table
+from fmce.commands.teacher import load_teacher
+from fmce.configs import from_yaml
+from fmce.data.image_files import (
+    DAMAGE_ERRORS,
+    ImageArray,
+    ReadFailures,
+    list_images,
+    read_ids,
+    read_rgb,
+)
+from fmce.data.views import Views
+from fmce.engine.files import write_json
+from fmce.engine.progress import Progress
+from fmce.engine.runtime import Runtime, make_runtime
+from fmce.matching_config import Arm, MatchingConfig
+from fmce.matching_data import read_matching_data
+from fmce.metrics.segmentation import confusion, segmentation_scores
+from fmce.tasks.match_teacher import SegmentTask
+
+Network = Literal["teacher"] | Arm
+
+
+def predict(
+    experiment: Path,
+    images: Path,
+    out: Path,
+    *,
+    network: Network = "funmatch",
+    seed: int | None = None,
+    masks: Path | None = None,
+    runtime: Runtime | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Write one mask of train ids per image, of the image's own size and named by its stem.
+
+    An image is brought to the scale the experiment trained at, whole and not cut; its logits are
+    brought back to its own size before the class is chosen.
+
+    Args:
+        experiment: folder of `fmce distill`, task "segment".
+        images: folder, nested or not; the masks are nested alike.
+        out: folder to write, new or with an unfinished attempt's masks.
+        network: "teacher", or the arm of a student.
+        seed: of the student; the experiment's first by default.
+        masks: masks of the same names with the truth; the predictions are scored against them.
+        runtime: device and precision.
+        quiet: print nothing.
+
+    Returns:
+        The contents of `out/predictions.json`: counts, unreadable files, and scores or None.
+
+    Raises:
+        FileNotFoundError: the experiment or the student is not there.
+        ValueError: the experiment segments nothing, there are no images, or masks do not fit.
+        UnreadableDataError: more than one image in a hundred, and at least five, cannot be read.
+    """
+    if not (experiment / "distill.json").exists():
+        raise FileNotFoundError(
+            f"{experiment} has no distill.json; run: fmce distill --out {experiment}"
+        )
+    config = from_yaml(MatchingConfig, experiment / "config.yaml")
+    if config.task != "segment":
+        raise ValueError(f"{experiment} has task {config.task}; class maps need task segment")
+    runtime = runtime or make_runtime()
+    data = read_matching_data(experiment)
+    model = _network(config, experiment, network, seed).to(runtime.device)
+    paths = list_images(images)
+    if not paths:
+        raise ValueError(f"expected images (JPEG, PNG, WebP) below {images}, found none")
+    task = make_task(config, data)
+    assert isinstance(task, SegmentTask)
+    size = (config.data.height, config.data.width)
+    unreadable = _write_masks(
+        task, model, paths, images, out, size, Views(data.mean, data.std), runtime, quiet
+    )
+    result: dict[str, Any] = {
+        "network": network,
+        "seed": None if network == "teacher" else config.seeds[0] if seed is None else seed,
+        "images": len(paths) - len(unreadable),
+        "unreadable": unreadable,
+        "class_names": list(data.class_names),
+        "scores": None if masks is None else score_masks(out, masks, data.class_names),
+    }
+    write_json(out / "predictions.json", result)
+    if not quiet:
+        _print(out, result)
+    return result
+
+
+def predict_ids(
+    task: SegmentTask, model: nn.Module, image: ImageArray, size: tuple[int, int], views: Views
+) -> Tensor:
+    """Return the class of every pixel of one image.
+
+    Args:
+        task: says what the logits are.
+        model: in eval mode.
+        image: uint8 (H,W,3), any size.
+        size: height and width that training images were brought to.
+        views: normalisation.
+
+    Returns:
+        uint8 (H,W) on the CPU.
+    """
+    height, width = image.shape[:2]
+    # The scale at which training images covered their size, so that objects are as large as there.
+    scale = max(size[0] / height, size[1] / width)
+    scaled = Image.fromarray(image).resize(
+        (round(width * scale), round(height * scale)), Image.Resampling.BILINEAR
+    )
+    pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None]
+    device = next(model.parameters()).device
+    normalised, _ = views(pixels.to(device))
+    logits = task.logits(model, normalised).float()
+    if logits.shape[2:] != (height, width):
+        logits = torch.nn.functional.interpolate(
+            logits, (height, width), mode="bilinear", align_corners=False
+        )
+    return logits.argmax(1)[0].to(torch.uint8).cpu()
+
+
+def score_masks(preds: Path, masks: Path, class_names: Sequence[str]) -> dict[str, Any]:
+    """Score a folder of predicted masks against the true ones, by BDD100K's rules.
+
+    Args:
+        preds: PNGs of train ids.
+        masks: the same names, perhaps with `_train_id` behind the stem; 255 is ignored.
+        class_names: of the ids 0 … C − 1; a prediction outside them is an error.
+
+    Raises:
+        ValueError: names do not match, or a mask holds other ids or another size.
+    """
+    classes = len(class_names)
+    counts = torch.zeros(classes, classes, dtype=torch.int64)
+    truths = {_key(path, masks): path for path in list_images(masks, (".png", ".webp"))}
+    predicted = {_key(path, preds): path for path in list_images(preds, (".png",))}
+    missing = sorted(truths.keys() - predicted.keys())
+    if missing or not truths:
+        raise ValueError(
+            f"{len(missing)} of {len(truths)} masks in {masks} have no prediction in {preds}: "
+            f"{', '.join(missing[:5])}"
+        )
+    for key, path in truths.items():
+        pred, truth = (torch.from_numpy(read_ids(file)) for file in (predicted[key], path))
+        try:
+            counts += confusion(pred, truth, classes)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return segmentation_scores(counts).to_dict(class_names)
+
+
+def _key(path: Path, root: Path) -> str:
+    return path.relative_to(root).with_suffix("").as_posix().removesuffix("_train_id")
+
+
+def _network(
+    config: MatchingConfig, experiment: Path, network: Network, seed: int | None
+) -> nn.Module:
+    data = read_matching_data(experiment)
+    if network == "teacher":
+        return load_teacher(config, experiment, data)
+    return load_student(
+        config, experiment, data, network, config.seeds[0] if seed is None else seed
+    )
+
+
+def _write_masks(
+    task: SegmentTask,
+    model: nn.Module,
+    paths: Sequence[Path],
+    root: Path,
+    out: Path,
+    size: tuple[int, int],
+    views: Views,
+    runtime: Runtime,
+    quiet: bool,
+) -> list[str]:
+    """Write every image's mask; return the files that could not be read."""
+    failures = ReadFailures(len(paths))
+    with Progress("predicting", len(paths), quiet=quiet) as progress, torch.inference_mode():
+        for number, path in enumerate(paths):
+            try:
+                image = read_rgb(path)
+            except DAMAGE_ERRORS as error:
+                failures.failed(number, error, lambda i: str(paths[i]))
+                continue
+            failures.succeeded()
+            with runtime.autocast():
+                ids = predict_ids(task, model, image, size, views)
+            target = (out / path.relative_to(root)).with_suffix(".png")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(ids.numpy()).save(target)
+            progress.advance(path.stem)
+    return [str(paths[i]) for i in failures.failed_items]
+
+
+def _print(out: Path, result: dict[str, Any]) -> None:
+    for path in result["unreadable"]:
+        print(f"warning: {path} cannot be read, it has no mask")
+    if result["scores"] is not None:
+        rows = [(name, percent(value)) for name, value in result["scores"]["iou"].items()]
+        title = f"{result['network']}: mIoU {percent(result['scores']['miou'])}"
+        print_table(title, ("class", "IoU"), rows)
+    print(f"{result['images']} masks of train ids written to {out}")

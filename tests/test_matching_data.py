@@ -1,0 +1,83 @@
+"""Which images an experiment gets: sizes, validation drawn at random, the leak rule for left-out images."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from fmce.data.classification import load_classification
+from fmce.data.pools import cover, cover_mask
+from fmce.matching_config import PoolConfig
+from fmce.matching_data import load_matching_data
+
+
+@given(st.integers(9, 500), st.integers(9, 500), st.sampled_from([(64, 128), (96, 128), (8, 9)]))
+def test_any_size_is_covered(height, width, size):
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    assert cover(image, *size).shape == (*size, 3)
+
+
+def test_a_size_whose_box_rounds_to_outside_the_image_is_covered():
+    # With 412×210 pixels the box begins at −3e−14, which Pillow refuses.
+    ids = np.full((210, 412), 7, dtype=np.uint8)
+    assert (cover_mask(ids, 64, 128) == 7).all()
+
+
+def test_validation_images_are_drawn_and_not_the_first_of_a_sorted_set():
+    config = PoolConfig(name="digits", height=8, width=8, labelled=100, validation=60, held_out=10)
+    data = load_matching_data("classify", config)
+    everything = load_classification("digits", split_seed=0).test
+    assert len(data.validation) == 60
+    assert data.validation.targets is not None
+    assert not torch.equal(data.validation.targets, everything.targets[:60])
+    again = load_matching_data("classify", config)
+    assert torch.equal(data.validation.images, again.validation.images)
+
+
+def _bdd100k(root):
+    """Four training pairs, one of them also an image of 100k's validation set, and one validation pair."""
+    names = {"train": [f"0000000{i}-00000000" for i in range(4)], "val": ["0000000a-00000000"]}
+    for split, stems in names.items():
+        for number, stem in enumerate(stems):
+            image = root / "images/10k" / split / f"{stem}.png"
+            mask = root / "labels/sem_seg/masks" / split / f"{stem}.png"
+            for path in (image, mask):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 8), (10 * number, 0, 0)).save(image)
+            Image.new("L", (16, 8), 1).save(mask)
+    for folder, stem in (("100k/val", names["train"][3]), ("100k/test", "x"), ("10k/test", "y")):
+        path = root / "images" / folder / f"{stem}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 8)).save(path)
+    return root
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_left_out_training_images_of_100ks_validation_set_stay_out_of_the_pool(seed, tmp_path):
+    config = PoolConfig(
+        name="bdd100k",
+        root=str(_bdd100k(tmp_path)),
+        height=8,
+        width=16,
+        labelled=1,
+        unlabelled=None,
+        held_out=0,
+        seed=seed,
+    )
+    data = load_matching_data("segment", config)
+    reds = sorted({int(image[0, 0, 0]) for image in data.unlabelled.images})
+    labelled = int(data.labelled.images[0, 0, 0, 0])
+    assert reds == sorted({0, 10, 20} - {labelled})
+
+
+def test_normalisation_can_be_another_than_the_labelled_images(tmp_path):
+    fixed = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    size = {"height": 16, "width": 16, "labelled": 2, "unlabelled": 2, "held_out": 0}
+    data = load_matching_data("segment", PoolConfig(**size, validation=1, **fixed))
+    assert (data.mean, data.std) == (fixed["mean"], fixed["std"])
+    with pytest.raises(ValueError, match=r"data\.mean must be three numbers, or none"):
+        PoolConfig(mean=(0.5,))
+    with pytest.raises(ValueError, match=r"data\.std must be given where mean is"):
+        PoolConfig(mean=(0.5, 0.5, 0.5))
