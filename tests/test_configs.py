@@ -109,6 +109,15 @@ def test_values_of_a_wrong_kind_are_refused(values, message):
         (AuxiliaryConfig, {"kind": "ral"}, "no oracle run is named"),
         (AuxiliaryConfig, {"kind": "ral", "oracle": "r", "raf": 1.5}, "between 0 and 1, got 1.5"),
         (AuxiliaryConfig, {"raf": 0.5}, "nothing to weigh against"),
+        (AuxiliaryConfig, {"every": 0}, "auxiliary.every must be at least 1, got 0"),
+        (AuxiliaryConfig, {"batch_share": 0}, "batch_share must be above 0, at most 1, got 0"),
+        (AuxiliaryConfig, {"oracle_width": 2.0}, "oracle_width must be above 0, at most 1"),
+        (AuxiliaryConfig, {"every": 4}, "auxiliary.every is 4 but auxiliary.kind is none"),
+        (
+            AuxiliaryConfig,
+            {"kind": "feature_matching", "oracle": "r", "batch_share": 0.5},
+            "batch_share is 0.5 but auxiliary.kind is feature_matching",
+        ),
         (AuxiliaryConfig, {"oracle_split": "maps"}, "one of map, image, run, test"),
     ],
 )

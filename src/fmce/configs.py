@@ -39,6 +39,13 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(str, options))}, got {value!r}")
 
 
+def check_width(name: str, value: float | None) -> None:
+    """Raise a ValueError unless a width of FMCE-Net is in (0, 1]; None leaves it open."""
+    check(
+        value is None or 0 < value <= 1, name, value, "above 0, at most 1 (the published network)"
+    )
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Images of the original task and how a training image is varied."""
@@ -132,6 +139,12 @@ class AuxiliaryConfig:
     """Allow the oracle's own seed, which may only pull a run towards its own checkpoint."""
     init: Init = "scratch"
     """"checkpoint" starts from the oracle run's weights at E_K; the papers' tables need "scratch"."""
+    every: int = 1
+    """Let FMCE-Net judge every n-th step only, with n times the weight; the papers' is 1."""
+    batch_share: float = 1.0
+    """Let it judge that share of each batch only; the papers' is 1."""
+    oracle_width: float | None = None
+    """Which of the oracle run's FMCE-Nets, by its `scorer.width`; None is the run's own."""
 
     def __post_init__(self) -> None:
         check_choice("auxiliary.kind", self.kind, Auxiliary)
@@ -139,6 +152,17 @@ class AuxiliaryConfig:
         check_choice("auxiliary.oracle_weights", self.oracle_weights, OracleWeights)
         check_choice("auxiliary.init", self.init, Init)
         check(0 <= self.raf <= 1, "auxiliary.raf", self.raf, "between 0 and 1")
+        check(self.every >= 1, "auxiliary.every", self.every, "at least 1")
+        check(
+            0 < self.batch_share <= 1,
+            "auxiliary.batch_share",
+            self.batch_share,
+            "above 0, at most 1",
+        )
+        check_width("auxiliary.oracle_width", self.oracle_width)
+        self._check_kind()
+
+    def _check_kind(self) -> None:
         if self.kind == "none" and self.raf != 1:
             raise ValueError(
                 f"auxiliary.raf is {self.raf} but auxiliary.kind is none, so there is nothing to "
@@ -153,6 +177,13 @@ class AuxiliaryConfig:
             raise ValueError(
                 f"auxiliary.kind is {self.kind} but no oracle run is named; pass --oracle RUN"
             )
+        for name, published in (("every", 1), ("batch_share", 1), ("oracle_width", None)):
+            value = getattr(self, name)
+            if self.kind != "ral" and value != published:
+                raise ValueError(
+                    f"auxiliary.{name} is {value} but auxiliary.kind is {self.kind}, so there is no "
+                    "FMCE-Net to make cheaper; set auxiliary.kind=ral or leave it out"
+                )
 
 
 @dataclass(frozen=True)
@@ -166,6 +197,8 @@ class ScorerConfig:
     learning_rate: float = 1e-3
     test_fraction: float = 0.25
     """Share of maps, images or runs held out; the paper's 3:1."""
+    width: float = 1.0
+    """Share of the published FMCE-Net's channels; each width is trained and kept apart."""
     maps: Backing = "memory"
     """Hold all maps, or recompute them from the marker checkpoints in every epoch."""
     seed: int = 0
@@ -185,6 +218,7 @@ class ScorerConfig:
             self.test_fraction,
             "between 0 and 1, both excluded",
         )
+        check_width("scorer.width", self.width)
         check_choice("scorer.maps", self.maps, Backing)
         check(self.seed >= 0, "scorer.seed", self.seed, "0 or more")
 

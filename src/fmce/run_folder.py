@@ -139,16 +139,23 @@ class Run:
         """Return unvaried batches of a split, in order."""
         return ImageBatches(part, self.transform, batch_size, device=runtime.device)
 
-    def scorer_folder(self, split: str) -> Path:
-        """Return where the FMCE-Net trained on a split stands (or would)."""
-        return self.path / "fmce_net" / split
+    def scorer_folder(self, split: str, width: float | None = None) -> Path:
+        """Return where the FMCE-Net trained on a split stands (or would).
 
-    def scorer_file(self, split: str) -> Path:
+        Args:
+            split: what was held out.
+            width: share of the published network's channels; None is that of the run's config.
+        """
+        width = self.config.scorer.width if width is None else width
+        return self.path / "fmce_net" / (split if width == 1 else f"{split}-width{width:g}")
+
+    def scorer_file(self, split: str, width: float | None = None) -> Path:
         """Return the file of that FMCE-Net's weights."""
-        return self.scorer_folder(split) / "fmce_net.safetensors"
+        return self.scorer_folder(split, width) / "fmce_net.safetensors"
 
-    def _check_markers_of(self, split: str) -> None:
-        config = self.scorer_folder(split) / "config.yaml"
+    def _check_markers_of(self, split: str, width: float | None) -> None:
+        folder = self.scorer_folder(split, width)
+        config = folder / "config.yaml"
         if not config.exists() or not self.has_phases:
             return
         trained_on = yaml.safe_load(config.read_text(encoding="utf-8"))["markers"]
@@ -156,21 +163,27 @@ class Run:
             raise ValueError(
                 f"the FMCE-Net of split {split!r} in {self.path} was trained on markers {trained_on}, but "
                 f"phases.json now has {list(self.phases.markers)}; find phases with the earlier settings, "
-                f"or delete {self.scorer_folder(split)} and run: fmce train-net {self.path} --split {split}"
+                f"or delete {folder} and run: {self._train_net(split, width)}"
             )
 
-    def scorer(self, split: str) -> FMCENet:
+    def _train_net(self, split: str, width: float | None) -> str:
+        """Return the command that trains an FMCE-Net."""
+        narrow = width is not None and width != self.config.scorer.width
+        extra = f" --set width={width:g}" if narrow else ""
+        return f"fmce train-net {self.path} --split {split}{extra}"
+
+    def scorer(self, split: str, width: float | None = None) -> FMCENet:
         """Return the run's FMCE-Net trained on a split, in eval mode.
 
         Raises:
             FileNotFoundError: it was not trained yet.
             ValueError: it was trained on other markers than `phases.json` has now.
         """
-        self._check_markers_of(split)
-        file = self.scorer_file(split)
+        self._check_markers_of(split, width)
+        file = self.scorer_file(split, width)
         if not file.exists():
             raise FileNotFoundError(
-                f"no FMCE-Net of split {split!r}: {file} is missing; run: fmce train-net {self.path} --split {split}"
+                f"no FMCE-Net of split {split!r}: {file} is missing; run: {self._train_net(split, width)}"
             )
         return FMCENet.load(file).eval()
 

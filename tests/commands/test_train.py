@@ -1,14 +1,16 @@
 """`fmce train` as a function: what a run folder holds, and who may go on in it."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 from fmce.commands.train import current_cqi, load_oracle, train
-from fmce.configs import AuxiliaryConfig, RunConfig, from_yaml
+from fmce.commands.train_net import train_net
+from fmce.configs import AuxiliaryConfig, RunConfig, ScorerConfig, from_yaml
 from fmce.convergence.phases import PhaseConfig
-from fmce.engine.checkpoint import checkpoint_path, load_checkpoint, load_weights
+from fmce.engine.checkpoint import checkpoint_path, file_digest, load_checkpoint, load_weights
 from fmce.engine.loop import TrainingStoppedError
 from fmce.engine.runtime import make_runtime
 from fmce.models.fmce_net import FMCENet
@@ -272,3 +274,37 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_whole(finished_run, 
 def test_cqi_is_undefined_at_the_first_epoch():
     assert current_cqi([2.0], PhaseConfig()) is None
     assert current_cqi([2.0, 1.5, 1.4], PhaseConfig(smoothing="none")) == pytest.approx(0.3)
+
+
+def test_every_nth_step_is_counted_through_the_epochs_and_goes_on_after_a_stop(own_run, tmp_path):
+    auxiliary = with_oracle(own_run, every=3)
+    run = train(short(own_run, auxiliary=auxiliary), tmp_path / "whole", quiet=True)
+    # 1257 images in batches of 128: steps 0, 3, 6, 9 of epoch 1 (the last of 105), 12, 15, 18 of epoch 2.
+    shares = [row["auxiliary_share"] for row in run.curve]
+    assert shares == pytest.approx([(3 * 128 + 105) / 1257, 3 * 128 / 1257])
+    assert all(0 < row["auxiliary_loss"] < 5 for row in run.curve)
+    shutil.copytree(run.path, tmp_path / "stopped")
+    (tmp_path / "stopped" / "DONE.json").unlink()
+    shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "epoch_0002")
+    again = train(run.config, tmp_path / "stopped", quiet=True)
+    assert equal(last_weights(again), last_weights(run))
+
+
+def test_an_epoch_whose_oracle_saw_nothing_has_no_auxiliary_loss(finished_run, tmp_path):
+    auxiliary = with_oracle(finished_run, every=15)
+    run = train(short(finished_run, epochs=3, auxiliary=auxiliary), tmp_path / "r", quiet=True)
+    # Ten steps an epoch: the oracle is asked at steps 0, 15 and not in 20 … 29.
+    assert [row["auxiliary_loss"] is None for row in run.curve] == [False, False, True]
+    assert run.losses == [row["task_loss"] for row in run.curve]
+
+
+def test_a_narrow_oracle_supervises_by_its_width(own_run, tmp_path):
+    auxiliary = with_oracle(own_run, oracle_width=0.5)
+    with pytest.raises(FileNotFoundError, match=r"--set width=0.5"):
+        train(short(own_run, epochs=1, auxiliary=auxiliary), tmp_path / "r", quiet=True)
+    train_net(own_run, config=ScorerConfig(epochs=1, width=0.5), quiet=True)
+    run = train(short(own_run, epochs=1, auxiliary=auxiliary), tmp_path / "r", quiet=True)
+    narrow, published = (file_digest(own_run.scorer_file("map", w)) for w in (0.5, 1.0))
+    assert run.config.auxiliary.oracle_digest == narrow != published
+    random = with_oracle(own_run, oracle_width=0.5, oracle_weights="random")
+    assert load_oracle(random, own_run, seed=1).width == 0.5

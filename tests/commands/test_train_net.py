@@ -119,3 +119,25 @@ def test_runs_of_unlike_models_or_phases_do_not_join(own_run, finished_run, othe
     run_phases(own_run.path, ["num_phases=2"])
     with pytest.raises(ValueError, match=r"the runs have \[2, 3\] phases"):
         train_net(open_run(own_run.path), "run", others=[other_run], quiet=True)
+
+
+def test_a_narrower_net_stands_beside_the_published_one(own_run):
+    metrics = train_net(own_run, "map", config=replace(QUICK, width=0.5), quiet=True)
+    narrow, published = own_run.scorer("map", 0.5), own_run.scorer("map")
+    assert (narrow.width, published.width) == (0.5, 1.0)
+    assert own_run.scorer_folder("map", 0.5) == own_run.path / "fmce_net" / "map-width0.5"
+    assert metrics["parameters"] == sum(p.numel() for p in narrow.parameters())
+    assert narrow.convolutions[0].out_channels == 8  # published: 16
+
+
+def test_a_width_that_was_not_trained_is_named_with_its_command(own_run):
+    with pytest.raises(FileNotFoundError, match=r"--split map --set width=0.25"):
+        own_run.scorer("map", 0.25)
+
+
+def test_a_run_whose_config_has_a_width_means_that_one(own_run):
+    config = replace(own_run.config, scorer=replace(QUICK, width=0.5))
+    run = replace(own_run, config=config)
+    train_net(run, "map", quiet=True)
+    assert run.scorer("map").width == 0.5
+    assert run.scorer("map", 1.0).width == 1

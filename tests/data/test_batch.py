@@ -18,9 +18,8 @@ def epoch_of(seed, epoch, batch_size=4):
 
 def same(one, other):
     return all(
-        torch.equal(a, b)
+        x.step == y.step and all(torch.equal(a, b) for a, b in zip(x[:3], y[:3], strict=True))
         for x, y in zip(one, other, strict=True)
-        for a, b in zip(x, y, strict=True)
     )
 
 
@@ -58,3 +57,9 @@ def test_selecting_keeps_images_with_their_targets():
     assert part.targets.tolist() == [7, 2]
     assert torch.equal(part.images[1], IMAGES.images[2])
     assert len(part.to(torch.device("cpu"))) == 2
+
+
+def test_steps_are_counted_through_all_epochs_from_the_epoch_alone():
+    assert [b.step for b in epoch_of(0, 1)] == [0, 1, 2]
+    assert [b.step for b in epoch_of(0, 4)] == [9, 10, 11]
+    assert [b.step for b in epoch_of(None, 0)] == [0, 1, 2]

@@ -27,7 +27,8 @@ def test_both_ways_give_identical_batches(seed):
         stays, copied = (list(batches(r, seed).epoch(epoch)) for r in (True, False))
         assert len(stays) == len(copied) == 5
         for one, other in zip(stays, copied, strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+            assert one.step == other.step
+            assert all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
 
 
 def test_an_epoch_that_is_left_early_can_be_begun_again():

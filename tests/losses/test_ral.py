@@ -48,6 +48,13 @@ def test_gradient_towards_the_target_is_softmax_minus_one_hot() -> None:
     torch.testing.assert_close(logits.grad, expected)
 
 
+def test_every_nth_step_counts_the_phase_loss_n_fold() -> None:
+    loss = representation_auxiliary_loss(torch.tensor(2.0), LOGITS, 0.75, every=4)
+    assert loss.item() == pytest.approx(0.75 * 2.0 + 4 * 0.25 * LAST)
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        representation_auxiliary_loss(torch.tensor(2.0), LOGITS, 0.75, every=0)
+
+
 @pytest.mark.parametrize("raf", [-0.1, 1.1, math.nan, math.inf])
 def test_raf_outside_0_to_1_is_refused(raf: float) -> None:
     with pytest.raises(ValueError, match=r"raf must be in \[0, 1\], got .*task loss"):

@@ -117,3 +117,68 @@ def test_expected_phase_is_the_softmax_weighted_mean() -> None:
     # Probabilities 0.2, 0.3, 0.5: 0.2·1 + 0.3·2 + 0.5·3 = 2.3.
     logits = torch.tensor([[0.2, 0.3, 0.5], [1.0, 1.0, 1.0]]).log()
     torch.testing.assert_close(expected_phase(logits), torch.tensor([2.3, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("map_shape", "width", "widths"),
+    [
+        ((1024, 7, 7), 0.25, [128, 64]),
+        ((2048, 7, 7), 0.25, [256, 128, 64]),  # the 1×1 reduction too
+        ((64, 4, 4), 0.25, [8, 4]),  # published: 32 and 16
+        ((16, 4, 4), 0.01, [1, 1]),
+    ],
+)
+def test_a_narrow_net_has_that_share_of_the_published_channels(
+    map_shape: tuple[int, int, int], width: float, widths: list[int]
+) -> None:
+    with torch.device("meta"):
+        net = FMCENet(map_shape, width=width)
+    assert [p.shape[0] for p in net.parameters() if p.ndim == 4] == widths
+
+
+@pytest.mark.parametrize("width", [0, -0.5, 1.01, float("nan")])
+def test_a_width_outside_0_to_1_is_refused(width: float) -> None:
+    with pytest.raises(ValueError, match=r"width must be in \(0, 1\], got"):
+        FMCENet((16, 4, 4), width=width)
+
+
+def test_save_and_load_keep_the_width(tmp_path: Path) -> None:
+    net, maps = FMCENet((64, 4, 4), width=0.5), torch.randn(2, 64, 4, 4)
+    net.save(tmp_path / "net.safetensors")
+    loaded = FMCENet.load(tmp_path / "net.safetensors")
+    assert (loaded.width, torch.equal(loaded(maps), net(maps))) == (0.5, True)
+
+
+@pytest.mark.parametrize("map_shape", [(64, 7, 7), (32, 7, 4), (32, 5, 6), (32, 3, 3), (32, 2, 3)])
+def test_what_pooling_drops_is_left_out_without_changing_output_or_gradient(
+    map_shape: tuple[int, int, int],
+) -> None:
+    net = FMCENet(map_shape)
+    maps = torch.randn(4, *map_shape, requires_grad=True)
+    (w1, b1, w2, b2, w3, b3) = net.parameters()
+
+    def published() -> torch.Tensor:
+        hidden = maps
+        for weight, bias in ((w1, b1), (w2, b2)):
+            hidden = F.conv2d(hidden, weight, bias, padding=1)
+            if min(hidden.shape[2:]) >= 2:
+                hidden = F.max_pool2d(hidden, 2)
+            hidden = F.relu(hidden)
+        return F.linear(F.adaptive_max_pool2d(hidden, 1).flatten(1), w3, b3)
+
+    wanted, got = published(), net(maps)
+    torch.testing.assert_close(got, wanted)
+    gradients = [
+        torch.autograd.grad(out.square().sum(), [maps, *net.parameters()]) for out in (got, wanted)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_map_of_7_by_7_needs_36_of_its_49_first_outputs() -> None:
+    net, sizes = FMCENet((16, 7, 7)), []
+    for layer in net.convolutions:
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[2:])))
+    net(torch.randn(1, 16, 7, 7))
+    assert sizes == [(6, 6), (2, 2)]

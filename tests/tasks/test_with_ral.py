@@ -11,7 +11,7 @@ from fmce.models.features import FeatureMaps
 from fmce.models.fmce_net import FMCENet
 from fmce.models.tiny import tiny
 from fmce.tasks.classify import classification_step
-from fmce.tasks.with_ral import feature_matching_step, ral_step
+from fmce.tasks.with_ral import feature_matching_step, mean_auxiliary, ral_step
 
 TAP = "blocks.2"
 
@@ -114,6 +114,90 @@ def test_training_on_the_oracles_opinion_alone_moves_maps_to_the_last_phase(mode
             losses[-1].backward()
             optimizer.step()
     assert losses[-1] < 0.5 * losses[0]
+
+
+def steps_gradients(model, oracle, batch, count, **options):
+    """Return outputs and gradients of the first `count` steps, weights left as they are."""
+    got = [
+        gradients(model, ral(oracle, 0.6, **options), batch._replace(step=s)) for s in range(count)
+    ]
+    return [output for output, _ in got], [g for _, g in got]
+
+
+def test_over_n_steps_every_nth_has_the_published_mean_gradient(model, oracle, batch):
+    _, published = gradients(model, ral(oracle, 0.6), batch)
+    _, cheap = steps_gradients(model, oracle, batch, 3, every=3)
+    for name, value in published.items():
+        mean = torch.stack([g[name] for g in cheap]).mean(0)
+        torch.testing.assert_close(mean, value, rtol=1e-4, atol=1e-6)
+
+
+def test_steps_between_train_on_the_tasks_weighted_loss_alone(model, oracle, batch):
+    outputs, _ = steps_gradients(model, oracle, batch, 4, every=3)
+    base = [o.sums["task_loss"].item() / 6 for o in outputs]
+    assert [
+        o.loss.item() == pytest.approx(0.6 * b) for o, b in zip(outputs, base, strict=True)
+    ] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert [o.sums["auxiliary_share"].item() for o in outputs] == [6, 0, 0, 6]
+    pull = outputs[0].sums["auxiliary_loss"].item() / 6
+    assert outputs[0].loss.item() == pytest.approx(0.6 * base[0] + 3 * 0.4 * pull)
+
+
+def test_the_oracle_is_not_called_at_the_steps_between(model, oracle, batch):
+    calls = []
+    oracle.register_forward_hook(lambda _m, inputs, _o: calls.append(len(inputs[0])))
+    steps_gradients(model, oracle, batch, 6, every=3, batch_share=0.5)
+    assert calls == [3, 3]
+
+
+def test_a_part_of_the_batch_is_judged_by_its_own_mean(model, oracle, batch):
+    output, got = gradients(model, ral(oracle, 0.0, batch_share=1 / 3), batch)
+    # In training mode batch norm mixes the images, so the part is cut from the whole batch's maps.
+    net = copy.deepcopy(model)
+    with FeatureMaps(net, TAP, keep_gradients=True) as maps:
+        net(batch.images)
+        loss = F.cross_entropy(oracle(maps.single(TAP)[:2]), torch.tensor([2, 2]))
+        loss.backward()
+    assert output.loss.item() == pytest.approx(loss.item())
+    assert output.sums["auxiliary_loss"].item() == pytest.approx(2 * loss.item())
+    for name, parameter in net.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(got[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("share", "images"), [(0.01, 1), (0.25, 2), (0.5, 3), (0.75, 4), (1.0, 6)])
+def test_the_share_is_rounded_to_whole_images_and_never_to_none(
+    model, oracle, batch, share, images
+):
+    seen = []
+    oracle.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    gradients(model, ral(oracle, 0.5, batch_share=share), batch)
+    assert seen == [images]
+
+
+def test_the_published_form_is_what_the_options_give_at_1(model, oracle, batch):
+    plain, one = gradients(model, ral(oracle, 0.7), batch)
+    output, other = gradients(
+        model, ral(oracle, 0.7, every=1, batch_share=1.0), batch._replace(step=5)
+    )
+    assert torch.equal(plain.loss, output.loss)
+    assert all(torch.equal(one[n], other[n]) for n in one)
+    assert set(output.sums) == {"accuracy", "task_loss", "auxiliary_loss"}
+
+
+def test_an_epochs_auxiliary_loss_is_the_mean_over_the_images_that_were_judged():
+    assert mean_auxiliary({"auxiliary_loss": 0.6, "auxiliary_share": 0.2}) == {
+        "auxiliary_loss": pytest.approx(3.0)
+    }
+    assert mean_auxiliary({"auxiliary_loss": 0.0, "auxiliary_share": 0.0}) == {
+        "auxiliary_loss": None
+    }
+    assert mean_auxiliary({"auxiliary_loss": 0.6}) == {}
 
 
 def matching(teacher, raf):

@@ -36,7 +36,7 @@ from fmce.run_folder import (
     task_loss,
 )
 from fmce.tasks.classify import classification_step, evaluate_classifier
-from fmce.tasks.with_ral import CapturedMaps, feature_matching_step, ral_step
+from fmce.tasks.with_ral import CapturedMaps, feature_matching_step, mean_auxiliary, ral_step
 
 Step = Callable[[ImageBatch], StepOutput]
 
@@ -154,8 +154,8 @@ def as_recorded(config: RunConfig) -> RunConfig:
                 f"feature matching needs {weights}, the oracle run's checkpoint E_K"
             )
     else:
-        oracle.scorer(auxiliary.oracle_split)
-        weights = oracle.scorer_file(auxiliary.oracle_split)
+        oracle.scorer(auxiliary.oracle_split, auxiliary.oracle_width)
+        weights = oracle.scorer_file(auxiliary.oracle_split, auxiliary.oracle_width)
     return replace(config, auxiliary=replace(auxiliary, oracle_digest=file_digest(weights)))
 
 
@@ -183,6 +183,7 @@ def _measure(
         scores = evaluate_classifier(model, validation, runtime)
         losses = [task_loss(row) for row in rows] + [result.means.get("task_loss", result.loss)]
         return {
+            **mean_auxiliary(result.means),
             "validation_loss": scores.loss,
             "validation_accuracy": scores.accuracy,
             "cqi": current_cqi(losses, run.config.phases),
@@ -242,7 +243,14 @@ def _training_step(config: RunConfig, model: nn.Module, runtime: Runtime) -> Ite
     _check_map_shape(config, model, oracle, oracle_run)
     with _capturing(model, tap, runtime) as (network, maps):
         yield ral_step(
-            network, maps, tap, oracle, raf=auxiliary.raf, target_phase=auxiliary.target_phase
+            network,
+            maps,
+            tap,
+            oracle,
+            raf=auxiliary.raf,
+            target_phase=auxiliary.target_phase,
+            every=auxiliary.every,
+            batch_share=auxiliary.batch_share,
         )
 
 
@@ -261,7 +269,7 @@ def _capturing(
 
 def load_oracle(auxiliary: AuxiliaryConfig, run: Run, seed: int) -> FMCENet:
     """Return the frozen FMCE-Net, or one of its shape with random weights for the control."""
-    oracle = run.scorer(auxiliary.oracle_split)
+    oracle = run.scorer(auxiliary.oracle_split, auxiliary.oracle_width)
     if auxiliary.target_phase is not None and not 1 <= auxiliary.target_phase <= oracle.num_phases:
         raise ValueError(
             f"auxiliary.target_phase must be in 1…{oracle.num_phases}, got {auxiliary.target_phase}"
@@ -269,7 +277,7 @@ def load_oracle(auxiliary: AuxiliaryConfig, run: Run, seed: int) -> FMCENet:
     if auxiliary.oracle_weights == "random":
         generator_state = torch.random.get_rng_state()
         torch.manual_seed(seed)
-        oracle = FMCENet(oracle.map_shape, oracle.num_phases)
+        oracle = FMCENet(oracle.map_shape, oracle.num_phases, width=oracle.width)
         torch.random.set_rng_state(generator_state)
     return oracle.eval().requires_grad_(False)
 

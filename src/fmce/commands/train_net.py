@@ -54,7 +54,7 @@ def train_net(
     runs = [run, *others]
     phases = _phases_of(runs)
     _check_alike(runs, split)
-    folder = run.scorer_folder(split)
+    folder = run.scorer_folder(split, config.width)
     text = _config_text(runs, phases, split, config, runtime)
     with open_for_writing(folder, text, defaults={"scorer": defaults_of(ScorerConfig)}):
         if read_done(folder) is None:
@@ -82,7 +82,8 @@ def _train(
         seed=config.seed,
     )
     seed_epoch(config.seed, 0)
-    net = FMCENet(_map_shape(source, part), source.num_phases).to(runtime.device)
+    net = FMCENet(_map_shape(source, part), source.num_phases, width=config.width)
+    net = net.to(runtime.device)
     fit_in_folder(
         folder,
         net,
@@ -92,7 +93,7 @@ def _train(
         learning_rate=config.learning_rate,
         seed=config.seed,
         runtime=runtime,
-        title=f"FMCE-Net, split {split}",
+        title=f"FMCE-Net, split {split}" + ("" if net.width == 1 else f", width {net.width:g}"),
         quiet=quiet,
     )
     trained, held_out = _runs_of(part, source)

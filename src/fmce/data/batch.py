@@ -21,11 +21,15 @@ _MIX = (
 
 
 class ImageBatch(NamedTuple):
-    """Images ready for a network: (B,3,H,W) float32, class indices (B,) int64, positions (B,) int64."""
+    """Images ready for a network: (B,3,H,W) float32, class indices (B,) int64, positions (B,) int64.
+
+    step: how many training steps came before this one's, in all epochs; 0 where nothing is trained.
+    """
 
     images: Tensor
     targets: Tensor
     image_index: Tensor
+    step: int = 0
 
 
 class ViewBatch(NamedTuple):
@@ -125,8 +129,10 @@ class ImageBatches:
             order = torch.randperm(len(self.images), generator=generator, device=self.device)
         positions = torch.split(order, self.batch_size)
         parts = map(self.images.select, positions) if self.resident else self._copied(order)
-        for index, part in zip(positions, parts, strict=True):
-            yield ImageBatch(self.transform(part.images, generator), part.targets, index)
+        # From the epoch alone, so that a resumed run goes on with the number it would have had.
+        first = max(epoch - 1, 0) * len(self)
+        for step, (index, part) in enumerate(zip(positions, parts, strict=True), start=first):
+            yield ImageBatch(self.transform(part.images, generator), part.targets, index, step)
 
     def _copied(self, order: Tensor) -> Iterator[ImageSet]:
         """Cut batches on the host, one ahead of the one in use, and copy them to the device."""

@@ -50,9 +50,14 @@ def fmcs_loss(phase_logits: Tensor, target_phase: int | None = None) -> Tensor:
 
 
 def representation_auxiliary_loss(
-    base_loss: Tensor, phase_logits: Tensor, raf: float, target_phase: int | None = None
+    base_loss: Tensor,
+    phase_logits: Tensor,
+    raf: float,
+    target_phase: int | None = None,
+    *,
+    every: int = 1,
 ) -> Tensor:
-    """Mix the task loss with the phase loss, L = raf · L_base + (1 − raf) · L_FMCS.
+    """Mix the task loss with the phase loss, L = raf · L_base + every · (1 − raf) · L_FMCS.
 
     FMCE-Net++ paper, Eq. 5. The equation prints the two weights the other way round, but every
     experiment there has RAF = 1 as the plain baseline, so `raf` (representation auxiliary factor)
@@ -63,12 +68,15 @@ def representation_auxiliary_loss(
         phase_logits: (B, K) logits of the frozen FMCE-Net for this batch's maps.
         raf: Weight of the task loss in [0, 1]; 1 is training without the auxiliary loss.
         target_phase: Phase in 1 … K that maps are drawn to; None is K.
+        every: n, where only every n-th step has this loss and the others have raf · L_base alone;
+            the weight makes up for those, so that the mean gradient over n steps is the published one.
 
     Returns:
         Scalar in float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: If `raf` is outside [0, 1] or NaN, `base_loss` is no scalar, or as `fmcs_loss`.
+        ValueError: If `raf` is outside [0, 1] or NaN, `every` is below 1, `base_loss` is no scalar, or
+            as `fmcs_loss`.
 
     Example:
         >>> loss = representation_auxiliary_loss(torch.tensor(1.0), torch.zeros(4, 10), raf=0.9)
@@ -79,12 +87,18 @@ def representation_auxiliary_loss(
         raise ValueError(
             f"raf must be in [0, 1], got {raf}; it is the weight of the task loss (1 = baseline)"
         )
+    if every < 1:
+        raise ValueError(
+            f"every must be at least 1, got {every}; 1 has the phase loss in each step"
+        )
     if base_loss.ndim != 0:
         raise ValueError(
             f"expected a scalar base_loss, got shape {tuple(base_loss.shape)}; "
             "average it over the batch first"
         )
-    return raf * _in_float32(base_loss) + (1 - raf) * fmcs_loss(phase_logits, target_phase)
+    # Not given in the paper, which knows every = 1 only.
+    weight = every * (1 - raf)
+    return raf * _in_float32(base_loss) + weight * fmcs_loss(phase_logits, target_phase)
 
 
 def feature_matching_loss(maps: Tensor, teacher_maps: Tensor) -> Tensor:

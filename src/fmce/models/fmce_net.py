@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
@@ -42,21 +43,50 @@ def expected_phase(phase_logits: Tensor) -> Tensor:
     return (probabilities * phases).sum(dim=-1)
 
 
-def _convolutions(channels: int, height: int, width: int) -> nn.Sequential:
+class _ConvBeforePool(nn.Conv2d):
+    """Zero-padded convolution 3×3 that leaves out what a max-pool 2 behind it would not look at.
+
+    Of an odd side the pool drops the last row: 13 of the 49 outputs on a map of 7×7, 5 of 9 on 3×3.
+    What is computed is the same, forward and backward.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return maps (B, out, H, W), less the last row of an odd H and the last column of an odd W."""
+        height, width = maps.shape[2:]
+        if height % 2 == 0 and width % 2 == 0:
+            return super().forward(maps)
+        padded = F.pad(maps, (1, 1 - width % 2, 1, 1 - height % 2))
+        return F.conv2d(padded, self.weight, self.bias)
+
+
+def _channels(channels: int, width: float) -> tuple[int | None, int, int]:
+    """Return the channels after the 1×1 reduction (None without one) and after each of the two blocks."""
+    reduced = min(channels, _MAX_CHANNELS)
+    first = max(_MIN_CHANNELS, reduced // 2)
+    published = reduced, first, max(_MIN_CHANNELS, first // 2)
+    # Not given in the paper: a narrower network has this share of the published one's channels.
+    leading, *blocks = (max(1, round(width * count)) for count in published)
+    return (leading if channels > _MAX_CHANNELS else None, blocks[0], blocks[1])
+
+
+def _convolutions(map_shape: tuple[int, int, int], net_width: float) -> nn.Sequential:
     """Stack [1×1 reduction] and the two blocks conv 3×3 → max-pool 2 → ReLU."""
+    channels, height, width = map_shape
+    reduced, *blocks = _channels(channels, net_width)
     layers: list[nn.Module] = []
-    if channels > _MAX_CHANNELS:
-        layers += [nn.Conv2d(channels, _MAX_CHANNELS, 1), nn.ReLU(inplace=True)]
-        channels = _MAX_CHANNELS
-    for _ in range(2):
-        halved = max(_MIN_CHANNELS, channels // 2)
-        layers.append(nn.Conv2d(channels, halved, 3, padding=1))
+    if reduced is not None:
+        layers += [nn.Conv2d(channels, reduced, 1), nn.ReLU(inplace=True)]
+        channels = reduced
+    for following in blocks:
         # Not given in the paper: a side of 1 cannot be halved, so the block keeps the size.
         if min(height, width) >= 2:
+            layers.append(_ConvBeforePool(channels, following, 3, padding=1))
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
+        else:
+            layers.append(nn.Conv2d(channels, following, 3, padding=1))
         layers.append(nn.ReLU(inplace=True))
-        channels = halved
+        channels = following
     return nn.Sequential(*layers)
 
 
@@ -71,21 +101,29 @@ class FMCENet(nn.Module):
     Args:
         map_shape: (C, H, W), each at least 1.
         num_phases: K, at least 2.
+        width: Share of the published channels that each convolution gives, in (0, 1]. The first
+            convolution, nearly all of the cost, gets cheaper in proportion.
 
     Raises:
-        ValueError: If a size is below its least value or `map_shape` has no three entries.
+        ValueError: If a size is below its least value, `map_shape` has no three entries or `width` is
+            outside (0, 1].
 
     Example:
         >>> net = FMCENet((1024, 7, 7))
         >>> sum(p.numel() for p in net.parameters())
         5901578
+        >>> [p.shape[0] for p in FMCENet((1024, 7, 7), width=0.25).parameters() if p.ndim == 4]
+        [128, 64]
     """
 
-    def __init__(self, map_shape: tuple[int, int, int], num_phases: int = 10) -> None:
+    def __init__(
+        self, map_shape: tuple[int, int, int], num_phases: int = 10, *, width: float = 1.0
+    ) -> None:
         super().__init__()
         self.map_shape, self.num_phases = _checked_config(map_shape, num_phases)
+        self.width = _checked_width(width)
         self.trained_on = ""
-        self.convolutions = _convolutions(*self.map_shape)
+        self.convolutions = _convolutions(self.map_shape, self.width)
         channels = self.map_shape[0]
         for layer in self.convolutions:
             if isinstance(layer, nn.Conv2d):
@@ -119,7 +157,9 @@ class FMCENet(nn.Module):
                 hold for that run only.
         """
         self.trained_on = trained_on or self.trained_on
-        config = {"map_shape": self.map_shape, "num_phases": self.num_phases}
+        config: dict[str, Any] = {"map_shape": self.map_shape, "num_phases": self.num_phases}
+        if self.width != 1:  # the published network's files stay what they were
+            config["width"] = self.width
         metadata = {
             "format": _FORMAT,
             "config": json.dumps(config),
@@ -142,7 +182,8 @@ class FMCENet(nn.Module):
             if metadata["format"] != _FORMAT:
                 raise ValueError(f"format {metadata['format']!r}, expected {_FORMAT!r}")
             config = json.loads(metadata["config"])
-            net = cls(tuple(config["map_shape"]), config["num_phases"])
+            width = config.get("width", 1.0)
+            net = cls(tuple(config["map_shape"]), config["num_phases"], width=width)
             net.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(_not_ours(path, error)) from error
@@ -165,6 +206,15 @@ def _checked_config(
             f"num_phases must be a whole number of at least 2, got {num_phases}; the paper uses 10"
         )
     return (shape[0], shape[1], shape[2]), num_phases
+
+
+def _checked_width(width: float) -> float:
+    if not 0 < width <= 1:
+        raise ValueError(
+            f"width must be in (0, 1], got {width}; 1 is the published network, 0.25 has a quarter of "
+            "its channels"
+        )
+    return float(width)
 
 
 def _not_ours(path: str | os.PathLike[str], reason: object) -> str:

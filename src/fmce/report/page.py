@@ -98,10 +98,11 @@ def _scorers(run: Path) -> list[dict[str, Any]]:
         if metrics is None:
             continue
         shown = metrics["held_out"] or metrics["test_images"]
-        matrix = confusion_figure(np.array(shown["confusion"]), title=f"split {metrics['split']}")
-        scorers.append(
-            {**metrics, "figure": inline(matrix, f"Confusion matrix, split {metrics['split']}")}
-        )
+        # The folder's name tells a narrower network of the same split apart.
+        name = folder.name
+        matrix = confusion_figure(np.array(shown["confusion"]), title=f"split {name}")
+        figure = inline(matrix, f"Confusion matrix, split {name}")
+        scorers.append({**metrics, "split": name, "figure": figure})
     return scorers
 
 

@@ -1,6 +1,6 @@
 """FMCE-Net++: the task's loss beside the frozen FMCE-Net's (Representation Auxiliary Loss, Eq. 4–5)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -29,8 +29,10 @@ def ral_step(
     *,
     raf: float,
     target_phase: int | None = None,
+    every: int = 1,
+    batch_share: float = 1.0,
 ) -> Callable[[ImageBatch], StepOutput]:
-    """Return FMCE-Net++'s training step.
+    """Return FMCE-Net++'s training step; `every` and `batch_share` below 1 make it cheaper.
 
     Args:
         model: the classifier; its maps at `tap` get the oracle's gradient.
@@ -39,18 +41,30 @@ def ral_step(
         oracle: frozen FMCE-Net in eval mode: maps (B,C,h,w) → phase logits (B,K).
         raf: weight of the task's loss, 0 to 1.
         target_phase: phase every map is pulled to; None is the last.
+        every: ask the oracle at every n-th step of the training only, with n times the weight.
+        batch_share: ask it about that share of each batch only; the mean over it stands for the batch.
     """
+    published = every == 1 and batch_share == 1
 
     def step(batch: ImageBatch) -> StepOutput:
         logits = model(batch.images)
         base = F.cross_entropy(logits.float(), batch.targets)
-        phase_logits = oracle(maps.single(tap))
-        loss = representation_auxiliary_loss(base, phase_logits, raf, target_phase)
+        if batch.step % every:
+            return classifier_output(raf * base, logits, batch, **_seen_sums(base, None, 0, batch))
+        judged = _part(maps.single(tap), batch_share)
+        phase_logits = oracle(judged)
+        loss = representation_auxiliary_loss(base, phase_logits, raf, target_phase, every=every)
         # The curve stays the task's, so that CQI and phases mean the same with and without RAL.
-        sums = _sums(base, fmcs_loss(phase_logits.detach(), target_phase), batch)
+        pull = fmcs_loss(phase_logits.detach(), target_phase)
+        sums = _sums(base, pull, batch) if published else _seen_sums(base, pull, len(judged), batch)
         return classifier_output(loss, logits, batch, **sums)
 
     return step
+
+
+def _part(maps: Tensor, share: float) -> Tensor:
+    """Return the first maps of a batch: batches are shuffled, so any part stands for the whole."""
+    return maps if share == 1 else maps[: max(1, round(share * len(maps)))]
 
 
 def feature_matching_step(
@@ -86,3 +100,31 @@ def feature_matching_step(
 def _sums(base: Tensor, auxiliary: Tensor, batch: ImageBatch) -> dict[str, Tensor]:
     count = len(batch.targets)
     return {"task_loss": base.detach() * count, "auxiliary_loss": auxiliary.detach() * count}
+
+
+def _seen_sums(
+    base: Tensor, auxiliary: Tensor | None, seen: int, batch: ImageBatch
+) -> dict[str, Tensor]:
+    """Return the sums of a step whose oracle saw `seen` images; `mean_auxiliary` makes a mean of them."""
+    total = base.new_zeros(()) if auxiliary is None else auxiliary * seen
+    return {
+        "task_loss": base.detach() * len(batch.targets),
+        "auxiliary_loss": total,
+        "auxiliary_share": base.new_full((), seen),
+    }
+
+
+def mean_auxiliary(means: Mapping[str, float]) -> dict[str, float | None]:
+    """Return an epoch's mean auxiliary loss over the images that the oracle saw; None if it saw none.
+
+    Args:
+        means: the epoch's sums over all its images; nothing is to be mended without `auxiliary_share`,
+            the share that the oracle saw.
+
+    >>> mean_auxiliary({"auxiliary_loss": 0.5, "auxiliary_share": 0.25})
+    {'auxiliary_loss': 2.0}
+    """
+    if "auxiliary_share" not in means:
+        return {}
+    share = means["auxiliary_share"]
+    return {"auxiliary_loss": means["auxiliary_loss"] / share if share else None}
