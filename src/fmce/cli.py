@@ -133,7 +133,8 @@ def train(
 @command("phases")
 def phases(
     source: Annotated[
-        Positional[Path], arg(help="run folder, or CSV/TSV/JSON file of losses", metavar="SOURCE")
+        Positional[Path],
+        arg(help="run folder, CSV/TSV/JSON file, TensorBoard folder", metavar="SOURCE"),
     ],
     threshold: Annotated[float | None, arg(help="CQI threshold µ, nats", metavar="MU")] = None,
     num_phases: Annotated[int | None, arg(metavar="K")] = None,
@@ -143,6 +144,7 @@ def phases(
         str | None, arg(help="average rows by this epoch", metavar="NAME")
     ] = None,
     lr_column: Annotated[str | None, arg(help="learning rate", metavar="NAME")] = None,
+    tag: Annotated[str | None, arg(help="loss scalar (TensorBoard)", metavar="NAME")] = None,
     figure: Annotated[Path | None, arg(help="PNG or SVG to draw", metavar="FILE")] = None,
     settings: Settings = (),
     json: Json = False,
@@ -162,6 +164,7 @@ def phases(
         key=key,
         epoch_column=epoch_column,
         lr_column=lr_column,
+        tag=tag,
         figure=figure,
         as_json=json,
     )

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fmce.commands.event_files import holds_events, read_event_curve
 from fmce.commands.show import epochs, number, print_table
 from fmce.configs import RunConfig, from_yaml, with_settings
-from fmce.convergence.curve_files import read_curve
+from fmce.convergence.curve_files import LossCurve, read_curve
 from fmce.convergence.phases import PhaseConfig, Phases, find_phases, window_sensitivity
 from fmce.engine.files import write_text
 from fmce.engine.runlog import read_metrics
@@ -45,18 +46,20 @@ def phases(
     key: str | None = None,
     epoch_column: str | None = None,
     lr_column: str | None = None,
+    tag: str | None = None,
     figure: Path | None = None,
     as_json: bool = False,
 ) -> Phases:
     """Find phases, print them and draw the figure of the FMCE paper.
 
     Args:
-        source: run folder, or CSV, TSV, JSON or JSON-lines file of losses.
+        source: run folder; CSV, TSV, JSON or JSON-lines file of losses; or TensorBoard's event files.
         settings: `field=value` changes to the phase config (the run's own; a file's defaults).
         column: loss column of a CSV or TSV file.
         key: loss key of a JSON file.
-        epoch_column: averages a per-step log by epoch.
-        lr_column: learning rates in the file.
+        epoch_column: averages a per-step log by epoch; of event files, a tag.
+        lr_column: learning rates in the file; of event files, a tag.
+        tag: scalar of event files that holds the loss.
         figure: PNG or SVG to draw; by default `figures/phases.png` in a run, none for a file.
         as_json: print the result as JSON and nothing else.
 
@@ -68,16 +71,14 @@ def phases(
         raise FileNotFoundError(
             f"nothing is at {source}; expected a run folder or a file of losses"
         )
-    if source.is_dir():
-        if any((column, key, epoch_column, lr_column)):
+    if source.is_dir() and not _of_tensorboard(source):
+        if any((column, key, epoch_column, lr_column, tag)):
             raise ValueError(f"{source} is a run folder, whose columns are known; leave them out")
         losses, found = run_phases(source, settings)
         figure = figure or source / "figures" / "phases.png"
     else:
         config = with_settings(PhaseConfig(), settings)
-        curve = read_curve(
-            source, column=column, key=key, epoch_column=epoch_column, lr_column=lr_column
-        )
+        curve = _curve(source, column, key, epoch_column, lr_column, tag)
         losses = list(curve.losses)
         found = find_phases(losses, config, learning_rates=curve.learning_rates)
     if figure is not None:
@@ -89,6 +90,32 @@ def phases(
         if figure is not None:
             print(f"figure: {figure}")
     return found
+
+
+def _of_tensorboard(source: Path) -> bool:
+    """Return whether event files are meant; a run folder stays one whatever else lies in it."""
+    return not (source / "metrics.jsonl").exists() and holds_events(source)
+
+
+def _curve(
+    source: Path,
+    column: str | None,
+    key: str | None,
+    epoch_column: str | None,
+    lr_column: str | None,
+    tag: str | None,
+) -> LossCurve:
+    if not holds_events(source):
+        if tag is not None:
+            raise ValueError(f"{source}: tag (--tag) is for TensorBoard's event files; got {tag!r}")
+        return read_curve(
+            source, column=column, key=key, epoch_column=epoch_column, lr_column=lr_column
+        )
+    if column or key:
+        raise ValueError(
+            f"{source}: in event files the loss is named by tag (--tag); got {column or key!r}"
+        )
+    return read_event_curve(source, tag=tag, epoch_tag=epoch_column, lr_tag=lr_column)
 
 
 def _draw(losses: Sequence[float], found: Phases, path: Path) -> None:

@@ -88,6 +88,23 @@ def read_curve(
     name = _loss_name(table, column, key, {epoch_column, lr_column})
     for other in filter(None, (epoch_column, lr_column)):
         check_name(table, other)
+    return curve_of(table, name, epoch_column, lr_column)
+
+
+def curve_of(
+    table: Table, name: str, epoch_column: str | None = None, lr_column: str | None = None
+) -> LossCurve:
+    """Return the curve of a table that was read before, from whatever kind of log; see `read_curve`.
+
+    Args:
+        table: The log.
+        name: Its column of losses.
+        epoch_column: Column to average rows by.
+        lr_column: Column of the learning rate.
+
+    Raises:
+        ValueError: A value is no finite number, or epochs are missing or repeat, as in `read_curve`.
+    """
     if epoch_column is None:
         return _row_per_epoch(table, name, lr_column)
     return _mean_per_epoch(table, name, epoch_column, lr_column)
