@@ -26,7 +26,15 @@ MAY_IMPORT = {
     "tasks": {"tasks", "engine", "losses", "metrics", "data.batch"}
     | {"models.features", "models.pspnet"},
     "commands": BELOW | MATCHING | {"commands", "interpret", "report", "run_folder", "tasks"},
-    "cli": {"__init__", "configs", "commands", "matching_config", "run_folder", "engine.runtime"},
+    "cli": {
+        "__init__",
+        "configs",
+        "commands",
+        "matching_config",
+        "run_folder",
+        "engine.runtime",
+        "data.video",
+    },
     "__main__": {"cli"},
     "__init__": BELOW | {"interpret", "run_folder"},
 }

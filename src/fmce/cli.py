@@ -407,6 +407,45 @@ def predict(
     )
 
 
+@command("frames")
+def frames(
+    videos: Annotated[
+        Positional[tuple[Path, ...]], arg(help="files, or folders of them", metavar="VIDEO …")
+    ],
+    out: Annotated[Path, arg(help="folder of shards; an unfinished one goes on", metavar="SHARDS")],
+    every: Annotated[int, arg(help="keep every N-th frame", metavar="N")] = 5,
+    height: Annotated[
+        int | None, arg(help="shrink higher frames to it, pixels", metavar="N")
+    ] = None,
+    quality: Annotated[int, arg(help="of the JPEG files", metavar="1..100")] = 90,
+    shard_frames: Annotated[int, arg(help="most frames of a shard", metavar="N")] = 1000,
+    exclude: Annotated[
+        Path | None, arg(help="stems of videos to leave out", metavar="FILE")
+    ] = None,
+    max_damaged: Annotated[
+        float, arg(help="share of videos that may be damaged", metavar="0..1")
+    ] = 0.05,
+    workers: Annotated[
+        int | None, arg(help="processes; as many as cores if left out", metavar="N")
+    ] = None,
+) -> None:
+    """Pack every n-th frame of videos into shards for fmce distill.
+
+    Example: fmce frames videos --every 5 --out shards
+    """
+    from fmce.commands.frames import frames as run_frames
+    from fmce.data.video import FrameSettings
+
+    run_frames(
+        videos,
+        out,
+        FrameSettings(every, height, quality, shard_frames),
+        exclude=exclude,
+        max_damaged=max_damaged,
+        workers=workers,
+    )
+
+
 @command("export")
 def export(
     experiment: Annotated[

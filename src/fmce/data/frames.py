@@ -1,7 +1,7 @@
 """Unlabelled frames: folders of images, nested, in a fixed order, without the stems to leave out.
 
-BDD100K's leak rule is built in: no frame of a validation or test video may enter the pool. Videos
-are not decoded here.
+BDD100K's leak rule is built in: no frame of a validation or test video may enter the pool. Shards of
+frames are read in `shards.py`, videos decoded in `video.py`.
 """
 
 import json
@@ -45,10 +45,17 @@ def is_excluded(path: Path, exclude: frozenset[str]) -> bool:
     >>> is_excluded(Path("clips/b1c81faa-3df17268.jpg"), held_out)
     False
     """
-    stem = stem_of(path.name)
-    return stem in exclude or not exclude.isdisjoint(
-        video for video in (_video_of(stem), _video_of(path.parent.name)) if video
-    )
+    folder = _video_of(path.parent.name)
+    return is_excluded_name(stem_of(path.name), exclude) or folder in exclude
+
+
+def is_excluded_name(stem: str, exclude: frozenset[str]) -> bool:
+    """Tell whether a stem is listed, or for names of BDD100K's pattern its video.
+
+    >>> is_excluded_name("b1c81faa-3df17267-0000001", frozenset({"b1c81faa-3df17267"}))
+    True
+    """
+    return stem in exclude or _video_of(stem) in exclude
 
 
 def list_frames(

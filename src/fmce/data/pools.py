@@ -51,6 +51,8 @@ class ImagePool:
 
     def __add__(self, other: "ImagePool") -> "ImagePool":
         """Return both pools' images; targets are kept only where both have them."""
+        if not isinstance(other, ImagePool):  # a pool in files, which knows how to take images in
+            return NotImplemented
         both = self.targets is not None and other.targets is not None
         targets = torch.cat([self.targets, other.targets]) if both else None  # type: ignore[list-item]
         return ImagePool(torch.cat([self.images, other.images]), targets)

@@ -83,6 +83,11 @@ class Views:
         return ((x - mean) * draw[0] + mean * draw[1]).clamp(0, 1)
 
 
+def view_generator(device: torch.device, seed: int, step: int) -> torch.Generator:
+    """Return the generator of a batch's views; they depend on nothing but seed and step."""
+    return torch.Generator(device).manual_seed((seed * 1_000_003 + 7919 * step + 1) % 2**63)
+
+
 class PoolBatches:
     """Batches of views from a pool, endless in the pool and finite in steps.
 
@@ -119,9 +124,7 @@ class PoolBatches:
         for step in range(first, first + self.interval):
             index = self._positions(step)
             images, targets = self.pool.take(index)
-            generator = torch.Generator(device).manual_seed(
-                (self.seed * 1_000_003 + 7919 * step + 1) % 2**63
-            )
+            generator = view_generator(device, self.seed, step)
             masks = targets if targets is not None and targets.ndim == 3 else None
             x, y = self.views(images, masks, generator)
             yield ViewBatch(x, y if masks is not None else targets, index)

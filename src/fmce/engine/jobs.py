@@ -19,6 +19,9 @@ def run_jobs(
     arguments: Mapping[str, tuple[Any, ...]],
     workers: int,
     progress: Progress,
+    *,
+    what: str = "trainings",
+    on_done: Callable[[str], None] = lambda _name: None,
 ) -> None:
     """Run `function` once for each named tuple of arguments, `workers` at a time.
 
@@ -28,6 +31,8 @@ def run_jobs(
         arguments: a job's name to its arguments.
         workers: processes.
         progress: advanced once a job.
+        what: what the jobs are, for messages.
+        on_done: called with each job's name once it is done; what it raises ends the others.
 
     Raises:
         ValueError: a job failed; all others were run to their end first.
@@ -38,10 +43,15 @@ def run_jobs(
     # a job repeated after a kill must come out the same.
     with _pool(min(workers, len(arguments)), max(1, cores() // workers)) as pool:
         futures = {pool.submit(function, *values): name for name, values in arguments.items()}
-        _collect(futures, progress)
+        _collect(futures, progress, what, on_done)
 
 
-def _collect(futures: Mapping[Future[None], str], progress: Progress) -> None:
+def _collect(
+    futures: Mapping[Future[None], str],
+    progress: Progress,
+    what: str,
+    on_done: Callable[[str], None],
+) -> None:
     failures = {}
     for future in as_completed(futures):
         error = future.exception()
@@ -49,10 +59,11 @@ def _collect(futures: Mapping[Future[None], str], progress: Progress) -> None:
             failures[futures[future]] = error
         else:
             progress.advance(futures[future])
+            on_done(futures[future])
     if failures:
         name, error = next(iter(failures.items()))
         raise ValueError(
-            f"{len(failures)} of {len(futures)} trainings failed, first {name}: {error}. "
+            f"{len(failures)} of {len(futures)} {what} failed, first {name}: {error}. "
             "The others are kept; the same command goes on with what is missing"
         ) from error
 

@@ -1,0 +1,244 @@
+"""Batches from a pool of frames in files: fetched by threads, decoded by processes, ahead of the trainer.
+
+Threads of the trainer's process read stretches of frames into a bounded window; worker processes decode
+them and, where the network runs on the CPU, draw the views. What a batch holds depends on its number
+alone, neither on the workers nor on where a training was resumed.
+"""
+
+import itertools
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fmce.data.batch import ViewBatch
+from fmce.data.frame_order import FrameOrder
+from fmce.data.frame_pool import FramePool, decode_batch
+from fmce.data.frame_table import Numbers, Payload
+from fmce.data.image_files import ReadFailures, UnreadableDataError
+from fmce.data.views import Views, view_generator
+
+# Stretches read at a time: enough to hide an object store's delay behind one another.
+_FETCHERS = 8
+# Batches that each worker prepares ahead.
+_AHEAD = 4
+
+
+class _Job(NamedTuple):
+    """A batch to decode: its number among all ranks' batches, its frames' numbers and contents."""
+
+    number: int
+    frames: Tensor
+    payloads: list[Payload]
+
+
+class _Decoded(NamedTuple):
+    """Images uint8 or views float32 (B,3,H,W), none where all frames are damaged, and the damage."""
+
+    images: Tensor | None
+    frames: Tensor
+    damaged: list[tuple[int, str]]
+
+
+class _Decoder(Dataset[_Decoded]):
+    """What a worker process does; holds no frames, so that memory is the same in all of them."""
+
+    def __init__(self, height: int, width: int, views: Views | None, seed: int) -> None:
+        self.height, self.width, self.views, self.seed = height, width, views, seed
+
+    def __getitem__(self, job: _Job) -> _Decoded:
+        images, damaged = decode_batch(job.payloads, self.height, self.width)
+        if not images:
+            return _Decoded(None, job.frames, damaged)
+        stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        if self.views is not None:
+            generator = view_generator(torch.device("cpu"), self.seed, job.number)
+            stacked, _ = self.views(stacked, None, generator)
+        return _Decoded(stacked, job.frames, damaged)
+
+
+class FrameBatches:
+    """Batches of views of a file-backed pool, endless in the pool and finite in steps.
+
+    Batch s of a rank takes the frames s·B … (s+1)·B of the rank's sequence (`FrameOrder`), in which
+    the ranks together meet every frame once before any is met again.
+
+    Attributes:
+        failures: Counts of reads and of damaged frames.
+        waited_seconds: How long `epoch` has kept its caller waiting for batches.
+    """
+
+    def __init__(
+        self,
+        pool: FramePool,
+        views: Views,
+        batch_size: int,
+        interval: int,
+        *,
+        seed: int,
+        device: torch.device | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Describe the batches; nothing is read yet.
+
+        Args:
+            pool: Where frames come from.
+            views: How they are varied.
+            batch_size: B, of each rank.
+            interval: Steps an "epoch" of the training loop has.
+            seed: Draws order and views.
+            device: Where the network runs; the CPU by default.
+            rank: Of this process, 0 … world_size − 1.
+            world_size: Processes that train together.
+
+        Raises:
+            ValueError: The pool is empty, or smaller than there are ranks.
+        """
+        if len(pool) == 0:
+            raise ValueError("expected a pool with frames, got an empty one")
+        self.pool, self.views = pool, views
+        self.batch_size, self.interval, self.seed = batch_size, interval, seed
+        self.device = device or torch.device("cpu")
+        self.rank, self.world_size = rank, world_size
+        self.order = FrameOrder(
+            pool.table.sizes, pool.window, seed=seed, rank=rank, world_size=world_size
+        )
+        self.failures = ReadFailures(len(pool), max_rate=pool.max_damaged)
+        self.waited_seconds = 0.0
+        self._next_step = -1
+        self._jobs: Iterator[_Job] | None = None
+        self._decoded: Iterator[_Decoded] | None = None
+
+    def __len__(self) -> int:
+        return self.interval
+
+    def epoch(self, epoch: int) -> Iterator[ViewBatch]:
+        """Yield the batches of the 1-based interval `epoch`.
+
+        Workers go on with the next interval meanwhile; asked for another one, they start there.
+
+        Raises:
+            UnreadableDataError: More reads than the pool's rate failed.
+        """
+        first = (epoch - 1) * self.interval
+        for step in range(first, first + self.interval):
+            started = time.perf_counter()
+            batch = self._on_device(self._take(step), step)
+            self.waited_seconds += time.perf_counter() - started
+            yield batch
+
+    def close(self) -> None:
+        """End the worker processes and threads; another `epoch` starts them again."""
+        self._decoded, jobs, self._jobs = None, self._jobs, None
+        if jobs is not None:
+            jobs.close()  # type: ignore[attr-defined]
+
+    def _take(self, step: int) -> _Decoded:
+        if self._decoded is None or step != self._next_step:
+            self._start(step)
+        assert self._decoded is not None
+        decoded = next(self._decoded)
+        self._next_step = step + 1
+        self._count(decoded)
+        return decoded
+
+    def _start(self, step: int) -> None:
+        self.close()
+        workers, on_gpu = self.pool.workers, self.device.type == "cuda"
+        decoder = _Decoder(
+            self.pool.height, self.pool.width, None if on_gpu else self.views, self.seed
+        )
+        self._jobs = self._read(step)
+        loader = DataLoader(
+            decoder,
+            batch_size=None,
+            sampler=self._jobs,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=on_gpu,
+            worker_init_fn=_start_worker,
+            prefetch_factor=_AHEAD if workers else None,
+            # Forking a process that has threads, ours that fetch among them, may deadlock.
+            multiprocessing_context=_fork_server() if workers else None,
+            # Otherwise starting workers would draw from the generator that the training's draws use.
+            generator=torch.Generator(),
+        )
+        self._decoded = iter(loader)
+
+    def _read(self, step: int) -> Iterator[_Job]:
+        """Yield the contents of batches from a step on; the next window is fetched meanwhile."""
+        threads = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch-frames")
+        try:
+            contents = self._contents(threads, step * self.batch_size)
+            for number in itertools.count(step):
+                frames, payloads = zip(*itertools.islice(contents, self.batch_size), strict=True)
+                shared = number * self.world_size + self.rank
+                yield _Job(shared, torch.tensor(frames), list(payloads))
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)
+
+    def _contents(
+        self, threads: ThreadPoolExecutor, position: int
+    ) -> Iterator[tuple[int, Payload]]:
+        table = self.pool.table
+
+        def fetch(window: Numbers) -> dict[int, Future[list[Payload]]]:
+            chunks = np.unique(table.chunk_of(window)).tolist()
+            return {chunk: threads.submit(table.fetch, chunk) for chunk in chunks}
+
+        windows = ((window, fetch(window)) for window in self.order.windows(position))
+        for (window, fetched), _ahead in itertools.pairwise(windows):
+            for number, chunk in zip(window.tolist(), table.chunk_of(window).tolist(), strict=True):
+                yield number, fetched[chunk].result()[number - int(table.starts[chunk])]
+
+    def _count(self, decoded: _Decoded) -> None:
+        for _ in range(len(decoded.frames) - len(decoded.damaged)):
+            self.failures.succeeded()
+        for place, reason in decoded.damaged:
+            self.failures.failed(int(decoded.frames[place]), OSError(reason), self.pool.table.key)
+
+    def _on_device(self, decoded: _Decoded, step: int) -> ViewBatch:
+        if decoded.images is None:
+            name = self.pool.table.key(int(decoded.frames[0]))
+            raise UnreadableDataError(
+                f"none of the {len(decoded.frames)} frames of step {step} can be read, {name} neither: "
+                f"{decoded.damaged[0][1]}"
+            )
+        images = decoded.images
+        if images.dtype == torch.uint8:  # views on a GPU, queued behind the step that it works on
+            images = images.to(self.device, non_blocking=True)
+            number = step * self.world_size + self.rank
+            images, _ = self.views(images, None, view_generator(self.device, self.seed, number))
+        return ViewBatch(images, None, decoded.frames)
+
+
+def default_workers(cores: int) -> int:
+    """Return how many processes should decode: all cores but the trainer's, 8 at most.
+
+    >>> default_workers(2), default_workers(16)
+    (1, 8)
+    """
+    return max(1, min(8, cores - 1))
+
+
+def _as_it_is(decoded: Any) -> Any:
+    return decoded
+
+
+def _start_worker(_number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
+
+
+def _fork_server() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    # Imported once, by the server: its forks start in milliseconds.
+    context.set_forkserver_preload([__name__])
+    return context

@@ -1,0 +1,206 @@
+"""A pool of frames that stay in files: read and decoded when they are wanted, never all in memory."""
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fmce.data.frame_table import (
+    FileFrames,
+    FrameTable,
+    MemoryFrames,
+    Numbers,
+    Payload,
+    ShardFrames,
+)
+from fmce.data.image_files import DAMAGE_ERRORS, ImageArray, ReadFailures, read_or_substitute
+from fmce.data.pools import ImagePool, as_pool, cover, empty_pool
+from fmce.data.shards import ShardFolder
+
+
+@dataclass(frozen=True)
+class FramePool:
+    """Unlabelled frames in files and shards, brought to one size when they are read.
+
+    table: which frames. height, width: their size in pixels. window: frames shuffled with one another.
+    workers: processes that decode; 0 decodes in the trainer's own. max_damaged: share of reads that may
+    fail.
+    """
+
+    table: FrameTable
+    height: int
+    width: int
+    window: int = 2048
+    workers: int = 0
+    max_damaged: float = 0.01
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def to(self, _device: torch.device) -> Self:
+        """Return the pool as it is: batches are made on the host and go to the device one by one."""
+        return self
+
+    def __radd__(self, images: ImagePool) -> Self:
+        """Return a pool of images in memory and these frames."""
+        sources = (MemoryFrames(images.images.cpu()), *self.table.sources)
+        shift = len(images)
+        chunks = np.concatenate([np.arange(shift), self.table.chunks + shift])
+        table = FrameTable(sources, chunks=chunks, dropped=self.table.dropped + shift)
+        return replace(self, table=table)
+
+    def in_memory(self, numbers: Iterable[int] | None = None) -> ImagePool:
+        """Read frames, by default all; for a damaged one the next readable stands in.
+
+        Raises:
+            UnreadableDataError: More reads than `max_damaged` failed.
+        """
+        wanted = list(range(len(self)) if numbers is None else numbers)
+        if not wanted:
+            return empty_pool(self.height, self.width)
+        failures = ReadFailures(len(self), max_rate=self.max_damaged)
+
+        def read(number: int) -> ImageArray:
+            return decode(self._payload(number), self.height, self.width)
+
+        return as_pool(
+            [read_or_substitute(n, len(self), read, failures, self.table.key) for n in wanted]
+        )
+
+    def _payload(self, number: int) -> Payload:
+        chunk = int(self.table.chunk_of(np.array([number]))[0])
+        return self.table.fetch(chunk)[number - int(self.table.starts[chunk])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` needs to make the pool again, as plain values for JSON."""
+        sources = [_describe(source) for source in self.table.sources]
+        return {
+            "sources": sources,
+            "chunks": self.table.chunks.tolist(),
+            "dropped": self.table.dropped.tolist(),
+        }
+
+    @classmethod
+    def from_dict(
+        cls, values: Mapping[str, Any], height: int, width: int, window: int, workers: int
+    ) -> "FramePool":
+        """Return the pool that `to_dict` described."""
+        sources = [
+            FileFrames(row["files"])
+            if "files" in row
+            else ShardFrames(ShardFolder.from_dict(row["shards"]))
+            for row in values["sources"]
+        ]
+        table = FrameTable(
+            sources, chunks=np.array(values["chunks"], np.int64), dropped=values["dropped"]
+        )
+        return cls(table, height, width, window, workers)
+
+
+def _describe(source: object) -> dict[str, Any]:
+    if isinstance(source, FileFrames):
+        return {"files": list(source.paths)}
+    if isinstance(source, ShardFrames):
+        return {"shards": source.folder.to_dict()}
+    raise TypeError(f"{type(source).__name__} lies in no file")
+
+
+def decode(frame: Payload, height: int, width: int) -> ImageArray:
+    """Decode a frame and bring it to a size.
+
+    Args:
+        frame: An image file's bytes or path, or an image uint8 (H,W,3).
+        height: Pixels.
+        width: Pixels.
+
+    Returns:
+        uint8 (height,width,3).
+
+    Raises:
+        OSError: It cannot be decoded (or another of `image_files.DAMAGE_ERRORS`).
+    """
+    if isinstance(frame, np.ndarray):
+        return cover(frame, height, width)
+    with Image.open(io.BytesIO(frame) if isinstance(frame, bytes) else frame) as image:
+        return cover(np.asarray(image.convert("RGB")), height, width)
+
+
+def decode_batch(
+    frames: Iterable[Payload], height: int, width: int
+) -> tuple[list[ImageArray], list[tuple[int, str]]]:
+    """Decode frames, the next readable one of the batch in place of a damaged one.
+
+    Args:
+        frames: As for `decode`.
+        height: Pixels.
+        width: Pixels.
+
+    Returns:
+        Images (none where all frames are damaged), and place and reason of each damaged one.
+    """
+    images: list[ImageArray | None] = []
+    damaged: list[tuple[int, str]] = []
+    for place, frame in enumerate(frames):
+        try:
+            images.append(decode(frame, height, width))
+        except DAMAGE_ERRORS as error:
+            images.append(None)
+            damaged.append((place, _reason(frame, error)))
+    readable = [place for place, image in enumerate(images) if image is not None]
+    if not readable:
+        return [], damaged
+    for place, _ in damaged:
+        images[place] = images[next((r for r in readable if r > place), readable[0])]
+    return [image for image in images if image is not None], damaged
+
+
+def _reason(frame: Payload, error: Exception) -> str:
+    if isinstance(frame, bytes):  # Pillow would name an object in memory
+        return "no image" if frame else "missing or cut off"
+    return str(error) or type(error).__name__
+
+
+def choose_frames(
+    sources: Iterable[ShardFrames | FileFrames],
+    dropped: Iterable[int],
+    *,
+    held_out: int,
+    limit: int | None,
+    seed: int,
+) -> tuple[FrameTable, Numbers]:
+    """Draw frames to hold out, and stretches for a pool of limited size from the rest.
+
+    Args:
+        sources: Where frames lie.
+        dropped: Positions, over all of them, that must not be used.
+        held_out: Frames to hold out, anywhere.
+        limit: Most frames of the pool; None is all.
+        seed: Draws both.
+
+    Returns:
+        The pool's table, and the positions held out over all frames of the sources, sorted.
+    """
+    sources = list(sources)
+    everything = FrameTable(sources, dropped=dropped)
+    sizes = np.concatenate([np.zeros(0, np.int64), *(source.sizes for source in sources)])
+    free = np.setdiff1d(np.arange(sizes.sum()), everything.dropped)
+    draw = np.random.default_rng(seed)
+    held = np.sort(draw.choice(free, min(held_out, len(free)), replace=False))
+    out = np.concatenate([everything.dropped, held])
+    rest = FrameTable(sources, dropped=out)
+    if limit is None or limit >= len(rest):
+        return rest, held
+    order = draw.permutation(len(sizes))
+    enough = int(np.searchsorted(rest.sizes[order].cumsum(), limit)) + 1
+    chunks = np.sort(order[:enough])
+    # The last stretch drawn gives only as many frames as are still wanted.
+    last = int(order[enough - 1])
+    surplus = int(rest.sizes[order[:enough]].sum()) - limit
+    ends = sizes.cumsum()
+    mine = np.setdiff1d(np.arange(ends[last] - sizes[last], ends[last]), out)
+    out = np.concatenate([out, mine[len(mine) - surplus :]])
+    return FrameTable(sources, chunks=chunks, dropped=out), held
