@@ -47,7 +47,8 @@ def test_resident_images_and_copied_batches_are_identical(images, seed):
     assert stays.images.images.is_cuda
     assert not copied.images.images.is_cuda
     for one, other in zip(stays.epoch(2), copied.epoch(2), strict=True):
-        assert all(a.is_cuda and torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert one.step == other.step
+        assert all(a.is_cuda and torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
 
 
 def test_images_that_take_more_than_half_of_the_free_memory_stay_on_the_host(images, monkeypatch):

@@ -1,0 +1,234 @@
+"""Cost of FMCE-Net++: its training step over the plain step, published form and cheaper ones.
+
+    python benchmarks/ral_step.py [--model torchvision:shufflenet_v2_x1_0] [--batch-size 8]
+                                  [--device auto] [--precision float32] [--repeats 15] [--clock wall]
+                                  [--record]
+
+At 224 px, where ShuffleNet v2 has maps of 1024×7×7 and ResNet-50 of 2048×7×7. Both sides run through
+`fit`, with the same images, network and optimiser, and take turns; a ratio is the median over the
+turns. A form that asks the oracle every n-th step is timed over whole rounds of n steps. The oracle's
+weights are random: what it costs does not depend on them. Prints, and with --record puts into
+results/benchmarks.jsonl, for each form
+- step time over the plain step's (aim: one form at most 1.10): the median over the turns, and the
+  fastest turn of one side over the fastest of the other, which other work on the machine disturbs less;
+- its time in ms, and images/s;
+- multiply-adds over the plain step's, which no machine's noise touches;
+and once the published oracle's own time, forward and back to the maps, over what it was before outputs
+that pooling drops were left out.
+
+ShuffleNet v2 takes 3 minutes on an idle CPU core, ResNet-50 with `--batch-size 4` 15 minutes.
+"""
+
+import argparse
+import copy
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fmce.data.batch import ImageBatch
+from fmce.engine.loop import StepOutput, fit
+from fmce.engine.runlog import record_result
+from fmce.engine.runtime import Runtime, make_runtime
+from fmce.engine.seeding import seed_epoch
+from fmce.losses.ral import fmcs_loss
+from fmce.models.build import build_model, default_tap, feature_shape
+from fmce.models.features import FeatureMaps, eval_mode
+from fmce.models.fmce_net import FMCENet
+from fmce.tasks.classify import classification_step
+from fmce.tasks.with_ral import ral_step
+from turns import add_options, median_ratio, take_turns
+
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks.jsonl"
+SIZE, CLASSES, RAF = 224, 10, 0.9
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the oracle is asked; the defaults are the published form."""
+
+    every: int = 1
+    batch_share: float = 1.0
+    width: float = 1.0
+
+
+FORMS = {
+    "published": Form(),
+    "every 4": Form(every=4),
+    "half of the batch": Form(batch_share=0.5),
+    "quarter of the batch": Form(batch_share=0.25),
+    "width 0.25": Form(width=0.25),
+    "width 0.25, every 2": Form(width=0.25, every=2),
+    "width 0.25, half of the batch": Form(width=0.25, batch_share=0.5),
+    "width 0.25, every 4": Form(width=0.25, every=4),
+    "every 4, quarter of the batch": Form(every=4, batch_share=0.25),
+}
+
+
+class Repeated:
+    """The same images again and again, numbered like the steps of a training."""
+
+    def __init__(self, images: Tensor, targets: Tensor, steps: int) -> None:
+        """Take one batch and how many steps to make of it."""
+        self.images, self.targets, self.steps = images, targets, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def epoch(self, _epoch: int) -> Iterator[ImageBatch]:
+        """Yield the batches."""
+        for step in range(self.steps):
+            yield ImageBatch(self.images, self.targets, torch.arange(len(self.targets)), step)
+
+
+class Bench:
+    """One network trained plainly and with an oracle, and the images for both."""
+
+    def __init__(self, name: str, batch_size: int, runtime: Runtime) -> None:
+        """Build the network and its maps' shape."""
+        seed_epoch(0, 0)
+        self.runtime = runtime
+        self.model = runtime.put(build_model(name, CLASSES))
+        self.tap = default_tap(self.model, name)
+        self.map_shape = feature_shape(self.model, self.tap, (3, SIZE, SIZE), runtime.device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), fused=True)
+        self.images = runtime.put(torch.randn(batch_size, 3, SIZE, SIZE))
+        self.targets = torch.arange(batch_size, device=runtime.device) % CLASSES
+
+    def oracle(self, width: float = 1.0) -> FMCENet:
+        """Return a frozen FMCE-Net for the network's maps."""
+        net = FMCENet(self.map_shape, width=width).eval().requires_grad_(False)
+        return self.runtime.put(net)
+
+    def plain(self, steps: int) -> None:
+        """Train on the task alone."""
+        self._fit(classification_step(self.model), steps)
+
+    def with_oracle(self, form: Form, oracle: nn.Module, steps: int) -> None:
+        """Train in one form of FMCE-Net++."""
+        with FeatureMaps(self.model, self.tap, keep_gradients=True) as maps:
+            options = {"every": form.every, "batch_share": form.batch_share}
+            self._fit(ral_step(self.model, maps, self.tap, oracle, raf=RAF, **options), steps)  # type: ignore[arg-type]
+
+    def operations(self, form: Form, oracle: nn.Module) -> float:
+        """Return a step's operations over the plain step's.
+
+        A backward pass is taken for twice its forward pass where weights are trained, for once where
+        they are frozen. Counting it directly fails: PyTorch's counter (2.14) takes the backward pass of a
+        depthwise convolution for that of a dense one.
+        """
+        plain = 3 * counted(self.model, (3, SIZE, SIZE))
+        asked = form.batch_share / form.every
+        return 1 + 2 * asked * counted(oracle, self.map_shape) / plain
+
+    def _fit(self, step: Callable[[ImageBatch], StepOutput], steps: int) -> None:
+        batches = Repeated(self.images, self.targets, steps)
+        options: dict[str, Any] = {"epochs": 1, "seed": 0, "runtime": self.runtime}
+        fit(self.model, step, batches, self.optimizer, **options)
+
+
+def main() -> None:
+    """Measure, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="torchvision:shufflenet_v2_x1_0")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    add_options(parser, repeats=15)
+    options = parser.parse_args()
+    bench = Bench(
+        options.model, options.batch_size, make_runtime(options.device, options.precision)
+    )
+    after_over_before = oracle_saving(bench, options.repeats, options.clock)
+    print(
+        f"published oracle, after ÷ before leaving out what pooling drops: {after_over_before:.3f}"
+    )
+    forms = {}
+    for name in options.forms:
+        forms[name] = measured(bench, FORMS[name], options.repeats, options.clock)
+        print(name.ljust(30), *(f"{key} {value:.3f}" for key, value in forms[name].items()))
+    row = {
+        "device": bench.runtime.device.type,
+        "benchmark": "ral_step",
+        "model": options.model,
+        "precision": options.precision,
+        "batch_size": options.batch_size,
+        "image_size": SIZE,
+        "repeats": options.repeats,
+        "clock": options.clock,
+        "map_shape": list(bench.map_shape),
+        "oracle_after_over_before": after_over_before,
+        "forms": forms,
+    }
+    if options.record:
+        key = ("benchmark", "model", "device", "precision", "batch_size")
+        record_result(RESULTS, row, key=key)
+
+
+def measured(bench: Bench, form: Form, repeats: int, clock: str) -> dict[str, float]:
+    """Time a form against the plain step, both over whole rounds of the form's steps."""
+    oracle, steps = bench.oracle(form.width), form.every
+    ours, plain = take_turns(
+        lambda: bench.with_oracle(form, oracle, steps),
+        lambda: bench.plain(steps),
+        bench.runtime,
+        repeats,
+        clock,
+    )
+    seconds = statistics.median(ours) / steps
+    return {
+        "step_over_plain": median_ratio(ours, plain),
+        "fastest_over_fastest": min(ours) / min(plain),
+        "operations_over_plain": bench.operations(form, oracle),
+        "step_ms": 1000 * seconds,
+        "plain_step_ms": 1000 * statistics.median(plain) / steps,
+        "images_per_second": len(bench.images) / seconds,
+    }
+
+
+@torch.no_grad()
+def counted(module: nn.Module, shape: Sequence[int]) -> int:
+    """Count the operations of one image's forward pass, in convolutions and matrix products."""
+    weight = next(module.parameters())
+    with eval_mode(module), FlopCounterMode(display=False) as counter:
+        module(torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device))
+    return int(counter.get_total_flops())
+
+
+def oracle_saving(bench: Bench, repeats: int, clock: str) -> float:
+    """Time the published oracle, forward and back to the maps, against one that computes every output."""
+    now = bench.oracle()
+    before = copy.deepcopy(now)
+    for layer in before.convolutions:
+        if isinstance(layer, nn.Conv2d):
+            layer.__class__ = nn.Conv2d
+    maps = torch.rand(len(bench.images), *bench.map_shape, device=bench.runtime.device)
+
+    def back_to_the_maps(oracle: nn.Module) -> Tensor:
+        inputs = maps.clone().requires_grad_()
+        with bench.runtime.autocast():
+            loss = fmcs_loss(oracle(inputs))
+        return torch.autograd.grad(loss, inputs)[0]
+
+    torch.testing.assert_close(back_to_the_maps(now), back_to_the_maps(before))
+    times = take_turns(
+        lambda: drop(back_to_the_maps(now)),
+        lambda: drop(back_to_the_maps(before)),
+        bench.runtime,
+        repeats,
+        clock,
+    )
+    return median_ratio(*times)
+
+
+def drop(_value: object) -> None:
+    """Take a result that only its time is wanted of."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""FMCE-Net++'s cheaper forms against the published one, on scikit-learn's digits, over paired seeds.
+
+    python experiments/ral_variants.py [--out runs/ral-variants] [--raf 0.5] [--seeds 1 2 3 4 5]
+
+About 25 minutes on one idle CPU core; a killed run goes on where it was. Puts one row a RAF into
+results/ral_variants.jsonl. RAF 0.5 is the strongest pull that the paper's table has gains for, so that
+forms that pull differently are told apart. Beside test accuracy each arm gets its *pull*: the published
+oracle's −log q_K on the maps of test images at the end, which FMCE-Net++ trains down. Expected: a plain
+training's pull is many nats, the published form's well below one, the cheaper ones' between or like it;
+accuracies within 1 pp of each other.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fmce.commands.train import train
+from fmce.commands.train_net import train_net
+from fmce.configs import AuxiliaryConfig, RunConfig, preset, to_dict
+from fmce.engine.runlog import record_result
+from fmce.engine.runtime import Runtime, make_runtime
+from fmce.losses.ral import fmcs_loss
+from fmce.metrics.statistics import holm, mean_sd, paired_comparison
+from fmce.run_folder import Run
+
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "ral_variants.jsonl"
+BASELINE, PUBLISHED, NARROW = "plain training", "published", 0.25
+FORMS: dict[str, dict[str, Any]] = {
+    PUBLISHED: {},
+    "every 4": {"every": 4},
+    "quarter of the batch": {"batch_share": 0.25},
+    "width 0.25": {"oracle_width": NARROW},
+    "width 0.25, every 4": {"oracle_width": NARROW, "every": 4},
+    "every 4, quarter of the batch": {"every": 4, "batch_share": 0.25},
+}
+
+
+def main() -> None:
+    """Train the oracles and all arms, compare, and record the row."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/ral-variants"))
+    parser.add_argument("--raf", type=float, default=0.5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    runtime = make_runtime(options.device)
+    oracle = train(preset("digits"), options.out / "oracle", runtime=runtime)
+    widths = {width: train_oracle(oracle, width, runtime) for width in (1.0, NARROW)}
+    rows = [
+        arm_row(name, oracle, options.raf, seed, options.out, runtime)
+        for seed in options.seeds
+        for name in (BASELINE, *FORMS)
+    ]
+    result = {
+        "raf": options.raf,
+        "epochs": oracle.phases.convergence_epoch,
+        "seeds": options.seeds,
+        "oracles": widths,
+        **compared(rows),
+        "rows": rows,
+    }
+    row = {
+        "experiment": "ral_variants",
+        "what": f"digits, RAF {options.raf:g}",
+        "seed": oracle.config.train.seed,
+        "result": result,
+        "config": to_dict(oracle.config),
+    }
+    record_result(RESULTS, row, key=("what", "seed"))
+    print(f"recorded: {row['what']}")
+
+
+def train_oracle(run: Run, width: float, runtime: Runtime) -> dict[str, Any]:
+    """Train the run's FMCE-Net of a width; return its size and accuracy."""
+    config = replace(run.config.scorer, width=width)
+    metrics = train_net(run, "map", config=config, runtime=runtime)
+    return {
+        "parameters": metrics["parameters"],
+        "held_out": metrics["held_out"]["accuracy"],
+        "test_images": metrics["test_images"]["accuracy"],
+    }
+
+
+def arm_row(
+    name: str, oracle: Run, raf: float, seed: int, out: Path, runtime: Runtime
+) -> dict[str, Any]:
+    """Train one arm of a seed; return what it came to."""
+    run = train(arm(name, oracle, raf, seed), folder(out, name, raf, seed), runtime=runtime)
+    done = run.done or {}
+    return {
+        "arm": name,
+        "seed": seed,
+        "test_accuracy": done["test_accuracy"],
+        "test_loss": done["test_loss"],
+        "pull": pull(run, oracle, runtime),
+        "epoch_seconds": float(np.median([row["time_seconds"] for row in run.curve])),
+    }
+
+
+def arm(name: str, oracle: Run, raf: float, seed: int) -> RunConfig:
+    """Return an arm's config; arms of a seed share weights, images, their order and number of epochs."""
+    epochs = oracle.phases.convergence_epoch
+    config = replace(oracle.config, train=replace(oracle.config.train, seed=seed, epochs=epochs))
+    if name == BASELINE:
+        return config
+    auxiliary = AuxiliaryConfig("ral", str(oracle.path.resolve()), raf=raf, **FORMS[name])
+    return replace(config, auxiliary=auxiliary)
+
+
+def folder(out: Path, name: str, raf: float, seed: int) -> Path:
+    """Return an arm's run folder; the baseline is the same for every RAF."""
+    plain = name.replace(",", "").replace(" ", "-")
+    return out / (plain if name == BASELINE else f"{plain}-raf{raf:g}") / f"seed{seed}"
+
+
+@torch.no_grad()
+def pull(run: Run, oracle: Run, runtime: Runtime) -> float:
+    """Return the published oracle's mean −log q_K on the last checkpoint's maps of test images, in nats."""
+    net = oracle.scorer("map", 1.0).to(runtime.device)
+    extract = run.extractor(run.epochs[-1], runtime)
+    total, count = 0.0, 0
+    for batch in run.batches(run.data.test, runtime).epoch():
+        total += fmcs_loss(net(extract(batch.images))).item() * len(batch.images)
+        count += len(batch.images)
+    return total / count
+
+
+def compared(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return each arm's means, and its paired differences from the published form."""
+    names = list(dict.fromkeys(row["arm"] for row in rows))
+    keys = ("test_accuracy", "test_loss", "pull", "epoch_seconds")
+    values = {n: {k: [r[k] for r in rows if r["arm"] == n] for k in keys} for n in names}
+    arms = []
+    for name in names:
+        summary: dict[str, Any] = {"arm": name}
+        for key in keys:
+            summary[key], summary[f"{key}_sd"] = mean_sd(values[name][key])
+        arms.append(summary)
+    return {
+        "arms": arms,
+        "accuracy_over_published": differences(values, "test_accuracy"),
+        "pull_over_published": differences(values, "pull"),
+    }
+
+
+def differences(values: Mapping[str, Mapping[str, list[float]]], key: str) -> list[dict[str, Any]]:
+    """Compare every other arm with the published form seed by seed, p adjusted by Holm."""
+    others = [name for name in values if name != PUBLISHED]
+    results = [paired_comparison(values[PUBLISHED][key], values[name][key]) for name in others]
+    adjusted = holm(np.array([result.p_value for result in results]))
+    return [
+        {"arm": name, **result.to_dict(), "p_holm": None if np.isnan(p) else float(p)}
+        for name, result, p in zip(others, results, adjusted, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    main()
