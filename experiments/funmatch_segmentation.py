@@ -2,6 +2,7 @@
 
     python experiments/funmatch_segmentation.py --small           built-in scenes
     python experiments/funmatch_segmentation.py --real            CamVid and the folders of FMCE_DATA
+    python experiments/funmatch_segmentation.py --real --own-frames   after it: a pool of one domain
     python experiments/funmatch_segmentation.py --real --full     the same at full size, for a GPU
 
 Each puts one row into results/funmatch.jsonl; a killed run goes on where it was. Three seeds.
@@ -53,6 +54,11 @@ def main() -> None:
     which.add_argument("--small", action="store_true", help="built-in road scenes")
     which.add_argument("--real", action="store_true", help="CamVid; FMCE_DATA says where")
     parser.add_argument("--full", action="store_true", help="with --real: full size, for a GPU")
+    parser.add_argument(
+        "--own-frames",
+        action="store_true",
+        help="with --real, after it: function matching with CamVid's own frames alone as the pool",
+    )
     parser.add_argument("--imagenet", action="store_true", help="start encoders from ImageNet")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -69,7 +75,11 @@ def main() -> None:
     config = real_config(Path(os.environ["FMCE_DATA"]), out)
     if options.full:
         config = full_size(config, "imagenet" if options.imagenet else None)
-    run(config, out, "CamVid, full size" if options.full else "CamVid")
+    name = "CamVid, full size" if options.full else "CamVid"
+    if options.own_frames:
+        own_frames(config, out, name)
+    else:
+        run(config, out, name)
 
 
 def run(config: MatchingConfig, out: Path, data: str) -> None:
@@ -80,6 +90,19 @@ def run(config: MatchingConfig, out: Path, data: str) -> None:
     record(config, result, data)  # already here: what follows takes nearly as long again
     result["lengths"] = [*shorter(config, out), summary(result)]
     record(config, result, data)
+
+
+def own_frames(config: MatchingConfig, out: Path, data: str) -> None:
+    """Train the funmatch arm again with a pool of one domain; teacher and other arms would be the same."""
+    alone = replace(
+        config,
+        data=replace(config.data, folders=()),
+        arms=("funmatch",),
+        teacher_checkpoint=str(out / "teacher"),
+    )
+    record(
+        alone, distill(alone, out.with_name(f"{out.name}-own-frames")), f"{data}, own frames only"
+    )
 
 
 def record(config: MatchingConfig, result: dict[str, Any], data: str) -> None:

@@ -1,0 +1,181 @@
+"""Cost of a function-matching step over a bare loop of teacher forward and student step, as ratios within one run.
+
+    python benchmarks/matching_step.py [--preset scenes] [--device auto] [--repeats 15]
+
+Prints, and appends to results/benchmarks.jsonl with --record:
+- steps through `fit`, views drawn from the pool included, over a bare loop on views that lie ready
+  (aim: at most 1.05);
+- the same loop fed with views drawn alike, which leaves what engine and loss cost.
+
+The bare loop is plain PyTorch: teacher under inference mode, student, `F.kl_div` over softmaxes,
+backward, fused Adam. Both sides train from the same weights on the same views, must end alike, and
+take turns; a ratio is the median over the turns. About a minute on 2 CPU cores.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from fmce.commands.matching import make_network, make_task, views_of
+from fmce.commands.teacher import teacher_autocast
+from fmce.data.batch import ViewBatch
+from fmce.data.views import PoolBatches
+from fmce.engine.loop import fit
+from fmce.engine.runlog import record_result
+from fmce.engine.runtime import make_runtime
+from fmce.engine.seeding import seed_epoch
+from fmce.matching_config import matching_preset
+from fmce.matching_data import load_matching_data
+from fmce.models.pspnet import segmentation_output
+from fmce.tasks.match_teacher import matching_step
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+STEPS, IMAGES = 6, 64
+
+
+def main() -> None:
+    """Measure, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="scenes", choices=("scenes", "cifar10"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--record", action="store_true", help="append to results/benchmarks.jsonl")
+    options = parser.parse_args()
+    row: dict[str, object] = {
+        "benchmark": "matching_step",
+        "model": options.preset,
+        "device": make_runtime(options.device).device.type,
+        "repeats": options.repeats,
+    }
+    row |= matching(options.preset, options.device, options.repeats)
+    for name in ("step_over_bare", "step_over_bare_with_views", "bare_step_seconds"):
+        print(f"{name:26s} {row[name]:.4f}")
+    if options.record:
+        record_result(RESULTS / "benchmarks.jsonl", row, key=("benchmark", "model", "device"))
+
+
+def matching(preset: str, device: str, repeats: int) -> dict[str, float]:
+    """Time the same steps through `fit` and in bare loops."""
+    runtime = make_runtime(device)
+    config = matching_preset(preset)
+    few = replace(config.data, labelled=IMAGES, unlabelled=1, held_out=0, validation=1)
+    config = replace(config, data=few)
+    data = load_matching_data(config.task, config.data).to(runtime.device)
+    task = make_task(config, data)
+    teacher = make_network(config, config.teacher, data, 0, auxiliary=True).to(runtime.device)
+    students = [
+        make_network(config, config.student, data, 1, auxiliary=False).to(runtime.device)
+        for _ in range(3)
+    ]
+    adams = [torch.optim.Adam(s.parameters(), lr=1e-3, fused=True) for s in students]
+    pool = data.labelled.unlabelled()
+    batches = PoolBatches(
+        pool, views_of(config, data), config.student_steps.batch_size, STEPS, seed=0
+    )
+    step = matching_step(
+        task, students[0], teacher, teacher_autocast=teacher_autocast(config, runtime)
+    )
+    ready = list(batches.epoch(1))
+
+    def through_fit() -> None:
+        fit(students[0], step, batches, adams[0], epochs=1, seed=0, runtime=runtime)
+
+    def bare(number: int, source: Callable[[], Iterable[ViewBatch]]) -> Callable[[], None]:
+        student, adam, precision = (
+            students[number],
+            adams[number],
+            teacher_autocast(config, runtime),
+        )
+
+        def loop() -> None:
+            seed_epoch(0, 1)
+            student.train()
+            for batch in source():
+                with torch.inference_mode(), precision():
+                    wanted = logits_of(teacher, batch.images).float()
+                ours = logits_of(student, batch.images)
+                loss = divergence(ours, wanted)
+                adam.zero_grad(set_to_none=True)
+                loss.backward()
+                adam.step()
+
+        return loop
+
+    sides = [through_fit, bare(1, lambda: ready), bare(2, lambda: batches.epoch(1))]
+    start = {name: p.detach().clone() for name, p in students[0].named_parameters()}
+    for side in sides:
+        side()
+    check_alike(students, start)
+    times = take_turns(sides, repeats, device=runtime.device)
+    return {
+        "step_over_bare": ratio(times[0], times[1]),
+        "step_over_bare_with_views": ratio(times[0], times[2]),
+        "bare_step_seconds": statistics.median(times[1]) / STEPS,
+    }
+
+
+def logits_of(network: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return a network's logits, whichever task it has."""
+    output = network(images)
+    if isinstance(output, torch.Tensor) and output.ndim == 2:
+        return output
+    return segmentation_output(output, images).logits
+
+
+def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return KL(teacher‖student), mean over positions, by PyTorch's own functions."""
+    positions = student.numel() // student.shape[1]
+    target = teacher.log_softmax(1)
+    total = F.kl_div(student.log_softmax(1), target, reduction="sum", log_target=True)
+    return total / positions
+
+
+def check_alike(students: list[torch.nn.Module], start: dict[str, torch.Tensor]) -> None:
+    """Refuse ratios of trainings that did different work.
+
+    The same KL is summed in two ways, and Adam turns the sign of a rounding error into a whole step,
+    so weights agree but for a small share of how far they have moved.
+    """
+    first = dict(students[0].named_parameters())
+    moved = sum((first[n] - start[n]).abs().sum() for n in first)
+    for other in students[1:]:
+        apart = sum((p - first[n]).abs().sum() for n, p in other.named_parameters())
+        assert apart < 0.05 * moved, "both sides must have trained alike"
+
+
+def take_turns(
+    sides: list[Callable[[], None]], repeats: int, *, device: torch.device
+) -> list[list[float]]:
+    """Time functions in turn, each first as often as the others, after an uncounted turn each."""
+    times: list[list[float]] = [[] for _ in sides]
+    for turn in range(repeats + 1):
+        for place in range(len(sides)):
+            number = (turn + place) % len(sides)
+            synchronize(device)
+            started = time.perf_counter()
+            sides[number]()
+            synchronize(device)
+            if turn:
+                times[number].append(time.perf_counter() - started)
+    return times
+
+
+def ratio(ours: list[float], bare: list[float]) -> float:
+    """Return the median of the turns' ratios."""
+    return statistics.median(a / b for a, b in zip(ours, bare, strict=True))
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
