@@ -40,6 +40,7 @@ faults: $(STAMP)  ## kill every kind of training KILLS times and compare with un
 benchmarks: $(STAMP)  ## speed as ratios to bare loops
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/ral_step.py
+	$(BIN)/python benchmarks/matching_step.py
 
 results: $(STAMP)  ## docs/results.md and the README's table from the rows in results/
 	$(BIN)/python experiments/results_page.py

@@ -21,6 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sections.funmatch import gap, slides
+
 from fmce.commands.distill import distill
 from fmce.commands.report import matching_report
 from fmce.configs import to_dict
@@ -35,8 +37,6 @@ from fmce.matching_config import (
 )
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "funmatch.jsonl"
-# "Effectiveness of Function Matching in Driving Scene Recognition" (2022), BDD100K, mIoU in percent.
-SLIDES = {"teacher": 64.83, "supervised": 61.48, "labelled": 61.70, "funmatch": 64.74}
 # Unlabelled driving images, as far as FMCE_DATA has them.
 FOLDERS = (
     "driveai120",
@@ -206,11 +206,11 @@ def clip_frames(clips: Sequence[Path], folder: Path) -> list[str]:
 def print_beside_slides(result: dict[str, Any]) -> None:
     """Print our mIoU beside the slides'."""
     ours = {"teacher": result["teacher"]["miou"]} | {a["arm"]: a["mean"] for a in result["arms"]}
+    theirs = slides()
     print(f"{'':12s}{'here':>10s}{'slides':>10s}   mIoU, %")
-    for name, published in SLIDES.items():
+    for name, published in theirs.items():
         print(f"{name:12s}{100 * ours[name]:10.2f}{published:10.2f}")
-    gap = (SLIDES["funmatch"] - SLIDES["supervised"]) / (SLIDES["teacher"] - SLIDES["supervised"])
-    print(f"{'gap closed':12s}{result['gap_closed'] or float('nan'):10.2f}{gap:10.2f}")
+    print(f"{'gap closed':12s}{result['gap_closed'] or float('nan'):10.2f}{gap(theirs):10.2f}")
 
 
 if __name__ == "__main__":

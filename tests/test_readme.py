@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 LINKED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,6 +60,12 @@ def test_the_guide_to_fmce_net_pp_trains_the_network_and_not_the_oracle(beside_a
     names = run_examples("docs/fmce-net-pp.md")
     assert all(p.grad is not None for p in names["model"].parameters())
     assert all(p.grad is None for p in names["oracle"].parameters())
+
+
+def test_the_guide_to_function_matching_builds_a_network_that_comes_to_match():
+    torch.manual_seed(0)
+    losses = run_examples("docs/function-matching.md")["losses"]
+    assert losses[-1] < 0.3 * losses[0]
 
 
 def test_the_readme_example_is_short():

@@ -17,6 +17,7 @@ from fmce.configs import from_yaml, with_settings
 from fmce.engine.checkpoint import load_checkpoint
 from fmce.matching_config import MatchingConfig, matching_preset
 from fmce.matching_data import read_matching_data
+from fmce.report.matching_page import verdict
 
 pytest.importorskip("timm")
 
@@ -185,6 +186,33 @@ def test_report_is_one_file_with_a_verdict(experiment):
     assert page.count("data:image/png;base64,") == 3
     assert "Size and speed" in page
     assert "most memory for intermediate results" in page
+
+
+@pytest.mark.parametrize(
+    ("teacher", "matched", "expected"),
+    [
+        (0.5, 0.45, "closes 50 % of the gap"),
+        (0.5, 0.35, "below the supervised student, further from the teacher by 50 %"),
+        (0.4, 0.45, "no better than the supervised student"),
+    ],
+)
+def test_the_verdict_says_which_way_the_gap_went(teacher, matched, expected):
+    rows = [
+        {"arm": a, "score": s, "agreement": {"validation": {"argmax_agreement": s}}}
+        for a, s in (("supervised", 0.4), ("funmatch", matched))
+    ]
+    arms = [
+        {"arm": r["arm"], "mean": r["score"], "agreement": {"validation": r["score"]}} for r in rows
+    ]
+    result = {
+        "score_name": "miou",
+        "teacher": {"miou": teacher},
+        "arms": arms,
+        "comparisons": [],
+        "gap_closed": gap_closed(rows, teacher),
+    }
+    assert expected in verdict(result)
+    assert f"{100 * matched:.1f} % on validation (supervised 40.0 %)" in verdict(result)
 
 
 def test_students_and_teacher_load_back_in_eval_mode(experiment):

@@ -35,7 +35,15 @@ SETTINGS = (
     "phases.smoothing=none",
     "phases.if_not_converged=last",
 )
-RESULTS = ("DONE.json", "phases.json", "metrics.json", "config.yaml")
+MATCHING = (
+    "data={height: 16, width: 24, labelled: 8, unlabelled: 8, held_out: 4, validation: 4}",
+    "teacher_steps={steps: 24, batch_size: 4, interval: 3}",
+    "student_steps={steps: 24, batch_size: 4, interval: 3, mixup: true}",
+    "student.options={encoder_options: {channels: [4, 4, 4, 8], stem_width: 4}}",
+    "arms=[funmatch]",
+    "seeds=[1]",
+)
+RESULTS = ("DONE.json", "phases.json", "metrics.json", "teacher.json", "config.yaml")
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,12 @@ class Timing:
     ended: float
 
 
-def settings() -> list[str]:
-    return [word for setting in SETTINGS for word in ("--set", setting)]
+def settings(values: tuple[str, ...] = SETTINGS) -> list[str]:
+    return [word for setting in values for word in ("--set", setting)]
 
 
 def kinds(oracle: Path) -> list[Kind]:
-    """Return the three kinds; `oracle` is a finished run with the FMCE-Net of split map."""
+    """Return the five kinds; `oracle` is a finished run with the FMCE-Net of split map."""
 
     def train(trial: Path) -> list[str]:
         return ["train", "--out", str(trial / "run"), "--seed", "1", *settings()]
@@ -73,11 +81,16 @@ def kinds(oracle: Path) -> list[Kind]:
     def train_net(trial: Path) -> list[str]:
         return ["train-net", str(trial / "run"), "--set", "epochs=12", "--set", "batch_size=64"]
 
+    def distill(trial: Path) -> list[str]:
+        return ["distill", "--out", str(trial / "x"), "--jobs", "1", *settings(MATCHING)]
+
     ral = ["--oracle", str(oracle), "--raf", "0.9"]
     return [
         Kind("plain", lambda _: None, train, lambda trial: trial / "run"),
         Kind("FMCE-Net++", lambda _: None, lambda t: train(t) + ral, lambda trial: trial / "run"),
         Kind("FMCE-Net", copy_run, train_net, lambda trial: trial / "run" / "fmce_net" / "map"),
+        Kind("matched student", lambda _: None, distill, lambda t: t / "x/runs/funmatch-seed1"),
+        Kind("its teacher", lambda _: None, distill, lambda trial: trial / "x" / "teacher"),
     ]
 
 

@@ -1,5 +1,7 @@
 """Function matching: same view for both, labels unused, teacher untouched."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -38,14 +40,50 @@ def batch_of(targets: Tensor | None = None) -> ViewBatch:
     return ViewBatch(torch.rand(4, 3, 5, 6), targets, torch.arange(4))
 
 
-@pytest.mark.parametrize("blend", [False, True])
-def test_teacher_and_student_see_the_very_same_view(blend: bool) -> None:
+def check_same_view(student: Recorder, teacher: Recorder, *, blend: bool = False) -> None:
+    """Take one step and hold what both networks were shown against each other, bit by bit."""
     torch.manual_seed(0)
-    student, teacher = Recorder(), Recorder()
     batch = batch_of()
     matching_step(SegmentTask(3, ("a", "b", "c")), student, teacher, blend=blend)(batch)
-    assert torch.equal(student.shown[0], teacher.shown[0])
-    assert torch.equal(student.shown[0], batch.images) is not blend
+    (mine,), (theirs,) = student.shown, teacher.shown
+    assert torch.equal(mine, theirs), "another view"
+    assert torch.equal(mine, batch.images) is not blend
+
+
+@pytest.mark.parametrize("blend", [False, True])
+def test_teacher_and_student_see_the_very_same_view(blend: bool) -> None:
+    check_same_view(Recorder(), Recorder(), blend=blend)
+
+
+class OtherCrop(Recorder):
+    """A teacher that is fed the view moved by one pixel, as an independent crop would be."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.roll(1, dims=-1))
+
+
+@pytest.mark.parametrize("blend", [False, True])
+def test_a_teacher_fed_another_crop_is_noticed(blend: bool) -> None:
+    with pytest.raises(AssertionError, match="another view"):
+        check_same_view(Recorder(), OtherCrop(), blend=blend)
+
+
+def test_the_teachers_precision_is_its_own() -> None:
+    seen: dict[str, torch.dtype] = {}
+
+    class Watching(Recorder):
+        def forward(self, images: Tensor) -> Tensor:
+            out = super().forward(images)
+            seen[self.name] = out.dtype
+            return out
+
+    student, teacher = Watching(), Watching()
+    student.name, teacher.name = "student", "teacher"
+    in_bfloat16 = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    task = SegmentTask(3, ("a", "b", "c"))
+    output = matching_step(task, student, teacher, teacher_autocast=in_bfloat16)(batch_of())
+    assert seen == {"student": torch.float32, "teacher": torch.bfloat16}
+    assert output.loss.dtype == torch.float32
 
 
 def test_matching_loss_is_the_mean_kl_and_ignores_labels() -> None:

@@ -51,14 +51,38 @@ def verdict(result: dict[str, Any]) -> str:
     means = {arm["arm"]: arm["mean"] for arm in result["arms"]}
     sentences = [f"The teacher reaches {100 * result['teacher'][name]:.2f} % {name}."]
     sentences += [f"{c['arm']} against supervised: {c['verdict']}" for c in result["comparisons"]]
+    teacher = result["teacher"][name]
     if result["gap_closed"] is not None:
-        share = 100 * result["gap_closed"]
-        sentences.append(f"Function matching closes {share:.0f} % of the gap to the teacher.")
-    elif {"supervised"} <= means.keys():
+        sentences.append(_gap_in_words(result["gap_closed"]))
+    elif teacher <= means.get("supervised", 0):
         sentences.append(
             "The teacher is no better than the supervised student, so there is no gap to close."
         )
+    sentences += _agreement_in_words(result["arms"])
     return " ".join(sentences)
+
+
+def _gap_in_words(share: float) -> str:
+    if share < 0:
+        return (
+            "Function matching ends below the supervised student, further from the teacher by "
+            f"{-100 * share:.0f} % of the gap."
+        )
+    return f"Function matching closes {100 * share:.0f} % of the gap to the teacher."
+
+
+def _agreement_in_words(arms: list[dict[str, Any]]) -> list[str]:
+    """Say how often the matched and the supervised student answer as the teacher does."""
+    shares = {arm["arm"]: arm["agreement"] for arm in arms}
+    if not {"supervised", "funmatch"} <= shares.keys():
+        return []
+    pools = {"validation": "on validation", "held_out_frames": "on unlabelled images kept aside"}
+    each = [
+        f"{100 * shares['funmatch'][pool]:.1f} % {where} (supervised {100 * shares['supervised'][pool]:.1f} %)"
+        for pool, where in pools.items()
+        if pool in shares["funmatch"]
+    ]
+    return [f"The matched student answers as the teacher does {' and '.join(each)}."]
 
 
 def _predictions(experiment: Path, result: dict[str, Any]) -> Any:

@@ -1,0 +1,229 @@
+"""Function matching for segmentation and classification, beside the slides' table."""
+
+from collections.abc import Sequence
+
+from paper_tables import paper_table
+from result_rows import Row, decimal, missing, percent, result_of, signed, table
+
+ORDER, COMMAND = 200, "python experiments/funmatch_segmentation.py --small"
+REAL = "python experiments/funmatch_segmentation.py --real"
+CLASSIFY = "python experiments/funmatch_classification.py"
+STEP = "python benchmarks/matching_step.py --record"
+PREFIX = "function matching on "
+# What each row is called on the page, and what makes it; others of the same experiments follow.
+EXPECTED = {"built-in scenes": COMMAND, "CamVid": REAL, "CIFAR-10": CLASSIFY}
+OWN_FRAMES = "CamVid, own frames only"
+NAMES = {
+    "teacher": "large (teacher), supervised",
+    "supervised": "compact, supervised",
+    "labelled": "compact, distilled on labelled images",
+    "funmatch": "compact, function matching",
+}
+
+
+def covers(row: Row) -> bool:
+    """Take the rows of both experiments and of the step benchmark."""
+    names = ("funmatch_segmentation", "funmatch_classification")
+    return row.get("experiment") in names or row.get("benchmark") == "matching_step"
+
+
+def section(rows: Sequence[Row]) -> list[str]:
+    """Return the table beside the slides', agreement, training length and step time."""
+    whole = [row for row in rows if set(NAMES) <= scores(row).keys()]
+    absent = [
+        missing(f"{PREFIX}{name}", command)
+        for name, command in EXPECTED.items()
+        if result_of(rows, f"{PREFIX}{name}") is None
+    ]
+    parts = ["## Function matching", *absent]
+    if whole:
+        parts += [beside_slides(whole), *(set_up(row) for row in whole), agreement(whole)]
+    return [*parts, *own_frames(rows), *lengths(rows), *step_time(rows)]
+
+
+def scores(row: Row) -> dict[str, float]:
+    """Return the teacher's score and each arm's mean, fractions."""
+    result = row.get("result")
+    if not result:
+        return {}
+    means = {arm["arm"]: arm["mean"] for arm in result["arms"]}
+    return {"teacher": result["teacher"][result["score_name"]], **means}
+
+
+def slides() -> dict[str, float]:
+    """Return the slides' mIoU by our names of the arms, in percent."""
+    published: dict[str, float] = dict(paper_table("function_matching")["segmentation_miou"])
+    return {"labelled" if name == "distill" else name: v for name, v in published.items()}
+
+
+def gap(values: dict[str, float]) -> float:
+    """Return (funmatch − supervised) / (teacher − supervised).
+
+    >>> gap({"teacher": 65.0, "supervised": 61.0, "funmatch": 64.0})
+    0.75
+    """
+    return (values["funmatch"] - values["supervised"]) / (values["teacher"] - values["supervised"])
+
+
+def beside_slides(rows: Sequence[Row]) -> str:
+    """Return one column an experiment, the slides' first."""
+    theirs = slides()
+    header = (
+        "",
+        "slides: BDD100K, mIoU",
+        *(f"{name_of(r)}, {r['result']['score_name']}" for r in rows),
+    )
+    lines = [
+        (label, f"{theirs[arm]:.2f}", *(with_spread(row, arm) for row in rows))
+        for arm, label in NAMES.items()
+    ]
+    shares = [row["result"]["gap_closed"] for row in rows]
+    closed = ("share of the gap closed", f"{gap(theirs):.2f}", *(decimal(s, 2) for s in shares))
+    return table(header, [*lines, closed])
+
+
+def name_of(row: Row) -> str:
+    """Return the data set of a row."""
+    return str(row["what"]).removeprefix(PREFIX)
+
+
+def with_spread(row: Row, arm: str) -> str:
+    """Format a score in percent, with the seeds' sd."""
+    sd = {a["arm"]: a["sd"] for a in row["result"]["arms"]}.get(arm)
+    value = f"{100 * scores(row)[arm]:.2f}"
+    return value if sd is None else f"{value} ± {100 * sd:.2f}"
+
+
+def set_up(row: Row) -> str:
+    """Say with what a row was measured."""
+    config, result, machine = row["config"], row["result"], row["environment"]
+    images, size = result["images"], config["data"]
+    nets = " teaches ".join(network(config[net]) for net in ("teacher", "student"))
+    return (
+        f"*{name_of(row)}*: {nets} at {size['height']}×{size['width']} px; {images['labelled']} "
+        f"labelled images for the teacher and every arm, {images['unlabelled']} more without labels for "
+        f"function matching; {result['steps']} steps of {config['student_steps']['batch_size']} images, "
+        f"the last checkpoint; {len(config['seeds'])} seeds, {images['validation']} validation images. "
+        f"Measured {row['date']} with torch {machine['torch']} on "
+        f"{machine['gpu'] or str(machine['cores']) + ' CPU cores'}."
+    )
+
+
+def network(net: Row) -> str:
+    """Name a network with what tells teacher and student apart."""
+    options = net["options"].get("encoder_options", net["options"])
+    told = ", ".join(f"{key} {value}" for key, value in options.items())
+    return f"`{net['name']}`" + (f" ({told})" if told else "")
+
+
+def agreement(rows: Sequence[Row]) -> str:
+    """Return how often each arm answers as the teacher does."""
+    pools = {"validation": "validation", "held_out_frames": "unlabelled, kept aside"}
+    header = (
+        "same answer as the teacher",
+        *(f"{name_of(r)}: {p}" for r in rows for p in pools.values()),
+    )
+    lines = []
+    for arm in ("supervised", "labelled", "funmatch"):
+        found = [{a["arm"]: a["agreement"] for a in row["result"]["arms"]}[arm] for row in rows]
+        cells = [percent(one[pool]) if pool in one else "–" for one in found for pool in pools]
+        lines.append((NAMES[arm], *cells))
+    return table(header, lines)
+
+
+def own_frames(rows: Sequence[Row]) -> list[str]:
+    """Compare pools: CamVid's own frames alone, and with the frames of other places and cameras."""
+    alone, mixed = (result_of(rows, f"{PREFIX}{name}") for name in (OWN_FRAMES, "CamVid"))
+    if alone is None or mixed is None:
+        return []
+    matched = {a["arm"]: a for a in alone["arms"]}["funmatch"]
+    return [
+        f"With CamVid's own {alone['images']['unlabelled']} frames alone as the pool, the same teacher, "
+        f"seeds and steps give {100 * matched['mean']:.2f}"
+        + ("" if matched["sd"] is None else f" ± {100 * matched['sd']:.2f}")
+        + f" % and {percent(matched['agreement']['validation'])} agreement on validation images; with the "
+        f"{mixed['images']['unlabelled']} images of all folders "
+        f"{percent({a['arm']: a['mean'] for a in mixed['arms']}['funmatch'])}."
+    ]
+
+
+def lengths(rows: Sequence[Row]) -> list[str]:
+    """Return score and agreement against the length of the schedule, the slides' last figure."""
+    lines = [
+        (
+            name_of(row),
+            f"{one['steps']}",
+            arm["arm"],
+            percent(arm["mean"]),
+            *(percent(arm["agreement"][p]) for p in ("validation", "held_out_frames")),
+        )
+        for row in rows
+        for one in row.get("result", {}).get("lengths", [])
+        for arm in one["arms"]
+    ]
+    if not lines:
+        return []
+    header = ("schedules of other lengths", "steps", "arm", "score", "agreement", "unlabelled")
+    return [table(header, lines)]
+
+
+def step_time(rows: Sequence[Row]) -> list[str]:
+    """Return what a step costs over a bare loop."""
+    found = [row for row in rows if row.get("benchmark") == "matching_step"]
+    if not found:
+        return [missing("matching_step", STEP)]
+    lines = [
+        (
+            f"{row['model']}, {row['device']}",
+            decimal(row["step_over_bare"], 3),
+            decimal(row["step_over_bare_with_views"], 3),
+            f"{1000 * row['bare_step_seconds']:.1f}",
+        )
+        for row in found
+    ]
+    header = ("matching step", "÷ bare loop", "÷ bare loop drawing views too", "bare step, ms")
+    note = (
+        "Bare is teacher forward and student step in plain PyTorch on views that lie ready; sides take "
+        "turns, the ratio is the median. Aim: at most 1.05."
+    )
+    return [table(header, lines), note]
+
+
+def reading(rows: Sequence[Row]) -> list[str]:
+    """Say for each experiment whether the slides' effect shows."""
+    said = [verdict(row) for row in rows if set(NAMES) <= scores(row).keys()]
+    return [*said, *pool_reading(rows)]
+
+
+def verdict(row: Row) -> str:
+    """Judge one experiment by its paired interval, not by its mean."""
+    result, name = row["result"], name_of(row)
+    matched = next((c for c in result["comparisons"] if c["arm"] == "funmatch"), None)
+    if matched is None:
+        return f"**Cannot be judged: function matching on {name}**, with a single seed."
+    share = result["gap_closed"]
+    closed = "there is no gap" if share is None else f"share of the gap closed {share:.2f}"
+    numbers = (
+        f"The matched student is {signed(matched['mean_difference'])} pp from the supervised one "
+        f"({100 * matched['confidence']:.0f} % interval {signed(matched['interval_low'])} … "
+        f"{signed(matched['interval_high'])}, {matched['n']} seeds); {closed}, slides "
+        f"{gap(slides()):.2f}."
+    )
+    if matched["interval_low"] > 0:
+        return f"**Reproduces in kind: function matching on {name}.** {numbers}"
+    if matched["interval_high"] < 0:
+        return f"**Does not reproduce: function matching on {name}.** {numbers}"
+    return f"**No gain established: function matching on {name}.** {numbers}"
+
+
+def pool_reading(rows: Sequence[Row]) -> list[str]:
+    """Say what the pool's other cameras did, where both pools were tried."""
+    alone, mixed = (result_of(rows, f"{PREFIX}{name}") for name in (OWN_FRAMES, "CamVid"))
+    if alone is None or mixed is None:
+        return []
+    own, all_ = ({a["arm"]: a["mean"] for a in r["arms"]}["funmatch"] for r in (alone, mixed))
+    return [
+        f"**Which images are in the pool matters.** On CamVid the matched student reaches {percent(own)} "
+        f"with CamVid's own frames and {percent(all_)} with those of other places and cameras added. The "
+        "slides' unlabelled frames come from the same source as their labelled ones."
+    ]
