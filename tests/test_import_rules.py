@@ -22,16 +22,20 @@ MAY_IMPORT = {
     "report": {"report", "convergence", "metrics.statistics"},
     "run_folder": {"configs", "convergence", "data", "engine", "models"},
     "matching_config": {"configs"},
+    "sweep_config": {"configs"},
     "matching_data": {"matching_config", "data", "engine"},
     "tasks": {"tasks", "engine", "losses", "metrics", "data.batch"}
     | {"models.features", "models.pspnet"},
-    "commands": BELOW | MATCHING | {"commands", "interpret", "report", "run_folder", "tasks"},
+    "commands": BELOW
+    | MATCHING
+    | {"commands", "interpret", "report", "run_folder", "sweep_config", "tasks"},
     "cli": {
         "__init__",
         "configs",
         "commands",
         "matching_config",
         "run_folder",
+        "sweep_config",
         "engine.runtime",
         "data.video",
     },

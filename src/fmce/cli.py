@@ -294,6 +294,87 @@ def compare(
     run_compare(plan, out, jobs=jobs, runtime=_runtime(device, precision))
 
 
+@command("sweep")
+def sweep(
+    out: Annotated[Path | None, arg(help="folder to write; an unfinished one goes on")] = None,
+    status: Annotated[Path | None, arg(help="only show how far a sweep is", metavar="OUT")] = None,
+    dry_run: Annotated[FlagCreatePairsOff[bool], arg(help="only list runs and times")] = False,
+    config: Annotated[Path | None, arg(help="YAML of a grid; options win", metavar="FILE")] = None,
+    model: Annotated[tuple[str, ...], arg(help="networks", metavar="NAME …")] = (),
+    data: Annotated[tuple[str, ...], arg(help="data sets", metavar="NAME …")] = (),
+    raf: Annotated[
+        tuple[float, ...], arg(help="one is picked on validation", metavar="RAF …")
+    ] = (),
+    seeds: Annotated[tuple[int, ...], arg(help="of the paired arms", metavar="N …")] = (),
+    controls: Annotated[
+        tuple[str, ...] | None, arg(help="which of the four; none leaves them out", metavar="…")
+    ] = None,
+    vary: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(help="any config values, repeatable", metavar="SECTION.FIELD=A,B"),
+    ] = (),
+    settings: Settings = (),
+    preset: Annotated[str | None, arg(help="as in train", metavar="NAME")] = None,
+    oracles: Annotated[tuple[Path, ...], arg(help="runs with FMCE-Net", metavar="RUN …")] = (),
+    length: Annotated[
+        Literal["convergence", "full"] | None, arg(help="epochs: E_K, or all", metavar="…")
+    ] = None,
+    jobs: Annotated[int | None, arg(help="trainings at a time here", metavar="N")] = None,
+    retries: Annotated[int, arg(help="of a training that failed", metavar="N")] = 1,
+    engine: Annotated[Literal["local", "ray"], arg(help="this machine, or a cluster")] = "local",
+    address: Annotated[str | None, arg(help="of the Ray cluster", metavar="HOST:PORT")] = None,
+    cpus: Annotated[float, arg(help="of a training, on Ray")] = 1,
+    gpus: Annotated[float | None, arg(help="of a training, on Ray")] = None,
+    format: Annotated[Literal["csv", "parquet"], arg(help="of the rows")] = "csv",  # noqa: A002
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Train FMCE-Net++ over models, data, RAFs and seeds.
+
+    Example: fmce sweep --out runs/sweep --data mnist cifar10 --raf 0.9 0.75 --seeds 1 2 3
+    """
+    from fmce.commands.sweep import make_workers
+    from fmce.commands.sweep import sweep as run_sweep
+    from fmce.commands.sweep_estimate import print_estimate, sweep_estimate
+    from fmce.commands.sweep_status import print_status, sweep_status
+    from fmce.sweep_config import make_sweep_config
+
+    if status is not None:
+        print_status(sweep_status(status), status)
+        return
+    if out is None:
+        raise ValueError(
+            "fmce sweep needs --out FOLDER, or --status FOLDER of a sweep that was begun"
+        )
+    given = {
+        "models": model,
+        "data": data,
+        "rafs": raf,
+        "seeds": seeds,
+        "controls": None if controls is None else [c for c in controls if c != "none"],
+        "settings": settings,
+        "preset": preset,
+        "oracles": [str(path.absolute()) for path in oracles],
+        "length": length,
+    }
+    grid = make_sweep_config(config, given, vary)
+    if dry_run:
+        print_estimate(sweep_estimate(grid, out, device=device, precision=precision))
+        return
+    workers = make_workers(engine, out, jobs, device, address=address, cpus=cpus, gpus=gpus)
+    result = run_sweep(
+        grid,
+        out,
+        workers=workers,
+        retries=retries,
+        device=device,
+        precision=precision,
+        table=format,
+    )
+    if result["failed"]:
+        sys.exit(1)
+
+
 @command("explain")
 def explain(
     run: RunFolder,

@@ -22,7 +22,7 @@ OracleWeights = Literal["trained", "random"]
 Init = Literal["scratch", "checkpoint"]
 Split = Literal["map", "image", "run", "test"]
 Backing = Literal["recompute", "memory"]
-Keep = Literal["all", "markers"]
+Keep = Literal["all", "markers", "last"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -390,11 +390,16 @@ def with_settings(config: C, settings: Sequence[str]) -> C:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ValueError(f"{setting!r}: {parent!r} was already set to {node!r} as a whole")
-        node[leaf] = _parse(setting, text)
+        node[leaf] = parse_value(setting, text)
     return from_dict(type(config), values, base=config)
 
 
-def _parse(setting: str, text: str) -> Any:
+def parse_value(setting: str, text: str) -> Any:
+    """Read a value as YAML does; an error names the setting it is of.
+
+    Raises:
+        ValueError: the text is no YAML.
+    """
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -6,15 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from fmce.commands.compare import (
-    CONTROLS,
-    Comparison,
-    _check_is_that_arm,
-    compare,
-    print_comparison,
-)
+from fmce.commands.arms import CONTROLS, check_is_that_arm
+from fmce.commands.compare import Comparison, compare, print_comparison
 from fmce.commands.train import train
-from fmce.engine.runtime import make_runtime
 from fmce.metrics.statistics import holm, paired_comparison
 from fmce.run_folder import open_run
 
@@ -168,10 +162,10 @@ def test_a_finished_arm_keeps_the_precision_of_the_oracles_run(finished_run, tmp
     config = replace(finished_run.config, runtime=half)
     config = replace(config, train=replace(config.train, seed=1, epochs=1))
     run = train(config, tmp_path / "arm", quiet=True)
-    _check_is_that_arm(run.path, config, make_runtime("cpu"))
+    check_is_that_arm(run.path, config, "float32")
     plain = replace(config, runtime=finished_run.config.runtime)
     with pytest.raises(ValueError, match="another config, oracle or precision"):
-        _check_is_that_arm(run.path, plain, make_runtime("cpu"))
+        check_is_that_arm(run.path, plain, "float32")
 
 
 def test_every_arm_says_how_long_its_epochs_take_beside_the_baselines(compared):

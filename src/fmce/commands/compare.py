@@ -1,28 +1,32 @@
 """`fmce compare`: FMCE-Net++ against its baseline and its controls, over paired seeds (methods of FMCE-Net++)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import yaml
 
+from fmce.commands.arm_statistics import arm_cells, comparisons, epoch_seconds, summaries
+from fmce.commands.arms import (
+    BASELINE,
+    CONTROLS,
+    TREATMENT,
+    Length,
+    arm_config,
+    base_config,
+    best_on_validation,
+    check_is_that_arm,
+    train_arm,
+)
 from fmce.commands.show import number, percent, print_table
-from fmce.commands.train import as_recorded, settled
 from fmce.configs import AuxiliaryConfig, RunConfig, defaults_of, to_dict
 from fmce.engine.files import write_json
 from fmce.engine.jobs import run_jobs
 from fmce.engine.progress import Progress
 from fmce.engine.runlog import mark_done, open_for_writing, read_done, read_metrics
 from fmce.engine.runtime import Runtime, cores, make_runtime
-from fmce.metrics.statistics import holm, mean_sd, paired_comparison
 from fmce.run_folder import Run, open_run
-
-Length = Literal["convergence", "full"]
-
-BASELINE, TREATMENT = "baseline", "ral"
-CONTROLS = ("random_oracle", "phase_1", "scaled_rate", "feature_matching")
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def compare(
     oracle = open_run(plan.oracle)
     _check_oracle(oracle, plan)
     jobs = jobs or (cores() if runtime.device.type == "cpu" else 1)
-    base = _base_config(oracle, plan)
+    base = base_config(oracle, plan.length)
     text = yaml.safe_dump(_plain(plan), sort_keys=False)
     with open_for_writing(out, text, defaults=defaults_of(Comparison)):
         candidates = {
@@ -128,14 +132,6 @@ def _check_oracle(oracle: Run, plan: Comparison) -> None:
         )
 
 
-def _base_config(oracle: Run, plan: Comparison) -> RunConfig:
-    config = oracle.config
-    epochs = (
-        oracle.phases.convergence_epoch if plan.length == "convergence" else config.train.epochs
-    )
-    return replace(config, train=replace(config.train, epochs=epochs), auxiliary=AuxiliaryConfig())
-
-
 def _num_arms(plan: Comparison) -> int:
     per_seed = 2 + (len(CONTROLS) if plan.controls else 0)
     return per_seed * len(plan.seeds) + (2 if plan.same_seed else 0)
@@ -155,30 +151,14 @@ def _arms(base: RunConfig, plan: Comparison, raf: float, oracle_seed: int) -> di
 
 
 def _arm(base: RunConfig, plan: Comparison, arm: str, raf: float, seed: int) -> RunConfig:
-    """Return one training's config; arms of one seed share initial weights, data order and length."""
-    train = replace(base.train, seed=seed)
-    if arm == BASELINE:
-        return replace(base, train=train)
-    if arm == "scaled_rate":
-        # Scaling the loss would be no control: Adam divides the scale out again.
-        return replace(
-            base, train=replace(train, learning_rate=train.learning_rate * max(raf, 1e-6))
-        )
-    oracle = str(Path(plan.oracle).resolve())
-    auxiliary = AuxiliaryConfig(
+    treatment = AuxiliaryConfig(
         kind="ral",
-        oracle=oracle,
+        oracle=str(Path(plan.oracle).resolve()),
         oracle_split=plan.oracle_split,
         raf=raf,
         same_seed=seed not in (*plan.seeds, plan.selection_seed),
     )
-    changes: Mapping[str, dict[str, Any]] = {
-        TREATMENT: {},
-        "random_oracle": {"oracle_weights": "random"},
-        "phase_1": {"target_phase": 1},
-        "feature_matching": {"kind": "feature_matching"},
-    }
-    return replace(base, train=train, auxiliary=replace(auxiliary, **changes[arm]))
+    return arm_config(base, arm, seed, treatment)
 
 
 def _train_all(
@@ -190,40 +170,14 @@ def _train_all(
     *,
     read_test: bool,
 ) -> None:
-    waiting = {}
+    place, waiting = (str(runtime.device), runtime.precision), {}
     for name, config in configs.items():
         if read_done(folder / name) is not None:
-            _check_is_that_arm(folder / name, config, runtime)
+            check_is_that_arm(folder / name, config, runtime.precision)
             progress.advance(f"{name} was done")
             continue
-        waiting[name] = (config, folder / name, str(runtime.device), runtime.precision, read_test)
-    run_jobs(_train_one, waiting, jobs, progress)
-
-
-def _check_is_that_arm(folder: Path, config: RunConfig, runtime: Runtime) -> None:
-    """Refuse a finished arm of another length, precision or oracle: it would be paired with unlike ones."""
-    # As `train` records it: the oracle's own `runtime` section holds where this call names nothing else.
-    wanted, _ = settled(config, make_runtime(str(runtime.device), runtime.precision))
-    if open_run(folder).config != as_recorded(wanted):
-        raise ValueError(
-            f"{folder} was trained with another config, oracle or precision than this comparison has now; "
-            "compare into a new folder, or delete that one to train it again"
-        )
-
-
-def _train_one(
-    config: RunConfig, folder: Path, device: str, precision: str, read_test: bool
-) -> None:
-    from fmce.commands.train import train
-
-    train(
-        config,
-        folder,
-        runtime=make_runtime(device, precision),
-        keep="markers",
-        read_test=read_test,
-        quiet=True,
-    )
+        waiting[name] = (config, folder / name, *place, read_test, "markers")
+    run_jobs(train_arm, waiting, jobs, progress)
 
 
 def _selection(folder: Path, plan: Comparison) -> dict[str, Any]:
@@ -241,8 +195,7 @@ def _selection(folder: Path, plan: Comparison) -> dict[str, Any]:
                 "validation_loss": last["validation_loss"],
             }
         )
-    best = max(rows, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
-    return {"raf": best["raf"], "candidates": rows}
+    return {"raf": best_on_validation(rows)["raf"], "candidates": rows}
 
 
 def _result(
@@ -264,7 +217,7 @@ def _result(
                 "test_loss": done["test_loss"],
                 "validation_accuracy": last["validation_accuracy"],
                 "auxiliary_loss": last.get("auxiliary_loss"),
-                "epoch_seconds": _epoch_seconds(out / "runs" / name),
+                "epoch_seconds": epoch_seconds(out / "runs" / name),
             }
         )
     paired = [row for row in rows if row["seed"] in plan.seeds]
@@ -276,48 +229,10 @@ def _result(
         "length": plan.length,
         "seeds": list(plan.seeds),
         "rows": rows,
-        "arms": _summaries(paired),
-        "comparisons": _comparisons(paired),
+        "arms": summaries(paired),
+        "comparisons": comparisons(paired),
         "same_seed": [row for row in rows if row["seed"] not in plan.seeds],
     }
-
-
-def _epoch_seconds(folder: Path) -> float:
-    """Return the median time of an epoch; with several trainings at a time it is a rough one."""
-    return float(np.median([row["time_seconds"] for row in read_metrics(folder)]))
-
-
-def _summaries(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    summaries = []
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        mine = [row for row in rows if row["arm"] == arm]
-        mean, sd = mean_sd([row["test_accuracy"] for row in mine])
-        seconds = float(np.median([row["epoch_seconds"] for row in mine]))
-        summaries.append({"arm": arm, "mean": mean, "sd": sd, "epoch_seconds": seconds})
-    baseline = next(s["epoch_seconds"] for s in summaries if s["arm"] == BASELINE)
-    for summary in summaries:
-        summary["time_over_baseline"] = summary["epoch_seconds"] / baseline
-    return summaries
-
-
-def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Compare every other arm with the baseline, p adjusted by Holm over all of them."""
-    values = {
-        arm: [row["test_accuracy"] for row in rows if row["arm"] == arm]
-        for arm in dict.fromkeys(row["arm"] for row in rows)
-    }
-    baseline = values.pop(BASELINE)
-    results = {arm: paired_comparison(baseline, treatment) for arm, treatment in values.items()}
-    adjusted = holm(np.array([r.p_value for r in results.values()]))
-    return [
-        {
-            "arm": arm,
-            **result.to_dict(),
-            "p_holm": None if np.isnan(p) else float(p),
-            "verdict": result.verdict(scale=100, unit="pp", adjusted_p=float(p)),
-        }
-        for (arm, result), p in zip(results.items(), adjusted, strict=True)
-    ]
 
 
 def print_comparison(result: Mapping[str, Any]) -> None:
@@ -329,30 +244,12 @@ def print_comparison(result: Mapping[str, Any]) -> None:
         ]
         print_table("RAF, chosen on validation images", ("RAF", "accuracy", "loss"), rows)
     against = {c["arm"]: c for c in result["comparisons"]}
-    arms = [
-        (
-            arm["arm"],
-            f"{100 * arm['mean']:.2f} ± {100 * arm['sd']:.2f} %",
-            *_difference(against.get(arm["arm"])),
-            f"{arm['time_over_baseline']:.2f} ×",
-        )
-        for arm in result["arms"]
-    ]
+    arms = [arm_cells(arm, against.get(arm["arm"])) for arm in result["arms"]]
     title = f"Test accuracy, {len(result['seeds'])} paired seeds, {result['epochs']} epochs, RAF {result['raf']}"
     print_table(
         title, ("arm", "mean ± sd", "− baseline", "95 % interval", "p (Holm)", "epoch time"), arms
     )
     print(f"FMCE-Net++ against its baseline: {against[TREATMENT]['verdict']}")
-
-
-def _difference(against: Mapping[str, Any] | None) -> tuple[str, str, str]:
-    if against is None:
-        return "–", "–", "–"
-    difference = f"{100 * against['mean_difference']:+.2f} pp"
-    if against["interval_low"] is None:
-        return difference, "all equal", "–"
-    low, high = (100 * against[f"interval_{end}"] for end in ("low", "high"))
-    return difference, f"{low:+.2f} … {high:+.2f}", number(against["p_holm"], 2)
 
 
 def _plain(plan: Comparison) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from fmce.commands.compare import TREATMENT, Comparison, compare
+from fmce.commands.arms import TREATMENT
+from fmce.commands.compare import Comparison, compare
 from fmce.commands.distill import distill
 from fmce.commands.explain import explain
 from fmce.commands.export import export

@@ -59,7 +59,8 @@ def train(
         out: the run folder.
         runtime: the device, chosen automatically by default. How passes are computed is the config's
             `runtime` section; what differs here from the defaults goes into the run's config.
-        keep: "markers" deletes, once phases are known, every checkpoint but the first, the markers' and the last.
+        keep: "markers" deletes, once phases are known, every checkpoint but the first, the markers' and the last;
+            "last" deletes all but the last at the end, with phases or without.
         download: fetch the data set first, if it is not there and torchvision can.
         read_test: evaluate on the test images at the end; off for runs that only choose a setting.
         quiet: print no progress.
@@ -160,10 +161,12 @@ def as_recorded(config: RunConfig) -> RunConfig:
 
 
 def _thin_out(run: Run, keep: Keep) -> None:
-    """Delete all checkpoints but the first, the markers' and the last, if that was asked for."""
+    """Delete the checkpoints that were not asked for; without phases "markers" keeps them all."""
+    last = run.config.train.epochs
     if keep == "markers" and run.has_phases:
-        wanted = {1, run.config.train.epochs, *run.phases.markers}
-        delete_checkpoints(run.path / "checkpoints", keep=wanted)
+        delete_checkpoints(run.path / "checkpoints", keep={1, last, *run.phases.markers})
+    elif keep == "last":
+        delete_checkpoints(run.path / "checkpoints", keep={last})
 
 
 def _about(data: ClassificationData) -> str:
@@ -214,8 +217,7 @@ def _finish(
     except ValueError as reason:
         summary["no_phases_because"] = str(reason)
         _say(quiet, f"no phases: {reason}")
-    if "markers" in summary:
-        _thin_out(run, keep)
+    _thin_out(run, keep)
     mark_done(run.path, summary)
 
 

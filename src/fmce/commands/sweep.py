@@ -1,0 +1,278 @@
+"""`fmce sweep`: FMCE-Net++ over models, data sets, RAFs and seeds, with controls, as independent trainings.
+
+Each group (a model on a data set) goes through four waves: its oracle; baseline and FMCE-Net++ at every
+RAF; the controls at the RAF that validation images picked; test images, read once. Groups do not wait
+for each other.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fmce.commands.arms import best_on_validation, check_is_that_arm
+from fmce.commands.sweep_grid import ORACLE, Group, SweepRun, make_groups
+from fmce.commands.sweep_results import (
+    Table,
+    print_sweep,
+    sweep_result,
+    write_comparisons,
+    write_rows,
+)
+from fmce.commands.sweep_tasks import (
+    Task,
+    note_state,
+    read_test,
+    run_task,
+    train_oracle,
+    train_sweep_arm,
+)
+from fmce.configs import defaults_of, to_yaml
+from fmce.engine.files import read_json, write_json
+from fmce.engine.progress import Progress
+from fmce.engine.runlog import mark_done, open_for_writing, read_done, read_metrics
+from fmce.engine.runtime import cores, make_runtime
+from fmce.engine.workers import Finished, LocalWorkers, Workers
+from fmce.run_folder import Run, open_run
+from fmce.sweep_config import SweepConfig
+
+Engine = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Device and precision of every training, resolved on the machine that does it."""
+
+    device: str = "auto"
+    precision: str = "float32"
+
+
+def sweep(
+    config: SweepConfig,
+    out: Path,
+    *,
+    workers: Workers | None = None,
+    retries: int = 1,
+    device: str = "auto",
+    precision: str = "float32",
+    table: Table = "csv",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train what the grid asks for and is not done yet, pick RAF, read the test images, and compare.
+
+    Args:
+        config: the grid.
+        out: folder of the sweep; each training is a run folder in it, none is repeated.
+        workers: where trainings run; by default as many at a time on this machine as it has cores, one on a GPU.
+        retries: how often a training that failed is tried again before it is reported.
+        device: of every training.
+        precision: of forward passes.
+        table: form of the table of rows, csv or parquet.
+        quiet: print nothing.
+
+    Returns:
+        The contents of `sweep.json`; its `failed` lists the trainings that are left failed, with their errors.
+
+    Raises:
+        ValueError: the grid cannot be trained, or a finished training in `out` is of another config.
+        FileExistsError: `out` holds another sweep, or something else.
+    """
+    if retries < 0:
+        raise ValueError(f"retries must be 0 or more, got {retries}")
+    place = Place(device, precision)
+    groups = make_groups(config, out)
+    pool = workers or make_workers("local", out, None, device)
+    with open_for_writing(out, to_yaml(config), defaults=defaults_of(SweepConfig)):
+        with pool, _progress(groups, quiet) as progress:
+            _run_all(groups, pool, place, retries, progress)
+        result = sweep_result(groups, out)
+        path = write_rows(result["rows"], out, table)
+        write_json(out / "sweep.json", result)
+        write_comparisons(result, out)
+        if not result["failed"]:
+            mark_done(out, {"runs": len(result["rows"])})
+    if not quiet:
+        print_sweep(result)
+        print(f"rows: {path}")
+    return result
+
+
+def make_workers(
+    engine: Engine,
+    out: Path,
+    jobs: int | None,
+    device: str,
+    *,
+    address: str | None = None,
+    cpus: float = 1,
+    gpus: float | None = None,
+) -> Workers:
+    """Return where a sweep's trainings run.
+
+    Args:
+        engine: "local" for processes of this machine, "ray" for a Ray cluster.
+        out: the sweep's folder, which every node of the cluster must see.
+        jobs: trainings at a time on this machine; None is as many as cores, one on a GPU.
+        device: of the trainings.
+        address: of the cluster.
+        cpus: processors that a training asks the cluster for.
+        gpus: GPUs that a training asks the cluster for; None takes one where there are any.
+
+    Raises:
+        ValueError: options of the one engine were given for the other.
+    """
+    if engine == "ray":
+        if jobs is not None:
+            raise ValueError(
+                "--jobs is for this machine alone; on Ray, --cpus and --gpus decide how many fit"
+            )
+        from fmce.engine.ray_workers import RayWorkers
+
+        return RayWorkers(address, shared=out.absolute(), cpus=cpus, gpus=gpus)
+    if address is not None:
+        raise ValueError("--address names a Ray cluster; add --engine ray")
+    on_cpu = make_runtime(device).device.type == "cpu"
+    return LocalWorkers(jobs if jobs is not None else cores() if on_cpu else 1)
+
+
+def _progress(groups: Sequence[Group], quiet: bool) -> Progress:
+    """Count trainings, finished ones included."""
+    runs = [group.folder_of(run) for group in groups for run in group.runs]
+    done = sum(read_done(folder) is not None for folder in runs)
+    return Progress("sweep", len(runs), start=done, quiet=quiet)
+
+
+def _run_all(
+    groups: Sequence[Group], workers: Workers, place: Place, retries: int, progress: Progress
+) -> None:
+    """Take each group through its waves; a group's next wave begins when all of its last ended."""
+    waves = {group.name: _waves(group, place) for group in groups}
+    open_tasks: dict[str, tuple[str, Task, int]] = {}
+
+    def begin_next(group: str) -> None:
+        for wave in waves[group]:
+            for task in wave:
+                open_tasks[task.name] = (group, task, 1)
+                workers.submit(task.name, run_task, task, 1)
+            if wave:
+                return
+
+    for name in waves:
+        begin_next(name)
+    while open_tasks:
+        ended = workers.wait()
+        group, task, attempt = open_tasks.pop(ended.name)
+        if ended.error is not None and attempt <= retries:
+            open_tasks[task.name] = (group, task, attempt + 1)
+            workers.submit(task.name, run_task, task, attempt + 1)
+            continue
+        _note_end(task, ended, attempt, progress)
+        if all(other != group for other, _, _ in open_tasks.values()):
+            begin_next(group)
+
+
+def _note_end(task: Task, ended: Finished, attempt: int, progress: Progress) -> None:
+    if ended.error is None:
+        note_state(task.folder, state="done", attempt=attempt)
+        if task.function is not read_test:
+            progress.advance(task.name)
+        return
+    note_state(
+        task.folder, state="failed", attempt=attempt, error=ended.error, details=ended.details
+    )
+
+
+def _waves(group: Group, place: Place) -> Iterator[list[Task]]:
+    """Yield the tasks of a group that are not done, those that may run side by side together."""
+    if not group.given_oracle:
+        yield _oracle_task(group, place)
+    if not oracle_is_ready(group):
+        return
+    oracle = open_run(group.oracle_folder)
+    yield _arm_tasks(group, [*group.baselines, *group.candidates], oracle, None, place)
+    picked = pick(group)
+    if picked is not None:
+        yield _arm_tasks(group, group.controls, oracle, picked, place)
+        yield _test_task(group, place)
+
+
+def oracle_is_ready(group: Group) -> bool:
+    """Return whether the group's oracle has every FMCE-Net that its arms need."""
+    return all(read_done(folder) is not None for folder in group.net_folders)
+
+
+def _oracle_task(group: Group, place: Place) -> list[Task]:
+    config, folder = group.oracle_config(), group.oracle_folder
+    if read_done(folder) is not None:
+        check_is_that_arm(folder, config, place.precision)
+    if oracle_is_ready(group):
+        return []
+    widths = list(group.net_folders.values())
+    args = (config, folder, group.config.oracle_split, widths, place.device, place.precision)
+    return [Task(f"{group.name}/{ORACLE}", folder, train_oracle, args)]
+
+
+def _arm_tasks(
+    group: Group, runs: Sequence[SweepRun], oracle: Run, picked: SweepRun | None, place: Place
+) -> list[Task]:
+    tasks = []
+    for run in runs:
+        config, folder = group.config_of(run, oracle, picked), group.folder_of(run)
+        if read_done(folder) is not None:
+            check_is_that_arm(folder, config, place.precision)
+            continue
+        args = (config, folder, place.device, place.precision)
+        tasks.append(Task(f"{group.name}/{run.name}", folder, train_sweep_arm, args))
+    return tasks
+
+
+def _test_task(group: Group, place: Place) -> list[Task]:
+    """Return one task for all of a group's finished trainings whose test accuracy was not read yet."""
+    finished = {folder: read_done(folder) for folder in map(group.folder_of, group.runs)}
+    unread = [f for f, done in finished.items() if done is not None and "test_accuracy" not in done]
+    if group.given_oracle:
+        unread = [folder for folder in unread if folder != group.oracle_folder]
+    if not unread:
+        return []
+    return [Task(f"{group.name}/test images", group.folder, read_test, (unread, place.device))]
+
+
+def pick(group: Group) -> SweepRun | None:
+    """Return the RAF and variant of highest mean validation accuracy over the seeds; the choice is final.
+
+    A candidate with a failed training is left out, and the file `pick.json` says so. It stays picked
+    once it was: test images are read after it, and must not be read twice to choose again.
+
+    Returns:
+        The candidate (with the first seed), or None where no candidate has all its trainings.
+    """
+    file = group.folder / "pick.json"
+    if not file.exists():
+        rows = [
+            _validation_row(group, c) for c in group.candidates if c.seed == group.config.seeds[0]
+        ]
+        whole = [row for row in rows if "validation_accuracy" in row]
+        if not whole:
+            return None
+        best = best_on_validation(whole)
+        choice = {"raf": best["raf"], "variant": best["variant"], "candidates": rows}
+        write_json(file, choice)
+    picked = read_json(file)
+    return next(
+        c
+        for c in group.candidates
+        if (c.raf, list(c.variant)) == (picked["raf"], picked["variant"])
+    )
+
+
+def _validation_row(group: Group, candidate: SweepRun) -> dict[str, Any]:
+    """Return a candidate's mean validation accuracy and loss over the seeds, or which seeds failed."""
+    row: dict[str, Any] = {"raf": candidate.raf, "variant": list(candidate.variant)}
+    runs = [r for r in group.candidates if r.label == candidate.label]
+    failed = [run.seed for run in runs if read_done(group.folder_of(run)) is None]
+    if failed:
+        return row | {"left_out": f"training failed at seeds {failed}"}
+    last = [read_metrics(group.folder_of(run))[-1] for run in runs]
+    for name in ("validation_accuracy", "validation_loss"):
+        row[name] = sum(line[name] for line in last) / len(last)
+    return row

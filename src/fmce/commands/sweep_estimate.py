@@ -1,0 +1,241 @@
+"""How long a sweep will take: from its finished trainings, or from a few timed steps of each kind.
+
+A training is counted as its epochs' steps; starting processes, reading data and validation come on top.
+"""
+
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fmce.commands.arms import BASELINE, base_config
+from fmce.commands.show import print_table
+from fmce.commands.sweep_grid import ORACLE, Group, SweepRun, make_groups
+from fmce.commands.sweep_results import run_status
+from fmce.commands.train import settled
+from fmce.configs import RunConfig
+from fmce.data.batch import ImageBatch, ImageBatches, MapBatch
+from fmce.engine.loop import StepOutput
+from fmce.engine.runlog import read_metrics
+from fmce.engine.runtime import Runtime, make_runtime
+from fmce.models.build import feature_shape
+from fmce.models.features import FeatureMaps
+from fmce.models.fmce_net import FMCENet
+from fmce.run_folder import MapExtractor, Run, open_run
+from fmce.sweep_config import SweepConfig
+from fmce.tasks.classify import classification_step
+from fmce.tasks.score_maps import score_step
+from fmce.tasks.with_ral import ral_step
+
+# Steps of the probe: the first ones are slower, and a few are enough for an estimate.
+_WARM_UP, _TIMED = 2, 6
+
+
+def sweep_estimate(
+    config: SweepConfig, out: Path, *, device: str = "auto", precision: str = "float32"
+) -> dict[str, Any]:
+    """List a sweep's trainings with the time each will take, and train nothing.
+
+    Args:
+        config: the grid.
+        out: folder of the sweep, which need not be there; what is done in it takes no more time.
+        device: of the trainings.
+        precision: of forward passes.
+
+    Returns:
+        `runs`, one dict a training with name, status, epochs, `at_most` (E_K is not known before the oracle
+        is trained, so all its epochs are counted), seconds and `source`; and `seconds` in all.
+    """
+    runtime = make_runtime(device, precision)
+    runs = [entry for group in make_groups(config, out) for entry in _entries(group, runtime)]
+    return {"runs": runs, "seconds": sum(entry["seconds"] for entry in runs)}
+
+
+def _entries(group: Group, runtime: Runtime) -> list[dict[str, Any]]:
+    known = _oracle_run(group)
+    config = group.oracle_config()
+    arms = config if known is None else base_config(known, group.config.length)
+    times = _Times(group, config, runtime)
+    entries = []
+    for run in group.runs:
+        status = run_status(group, run)
+        epochs = config.train.epochs if run.arm == ORACLE else arms.train.epochs
+        left = 0 if status in ("done", "trained") else epochs
+        seconds, source = (0.0, "–") if left == 0 else times.of(run, left)
+        entries.append(
+            {
+                "name": f"{group.name}/{run.name}",
+                "status": status,
+                "epochs": epochs,
+                "at_most": known is None and run.arm != ORACLE and group.config.length != "full",
+                "seconds": seconds,
+                "source": source,
+            }
+        )
+    return entries
+
+
+def _oracle_run(group: Group) -> Run | None:
+    """Return the oracle if it has phases already."""
+    if not (group.oracle_folder / "phases.json").exists():
+        return None
+    return open_run(group.oracle_folder)
+
+
+class _Times:
+    """Seconds of a group's trainings: of finished ones of the same kind, else of a probe made once a group."""
+
+    def __init__(self, group: Group, config: RunConfig, runtime: Runtime) -> None:
+        self.group = group
+        self.config, self.runtime = settled(config, runtime)
+        self._probed: dict[str, float] = {}
+
+    def of(self, run: SweepRun, epochs: int) -> tuple[float, str]:
+        """Return a training's seconds and where the number comes from."""
+        siblings = [r for r in self.group.runs if _kind(r) == _kind(run)]
+        times = [
+            line["time_seconds"] for r in siblings for line in read_metrics(self.group.folder_of(r))
+        ]
+        if times and run.arm != ORACLE:
+            return epochs * float(np.median(times)), "finished epochs"
+        if not self._probed:
+            self._probed = probe(self.config, self.runtime)
+        seconds = epochs * self._probed[_kind(run).split()[0]]
+        if run.arm == ORACLE:
+            seconds += self._probed["fmce_net"]
+        return seconds, "timed steps"
+
+
+def _kind(run: SweepRun) -> str:
+    """Return which kind of step a training makes; variants of FMCE-Net++ may differ in theirs."""
+    if run.arm in (ORACLE, BASELINE, "scaled_rate"):
+        return "plain"
+    return run.arm if run.arm == "feature_matching" else " ".join(("ral", *run.variant))
+
+
+def probe(config: RunConfig, runtime: Runtime) -> dict[str, float]:
+    """Time a few steps of each kind on the real images, with an FMCE-Net of random weights.
+
+    Args:
+        config: of the plain training.
+        runtime: device and precision.
+
+    Returns:
+        Seconds of an epoch of "plain", "ral" and "feature_matching", and of all of FMCE-Net's training
+        ("fmce_net").
+    """
+    run = Run(Path(), config)
+    model, tap, side = runtime.put(run.new_model()), run.tap, config.data.image_size
+    batches = ImageBatches(
+        run.data.train, run.transform, config.train.batch_size, seed=0, device=runtime.device
+    )
+    shape = feature_shape(model, tap, (3, side, side), runtime.device)
+    net = runtime.put(FMCENet(shape, config.phases.num_phases)).eval().requires_grad_(False)
+    plain = _step_seconds(classification_step(model), model, batches, runtime)
+    with FeatureMaps(model, tap, keep_gradients=True) as maps:
+        ral = _step_seconds(ral_step(model, maps, tap, net, raf=0.5), model, batches, runtime)
+    extractor = MapExtractor(model, tap, runtime)
+    batch = runtime.put(next(iter(batches.epoch(1))))
+    forward = _median_seconds(lambda: extractor(batch.images), runtime)
+    steps = len(batches)
+    return {
+        "plain": steps * plain,
+        "ral": steps * ral,
+        "feature_matching": steps * (plain + forward),
+        "fmce_net": _net_seconds(
+            config, len(run.data.train), net, forward / len(batch.targets), runtime
+        ),
+    }
+
+
+def _net_seconds(
+    config: RunConfig, num_images: int, net: FMCENet, forward: float, runtime: Runtime
+) -> float:
+    """Return the seconds of FMCE-Net's whole training; `forward` is the backbone's for one image."""
+    section = config.scorer
+    maps = config.phases.num_phases * num_images
+    size = section.batch_size
+    batch = MapBatch(
+        torch.rand(size, *net.map_shape, device=runtime.device),
+        *(torch.ones(size, dtype=torch.int64, device=runtime.device) for _ in range(3)),
+    )
+    trained = net.requires_grad_(True)
+    step = score_step(trained)
+    one = _median_seconds(_optimised(lambda: step(batch), trained), runtime)
+    steps = section.epochs * (1 - section.test_fraction) * maps / size
+    times_computed = section.epochs if section.maps == "recompute" else 1
+    return steps * one + times_computed * maps * forward
+
+
+def _step_seconds(
+    step: Callable[[ImageBatch], StepOutput],
+    model: nn.Module,
+    batches: ImageBatches,
+    runtime: Runtime,
+) -> float:
+    model.train()
+    images = itertools.cycle(batches.epoch(1))
+    return _median_seconds(_optimised(lambda: step(runtime.put(next(images))), model), runtime)
+
+
+def _optimised(step: Callable[[], StepOutput], model: nn.Module) -> Callable[[], None]:
+    """Return a whole training step: forward, backward, Adam."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-6, fused=True)
+
+    def whole() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        step().loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return whole
+
+
+def _median_seconds(action: Callable[[], Any], runtime: Runtime) -> float:
+    """Return the median time of an action, after it was done a few times to warm up."""
+    times = []
+    for _ in range(_WARM_UP + _TIMED):
+        started = time.perf_counter()
+        with runtime.autocast():
+            action()
+        if runtime.device.type == "cuda":
+            torch.cuda.synchronize(runtime.device)
+        times.append(time.perf_counter() - started)
+    return float(np.median(times[_WARM_UP:]))
+
+
+def print_estimate(estimate: dict[str, Any]) -> None:
+    """Print the trainings with their times, and the sum."""
+    rows = [
+        (
+            entry["name"],
+            entry["status"],
+            f"{'≤ ' if entry['at_most'] else ''}{entry['epochs']}",
+            f"{'≤ ' if entry['at_most'] else ''}{in_words(entry['seconds'])}",
+            entry["source"],
+        )
+        for entry in estimate["runs"]
+    ]
+    print_table(
+        "Dry run: nothing is trained", ("training", "status", "epochs", "time", "from"), rows
+    )
+    most = "at most " if any(entry["at_most"] for entry in estimate["runs"]) else ""
+    print(
+        f"{len(rows)} trainings, {most}{in_words(estimate['seconds'])} one after the other; "
+        "validation, reading data and starting processes come on top"
+    )
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as people say it.
+
+    >>> in_words(42.3), in_words(600), in_words(9000)
+    ('42 s', '10 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,111 @@
+"""How far a sweep is, read from its folder alone: it may be running, on this machine or another, or not."""
+
+import fcntl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fmce.commands.show import percent, print_table
+from fmce.commands.sweep_grid import ORACLE, Group, SweepRun, make_groups
+from fmce.commands.sweep_results import read_pick, run_status
+from fmce.commands.sweep_tasks import read_state
+from fmce.configs import from_yaml
+from fmce.engine.runlog import read_done, read_metrics
+from fmce.run_folder import open_run
+from fmce.sweep_config import SweepConfig
+
+
+def sweep_status(out: Path) -> dict[str, Any]:
+    """Return what each training of a sweep is at.
+
+    Args:
+        out: folder of the sweep.
+
+    Returns:
+        `active`, whether a process works on it; `counts` by status; `runs`, one dict a training with its name,
+        status (done, trained, running, stopped, failed, waiting), progress and note.
+
+    Raises:
+        FileNotFoundError: there is no sweep.
+    """
+    if not (out / "config.yaml").exists():
+        raise FileNotFoundError(f"{out} holds no sweep; begin one with: fmce sweep --out {out}")
+    groups = make_groups(from_yaml(SweepConfig, out / "config.yaml"), out)
+    active = _is_locked(out)
+    runs = [_entry(group, run, active) for group in groups for run in group.runs]
+    counts: dict[str, int] = {}
+    for entry in runs:
+        counts[entry["status"]] = counts.get(entry["status"], 0) + 1
+    return {"active": active, "counts": counts, "runs": runs, "notes": _notes(groups)}
+
+
+def _is_locked(out: Path) -> bool:
+    """Return whether a sweep holds its folder's lock."""
+    lock = out / ".lock"
+    if not lock.exists():
+        return False
+    with open(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _entry(group: Group, run: SweepRun, active: bool) -> dict[str, Any]:
+    folder = group.folder_of(run)
+    status = run_status(group, run)
+    if status == "running" and not active:
+        status = "stopped"
+    return {
+        "name": f"{group.name}/{run.name}",
+        "status": status,
+        "progress": _progress(group, run),
+        "note": _note(folder, status),
+    }
+
+
+def _progress(group: Group, run: SweepRun) -> str:
+    """Return the epochs done of how many, and validation accuracy so far."""
+    folder = group.folder_of(run)
+    lines = read_metrics(folder)
+    if not (folder / "config.yaml").exists() or not lines:
+        return ""
+    text = f"epoch {len(lines)}/{open_run(folder).config.train.epochs}"
+    if run.arm == ORACLE and read_done(folder) is not None:
+        left = [net for net in group.net_folders if read_done(net) is None]
+        text += f", FMCE-Net epoch {len(read_metrics(left[0]))}" if left else ""
+    return f"{text}, validation {percent(lines[-1]['validation_accuracy'])}"
+
+
+def _note(folder: Path, status: str) -> str:
+    state = read_state(folder)
+    if status == "failed":
+        return f"{state['error']} (attempt {state['attempt']})"
+    if status in ("running", "stopped"):
+        return f"on {state['host']} since {state['since']}, attempt {state['attempt']}"
+    return ""
+
+
+def _notes(groups: Sequence[Group]) -> list[str]:
+    """Say what was picked in each group, and which test images could not be read."""
+    notes = []
+    for group in groups:
+        picked = read_pick(group)
+        if picked is not None:
+            variant = " ".join(picked["variant"])
+            notes.append(f"{group.name}: RAF {picked['raf']} picked {variant}".rstrip())
+        state = read_state(group.folder)
+        if state.get("state") == "failed":
+            notes.append(f"{group.name}: reading test images failed: {state['error']}")
+    return notes
+
+
+def print_status(status: dict[str, Any], out: Path) -> None:
+    """Print a table of the trainings and the counts."""
+    rows = [(r["name"], r["status"], r["progress"], r["note"]) for r in status["runs"]]
+    print_table(f"Sweep {out}", ("training", "status", "progress", "note"), rows)
+    for note in status["notes"]:
+        print(note)
+    counts = ", ".join(f"{n} {name}" for name, n in status["counts"].items())
+    print(f"{counts}; {'a process works on it' if status['active'] else 'no process works on it'}")

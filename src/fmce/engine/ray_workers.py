@@ -1,0 +1,184 @@
+"""Jobs as tasks of a Ray cluster; Ray gives a job whose worker process died to another one."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from fmce.engine.workers import Finished, call
+
+
+class RayWorkers:
+    """A Ray cluster as workers: as many jobs at a time as its processors or GPUs allow."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        shared: Path | None = None,
+        cpus: float = 1,
+        gpus: float | None = None,
+        max_restarts: int = 3,
+    ) -> None:
+        """Connect when entered.
+
+        Args:
+            address: of the cluster, such as "auto" or "ray://HEAD:10001"; None joins what RAY_ADDRESS names,
+                else starts Ray on this machine alone.
+            shared: folder that every node must see; checked from each of them on entering.
+            cpus: processors that a job asks Ray for; torch gets as many threads.
+            gpus: GPUs that a job asks Ray for; None takes one where the cluster has any.
+            max_restarts: how often a job begins again after its worker process died.
+        """
+        if cpus <= 0 or (gpus is not None and gpus < 0) or max_restarts < 0:
+            raise ValueError(
+                f"expected cpus > 0, gpus ≥ 0 and max_restarts ≥ 0, got {cpus}, {gpus}, {max_restarts}"
+            )
+        self.address, self.shared = address, shared
+        self.cpus, self.gpus, self.max_restarts = cpus, gpus, max_restarts
+        self._names: dict[Any, str] = {}
+        self._connected = False
+
+    def __enter__(self) -> Self:
+        ray = _import_ray()
+        if not ray.is_initialized():
+            ray.init(address=self.address, log_to_driver=False)
+            self._connected = True
+        try:
+            if self.shared is not None:
+                check_shared(self.shared)
+            if self.gpus is None:
+                self.gpus = 1 if ray.cluster_resources().get("GPU", 0) > 0 else 0
+            self._check_fits(ray)
+        except BaseException:
+            self._leave(ray)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        ray = _import_ray()
+        for reference in self._names:
+            ray.cancel(reference, force=True)
+        self._names.clear()
+        self._leave(ray)
+
+    def submit(self, name: str, function: Callable[..., Any], *args: Any) -> None:
+        """Hand a job to the cluster, which starts it as soon as a node has what it asks for."""
+        task = (
+            _import_ray()
+            .remote(_do)
+            .options(
+                name=name,
+                num_cpus=self.cpus,
+                num_gpus=self.gpus,
+                max_retries=self.max_restarts,
+            )
+        )
+        reference = task.remote(function, args, max(1, int(self.cpus)))
+        self._names[reference] = name
+
+    def wait(self) -> Finished:
+        """Return the next job that ended; also one whose workers died more often than allowed."""
+        ray = _import_ray()
+        if not self._names:
+            raise ValueError("no job is running; submit one first")
+        (reference,), _ = ray.wait(list(self._names), num_returns=1)
+        name = self._names.pop(reference)
+        try:
+            error, details = ray.get(reference)
+        except ray.exceptions.RayError as death:
+            return Finished(name, " ".join(str(death).split())[:500], str(death))
+        return Finished(name, error, details)
+
+    def _check_fits(self, ray: Any) -> None:
+        """Refuse what no node offers: Ray would wait for such a node without end."""
+        for node in _alive(ray):
+            has = node["Resources"]
+            if has.get("CPU", 0) >= self.cpus and has.get("GPU", 0) >= (self.gpus or 0):
+                return
+        raise ValueError(
+            f"no node of the Ray cluster has {self.cpus:g} processors and {self.gpus or 0:g} GPUs for one "
+            "training; ask for fewer (--cpus, --gpus)"
+        )
+
+    def _leave(self, ray: Any) -> None:
+        if self._connected:
+            ray.shutdown()
+            self._connected = False
+
+
+def check_shared(folder: Path) -> None:
+    """Let every node of the cluster write into a folder, and look for what each wrote.
+
+    Raises:
+        ValueError: a node does not see the folder, or sees another one of that name.
+    """
+    ray = _import_ray()
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    token = f".shared-{secrets.token_hex(8)}"
+    (folder / token).write_text("", encoding="utf-8")
+    try:
+        replies = {}
+        for node in _alive(ray):
+            where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(answer).options(num_cpus=0, scheduling_strategy=where)
+            replies[task.remote(folder, token)] = node
+        for reply, node in replies.items():
+            _check_reply(ray.get(reply), folder, token, node)
+    finally:
+        for file in folder.glob(f"{token}*"):
+            file.unlink()
+
+
+def answer(folder: Path, token: str) -> str:
+    """Answer a file beside it, from another machine; return the answer's name, or nothing if it is not there."""
+    if not (folder / token).exists():
+        return ""
+    name = f"{token}-{secrets.token_hex(8)}"
+    (folder / name).write_text("", encoding="utf-8")
+    return name
+
+
+def _check_reply(name: str, folder: Path, token: str, node: dict[str, Any]) -> None:
+    if name.startswith(token) and (folder / name).exists():
+        return
+    raise ValueError(
+        f"the Ray node {node['NodeManagerAddress']} ({node['NodeManagerHostname']}) does not share the folder "
+        f"{folder}; put it on a file system that all nodes mount at the same path"
+    )
+
+
+def _alive(ray: Any) -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _do(
+    function: Callable[..., Any], args: tuple[Any, ...], threads: int
+) -> tuple[str | None, str]:
+    """Do a job in a worker of the cluster; its exceptions come back as values, only deaths as Ray's."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return call(function, args)
+
+
+def _import_ray() -> Any:
+    # Ray else announces, as a warning, that it will leave CUDA_VISIBLE_DEVICES alone in jobs without a GPU,
+    # and a cluster that it starts itself would send statistics of use over the network.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "--engine ray needs Ray, which is not installed; pip install 'fmce[cluster]', or leave --engine out"
+        ) from error
+    return ray

@@ -1,0 +1,77 @@
+"""Workers of this machine: one that dies fails its job and no other, and none is left behind."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fmce.engine.workers import LocalWorkers
+
+
+def work(folder, name):
+    """A job that notes who did it; "die" is killed, "fail" raises, "slow" takes its time."""
+    (Path(folder) / name).write_text(f"{os.getpid()} {torch.get_num_threads()}")
+    if name == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "fail":
+        raise KeyError("nowhere")
+    if name == "slow":
+        time.sleep(60)
+
+
+@pytest.fixture
+def importable(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def pid_of(file):
+    return int(file.read_text().split()[0])
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_job_that_dies_or_fails_is_told_and_the_others_are_done(importable, tmp_path):
+    names = ("first", "die", "second", "fail", "third")
+    with LocalWorkers(1) as workers:
+        for name in names:
+            workers.submit(name, work, tmp_path, name)
+        ended = {result.name: result for result in (workers.wait() for _ in names)}
+    assert {n: r.error for n, r in ended.items()} == {
+        **dict.fromkeys(("first", "second", "third")),
+        "die": "its process was killed by signal 9",
+        "fail": "KeyError: 'nowhere'",
+    }
+    assert "in work" in ended["fail"].details
+    # One process does job after job until one goes wrong in it.
+    pids = [pid_of(tmp_path / name) for name in names]
+    assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_leaving_ends_what_still_runs(importable, tmp_path):
+    with LocalWorkers(1) as workers:
+        workers.submit("slow", work, tmp_path, "slow")
+        while not (tmp_path / "slow").exists() or not (tmp_path / "slow").read_text():
+            time.sleep(0.02)
+        pid = pid_of(tmp_path / "slow")
+        assert is_alive(pid)
+    assert not is_alive(pid)
+
+
+def test_waiting_for_nothing_is_refused():
+    with LocalWorkers(1) as workers, pytest.raises(ValueError, match="submit one first"):
+        workers.wait()
+
+
+def test_no_worker_at_all_is_refused():
+    with pytest.raises(ValueError, match="at least 1 training at a time, got 0"):
+        LocalWorkers(0)
