@@ -36,12 +36,15 @@ class Case:
     settings: tuple[str, ...] = ()
     phases: bool = True
     """False: a short run that shows only that the set loads and trains."""
+    label: str = ""
+    """Tells cases of the same network and data set apart."""
 
     @property
     def name(self) -> str:
         """Name of its run folders, without the seed."""
         model = "" if self.model == "tiny" else "-" + self.model.partition(":")[2]
-        return f"{self.data.replace(':', '-')}{model}"
+        label = f"-{self.label}" if self.label else ""
+        return f"{self.data.replace(':', '-')}{model}{label}"
 
     def config(self, seed: int, extra: Sequence[str] = ()) -> RunConfig:
         """Return the config of its run with a seed; `extra` settings win."""
@@ -52,18 +55,27 @@ class Case:
 # Written out although the preset `small` has the same µ and epochs: these runs are recorded with them.
 _LENGTH = ("train.epochs=30", "phases.threshold=2e-2")
 _BALANCED = ("data.train_images=10000", *_LENGTH)
+# Small enough for many trainings: the sweep of FMCE-Net++ and the study of schedules.
+REDUCED = (
+    *("data.train_images=5000", "data.image_size=16", "data.shift=2", "train.batch_size=64"),
+    *("runtime.channels_last=true", *_LENGTH),
+)
 _SHORT = ("train.epochs=12", "phases.threshold=0.1", "phases.num_phases=5")
 
 SMALL = (
     Case("small", "mnist", "tiny", ("data.image_size=28", *_BALANCED)),
     Case("small", "fashion-mnist", "tiny", ("data.image_size=28", *_BALANCED)),
     Case("small", "cifar10", "tiny", ("data.image_size=32", *_BALANCED)),
-    # At 32 px its maps are 1×1 and say nothing in space; 64 px give 2×2. Half the images: it is slower.
+    Case("small", "fashion-mnist", "tiny", REDUCED, label="16px"),
+    # At 32 px its maps are 1×1 and say nothing in space; 64 px give 2×2. Fewer images and epochs: it is slow.
     Case(
         "small",
         "mnist",
         SHUFFLENET,
-        ("data.image_size=64", "data.train_images=5000", *_LENGTH),
+        (
+            *("data.image_size=64", "data.train_images=2000", "train.batch_size=64"),
+            *("train.epochs=24", "phases.threshold=2e-2", "runtime.channels_last=true"),
+        ),
     ),
     Case("small", "cifar100", "tiny", ("data.image_size=32", *_SHORT), phases=False),
     Case(
@@ -173,12 +185,13 @@ def record(
         "experiment": experiment,
         "what": what,
         "scale": case.scale,
+        "case": case.name,
         "data": case.data,
         "model": case.model,
         "seed": run.config.train.seed,
         "result": result,
         "config": to_dict(run.config),
     }
-    key = ("experiment", "what", "scale", "data", "model", "seed")
+    key = ("experiment", "what", "scale", "case", "seed")
     record_result(options.results, row, key=key)
     print(f"recorded: {case.name}, seed {run.config.train.seed}: {what}", flush=True)

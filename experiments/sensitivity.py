@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paper_runs import ROOT, SMALL, Case
+from paper_runs import REDUCED, ROOT, SMALL, Case
 from result_rows import read_file
 
 from fmce.commands.settings import make_config
@@ -31,16 +31,6 @@ from fmce.run_folder import Run, open_run
 
 EXPERIMENT = "sensitivity"
 SCHEDULES = ("cosine", "constant", "step")
-# The FMCE-Net++ sweep's oracle too: fmce_net_pp_table1.py.
-REDUCED = (
-    *("data.train_images=5000", "data.image_size=16", "data.shift=2"),
-    *(
-        "train.batch_size=64",
-        "train.epochs=30",
-        "phases.threshold=2e-2",
-        "runtime.channels_last=true",
-    ),
-)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -58,14 +58,14 @@ def _our_line(row: Row) -> tuple[str, ...]:
 
 def long_name(row: Row) -> str:
     """Return data, network, size, images and seed of a row."""
-    size, images = row["config"]["data"]["image_size"], row["result"]["train_images"]
-    return f"{short_name(row)}, {size} px, {images} images, seed {row['seed']}"
+    return f"{short_name(row)}, {row['result']['train_images']} images, seed {row['seed']}"
 
 
 def short_name(row: Row) -> str:
-    """Return data and network of a row, by the papers' names where they have one."""
+    """Return data, network and image size of a row, by the papers' names where they have one."""
     data, model = row["data"], row["model"]
-    return f"{DATA_NAMES.get(data, data.rpartition(':')[2])}, {MODEL_NAMES.get(model, model)}"
+    name = f"{DATA_NAMES.get(data, data.rpartition(':')[2])}, {MODEL_NAMES.get(model, model)}"
+    return f"{name}, {row['config']['data']['image_size']} px"
 
 
 def causes(row: Row) -> tuple[str, ...]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
-from paper_tables import DATA_NAMES, MODEL_NAMES, net_accuracies, paper_table
+from paper_tables import net_accuracies, paper_table
 from result_rows import Row, decimal, missing, percent, table
+
+from sections.fmce_markers import short_name
 
 ORDER, COMMAND = 110, "python experiments/fmce_table2.py --small"
 NAMES = ("accuracy", "precision", "recall", "f1", "mae", "spearman")
@@ -50,8 +52,7 @@ def score_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 def _row_lines(row: Row) -> list[tuple[str, ...]]:
     """Return the measurements of one FMCE-Net: held-out maps, test images, another run."""
     result = row["result"]
-    model = MODEL_NAMES.get(row["model"], row["model"])
-    name = f"here: {DATA_NAMES.get(row['data'], row['data'])}, {model}, split {result['split']}"
+    name = f"here: {short_name(row)}, split {result['split']}"
     return [
         (f"{name}: {label}", *(decimal(result[key][n]) for n in NAMES))
         for key, label in LABELS.items()
@@ -71,9 +72,9 @@ def _own_run(rows: Sequence[Row]) -> list[str]:
         return []
     values = [row["result"]["held_out"]["accuracy"] for row in rows]
     low, high = min(net_accuracies()), max(net_accuracies())
-    each = ", ".join(
-        f"{DATA_NAMES.get(row['data'], row['data'])} {MODEL_NAMES.get(row['model'], row['model'])} "
-        f"{row['result']['split']} {percent(row['result']['held_out']['accuracy'])}"
+    each = "; ".join(
+        f"{short_name(row)}, split {row['result']['split']} "
+        f"{percent(row['result']['held_out']['accuracy'])}"
         for row in rows
     )
     verdict = (

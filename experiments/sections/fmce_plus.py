@@ -6,8 +6,6 @@ from typing import Any
 from paper_tables import DATA_NAMES, MODEL_NAMES, published_accuracies
 from result_rows import ARMS, Row, against_baseline, missing, percent, table
 
-from sections.fmce_markers import short_name
-
 ORDER, COMMAND = 130, "python experiments/fmce_net_pp_table1.py --small"
 HEADER = (
     *("arm", "here, %", "− plain, pp", "95 % interval", "p (Holm)"),
@@ -40,6 +38,9 @@ def about(row: Row) -> str:
     """Say what was swept and what was picked."""
     result = row["result"]
     settings = ", ".join(f"`{one}`" for one in row["config"]["settings"])
+    name = (
+        f"{DATA_NAMES.get(row['data'], row['data'])}, {MODEL_NAMES.get(row['model'], row['model'])}"
+    )
     chosen = ""
     if result["pick"]:
         each = "; ".join(
@@ -50,7 +51,7 @@ def about(row: Row) -> str:
         chosen = f" Picked on validation images: RAF {result['pick']['raf']:g} ({each})."
     failed = f" {result['failed']} trainings failed." if result["failed"] else ""
     return (
-        f"{short_name(row)}; {settings}; {len(result['seeds'])} paired seeds, {result['epochs']} epochs (the "
+        f"{name}; {settings}; {len(result['seeds'])} paired seeds, {result['epochs']} epochs (the "
         f"oracle's E_K), test accuracy.{chosen}{failed}"
     )
 
@@ -96,7 +97,7 @@ def arm_name(arm: str) -> str:
 def _cam_line(row: Row) -> str:
     pairs = zip(row["result"]["arms"], row["result"]["per_arm"], strict=True)
     each = ", ".join(f"{arm} {numbers['gini']:.3f}" for arm, numbers in pairs)
-    return f"Grad-CAM over RAF ({short_name(row)}, first seed, mean Gini of {row['result']['images']} images): {each}."
+    return f"Grad-CAM over RAF (first seed, mean Gini of {row['result']['images']} images): {each}."
 
 
 def reading(rows: Sequence[Row]) -> list[str]:

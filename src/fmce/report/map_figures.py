@@ -74,10 +74,10 @@ def comparison_figure(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> 
 def grad_cam_figure(
     images: NDArray[np.uint8],
     cams: NDArray[np.floating[Any]],
-    epochs: Sequence[int],
+    epochs: Sequence[int | str],
     classes: Sequence[str],
 ) -> Figure:
-    """Draw class activation maps over the phases of a training, one image a row.
+    """Draw class activation maps over the phases of a training, or over other models, one image a row.
 
     The colour scale of a row is common to all its phases, so that colours compare across them. Maps
     are shown at their own resolution over the image's area.
@@ -85,7 +85,7 @@ def grad_cam_figure(
     Args:
         images: (B,C,H,W) uint8, C = 1 or 3.
         cams: (K,B,h,w) raw maps, phase by phase; negative values only in signed maps.
-        epochs: the K marker epochs.
+        epochs: the K marker epochs; texts stand above their columns as they are.
         classes: name of each image's class.
 
     Raises:
@@ -118,5 +118,6 @@ def grad_cam_figure(
         axes.spines[:].set_visible(False)
     grid[0, 0].set_title("image", fontsize=8)
     for phase, epoch in enumerate(epochs):
-        grid[0, phase + 1].set_title(f"{phase + 1}\nepoch {epoch}", fontsize=8)
+        title = epoch if isinstance(epoch, str) else f"{phase + 1}\nepoch {epoch}"
+        grid[0, phase + 1].set_title(title, fontsize=8)
     return figure
