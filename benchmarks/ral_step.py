@@ -148,10 +148,7 @@ def main() -> None:
     print(
         f"published oracle, after ÷ before leaving out what pooling drops: {after_over_before:.3f}"
     )
-    forms = {}
-    for name in options.forms:
-        forms[name] = measured(bench, FORMS[name], options.repeats, options.clock)
-        print(name.ljust(30), *(f"{key} {value:.3f}" for key, value in forms[name].items()))
+    forms: dict[str, dict[str, float]] = {}
     row = {
         "device": bench.runtime.device.type,
         "benchmark": "ral_step",
@@ -165,9 +162,15 @@ def main() -> None:
         "oracle_after_over_before": after_over_before,
         "forms": forms,
     }
-    if options.record:
-        key = ("benchmark", "model", "device", "precision", "batch_size")
-        record_result(RESULTS, row, key=key)
+    for name in options.forms:
+        forms[name] = measured(bench, FORMS[name], options.repeats, options.clock)
+        numbers = (f"{key} {value:.3f}" for key, value in forms[name].items())
+        print(name.ljust(30), *numbers, flush=True)
+        if (
+            options.record
+        ):  # after each form: large networks take long, and a kill must not lose them
+            key = ("benchmark", "model", "device", "precision", "batch_size")
+            record_result(RESULTS, row, key=key)
 
 
 def measured(bench: Bench, form: Form, repeats: int, clock: str) -> dict[str, float]:
