@@ -37,6 +37,7 @@ MAY_IMPORT = {
         "run_folder",
         "sweep_config",
         "engine.runtime",
+        "engine.lost_rank",
         "data.video",
     },
     "__main__": {"cli"},
@@ -65,6 +66,11 @@ def test_a_file_imports_only_what_lies_below_it(path):
     names = [n.partition(".")[2] or "__init__" for n in ours]
     wrong = [n for n in names if not any(n == a or n.startswith(f"{a}.") for a in allowed)]
     assert wrong == []
+
+
+def test_one_file_imports_lightning_fabric():
+    users = [p for p in ROOT.rglob("*.py") if any(n.startswith("lightning") for n in imports(p))]
+    assert users == [ROOT / "engine" / "runtime.py"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "convergence").glob("*.py")), ids=lambda p: p.name)

@@ -9,6 +9,7 @@ import functools
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
@@ -31,6 +32,9 @@ Settings = Annotated[
 ]
 Net = Annotated[Split, arg(help="what FMCE-Net's training held out")]
 Json = Annotated[FlagCreatePairsOff[bool], arg(name="json", help="print JSON only")]
+
+# Commands whose work the processes that torchrun starts share.
+_TOGETHER = ("train",)
 
 app = tyro.extras.SubcommandApp()
 P = ParamSpec("P")
@@ -127,7 +131,8 @@ def train(
         "runtime.precision": precision,
     }
     chosen = _config(preset, data, config, given, oracle, raf, settings)
-    run_train(chosen, out, runtime=_runtime(device), keep=keep, download=download)
+    runtime = _runtime(device, together=True)
+    run_train(chosen, out, runtime=runtime, keep=keep, download=download)
 
 
 @command("phases")
@@ -571,11 +576,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(f"fmce {__version__}")
         return
-    action = _parse(arguments or ["--help"])
+    rank = _rank()
     try:
-        action()
+        _check_processes(arguments)
+        _parse(arguments or ["--help"])()
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last whole epoch", file=sys.stderr)
+        if rank == 0:
+            print(
+                "interrupted; the same command goes on from the last whole epoch", file=sys.stderr
+            )
         sys.exit(130)
     except BrokenPipeError:
         # The reader went away (`| head`); a second failure at exit would print a traceback.
@@ -583,10 +592,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except Exception as error:
         code = _exit_code(error)
+        if rank > 0:
+            _let_the_first_speak()
         if code is None or os.environ.get("FMCE_TRACEBACK"):
             raise
-        print(f"fmce: {' '.join(str(error).split())}", file=sys.stderr)
+        where = f" (rank {rank})" if rank > 0 else ""
+        print(f"fmce{where}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(code)
+
+
+def _rank() -> int:
+    """Return this process's number among those that torchrun started; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0")) if "WORLD_SIZE" in os.environ else 0
+
+
+def _check_processes(arguments: Sequence[str]) -> None:
+    """Refuse several processes for what one process does: each would write the same files."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in _TOGETHER:
+        raise ValueError(
+            f"fmce {arguments[0]} runs in one process, but torchrun started "
+            f"{os.environ['WORLD_SIZE']}; call it without torchrun. Several processes share: "
+            f"{', '.join(_TOGETHER)}"
+        )
+
+
+def _let_the_first_speak() -> None:
+    """Wait a little: most errors meet all ranks alike, and torchrun stops this one when the first has ended."""
+    from fmce.engine.lost_rank import note_failure
+
+    note_failure()
+    time.sleep(1)
 
 
 def _parse(arguments: Sequence[str]) -> Callable[[], None]:
@@ -619,13 +656,13 @@ def _exit_code(error: Exception) -> int | None:
     """Return 2 for what the user can mend, 1 for a training that stopped, None for a defect of ours."""
     if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
         return 2
-    return 1 if type(error).__name__ == "TrainingStoppedError" else None
+    return 1 if type(error).__name__ in ("TrainingStoppedError", "RankLostError") else None
 
 
-def _runtime(device: str, precision: str = "float32") -> "Runtime":
+def _runtime(device: str, precision: str = "float32", *, together: bool = False) -> "Runtime":
     from fmce.engine.runtime import make_runtime
 
-    return make_runtime(device, precision)
+    return make_runtime(device, precision, together=together)
 
 
 def _config(

@@ -136,8 +136,10 @@ class Run:
         return lambda index: transform(stored[index.to(stored.device)].to(runtime.device))
 
     def batches(self, part: ImageSet, runtime: Runtime, batch_size: int = 512) -> ImageBatches:
-        """Return unvaried batches of a split, in order."""
-        return ImageBatches(part, self.transform, batch_size, device=runtime.device)
+        """Return unvaried batches of a split, in order; of several ranks, each gets its share of them."""
+        return ImageBatches(
+            part, self.transform, batch_size, device=runtime.device, share=runtime.ranks.share
+        )
 
     def scorer_folder(self, split: str, width: float | None = None) -> Path:
         """Return where the FMCE-Net trained on a split stands (or would).

@@ -31,6 +31,28 @@ def test_both_ways_give_identical_batches(seed):
             assert all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
 
 
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_shares_of_all_ranks_make_up_the_batches_of_one(resident, seed):
+    ranks = 3
+    options = {"seed": seed, "device": CPU, "resident": resident}
+    shared = [
+        list(ImageBatches(IMAGES, TRANSFORM, 8, **options, share=(rank, ranks)).epoch(2))
+        for rank in range(ranks)
+    ]
+    for whole, *parts in zip(batches(resident, seed).epoch(2), *shared, strict=True):
+        assert max(len(p.targets) for p in parts) - min(len(p.targets) for p in parts) <= 1
+        for one, others in zip(whole, zip(*parts, strict=True), strict=True):
+            assert torch.equal(one, torch.cat(others))
+
+
+def test_a_last_batch_of_fewer_images_than_processes_is_refused_in_training():
+    wide = {"device": CPU, "share": (0, 6)}  # 37 images: the last batch of 8 has 5
+    with pytest.raises(ValueError, match="has 5 of 37 images, fewer than the 6 processes"):
+        ImageBatches(IMAGES, TRANSFORM, 8, seed=0, **wide)
+    assert [len(b.targets) for b in ImageBatches(IMAGES, TRANSFORM, 8, **wide).epoch()][-1] == 0
+
+
 def test_an_epoch_that_is_left_early_can_be_begun_again():
     copied = batches(False, 0)
     first = next(iter(copied.epoch(1)))

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fmce.data.transforms import ImageTransform, channel_statistics, random_shift
+from fmce.data.shares import share_of
+from fmce.data.transforms import ImageTransform, channel_statistics, cut_windows
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -20,19 +21,23 @@ def random_images(*shape, seed=0):
 
 def test_a_shift_equals_padding_and_cutting_by_hand():
     x = torch.rand(20, 3, 6, 5, generator=generator())
-    shifted = random_shift(x, 2, generator(1))
     corners = torch.randint(0, 5, (2, 20), generator=generator(1))
+    shifted = cut_windows(x, corners, 2)
     padded = F.pad(x, (2, 2, 2, 2))
     for image in range(20):
         top, left = corners[:, image].tolist()
         window = padded[image, :, top : top + 6, left : left + 5]
         assert torch.equal(shifted[image], window)
-    assert set(corners.flatten().tolist()) == {0, 1, 2, 3, 4}  # every shift from −2 to 2
+
+
+def test_every_shift_up_to_the_largest_is_drawn():
+    drawn = ImageTransform(8, **PLAIN, shift=2)._draw(50, torch.device("cpu"), generator())
+    assert set(drawn.corner.flatten().tolist()) == {0, 1, 2, 3, 4}  # shifts from −2 to 2
 
 
 def test_a_shift_of_nothing_changes_nothing():
     x = torch.rand(2, 3, 4, 4)
-    assert torch.equal(random_shift(x, 0, generator()), x)
+    assert torch.equal(cut_windows(x, torch.zeros(2, 2, dtype=torch.int64), 0), x)
 
 
 def test_the_same_generator_gives_the_same_variation_and_another_does_not():
@@ -41,6 +46,16 @@ def test_the_same_generator_gives_the_same_variation_and_another_does_not():
     one, same, other = (transform(images, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_shares_of_a_batch_are_varied_as_the_whole_batch_is(ranks):
+    transform = ImageTransform(9, **PLAIN, shift=2, noise=0.3, flip=True)
+    images = random_images(7, 3, 8, 8)
+    whole = transform(images, generator(1))
+    shares = [share_of(7, rank, ranks) for rank in range(ranks)]
+    parts = [transform(images[share.rows], generator(1), share) for share in shares]
+    assert torch.equal(torch.cat(parts), whole)
 
 
 def test_without_a_generator_nothing_varies():

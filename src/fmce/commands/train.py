@@ -53,6 +53,8 @@ def train(
 ) -> Run:
     """Train the original task; go on where an earlier process was stopped.
 
+    Processes that torchrun started train together: the batch size is that of all of them.
+
     Args:
         config: the run; a folder of another config is refused, so asking a finished run for more
             epochs is an error too (its cosine schedule was cut for fewer).
@@ -73,10 +75,11 @@ def train(
         FileExistsError: the folder holds something else.
         TrainingStoppedError: the loss became NaN or infinite.
     """
-    config, runtime = settled(config, runtime or make_runtime())
-    config = as_recorded(config)
+    config, runtime = settled(config, runtime or make_runtime(together=True))
+    config, ranks = as_recorded(config), runtime.ranks
+    quiet = quiet or not ranks.first
     if download:
-        download_data(config.data.name, config.data.root)
+        ranks.from_first(lambda: download_data(config.data.name, config.data.root))
     run = Run(out, config)
     data = run.data
     _say(quiet or not data.source, _about(data))
@@ -88,11 +91,13 @@ def train(
     check_image_size(model, config.data.image_size)
     _map_shape(config, model)  # a tap that gives no map is told now, not epochs later
     # The step first: a wrong oracle must not leave a folder that belongs to a config of no use.
-    claim = open_for_writing(out, to_yaml(config), defaults=defaults_of(RunConfig))
+    text, defaults = to_yaml(config), defaults_of(RunConfig)
+    claim = open_for_writing(out, text, defaults=defaults, ranks=ranks)
     with _training_step(config, model, runtime) as step, claim:
-        if run.done is not None:
-            _say(quiet, f"{out} is finished already ({run.done['epochs']} epochs)")
-            _thin_out(run, keep)
+        done = ranks.from_first(lambda: run.done)
+        if done is not None:
+            _say(quiet, f"{out} is finished already ({done['epochs']} epochs)")
+            ranks.from_first(lambda: _thin_out(run, keep))
             return run
         batches = ImageBatches(
             data.train,
@@ -100,6 +105,7 @@ def train(
             config.train.batch_size,
             seed=config.train.seed,
             device=runtime.device,
+            share=ranks.share,
         )
         fit_in_folder(
             out,
@@ -127,7 +133,7 @@ def settled(config: RunConfig, runtime: Runtime) -> tuple[RunConfig, Runtime]:
         if getattr(runtime, f.name) != f.default
     }
     section = replace(config.runtime, **given)
-    return replace(config, runtime=section), Runtime(runtime.device, **asdict(section))
+    return replace(config, runtime=section), replace(runtime, **asdict(section))
 
 
 def as_recorded(config: RunConfig) -> RunConfig:
@@ -211,6 +217,11 @@ def _finish(
         test = evaluate_classifier(model, run.batches(run.data.test, runtime), runtime)
         summary |= {"test_accuracy": test.accuracy, "test_loss": test.loss}
         _say(quiet, f"test accuracy {test.accuracy:.4f}")
+    runtime.ranks.from_first(lambda: _find_phases(run, summary, keep, quiet))
+
+
+def _find_phases(run: Run, summary: dict[str, Any], keep: Keep, quiet: bool) -> None:
+    """Write what is known at a run's end."""
     try:
         summary["markers"] = list(run_phases(run.path)[1].markers)
         _say(quiet, f"phase markers at epochs {summary['markers']}")

@@ -4,7 +4,7 @@ The images stay on the network's device where they fit; otherwise each batch is 
 copied there. Resizing and variation run on the device either way, with the same values.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fmce.data.memory import stays_resident
+from fmce.data.shares import share_of
 from fmce.data.transforms import ImageTransform
 
 _MIX = (
@@ -95,17 +96,30 @@ class ImageBatches:
         seed: int | None = None,
         device: torch.device | None = None,
         resident: bool | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """Describe the batches.
 
         Args:
             images: the split.
             transform: resizes and normalises, and varies training images.
-            batch_size: images a batch; the last one may be smaller.
+            batch_size: images a batch, of all processes together; the last one may be smaller.
             seed: the run's seed, for training; None gives plain images in order.
             device: where batches are wanted; where the images are by default.
             resident: whether the images stay there; None decides by free memory.
+            share: rank of this process and how many share each batch; together they see the images,
+                in the order and variation, that one process alone would see.
+
+        Raises:
+            ValueError: in training, a batch has fewer images than processes share it.
         """
+        last = len(images) % batch_size or batch_size
+        if seed is not None and min(last, len(images)) < share[1]:
+            raise ValueError(
+                f"the last batch of an epoch has {min(last, len(images))} of {len(images)} images, fewer than the "
+                f"{share[1]} processes that share it; use fewer processes or another train.batch_size"
+            )
+        self.share = share
         self.device = images.images.device if device is None else device
         if resident is None:
             resident = images.images.device == self.device or stays_resident(
@@ -127,18 +141,23 @@ class ImageBatches:
             generator = torch.Generator(self.device)
             generator.manual_seed((self.seed * _MIX + epoch) % 2**63)
             order = torch.randperm(len(self.images), generator=generator, device=self.device)
-        positions = torch.split(order, self.batch_size)
-        parts = map(self.images.select, positions) if self.resident else self._copied(order)
+        batches = torch.split(order, self.batch_size)
+        shares = [share_of(len(batch), *self.share) for batch in batches]
+        positions = [batch[own.rows] for batch, own in zip(batches, shares, strict=True)]
+        parts = map(self.images.select, positions) if self.resident else self._copied(positions)
         # From the epoch alone, so that a resumed run goes on with the number it would have had.
-        first = max(epoch - 1, 0) * len(self)
-        for step, (index, part) in enumerate(zip(positions, parts, strict=True), start=first):
-            yield ImageBatch(self.transform(part.images, generator), part.targets, index, step)
+        step = max(epoch - 1, 0) * len(self)
+        for index, part, own in zip(positions, parts, shares, strict=True):
+            yield ImageBatch(self.transform(part.images, generator, own), part.targets, index, step)
+            step += 1
 
-    def _copied(self, order: Tensor) -> Iterator[ImageSet]:
+    def _copied(self, positions: Sequence[Tensor]) -> Iterator[ImageSet]:
         """Cut batches on the host, one ahead of the one in use, and copy them to the device."""
         with ThreadPoolExecutor(max_workers=1) as worker:
             waiting: Future[ImageSet] | None = None
-            for index in torch.split(order.cpu(), self.batch_size):
+            # Copied to the host at once: a copy a batch would make it wait for the device each time.
+            host = torch.split(torch.cat([*positions]).cpu(), [len(p) for p in positions])
+            for index in host:
                 following = worker.submit(self._cut, index)
                 if waiting is not None:
                     yield self._on_device(waiting.result())

@@ -1,10 +1,33 @@
 """From stored uint8 images to a network's input, whole batches at a time on any device."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fmce.data.shares import Share, share_of
+
+
+class Variation(NamedTuple):
+    """What is drawn for the images of a batch; None where nothing of the kind is.
+
+    mirrored: bool (B,). corner: int64 (2,B), row and column of the window that is cut. noise: (B,3,H,W).
+    """
+
+    mirrored: Tensor | None
+    corner: Tensor | None
+    noise: Tensor | None
+
+    def of(self, rows: slice) -> "Variation":
+        """Return what was drawn for some of the images."""
+        mirrored, corner, noise = self
+        return Variation(
+            None if mirrored is None else mirrored[rows],
+            None if corner is None else corner[:, rows],
+            None if noise is None else noise[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -25,12 +48,19 @@ class ImageTransform:
     noise: float = 0.0
     flip: bool = False
 
-    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self,
+        images: Tensor,
+        generator: torch.Generator | None = None,
+        share: Share | None = None,
+    ) -> Tensor:
         """Return network input.
 
         Args:
             images: uint8 (B,C,H,W), C = 1 (replicated to three channels) or 3.
             generator: draws the variation; None applies none.
+            share: which images of a larger batch these are. Variation is drawn for all of it, so that
+                processes that share a batch vary it as one process would; None is all of them.
 
         Returns:
             float32 (B,3,size,size).
@@ -47,40 +77,52 @@ class ImageTransform:
             x = F.interpolate(
                 x, (self.size, self.size), mode="bilinear", antialias=_shrinks(x, self.size)
             )
-        if generator is not None:
-            x = self._move(x, generator)
+        share = share or share_of(len(x), 0, 1)
+        drawn = self._draw(share.whole, x.device, generator).of(share.rows)
+        if drawn.mirrored is not None:
+            x = torch.where(drawn.mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
+        if drawn.corner is not None:
+            x = cut_windows(x, drawn.corner, self.shift)
         mean, std = (
             torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std)
         )
         x = (x - mean) / std
-        if generator is not None and self.noise:
-            x = x + self.noise * torch.randn(x.shape, generator=generator, device=x.device)
-        return x
+        return x if drawn.noise is None else x + self.noise * drawn.noise
 
-    def _move(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def _draw(
+        self, count: int, device: torch.device, generator: torch.Generator | None
+    ) -> Variation:
+        if generator is None:
+            return Variation(None, None, None)
+        mirrored = corner = noise = None
         if self.flip:
-            mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
-            x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
-        return random_shift(x, self.shift, generator) if self.shift else x
+            mirrored = torch.rand(count, generator=generator, device=device) < 0.5
+        if self.shift:
+            corner = torch.randint(
+                0, 2 * self.shift + 1, (2, count), generator=generator, device=device
+            )
+        if self.noise:
+            shape = (count, 3, self.size, self.size)
+            noise = torch.randn(shape, generator=generator, device=device)
+        return Variation(mirrored, corner, noise)
 
 
-def random_shift(x: Tensor, largest: int, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to `largest` pixels in each direction, zeros moving in.
+def cut_windows(x: Tensor, corner: Tensor, largest: int) -> Tensor:
+    """Cut an H×W window out of each image padded by zeros: a shift by up to `largest` pixels.
 
     Args:
         x: (B,C,H,W).
-        largest: pixels.
-        generator: on the device of `x`.
+        corner: int64 (2,B), row and column of each window's corner, 0 to 2·largest.
+        largest: pixels of padding on each side.
 
     Returns:
-        (B,C,H,W), the same as padding by `largest` and cutting a random H×W window.
+        (B,C,H,W).
     """
-    batch, _, height, width = x.shape
+    _, _, height, width = x.shape
     padded = F.pad(x, (largest,) * 4)
-    corner = torch.randint(0, 2 * largest + 1, (2, batch), generator=generator, device=x.device)
     rows = corner[0][:, None] + torch.arange(height, device=x.device)
     columns = corner[1][:, None] + torch.arange(width, device=x.device)
-    each = torch.arange(batch, device=x.device)[:, None, None]
+    each = torch.arange(len(x), device=x.device)[:, None, None]
     # Advanced indices around the channel slice move it last: (B,H,W,C).
     return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from fmce.engine.joint_norm import joint_statistics
+from fmce.engine.ranks import Ranks
 from fmce.engine.runtime import Runtime
 from fmce.engine.seeding import seed_epoch
 
@@ -24,11 +26,14 @@ class StepOutput(NamedTuple):
     loss: scalar tensor, mean over the batch's samples; its gradient trains.
     num_samples: how many samples that mean is over.
     sums: name → scalar tensor, summed over the samples (the epoch divides by their number).
+    weight: scalar tensor, what the mean is over where that is not samples (labelled pixels, say):
+        where several processes share a batch, their gradients are weighed by it.
     """
 
     loss: Tensor
     num_samples: int
     sums: dict[str, Tensor]
+    weight: Tensor | None = None
 
 
 class Batches(Protocol):
@@ -74,13 +79,16 @@ def fit(
 ) -> None:
     """Train `model` from `first_epoch` up to and including `epochs`.
 
+    Where several processes train together (`runtime.ranks`), each is given its share of every batch;
+    gradients, batch norm and losses are those of the whole batch, on all ranks alike.
+
     Args:
         model: the module put in training mode at each epoch's start; `step` closes over it.
         step: forward pass of one batch, already on the device.
-        batches: the training data.
+        batches: the training data; this rank's shares of it.
         optimizer: steps once a batch; its learning rates at the call are the peak.
         epochs: last epoch, counted from 1.
-        seed: with the epoch, decides every random draw of the epoch.
+        seed: with the epoch and the rank, decides every random draw of the epoch.
         runtime: device and precision.
         schedule: epoch → factor on the peak learning rate, used for the whole epoch.
         first_epoch: where to begin; above 1 after a resume.
@@ -94,13 +102,14 @@ def fit(
     # A resumed optimiser's `lr` is its last epoch's; `initial_lr` keeps the peak across the resume.
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
+    runtime.ranks.same_weights(model)
     for epoch in range(first_epoch, epochs + 1):
-        seed_epoch(seed, epoch)
+        seed_epoch(seed, epoch, runtime.ranks.index)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * schedule(epoch)
         model.train()
         started = time.perf_counter()
-        with runtime.arithmetic():
+        with runtime.arithmetic(), joint_statistics(model, runtime.ranks):
             loss, means = _run_epoch(step, batches, optimizer, epoch, runtime, on_step_end)
         seconds = time.perf_counter() - started
         rate = float(optimizer.param_groups[0]["lr"])
@@ -154,16 +163,20 @@ def _run_epoch(
     runtime: Runtime,
     on_step_end: Callable[[int, int], None],
 ) -> tuple[float, dict[str, float]]:
+    ranks = runtime.ranks
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     outputs: list[tuple[Tensor, int]] = []
     sums: dict[str, Tensor] = {}
     checked = 0
     for number, batch in enumerate(batches.epoch(epoch), start=1):
         with runtime.autocast():
             output = step(runtime.put(batch))
+        own_part, loss = whole_loss(output, ranks)
         optimizer.zero_grad(set_to_none=True)
-        output.loss.backward()  # type: ignore[no-untyped-call]
+        own_part.backward()  # type: ignore[no-untyped-call]
+        ranks.sum_gradients(parameters)
         optimizer.step()
-        outputs.append((output.loss.detach(), output.num_samples))
+        outputs.append((loss, output.num_samples))
         for name, value in output.sums.items():
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
         if number % CHECK_EVERY == 0:
@@ -174,10 +187,34 @@ def _run_epoch(
         raise TrainingStoppedError(f"epoch {epoch} has no batches; is the training set empty?")
     _check_finite(outputs, checked, epoch)
     counts = torch.tensor([n for _, n in outputs], dtype=torch.float64)
+    counts = ranks.sum(counts.to(ranks.device)).cpu()
     # float64 on the host: a float32 running sum over many steps would blur the CQI's differences.
     losses = torch.stack([loss for loss, _ in outputs]).double().cpu()
     total = counts.sum().item()
-    return (losses @ counts).item() / total, {k: v.item() / total for k, v in sums.items()}
+    means = {k: ranks.sum(v.double()).item() / total for k, v in sums.items()}
+    return (losses @ counts).item() / total, means
+
+
+def whole_loss(output: StepOutput, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Return this rank's part of a batch's loss, to be differentiated, and the whole batch's loss.
+
+    The parts of all ranks add up to the mean over the whole batch, whatever their sizes, and so do
+    their gradients.
+
+    Args:
+        output: of this rank's share.
+        ranks: those that share the batch; alone both are the step's loss.
+    """
+    mean = output.loss.detach()
+    if ranks.count == 1:
+        return output.loss, mean
+    weight = torch.full_like(mean, output.num_samples, dtype=torch.float64)
+    if output.weight is not None:
+        weight = output.weight.detach().double()
+    # A mean over nothing is NaN; a share that is empty takes no part.
+    own = torch.where(weight > 0, mean.double() * weight, 0.0)
+    total = ranks.sum(torch.stack([weight, own]))
+    return output.loss * (weight / total[0]).to(mean.dtype), (total[1] / total[0]).to(mean.dtype)
 
 
 def _check_finite(outputs: list[tuple[Tensor, int]], start: int, epoch: int) -> None:

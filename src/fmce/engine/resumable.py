@@ -56,7 +56,7 @@ def fit_in_folder(
         epochs: last epoch.
         learning_rate: peak.
         seed: of the run.
-        runtime: device and precision.
+        runtime: device and precision; of several ranks, the first writes and prints.
         schedule: name in `loop.SCHEDULES`.
         measure: epoch's result and earlier metrics lines → further fields of the epoch's line.
         title: names the work in the progress display.
@@ -64,7 +64,12 @@ def fit_in_folder(
     """
     # fused: one kernel for all weights, where a small network's step would mostly be Adam's.
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
-    rows = _resume(folder, model, optimizer, quiet)
+    ranks = runtime.ranks
+    quiet = quiet or not ranks.first
+    # Read once: ranks that each chose a checkpoint might choose unlike ones, or see other disks.
+    rows, state = ranks.from_first(lambda: _resume(folder, model, quiet))
+    if state is not None:
+        optimizer.load_state_dict(state)
     first = len(rows) + 1
 
     def record(result: EpochResult) -> None:
@@ -76,12 +81,14 @@ def fit_in_folder(
         }
         row |= {**measure(result, rows), "time_seconds": result.time_seconds}
         _check_finite(row)
+        rows.append(row)
+        if not ranks.first:
+            return
         state = {"optimizer": optimizer.state_dict()}
         save_checkpoint(
             folder / "checkpoints", result.epoch, model.state_dict(), state, {"metrics": row}
         )
         append_metrics(folder, row)
-        rows.append(row)
         progress.advance(f"loss {result.loss:.4f}")
 
     with Progress(title, epochs, start=first - 1, quiet=quiet) as progress:
@@ -110,9 +117,13 @@ def _check_finite(row: Mapping[str, Any]) -> None:
 
 
 def _resume(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, quiet: bool
-) -> list[dict[str, Any]]:
-    """Load the newest whole checkpoint; return the metrics lines up to it, one an epoch."""
+    folder: Path, model: nn.Module, quiet: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Load the newest whole checkpoint.
+
+    Returns:
+        The metrics lines up to it, one an epoch, and the optimiser's state; None without a checkpoint.
+    """
     checkpoint, problems = newest_resumable(folder / "checkpoints")
     for problem in problems:
         print(f"warning: passing over a damaged checkpoint, {problem}", file=sys.stderr)
@@ -125,9 +136,9 @@ def _resume(
     if checkpoint is None or checkpoint.state is None:
         if problems:
             print("warning: no checkpoint is left to go on from; starting again", file=sys.stderr)
-        return restore_metrics(folder, 0, {})
+        return restore_metrics(folder, 0, {}), None
     model.load_state_dict(checkpoint.weights)
-    optimizer.load_state_dict(checkpoint.state["optimizer"])
     if not quiet:
         print(f"resuming {folder} after epoch {checkpoint.epoch}", flush=True)
-    return restore_metrics(folder, checkpoint.epoch, noted_metrics(folder / "checkpoints"))
+    rows = restore_metrics(folder, checkpoint.epoch, noted_metrics(folder / "checkpoints"))
+    return rows, checkpoint.state["optimizer"]

@@ -11,14 +11,17 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from fmce.engine.files import read_json, write_json, write_text
+
+if TYPE_CHECKING:  # torch, which `fmce phases` does without
+    from fmce.engine.ranks import Ranks
 
 _VERSIONED = (
     "fmce",
@@ -34,20 +37,40 @@ _VERSIONED = (
 
 @contextmanager
 def open_for_writing(
-    folder: Path, config_yaml: str, *, defaults: Mapping[str, Any] | None = None
+    folder: Path,
+    config_yaml: str,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    ranks: "Ranks | None" = None,
 ) -> Iterator[None]:
     """Own a run folder while writing to it: make it, or take it up again with the same config.
+
+    Of several ranks the first owns it for all; the others leave when it has written everything.
 
     Args:
         folder: the run folder.
         config_yaml: the whole config as text; must mean the same as the folder's own where it has one.
         defaults: what a field means that an older version's config does not name, as nested dicts.
+        ranks: the processes that train together.
 
     Raises:
         FileExistsError: the folder holds another config, or files that are no run's.
         PermissionError: the folder cannot be written to.
         BlockingIOError: another process trains in it.
     """
+    with ExitStack() as held:
+        owned = _owned(folder, config_yaml, defaults or {})
+        if ranks is None:
+            held.enter_context(owned)
+            yield
+            return
+        ranks.from_first(lambda: held.enter_context(owned))
+        yield
+        ranks.wait()
+
+
+@contextmanager
+def _owned(folder: Path, config_yaml: str, defaults: Mapping[str, Any]) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")  # noqa: SIM115  (held as long as the run)
@@ -60,7 +83,7 @@ def open_for_writing(
             raise BlockingIOError(
                 f"another process is training in {folder}; wait for it or choose another folder"
             ) from None
-        _claim(folder, config_yaml, defaults or {})
+        _claim(folder, config_yaml, defaults)
         yield
 
 

@@ -1,16 +1,27 @@
-"""Device and precision in one place."""
+"""Device, precision and, under torchrun, the processes that train together.
 
+The only file that imports Lightning Fabric, and only where torchrun started more than one process.
+"""
+
+import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
+from fmce.engine.lost_rank import Peer, Peers, speak_on_sigterm
+from fmce.engine.ranks import ALONE, Ranks
+
 Precision = Literal["float32", "bfloat16"]
 T = TypeVar("T")
+# Seconds that ranks wait for one another; $FMCE_RANK_TIMEOUT sets another.
+RANK_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,7 @@ class Runtime:
     channels_last: whether `put` lays maps, images and weights out in NHWC memory order.
     compile: whether trainings compile their step; nothing here does it.
     tf32: whether float32 products on a GPU may round their factors.
+    ranks: this process among those that train together.
     """
 
     device: torch.device
@@ -28,6 +40,7 @@ class Runtime:
     channels_last: bool = False
     compile: bool = False
     tf32: bool = False
+    ranks: Ranks = ALONE
 
     def put(self, value: T) -> T:
         """Move a tensor, a module or a named tuple of tensors to the device, in the memory order chosen."""
@@ -75,12 +88,16 @@ def _has_channels(value: Tensor | nn.Module) -> bool:
     return isinstance(value, nn.Module) or (value.ndim == 4 and value.is_floating_point())
 
 
-def make_runtime(device: str = "auto", precision: str = "float32") -> Runtime:
+def make_runtime(
+    device: str = "auto", precision: str = "float32", *, together: bool = False
+) -> Runtime:
     """Choose the device and check that it is there.
 
     Args:
         device: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
         precision: "float32" or "bfloat16".
+        together: join the other processes that torchrun started, if it did; each takes the GPU of its
+            own local rank.
 
     Raises:
         ValueError: no such device on this machine, or an unknown precision.
@@ -89,21 +106,93 @@ def make_runtime(device: str = "auto", precision: str = "float32") -> Runtime:
         raise ValueError(
             f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}"
         )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = _device(device)
+    alone = Runtime(chosen, precision)  # type: ignore[arg-type]
+    return _joined(alone, device) if together and ranks_started() > 1 else alone
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        chosen = torch.device(device)
+        chosen = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from None
+        raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for but torch sees no GPU; use --device cpu")
+        raise ValueError(f"device {name!r} was asked for but torch sees no GPU; use --device cpu")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device {device!r} was asked for but there are {torch.cuda.device_count()} GPUs"
+            f"device {name!r} was asked for but there are {torch.cuda.device_count()} GPUs"
         )
     if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"unsupported device {device!r}; use auto, cpu, cuda or cuda:N")
-    return Runtime(chosen, precision)  # type: ignore[arg-type]
+        raise ValueError(f"unsupported device {name!r}; use auto, cpu, cuda or cuda:N")
+    return chosen
+
+
+def ranks_started() -> int:
+    """Return how many processes torchrun started for this training; 1 without torchrun."""
+    named = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "WORLD_SIZE")
+    return int(os.environ["WORLD_SIZE"]) if all(n in os.environ for n in named) else 1
+
+
+def _joined(alone: Runtime, device: str) -> Runtime:
+    """Make the process group, or find it made, and return the runtime of this rank."""
+    try:
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning_fabric.strategies.ddp import DDPStrategy
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "training in several processes needs Lightning Fabric; install it with: "
+            "pip install lightning-fabric"
+        ) from error
+    here, seconds = int(os.environ["LOCAL_WORLD_SIZE"]), _timeout()
+    _check_devices(alone.device, device, here)
+    # What it logs on joining says nothing to a user of this package.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    kind = alone.device.type
+    fabric = Fabric(
+        accelerator=kind,
+        devices=here,
+        num_nodes=max(1, ranks_started() // here),
+        strategy=DDPStrategy(
+            process_group_backend="nccl" if kind == "cuda" else "gloo",
+            timeout=timedelta(seconds=seconds),
+        ),
+        plugins=TorchElasticEnvironment(),
+    )
+    fabric.launch()
+    ranks = Ranks(fabric.global_rank, fabric.world_size, fabric.device)
+    me = Peer(ranks.index, socket.gethostname(), os.getpid())
+    peers = Peers(me, tuple(ranks.gather_objects(me)), seconds)
+    speak_on_sigterm(peers)
+    return replace(alone, device=fabric.device, ranks=replace(ranks, peers=peers))
+
+
+def _check_devices(chosen: torch.device, asked: str, processes: int) -> None:
+    if chosen.type != "cuda":
+        return
+    if ":" in asked:
+        raise ValueError(
+            f"device {asked!r} is one GPU, but torchrun started {processes} processes here, each of which "
+            "takes its own; use --device auto or cuda"
+        )
+    if processes > torch.cuda.device_count():
+        raise ValueError(
+            f"torchrun started {processes} processes here but there are {torch.cuda.device_count()} GPUs; "
+            f"use --nproc-per-node={torch.cuda.device_count()}, or --device cpu"
+        )
+
+
+def _timeout() -> float:
+    text = os.environ.get("FMCE_RANK_TIMEOUT", str(RANK_TIMEOUT))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"FMCE_RANK_TIMEOUT must be a positive number of seconds, got {text!r}")
+    return seconds
 
 
 def cores() -> int:

@@ -44,18 +44,22 @@ def evaluate_classifier(model: nn.Module, batches: Batches, runtime: Runtime) ->
 
     Args:
         model: gives logits (B, classes).
-        batches: unvaried images.
+        batches: unvaried images; of several ranks each gives its share and all get the whole's scores.
         runtime: device and precision.
     """
     loss = torch.zeros((), dtype=torch.float64, device=runtime.device)
     correct = torch.zeros((), dtype=torch.int64, device=runtime.device)
-    total = 0
+    total = torch.zeros((), dtype=torch.int64, device=runtime.device)
     with eval_mode(model):
         for batch in batches.epoch(0):
+            if not len(batch.targets):
+                continue  # the last batch may have fewer images than there are ranks
             images, targets = runtime.put(batch.images), runtime.put(batch.targets)
             with runtime.autocast():
                 logits = model(images).float()
             loss += F.cross_entropy(logits, targets, reduction="sum")
             correct += (logits.argmax(1) == targets).sum()
             total += len(targets)
-    return ClassifierScores(loss.item() / total, correct.item() / total)
+    sums = runtime.ranks.sum(torch.stack([loss, correct.double(), total.double()]))
+    loss_sum, num_correct, num_images = sums.tolist()
+    return ClassifierScores(loss_sum / num_images, num_correct / num_images)

@@ -1,0 +1,135 @@
+"""When a process of a joint training is gone: which one, what to do, and an end in bounded time.
+
+A process that lost another cannot go on, and torchrun stops it a moment later. What the user needs
+is a line that says which rank ended first and that the same command goes on; one survivor a host
+writes it.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+GO_ON = "start the same command again: it goes on from the last whole epoch"
+# Seconds that a process waits for torchrun to stop it after another is gone. Ending at once would
+# make it look like one of those that ended first.
+PATIENCE = 5.0
+
+
+class RankLostError(RuntimeError):
+    """Another process of this training ended or does not answer; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One process of a joint training."""
+
+    rank: int
+    host: str
+    process: int
+
+
+@dataclass(frozen=True)
+class Peers:
+    """All processes of a joint training as one of them sees them.
+
+    me: this one.
+    everyone: all of them, this one included, by rank.
+    timeout: seconds that they wait for one another.
+    """
+
+    me: Peer
+    everyone: tuple[Peer, ...]
+    timeout: float
+
+    def gone(self) -> list[Peer]:
+        """Return those of this host that run no more; of other hosts nothing is known."""
+        here = [p for p in self.everyone if p.host == self.me.host]
+        return [p for p in here if not is_running(p.process)]
+
+    def speaks(self) -> bool:
+        """Return whether this process is the one of its host that writes messages."""
+        ended = set(self.gone())
+        return self.me.rank == min(
+            p.rank for p in self.everyone if p.host == self.me.host and p not in ended
+        )
+
+    def lost(self, reason: str = "") -> str:
+        """Say who is gone and what to do.
+
+        Args:
+            reason: what a collective operation said; "" where torchrun stops this process.
+        """
+        ended = self.gone()
+        if ended:
+            names = ", ".join(f"{p.rank} (process {p.process} on {p.host})" for p in ended)
+            many = "s" if len(ended) > 1 else ""
+            return f"rank{many} {names} ended and the others cannot go on without it; {GO_ON}"
+        if not reason:
+            return f"told to stop (SIGTERM); {GO_ON}"
+        others = sorted({p.host for p in self.everyone} - {self.me.host})
+        where = f"a process on another node ({', '.join(others)})" if others else "another process"
+        return (
+            f"rank {self.me.rank} on {self.me.host} lost {where}: it ended, or gave no answer within "
+            f"{self.timeout:g} s ({' '.join(reason.split())[:160]}); see its own output, then {GO_ON}"
+        )
+
+    def end_after(self, error: BaseException) -> RankLostError:
+        """Wait for torchrun to stop this process; return the error to raise where it does not."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            time.sleep(0.1)
+        return RankLostError(self.lost(str(error)))
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process of this host runs; one that ended but is not yet waited for does not."""
+    if not Path("/proc/self/stat").exists():
+        return _answers(process)
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def _answers(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
+
+
+def speak_on_sigterm(peers: Peers) -> None:
+    """On SIGTERM, which torchrun sends when a rank is gone, write the message and end.
+
+    A thread does it: the main thread may wait for a device, where no signal handler of Python's runs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return  # signals are another's business then
+    receiving, sending = os.pipe()
+    os.set_blocking(sending, False)
+    # Without a handler the process would end before the thread has read who is gone.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+    signal.set_wakeup_fd(sending, warn_on_full_buffer=False)
+    threading.Thread(target=_listen, args=(receiving, peers), daemon=True).start()
+
+
+def _listen(receiving: int, peers: Peers) -> None:
+    while signal.SIGTERM not in os.read(receiving, 64):
+        pass
+    if not _FAILING.is_set() and peers.speaks():
+        print(f"fmce: {peers.lost()}", file=sys.stderr, flush=True)
+    os._exit(128 + signal.SIGTERM)
+
+
+_FAILING = threading.Event()
+
+
+def note_failure() -> None:
+    """Say that this process ends by an error of its own, so that it need not tell of others."""
+    _FAILING.set()

@@ -1,0 +1,127 @@
+"""This process among those that train one network together, and what they tell each other.
+
+Alone, every operation gives back what it was given. The process group is made in `runtime.py`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fmce.engine.lost_rank import Peers
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process of a joint training; all of them must call the same operations in the same order.
+
+    index: this process's rank, from 0.
+    count: how many train together.
+    device: where tensors must lie to be sent.
+    peers: all of them; None alone.
+    """
+
+    index: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    peers: Peers | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and prints."""
+        return self.index == 0
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Rank and count, as batches take them."""
+        return self.index, self.count
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add up the tensors of all ranks, in place; return them."""
+        if self.count > 1:
+            with self._reachable():
+                dist.all_reduce(values)
+        return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the tensors (…) of all ranks, alike in shape, as one (count, …)."""
+        if self.count == 1:
+            return values[None]
+        parts = [torch.empty_like(values) for _ in range(self.count)]
+        with self._reachable():
+            dist.all_gather(parts, values)
+        return torch.stack(parts)
+
+    def gather_objects(self, value: T) -> list[T]:
+        """Return what each rank gives, in the order of ranks; for small things on the host."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        with self._reachable():
+            dist.all_gather_object(found, value)
+        return found
+
+    def from_first(self, action: Callable[[], T]) -> T:
+        """Let the first rank alone do something; its result, or its error, becomes everyone's."""
+        if self.count == 1:
+            return action()
+        outcome: list[Any] = [None, None]
+        if self.first:
+            try:
+                outcome[0] = action()
+            except Exception as error:
+                outcome[1] = error
+        with self._reachable():
+            dist.broadcast_object_list(outcome, src=0)
+        value, failure = outcome
+        if failure is not None:
+            raise failure
+        result: T = value
+        return result
+
+    def wait(self) -> None:
+        """Go on when all ranks have come here."""
+        if self.count > 1:
+            self.sum(torch.zeros(1, device=self.device)).item()
+
+    @torch.no_grad()
+    def same_weights(self, model: nn.Module) -> None:
+        """Give all ranks the first one's parameters and buffers."""
+        if self.count == 1:
+            return
+        with self._reachable():
+            for tensor in model.state_dict().values():
+                whole = tensor.contiguous()
+                dist.broadcast(whole, src=0)
+                tensor.copy_(whole)
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up all ranks' gradients; those that have none in this graph have none in any rank's."""
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        # One message: for a network of a hundred layers, a message a layer would cost more than its bytes.
+        whole = self.sum(torch.cat([g.flatten() for g in gradients]))
+        for gradient, part in zip(
+            gradients, whole.split([g.numel() for g in gradients]), strict=True
+        ):
+            gradient.copy_(part.view(gradient.shape))
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        """Turn the many errors of a lost connection into one that says what to do."""
+        try:
+            yield
+        except RuntimeError as error:
+            assert self.peers is not None
+            raise self.peers.end_after(error) from error
+
+
+ALONE = Ranks()

@@ -1,0 +1,211 @@
+"""Two processes under torchrun against one: the same curves, one run folder, and what a lost rank leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from two_ranks import EPOCHS, config, fit_in_double, trainings
+
+from fmce.commands.train import train
+from fmce.engine.checkpoint import load_checkpoint
+from fmce.engine.runtime import make_runtime
+from fmce.run_folder import open_run
+
+# float32 sums of two halves round otherwise than one sum, and a training carries that on.
+CLOSE = 2e-3
+NAMES = ("plain", "ral", "feature_matching")
+
+
+def torchrun(*arguments):
+    """Start two processes on this machine."""
+    options = ["--nproc-per-node=2", "--local-addr=127.0.0.1"]
+    options += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]  # any free port
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *options, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "FMCE_RANK_TIMEOUT": "60"},
+    )
+
+
+def ended(process, seconds=120):
+    try:
+        return process.communicate(timeout=seconds)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate()
+
+
+class StopError(Exception):
+    """Ends a training in the middle."""
+
+
+def begin_alone(folder):
+    """Train two epochs in this process and leave the run unfinished."""
+
+    def stop(*arguments):
+        if arguments[1] == 2:
+            raise StopError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fmce.engine.resumable.append_metrics", lambda *a: stop(a, a[1]["epoch"]))
+        with pytest.raises(StopError):
+            train(config(), folder, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def said(folder, finished_run):
+    """Train everything of two_ranks.py in two processes; return what they printed."""
+    begin_alone(folder / "begun")
+    process = torchrun(Path(__file__).with_name("two_ranks.py"), folder, finished_run.path)
+    out, error = ended(process)
+    assert process.returncode == 0, error
+    return out, error
+
+
+@pytest.fixture(scope="module")
+def alone(folder, finished_run):
+    """The same trainings in this process."""
+    runtime = make_runtime("cpu")
+    configs = trainings(finished_run.path)
+    return {n: train(configs[n], folder / "alone" / n, runtime=runtime, quiet=True) for n in NAMES}
+
+
+def curve(run, name):
+    return [row[name] for row in run.curve]
+
+
+def test_in_float64_two_processes_agree_with_one_to_twelve_digits(folder, said):
+    expected, weights = fit_in_double(make_runtime("cpu"))
+    for rank in (0, 1):
+        losses, found = torch.load(folder / f"double{rank}.pt")
+        for ours, theirs in zip(losses, expected, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-12)
+        for name, values in weights.items():  # running statistics of batch norm among them
+            torch.testing.assert_close(found[name], values, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_give_the_curve_of_one(name, folder, said, alone):
+    two, one = open_run(folder / name), alone[name]
+    assert [row.keys() for row in two.curve] == [row.keys() for row in one.curve]
+    for field in ("loss", "validation_loss"):
+        assert curve(two, field) == pytest.approx(curve(one, field), rel=CLOSE)
+    for field in ("accuracy", "validation_accuracy"):
+        assert curve(two, field) == pytest.approx(curve(one, field), abs=0.02)
+    assert two.done.keys() == one.done.keys()
+    assert two.config == one.config
+
+
+def test_the_first_epochs_loss_agrees_to_five_digits(folder, said, alone):
+    losses = [run.curve[0]["loss"] for run in (open_run(folder / "plain"), alone["plain"])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_only_the_first_rank_prints_and_a_finished_run_says_so(said):
+    out, error = said
+    assert out.count("data digits:") == 5
+    assert out.count("is finished already") == 1
+    assert "Traceback" not in error
+
+
+def test_two_processes_go_on_where_one_stopped(folder, said, alone):
+    run = open_run(folder / "begun")
+    assert "resuming" in said[0]
+    assert [row["epoch"] for row in run.curve] == run.epochs == list(range(1, EPOCHS + 1))
+    assert curve(run, "loss") == pytest.approx(curve(alone["plain"], "loss"), rel=CLOSE)
+    assert curve(run, "loss")[:2] == curve(alone["plain"], "loss")[:2]
+
+
+def rank_process(launcher, rank):
+    """Return the process of a rank that torchrun started."""
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            parent = int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+            variables = folder.joinpath("environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if parent == launcher.pid and f"RANK={rank}".encode() in variables:
+            return int(folder.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def wait_for(path, process, seconds=90):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def command(folder):
+    words = ["-m", "fmce", "train", "--out", folder, "--device", "cpu"]
+    return words + [w for s in (*LONG, "train.seed=1") for w in ("--set", s)]
+
+
+LONG = (
+    *("data.image_size=8", "data.shift=1", "model.options={width: 4}", "train.batch_size=50"),
+    "train.epochs=30",
+)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A training of two processes of which rank 1 was killed: its folder, what was said, how long it took."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    process = torchrun(*command(folder))
+    wait_for(folder / "checkpoints" / "epoch_0003", process)
+    victim = rank_process(process, 1)
+    os.kill(victim, signal.SIGKILL)
+    started = time.monotonic()
+    _, error = ended(process)
+    return folder, victim, error, process.returncode, time.monotonic() - started
+
+
+def test_a_killed_rank_ends_the_job_soon_with_a_message(killed):
+    _, victim, error, code, seconds = killed
+    assert code != 0
+    assert seconds < 30
+    messages = [line for line in error.splitlines() if line.startswith("fmce: ")]
+    assert len(messages) == 1, error
+    assert messages[0].startswith(f"fmce: rank 1 (process {victim} on ")
+    assert "start the same command again" in messages[0]
+
+
+def test_the_same_command_goes_on_and_ends_as_one_process_does(killed, tmp_path):
+    folder = killed[0]
+    before = max(int(p.name[-4:]) for p in (folder / "checkpoints").glob("epoch_*"))
+    assert 3 <= before < 30
+    process = torchrun(*command(folder))
+    out, error = ended(process)
+    assert process.returncode == 0, error
+    assert f"resuming {folder} after epoch {before}" in out
+    from fmce.configs import RunConfig, with_settings
+
+    alone = train(with_settings(RunConfig(), [*LONG, "train.seed=1"]), tmp_path / "run", quiet=True)
+    run = open_run(folder)
+    assert [row["epoch"] for row in run.curve] == list(range(1, 31))
+    assert curve(run, "loss")[:5] == pytest.approx(curve(alone, "loss")[:5], rel=CLOSE)
+    assert run.done["test_accuracy"] == pytest.approx(alone.done["test_accuracy"], abs=0.02)
+    assert load_checkpoint(folder / "checkpoints" / "epoch_0030", with_state=True).state
+
+
+def test_a_command_of_one_process_is_refused_under_torchrun(finished_run, fmce_command):
+    started = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    result = fmce_command("evaluate", finished_run.path, env={**os.environ, **started})
+    assert result.returncode == 2
+    assert "fmce evaluate runs in one process, but torchrun started 2" in result.stderr

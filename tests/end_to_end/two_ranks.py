@@ -1,0 +1,110 @@
+"""What each of two processes does in test_two_processes.py: several trainings in one start of torchrun.
+
+torchrun --nproc-per-node=2 tests/end_to_end/two_ranks.py FOLDER ORACLE
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fmce.commands.train import train
+from fmce.configs import RunConfig, with_settings
+from fmce.engine.loop import StepOutput, fit
+from fmce.engine.ranks import ALONE
+from fmce.engine.runtime import make_runtime
+from fmce.run_folder import open_run
+
+EPOCHS = 4
+# 1,257 images in batches of 50: the last one has 7, so the two shares of a batch differ in size.
+PLAIN = (
+    *("data.image_size=8", "data.shift=1", "data.flip=true", "model.options={width: 4}"),
+    *(f"train.epochs={EPOCHS}", "train.batch_size=50", "train.seed=1"),
+    *("phases.num_phases=2", "phases.threshold=0.5", "phases.smoothing=none", "phases.window=1"),
+    *("phases.if_not_converged=last", "scorer.epochs=2", "scorer.batch_size=50"),
+)
+
+
+def config(*settings):
+    return with_settings(RunConfig(), [*PLAIN, *settings])
+
+
+def trainings(oracle):
+    """Return each training's config by its name."""
+    supervised = [f"auxiliary.oracle={oracle}", "auxiliary.raf=0.8"]
+    matching = with_settings(open_run(oracle).config, ["train.seed=1", f"train.epochs={EPOCHS}"])
+    return {
+        "plain": config(),
+        "ral": config("auxiliary.kind=ral", *supervised),
+        "feature_matching": with_settings(
+            matching, ["auxiliary.kind=feature_matching", *supervised]
+        ),
+    }
+
+
+class Shares:
+    """Uneven batches of float64 rows; rank 1's share is twice that of rank 0."""
+
+    def __init__(self, ranks):
+        self.ranks = ranks
+
+    def __len__(self):
+        return 4
+
+    def epoch(self, epoch):
+        draw = torch.Generator().manual_seed(epoch)
+        for size in (9, 9, 9, 4):
+            x = torch.randn(size, 3, 5, 5, dtype=torch.float64, generator=draw) + 2
+            rows = slice(None)
+            if self.ranks.count > 1:
+                rows = slice(0, size // 3) if self.ranks.first else slice(size // 3, None)
+            yield x[rows]
+
+
+def fit_in_double(runtime):
+    """Train a network with batch norm in float64, where two processes must agree to many digits."""
+    torch.manual_seed(0 if runtime.ranks.first else 99)  # the first rank's weights count
+    # No bias before batch norm: its gradient is rounding alone, which Adam divides by its own size.
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()),
+        nn.Linear(36, 6, bias=False),
+        *(nn.BatchNorm1d(6, momentum=None, affine=False), nn.Linear(6, 2)),
+    ).double()
+
+    def step(x):
+        weight = (x[:, 0, 0, 0] > 1.5).double()  # as of labelled pixels
+        errors = (model(x) - x.mean((2, 3))[:, :2]).square().sum(1)
+        loss = (errors * weight).sum() / weight.sum().clamp(min=1)
+        return StepOutput(loss, len(x), {"first": x[:, 0].sum()}, weight.sum())
+
+    results = []
+    fit(
+        model,
+        step,
+        Shares(runtime.ranks),
+        torch.optim.Adam(model.parameters(), lr=0.02),
+        epochs=3,
+        seed=0,
+        runtime=runtime,
+        on_epoch_end=results.append,
+    )
+    assert not any("forward" in vars(m) for m in model.modules()), "the model is not as found"
+    losses = [(r.loss, r.means["first"]) for r in results]
+    return losses, model.state_dict()
+
+
+def main():
+    folder, oracle = Path(sys.argv[1]), Path(sys.argv[2])
+    runtime = make_runtime("cpu", together=True)
+    assert (runtime.ranks.count, runtime.ranks is ALONE) == (2, False)
+    results = fit_in_double(runtime)
+    torch.save(results, folder / f"double{runtime.ranks.index}.pt")
+    for name, chosen in trainings(oracle).items():
+        train(chosen, folder / name, runtime=runtime)
+    train(config(), folder / "begun", runtime=runtime)  # a process alone began it
+    train(config(), folder / "plain", runtime=runtime)  # finished already
+
+
+if __name__ == "__main__":
+    main()
