@@ -109,11 +109,6 @@ def test_two_processes_give_the_curve_of_one(name, folder, said, alone):
     assert two.config == one.config
 
 
-def test_the_first_epochs_loss_agrees_to_five_digits(folder, said, alone):
-    losses = [run.curve[0]["loss"] for run in (open_run(folder / "plain"), alone["plain"])]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
 def test_only_the_first_rank_prints_and_a_finished_run_says_so(said):
     out, error = said
     assert out.count("data digits:") == 5
@@ -157,9 +152,10 @@ def command(folder):
     return words + [w for s in (*LONG, "train.seed=1") for w in ("--set", s)]
 
 
+LONG_EPOCHS = 16
 LONG = (
-    *("data.image_size=8", "data.shift=1", "model.options={width: 4}", "train.batch_size=50"),
-    "train.epochs=30",
+    *("data.image_size=8", "data.shift=1", "model.options={width: 4}", "train.batch_size=200"),
+    f"train.epochs={LONG_EPOCHS}",
 )
 
 
@@ -189,7 +185,7 @@ def test_a_killed_rank_ends_the_job_soon_with_a_message(killed):
 def test_the_same_command_goes_on_and_ends_as_one_process_does(killed, tmp_path):
     folder = killed[0]
     before = max(int(p.name[-4:]) for p in (folder / "checkpoints").glob("epoch_*"))
-    assert 3 <= before < 30
+    assert 3 <= before < LONG_EPOCHS
     process = torchrun(*command(folder))
     out, error = ended(process)
     assert process.returncode == 0, error
@@ -198,10 +194,12 @@ def test_the_same_command_goes_on_and_ends_as_one_process_does(killed, tmp_path)
 
     alone = train(with_settings(RunConfig(), [*LONG, "train.seed=1"]), tmp_path / "run", quiet=True)
     run = open_run(folder)
-    assert [row["epoch"] for row in run.curve] == list(range(1, 31))
+    assert [row["epoch"] for row in run.curve] == list(range(1, LONG_EPOCHS + 1))
     assert curve(run, "loss")[:5] == pytest.approx(curve(alone, "loss")[:5], rel=CLOSE)
     assert run.done["test_accuracy"] == pytest.approx(alone.done["test_accuracy"], abs=0.02)
-    assert load_checkpoint(folder / "checkpoints" / "epoch_0030", with_state=True).state
+    assert load_checkpoint(
+        folder / "checkpoints" / f"epoch_{LONG_EPOCHS:04d}", with_state=True
+    ).state
 
 
 def test_a_command_of_one_process_is_refused_under_torchrun(finished_run, fmce_command):

@@ -78,7 +78,9 @@ def test_ranks_with_unlike_shares_equal_torchs_batch_norm_of_all_rows(sizes, sha
 
     parts = list(zip(x.split(sizes), dy.split(sizes), strict=True))
     results = in_ranks(on_rank, parts)
-    outputs, dxs, *_ = (torch.cat(ts) if ts[0].ndim > 1 else ts for ts in zip(*results, strict=True))
+    outputs, dxs, *_ = (
+        torch.cat(ts) if ts[0].ndim > 1 else ts for ts in zip(*results, strict=True)
+    )
     torch.testing.assert_close(outputs, expected[0], rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(dxs, expected[1], rtol=1e-9, atol=1e-9)
     for which in (2, 3):  # gradients of weight and bias: parts of a sum

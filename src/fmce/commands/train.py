@@ -250,7 +250,9 @@ def _training_step(config: RunConfig, model: nn.Module, runtime: Runtime) -> Ite
         _check_same_model(config, oracle_run)
         teacher = oracle_run.extractor(oracle_run.phases.convergence_epoch, runtime)
         with _capturing(model, tap, runtime) as (network, maps):
-            yield feature_matching_step(network, maps, tap, teacher, raf=auxiliary.raf)
+            yield feature_matching_step(
+                network, maps, tap, teacher, raf=auxiliary.raf, ranks=runtime.ranks
+            )
         return
     oracle = runtime.put(load_oracle(auxiliary, oracle_run, config.train.seed))
     _check_map_shape(config, model, oracle, oracle_run)

@@ -49,6 +49,15 @@ class Ranks:
                 dist.all_reduce(values)
         return values
 
+    def mean(self, value: Tensor, weight: Tensor | float) -> Tensor:
+        """Return the mean of a scalar over all ranks, each with its weight; a weight of 0 takes no part."""
+        if self.count == 1:
+            return value
+        own = torch.as_tensor(weight, dtype=torch.float64, device=value.device)
+        part = torch.where(own > 0, value.detach().double() * own, 0.0)
+        total = self.sum(torch.stack([part, own]))
+        return (total[0] / total[1]).to(value.dtype)
+
     def gather(self, values: Tensor) -> Tensor:
         """Return the tensors (…) of all ranks, alike in shape, as one (count, …)."""
         if self.count == 1:
@@ -109,9 +118,8 @@ class Ranks:
         gradients = [p.grad for p in parameters if p.grad is not None]
         # One message: for a network of a hundred layers, a message a layer would cost more than its bytes.
         whole = self.sum(torch.cat([g.flatten() for g in gradients]))
-        for gradient, part in zip(
-            gradients, whole.split([g.numel() for g in gradients]), strict=True
-        ):
+        parts = whole.split_with_sizes([g.numel() for g in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view(gradient.shape))
 
     @contextmanager

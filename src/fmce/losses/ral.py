@@ -101,7 +101,9 @@ def representation_auxiliary_loss(
     return raf * _in_float32(base_loss) + weight * fmcs_loss(phase_logits, target_phase)
 
 
-def feature_matching_loss(maps: Tensor, teacher_maps: Tensor) -> Tensor:
+def feature_matching_loss(
+    maps: Tensor, teacher_maps: Tensor, mean_square: Tensor | None = None
+) -> Tensor:
     """Compute mean squared error to the teacher's maps, divided by their mean square.
 
     Not given in the paper: the control that pulls maps straight to checkpoint E_K's, without an
@@ -110,6 +112,8 @@ def feature_matching_loss(maps: Tensor, teacher_maps: Tensor) -> Tensor:
     Args:
         maps: Maps of the network in training, any shape, usually (B, C, H, W).
         teacher_maps: Maps of checkpoint E_K for the same images, same shape; taken as constants.
+        mean_square: Scalar, of the teacher's maps of a whole batch that these are a part of; None is
+            these maps' own.
 
     Returns:
         Scalar, at least 0, in float32 (float64 for float64 inputs).
@@ -129,5 +133,6 @@ def feature_matching_loss(maps: Tensor, teacher_maps: Tensor) -> Tensor:
     teacher = _in_float32(teacher_maps.detach())
     # An all-zero teacher would divide by zero; the clamp avoids a look at the value, which would
     # make a GPU wait.
-    scale = teacher.square().mean().clamp_min(torch.finfo(teacher.dtype).tiny)
+    square = teacher.square().mean() if mean_square is None else mean_square.to(teacher.dtype)
+    scale = square.clamp_min(torch.finfo(teacher.dtype).tiny)
     return F.mse_loss(_in_float32(maps), teacher) / scale

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fmce.data.batch import ImageBatch
 from fmce.engine.loop import StepOutput
+from fmce.engine.ranks import ALONE, Ranks
 from fmce.losses.ral import feature_matching_loss, fmcs_loss, representation_auxiliary_loss
 from fmce.tasks.classify import classifier_output
 
@@ -74,6 +75,7 @@ def feature_matching_step(
     teacher_maps: Callable[[Tensor], Tensor],
     *,
     raf: float,
+    ranks: Ranks = ALONE,
 ) -> Callable[[ImageBatch], StepOutput]:
     """Return the control that pulls maps to those of a checkpoint instead of to a phase.
 
@@ -83,6 +85,7 @@ def feature_matching_step(
         tap: submodule that gives the feature map.
         teacher_maps: images → the checkpoint's maps on the same view.
         raf: weight of the task's loss, 0 to 1.
+        ranks: those that share each batch, over all of which the teacher's maps are scaled alike.
     """
 
     def step(batch: ImageBatch) -> StepOutput:
@@ -90,7 +93,8 @@ def feature_matching_step(
         base = F.cross_entropy(logits.float(), batch.targets)
         with torch.no_grad():
             wanted = teacher_maps(batch.images)
-        matching = feature_matching_loss(maps.single(tap), wanted)
+        square = ranks.mean(wanted.float().square().mean(), len(wanted))
+        matching = feature_matching_loss(maps.single(tap), wanted, square)
         loss = raf * base + (1 - raf) * matching
         return classifier_output(loss, logits, batch, **_sums(base, matching, batch))
 
