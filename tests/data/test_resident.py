@@ -42,7 +42,8 @@ def test_shares_of_all_ranks_make_up_the_batches_of_one(resident, seed):
     ]
     for whole, *parts in zip(batches(resident, seed).epoch(2), *shared, strict=True):
         assert max(len(p.targets) for p in parts) - min(len(p.targets) for p in parts) <= 1
-        for one, others in zip(whole, zip(*parts, strict=True), strict=True):
+        assert {p.step for p in parts} == {whole.step}
+        for one, others in zip(whole[:3], zip(*(p[:3] for p in parts), strict=True), strict=True):
             assert torch.equal(one, torch.cat(others))
 
 

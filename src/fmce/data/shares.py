@@ -3,14 +3,14 @@
 from typing import NamedTuple
 
 
-class Share(NamedTuple):
+class BatchShare(NamedTuple):
     """Rows of a batch, and how many rows the whole batch has."""
 
     rows: slice
     whole: int
 
 
-def share_of(count: int, rank: int, ranks: int) -> Share:
+def share_of(count: int, rank: int, ranks: int) -> BatchShare:
     """Return a rank's share of a batch: contiguous, and no two shares differ by more than one row.
 
     Args:
@@ -21,4 +21,4 @@ def share_of(count: int, rank: int, ranks: int) -> Share:
     >>> [share_of(5, rank, 2).rows for rank in (0, 1)]
     [slice(0, 2, None), slice(2, 5, None)]
     """
-    return Share(slice(count * rank // ranks, count * (rank + 1) // ranks), count)
+    return BatchShare(slice(count * rank // ranks, count * (rank + 1) // ranks), count)

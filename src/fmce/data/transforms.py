@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fmce.data.shares import Share, share_of
+from fmce.data.shares import BatchShare, share_of
 
 
 class Variation(NamedTuple):
@@ -52,7 +52,7 @@ class ImageTransform:
         self,
         images: Tensor,
         generator: torch.Generator | None = None,
-        share: Share | None = None,
+        share: BatchShare | None = None,
     ) -> Tensor:
         """Return network input.
 
