@@ -34,7 +34,7 @@ Net = Annotated[Split, arg(help="what FMCE-Net's training held out")]
 Json = Annotated[FlagCreatePairsOff[bool], arg(name="json", help="print JSON only")]
 
 # Commands whose work the processes that torchrun starts share.
-_TOGETHER = ("train",)
+_TOGETHER = ("train", "extract")
 
 app = tyro.extras.SubcommandApp()
 P = ParamSpec("P")
