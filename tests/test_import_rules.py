@@ -9,7 +9,7 @@ import fmce
 
 ROOT = Path(fmce.__file__).parent
 BELOW = {"configs", "convergence", "data", "engine", "losses", "metrics", "models"}
-MATCHING = {"matching_config", "matching_data"}
+MATCHING = {"matching_config", "matching_data", "matching_frames"}
 MAY_IMPORT = {
     "convergence": {"convergence"},
     "configs": {"convergence"},
@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "run_folder": {"configs", "convergence", "data", "engine", "models"},
     "matching_config": {"configs"},
     "sweep_config": {"configs"},
-    "matching_data": {"matching_config", "data", "engine"},
+    "matching_data": {"matching_config", "matching_frames", "data", "engine"},
+    "matching_frames": {"matching_config", "data", "engine"},
     "tasks": {"tasks", "engine", "losses", "metrics", "data.batch"}
     | {"models.features", "models.pspnet"},
     "commands": BELOW

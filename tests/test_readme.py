@@ -93,6 +93,11 @@ def test_every_command_of_the_readme_table_exists(fmce_command):
     assert shown == listed
 
 
+def test_the_guide_to_frames_deals_every_frame_once(capsys):
+    run_examples("docs/frames.md")
+    assert capsys.readouterr().out == f"{list(range(10))}\n"
+
+
 def test_every_make_target_shown_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     for page in LINKED:

@@ -28,7 +28,18 @@ class PoolConfig:
     unlabelled: int | None = 4000
     """Most unlabelled images in the pool; None is all there are."""
     folders: tuple[str, ...] = ()
-    """Folders of unlabelled images, nested or not. Training images left out by `labelled` join too."""
+    """Folders of unlabelled images, nested or not, and folders or fsspec addresses of shards. Training
+    images left out by `labelled` join too."""
+    backing: Literal["auto", "memory", "files"] = "auto"
+    """Where unlabelled images are kept: files stay files, decoded ahead of the trainer; auto goes by size."""
+    window: int = 2048
+    """In files: how many frames are shuffled with one another; as many again wait undecoded in memory."""
+    workers: int | None = None
+    """In files: processes a training has its images decoded by; None goes by the cores, 0 is the trainer."""
+    max_damaged: float = 0.01
+    """Share of reads that may meet a damaged image before a training stops."""
+    record_frames: bool = False
+    """In files: write down which frames each interval saw, in `frames/` of the student's run folder."""
     exclude: str | None = None
     """Text file of stems that must not be in the pool, one a line."""
     held_out: int = 100
@@ -52,6 +63,10 @@ class PoolConfig:
         for name in ("labelled", "unlabelled", "validation"):
             value = getattr(self, name)
             check(value is None or value >= 1, f"data.{name}", value, "at least 1, or null for all")
+        check_choice("data.backing", self.backing, Literal["auto", "memory", "files"])
+        check(self.window >= 1, "data.window", self.window, "at least 1")
+        check(self.workers is None or self.workers >= 0, "data.workers", self.workers, "0 or more")
+        check(0 <= self.max_damaged <= 1, "data.max_damaged", self.max_damaged, "in [0, 1]")
         check(self.held_out >= 0, "data.held_out", self.held_out, "0 or more")
         for name in ("mean", "std"):
             value = getattr(self, name)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fmce.data.classification import load_classification
-from fmce.data.frames import FrameFiles, bdd100k_excluded_stems, is_excluded, list_frames
+from fmce.data.frame_pool import FramePool
+from fmce.data.frames import bdd100k_excluded_stems, is_excluded
 from fmce.data.image_files import read_stems
 from fmce.data.pools import POOLS, ImagePool, MatchingData, as_pool, cover, cover_mask, empty_pool
 from fmce.data.scenes import SCENE_CLASSES, render_scenes
@@ -23,12 +25,11 @@ from fmce.data.segmentation_files import (
 from fmce.data.transforms import channel_statistics
 from fmce.engine.files import read_json, write_json
 from fmce.matching_config import MatchingTask, PoolConfig
+from fmce.matching_frames import keeps_files, read_frames, unlabelled_pools, write_frames
 
 # Validation scenes come from a world of their own.
 _OTHER_WORLD = 1_000_003
 _SCENES_FOR_VALIDATION = 200
-# Largest share of free memory that the pools may take together.
-_MEMORY_SHARE = 0.6
 
 
 def load_matching_data(task: MatchingTask, config: PoolConfig) -> MatchingData:
@@ -62,7 +63,10 @@ def prepare_matching_data(folder: Path, task: MatchingTask, config: PoolConfig) 
         data = load_matching_data(task, config)
         tensors = {}
         for name in POOLS:
-            pool: ImagePool = getattr(data, name)
+            pool: ImagePool | FramePool = getattr(data, name)
+            if isinstance(pool, FramePool):
+                write_frames(folder, pool, config)
+                continue
             tensors[f"{name}.images"] = pool.images
             if pool.targets is not None:
                 tensors[f"{name}.targets"] = pool.targets
@@ -72,18 +76,27 @@ def prepare_matching_data(folder: Path, task: MatchingTask, config: PoolConfig) 
     return read_matching_data(folder)
 
 
-def read_matching_data(folder: Path) -> MatchingData:
-    """Read what `prepare_matching_data` wrote; the images are mapped, not copied."""
+def read_matching_data(folder: Path, *, workers: int = 0) -> MatchingData:
+    """Read what `prepare_matching_data` wrote; the images are mapped, not copied.
+
+    Args:
+        folder: of the experiment.
+        workers: processes that decode frames in files, where the config sets none.
+    """
     about = read_json(folder / "data.json")
     with safe_open(folder / "data.safetensors", framework="pt") as file:
         names = set(file.keys())
-        pools = {
+        pools: dict[str, Any] = {
             name: ImagePool(
                 file.get_tensor(f"{name}.images"),
                 file.get_tensor(f"{name}.targets") if f"{name}.targets" in names else None,
             )
             for name in POOLS
+            if f"{name}.images" in names
         }
+    frames = read_frames(folder, workers)
+    if frames is not None:
+        pools["unlabelled"] = frames
     return MatchingData(
         **pools,
         class_names=tuple(about["class_names"]),
@@ -120,14 +133,15 @@ def _files(config: PoolConfig) -> MatchingData:
     order = np.random.default_rng(config.seed).permutation(len(train))
     count = min(config.labelled or len(train), len(train))
     left_out = [train.image_paths[i] for i in np.sort(order[count:])]
-    frames = _frames(config, validation, left_out)
-    held_out, pool = frames[: config.held_out], frames[config.held_out :][: config.unlabelled]
-    _check_memory(count + len(frames) + len(validation), config)
+    forbidden = _forbidden(config, validation)
+    # BDD100K's 10k training images overlap the validation set of its 100k.
+    left_out = [path for path in left_out if not is_excluded(path, forbidden)]
+    pool, held_out = unlabelled_pools(config, left_out, forbidden, others=count + len(validation))
     few = _some(len(validation), config.validation, config.seed)
     return _data(
         _labelled(train.select(np.sort(order[:count]).tolist()), config),
-        _unlabelled(pool, config),
-        _unlabelled(held_out, config),
+        pool,
+        held_out,
         _labelled(validation.select(few), config),
         train.class_names,
     )
@@ -153,22 +167,14 @@ def _segmentation(config: PoolConfig, split: str) -> SegmentationFiles:
     )
 
 
-def _frames(
-    config: PoolConfig, validation: SegmentationFiles, left_out: Sequence[Path]
-) -> list[Path]:
-    """Return the unlabelled files in random order, none that validation holds."""
+def _forbidden(config: PoolConfig, validation: SegmentationFiles) -> frozenset[str]:
+    """Return the stems that must not be in the pool: what validation holds, and what was asked for."""
     forbidden = set(validation.stems)
     if config.exclude is not None:
         forbidden |= read_stems(config.exclude)
     if config.name == "bdd100k":
         forbidden |= bdd100k_excluded_stems(_root(config))
-    # BDD100K's 10k training images overlap the validation set of its 100k.
-    found = [path for path in left_out if not is_excluded(path, frozenset(forbidden))]
-    if config.folders:
-        found += list_frames([Path(f) for f in config.folders], exclude=forbidden)
-    found = list(dict.fromkeys(found))
-    order = np.random.default_rng(config.seed + 1).permutation(len(found))
-    return [found[i] for i in order]
+    return frozenset(forbidden)
 
 
 def _labelled(files: SegmentationFiles, config: PoolConfig) -> ImagePool:
@@ -178,13 +184,6 @@ def _labelled(files: SegmentationFiles, config: PoolConfig) -> ImagePool:
         images.append(cover(item.image, config.height, config.width))
         masks.append(cover_mask(item.mask, config.height, config.width))
     return as_pool(images, masks)
-
-
-def _unlabelled(paths: Sequence[Path], config: PoolConfig) -> ImagePool:
-    if not paths:
-        return empty_pool(config.height, config.width)
-    files = FrameFiles(paths)
-    return as_pool([cover(files[i], config.height, config.width) for i in range(len(files))])
 
 
 def _classification(config: PoolConfig) -> MatchingData:
@@ -234,7 +233,7 @@ def _resized(images: torch.Tensor, config: PoolConfig) -> torch.Tensor:
 
 def _data(
     labelled: ImagePool,
-    unlabelled: ImagePool,
+    unlabelled: ImagePool | FramePool,
     held_out: ImagePool,
     validation: ImagePool,
     class_names: Sequence[str],
@@ -252,12 +251,4 @@ def _root(config: PoolConfig) -> Path:
 
 
 def _check_memory(count: int, config: PoolConfig) -> None:
-    import os
-
-    needed = count * 3 * config.height * config.width
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > _MEMORY_SHARE * free:
-        raise ValueError(
-            f"{count} images of {config.height}×{config.width} take {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB are free; lower data.unlabelled or the size"
-        )
+    keeps_files("memory", count * 3 * config.height * config.width, 0)

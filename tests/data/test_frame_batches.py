@@ -112,12 +112,16 @@ def test_worker_processes_change_nothing_and_leave_the_trainings_draws_alone(add
         parallel.close()
 
 
-def test_two_ranks_share_a_pass_without_overlap(address):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_ranks_with_two_workers_each_share_a_pass_without_overlap(address, workers):
     parts = []
     for rank in (0, 1):
-        pool = shard_pool(address, window=10)
+        pool = shard_pool(address, window=10, workers=workers)
         batches = FrameBatches(pool, PLAIN, 1, 29, seed=0, rank=rank, world_size=2)
-        parts.append(numbers(batches, [1]))
+        try:
+            parts.append(numbers(batches, [1]))
+        finally:
+            batches.close()
     assert len(parts[0]) == len(parts[1]) == 29
     assert sorted(parts[0] + parts[1]) == list(range(58))
 
@@ -185,7 +189,7 @@ def test_images_in_memory_files_and_shards_make_one_pool(address, tmp_path):
 def test_a_pool_survives_being_written_down(address):
     table, _ = choose_frames([ShardFrames(open_shards(address))], [4], held_out=3, limit=30, seed=0)
     pool = FramePool(table, 12, 20)
-    again = FramePool.from_dict(pool.to_dict(), 12, 20, 2048, 0)
+    again = FramePool.from_dict(pool.to_dict(), height=12, width=20)
     keys = [[p.table.key(n) for n in range(len(p))] for p in (pool, again)]
     assert keys[0] == keys[1]
     assert len(keys[0]) == 30
@@ -195,9 +199,8 @@ def test_a_pool_survives_being_written_down(address):
 def test_held_out_frames_are_never_in_the_pool_and_the_limit_is_kept(address, limit):
     sources = [ShardFrames(open_shards(address))]
     table, held = choose_frames(sources, [0, 57], held_out=4, limit=limit, seed=0)
-    everything = FrameTable(sources)
     keys = [table.key(n) for n in range(len(table))]
-    held_keys = {everything.key(int(n)) for n in held}
+    held_keys = {held.key(n) for n in range(len(held))}
     assert len(held_keys) == 4
     assert len(set(keys)) == len(keys) == min(limit or 58, 58 - 2 - 4)
     assert not held_keys & set(keys)

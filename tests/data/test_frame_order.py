@@ -42,6 +42,14 @@ def test_ranks_have_equally_many_frames_up_to_one():
     assert sorted(order.frames for order in orders) == [28, 29, 29, 29, 29]
 
 
+def test_ranks_fetch_no_stretch_twice_but_those_that_a_boundary_cuts():
+    touched = []
+    for rank in range(4):
+        order = FrameOrder(np.full(50, 16), 80, seed=0, rank=rank, world_size=4)
+        touched.append({n // 16 for n in take(order, 0, order.frames)})
+    assert sum(map(len, touched)) <= 50 + 3
+
+
 def test_passes_ranks_and_seeds_have_orders_of_their_own():
     sizes = np.full(20, 16)
     order = FrameOrder(sizes, 64, seed=0)

@@ -27,6 +27,7 @@ from fmce.commands.network_size import for_inference, measure_network
 from fmce.commands.teacher import load_teacher, make_teacher, teacher_autocast
 from fmce.configs import defaults_of, to_dict, to_yaml
 from fmce.data.batch import ViewBatch
+from fmce.data.frame_batches import default_workers
 from fmce.data.pools import MatchingData
 from fmce.data.views import PlainBatches
 from fmce.engine.checkpoint import delete_checkpoints
@@ -114,7 +115,9 @@ def train_arm(
         precision: of forward passes.
     """
     runtime = make_runtime(device, precision)
-    data = read_matching_data(out).to(runtime.device)
+    # Trainings share the cores by their threads; those that wait on files share them alike.
+    workers = default_workers(torch.get_num_threads())
+    data = read_matching_data(out, workers=workers).to(runtime.device)
     task = make_task(config, data)
     student = make_network(config, config.student, data, seed, auxiliary=arm == "supervised")
     teacher = load_teacher(config, out, data)
@@ -135,6 +138,7 @@ def train_arm(
             seed,
             runtime,
             _measure(config, task, student, teacher, data, runtime),
+            record_frames=config.data.record_frames,
         )
         mark_done(folder, _evaluation(config, task, student, teacher, data, runtime))
         delete_checkpoints(folder / "checkpoints", keep={num_intervals(config.student_steps)})

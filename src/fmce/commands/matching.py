@@ -1,6 +1,7 @@
 """What the trainings of a function-matching experiment share: networks, task, views, folders, one fit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,13 @@ import torch
 from torch import nn
 
 from fmce.data.batch import ViewBatch
+from fmce.data.frame_batches import FrameBatches
+from fmce.data.frame_log import LoggedBatches
+from fmce.data.frame_pool import FramePool
 from fmce.data.pools import ImagePool, MatchingData
 from fmce.data.views import PoolBatches, Views
 from fmce.engine.checkpoint import load_weights
-from fmce.engine.loop import EpochResult, StepOutput
+from fmce.engine.loop import Batches, EpochResult, StepOutput
 from fmce.engine.resumable import fit_in_folder
 from fmce.engine.runtime import Runtime
 from fmce.engine.seeding import seed_epoch
@@ -72,13 +76,14 @@ def fit_steps(
     folder: Path,
     model: nn.Module,
     step: Callable[[ViewBatch], StepOutput],
-    pool: ImagePool,
+    pool: ImagePool | FramePool,
     views: Views,
     budget: StepsConfig,
     seed: int,
     runtime: Runtime,
     measure: Callable[[EpochResult, list[dict[str, Any]]], Mapping[str, Any]],
     quiet: bool = True,
+    record_frames: bool = False,
 ) -> None:
     """Train a network for a step budget in its run folder; goes on after a kill.
 
@@ -93,21 +98,50 @@ def fit_steps(
         runtime: device and precision.
         measure: what further is recorded after each interval.
         quiet: print nothing.
+        record_frames: write down the keys of the frames that each interval saw; in files only.
     """
-    batches = PoolBatches(pool, views, budget.batch_size, budget.interval, seed=seed)
-    fit_in_folder(
-        folder,
-        model,
-        step,
-        batches,
-        epochs=num_intervals(budget),
-        learning_rate=budget.learning_rate,
-        seed=seed,
-        runtime=runtime,
-        measure=measure,
-        title=f"training {folder.name}",
-        quiet=quiet,
+    log = folder / "frames" if record_frames else None
+    with _batches(pool, views, budget, seed, runtime.device, log) as (batches, loading):
+        fit_in_folder(
+            folder,
+            model,
+            step,
+            batches,
+            epochs=num_intervals(budget),
+            learning_rate=budget.learning_rate,
+            seed=seed,
+            runtime=runtime,
+            measure=lambda result, rows: {**measure(result, rows), **loading()},
+            title=f"training {folder.name}",
+            quiet=quiet,
+        )
+
+
+@contextmanager
+def _batches(
+    pool: ImagePool | FramePool,
+    views: Views,
+    budget: StepsConfig,
+    seed: int,
+    device: torch.device,
+    log: Path | None,
+) -> Iterator[tuple[Batches, Callable[[], dict[str, Any]]]]:
+    """Give batches and, for frames in files, what is to be told of each interval's loading."""
+    if isinstance(pool, ImagePool):
+        yield PoolBatches(pool, views, budget.batch_size, budget.interval, seed=seed), dict
+        return
+    batches = FrameBatches(
+        pool, views, budget.batch_size, budget.interval, seed=seed, device=device
     )
+
+    def loading() -> dict[str, Any]:
+        waited, batches.waited_seconds = batches.waited_seconds, 0.0
+        return {"waited_seconds": waited, "damaged_frames": len(batches.failures.failed_items)}
+
+    try:
+        yield LoggedBatches(batches, log) if log else batches, loading
+    finally:
+        batches.close()
 
 
 def load_student(

@@ -183,7 +183,8 @@ class FrameBatches:
                 shared = number * self.world_size + self.rank
                 yield _Job(shared, torch.tensor(frames), list(payloads))
         finally:
-            threads.shutdown(wait=True, cancel_futures=True)
+            # Not waited for: the collector may end this in one of these very threads.
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _contents(
         self, threads: ThreadPoolExecutor, position: int

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +14,6 @@ from fmce.data.frame_table import (
     FileFrames,
     FrameTable,
     MemoryFrames,
-    Numbers,
     Payload,
     ShardFrames,
 )
@@ -64,16 +64,16 @@ class FramePool:
             return empty_pool(self.height, self.width)
         failures = ReadFailures(len(self), max_rate=self.max_damaged)
 
+        fetch = lru_cache(maxsize=1)(self.table.fetch)  # neighbours are read once
+
         def read(number: int) -> ImageArray:
-            return decode(self._payload(number), self.height, self.width)
+            chunk = int(self.table.chunk_of(np.array([number]))[0])
+            payload = fetch(chunk)[number - int(self.table.starts[chunk])]
+            return decode(payload, self.height, self.width)
 
         return as_pool(
             [read_or_substitute(n, len(self), read, failures, self.table.key) for n in wanted]
         )
-
-    def _payload(self, number: int) -> Payload:
-        chunk = int(self.table.chunk_of(np.array([number]))[0])
-        return self.table.fetch(chunk)[number - int(self.table.starts[chunk])]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` needs to make the pool again, as plain values for JSON."""
@@ -85,10 +85,13 @@ class FramePool:
         }
 
     @classmethod
-    def from_dict(
-        cls, values: Mapping[str, Any], height: int, width: int, window: int, workers: int
-    ) -> "FramePool":
-        """Return the pool that `to_dict` described."""
+    def from_dict(cls, values: Mapping[str, Any], **options: Any) -> "FramePool":
+        """Return the pool that `to_dict` described.
+
+        Args:
+            values: What `to_dict` returned.
+            options: The pool's other fields.
+        """
         sources = [
             FileFrames(row["files"])
             if "files" in row
@@ -98,7 +101,7 @@ class FramePool:
         table = FrameTable(
             sources, chunks=np.array(values["chunks"], np.int64), dropped=values["dropped"]
         )
-        return cls(table, height, width, window, workers)
+        return cls(table, **options)
 
 
 def _describe(source: object) -> dict[str, Any]:
@@ -171,7 +174,7 @@ def choose_frames(
     held_out: int,
     limit: int | None,
     seed: int,
-) -> tuple[FrameTable, Numbers]:
+) -> tuple[FrameTable, FrameTable]:
     """Draw frames to hold out, and stretches for a pool of limited size from the rest.
 
     Args:
@@ -182,7 +185,7 @@ def choose_frames(
         seed: Draws both.
 
     Returns:
-        The pool's table, and the positions held out over all frames of the sources, sorted.
+        The pool's table, and that of the frames held out.
     """
     sources = list(sources)
     everything = FrameTable(sources, dropped=dropped)
@@ -190,10 +193,11 @@ def choose_frames(
     free = np.setdiff1d(np.arange(sizes.sum()), everything.dropped)
     draw = np.random.default_rng(seed)
     held = np.sort(draw.choice(free, min(held_out, len(free)), replace=False))
+    kept_out = FrameTable(sources, dropped=np.setdiff1d(np.arange(sizes.sum()), held))
     out = np.concatenate([everything.dropped, held])
     rest = FrameTable(sources, dropped=out)
     if limit is None or limit >= len(rest):
-        return rest, held
+        return rest, kept_out
     order = draw.permutation(len(sizes))
     enough = int(np.searchsorted(rest.sizes[order].cumsum(), limit)) + 1
     chunks = np.sort(order[:enough])
@@ -203,4 +207,4 @@ def choose_frames(
     ends = sizes.cumsum()
     mine = np.setdiff1d(np.arange(ends[last] - sizes[last], ends[last]), out)
     out = np.concatenate([out, mine[len(mine) - surplus :]])
-    return FrameTable(sources, chunks=chunks, dropped=out), held
+    return FrameTable(sources, chunks=chunks, dropped=out), kept_out

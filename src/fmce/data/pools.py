@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from fmce.data.frame_pool import FramePool
 
 ImageArray = NDArray[np.uint8]
 POOLS = ("labelled", "unlabelled", "held_out", "validation")
@@ -62,12 +65,13 @@ class ImagePool:
 class MatchingData:
     """What a function-matching experiment sees.
 
-    labelled: for every arm and the teacher. unlabelled: for the funmatch arm besides, may be empty.
+    labelled: for every arm and the teacher. unlabelled: for the funmatch arm besides, may be empty, and
+    may lie in files.
     held_out: unlabelled images nobody trains on. validation: where all are evaluated.
     """
 
     labelled: ImagePool
-    unlabelled: ImagePool
+    unlabelled: "ImagePool | FramePool"
     held_out: ImagePool
     validation: ImagePool
     class_names: tuple[str, ...]

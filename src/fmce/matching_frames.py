@@ -1,0 +1,156 @@
+"""The unlabelled frames of a function-matching experiment: in memory where they fit, else left in files."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmce.data.frame_pool import FramePool, choose_frames
+from fmce.data.frame_table import FileFrames, FrameTable, ShardFrames
+from fmce.data.frames import list_frames
+from fmce.data.memory import available_memory
+from fmce.data.pools import ImagePool
+from fmce.data.shards import excluded_frames, holds_shards, open_shards
+from fmce.engine.files import read_json, write_json
+from fmce.matching_config import PoolConfig
+
+_FILE = "unlabelled.json"
+# Beyond this, reading everything before the first step and keeping a second copy is worth nobody's time.
+_LARGEST_IN_MEMORY = 4 * 2**30
+# Largest share of free memory that the pools may take together.
+_MEMORY_SHARE = 0.6
+
+
+def unlabelled_pools(
+    config: PoolConfig,
+    left_out: Sequence[Path],
+    exclude: Iterable[str],
+    *,
+    others: int = 0,
+    height: int | None = None,
+    width: int | None = None,
+) -> tuple[ImagePool | FramePool, ImagePool]:
+    """Find the frames of `config.folders`: folders of images, folders or addresses of shards.
+
+    Args:
+        config: which frames, how many, and whether they are read into memory.
+        left_out: image files that join them.
+        exclude: stems, and videos, that must not be in the pool.
+        others: images that memory must hold besides.
+        height: pixels, `config.height` by default.
+        width: pixels, `config.width` by default.
+
+    Returns:
+        The pool, possibly empty, and the frames held out of it.
+
+    Raises:
+        ValueError: a folder holds no frames, or those to be in memory do not fit.
+    """
+    size = (height or config.height, width or config.width)
+    forbidden = frozenset(exclude)
+    table, held = _choose(config, _files(config, left_out, forbidden), forbidden)
+    pool = FramePool(table, *size, window=config.window)
+    held_out = FramePool(held, *size).in_memory()
+    image = 3 * size[0] * size[1]
+    if keeps_files(config.backing, len(pool) * image, (len(held_out) + others) * image):
+        return pool, held_out
+    return pool.in_memory(), held_out
+
+
+def keeps_files(backing: str, pool_bytes: int, other_bytes: int) -> bool:
+    """Decide whether a pool stays in files.
+
+    Args:
+        backing: "memory", "files" or "auto".
+        pool_bytes: what its images would take.
+        other_bytes: what is in memory anyway.
+
+    Raises:
+        ValueError: what must be in memory does not fit.
+    """
+    free = available_memory()
+    room = float("inf") if free is None else _MEMORY_SHARE * free - other_bytes
+    if backing == "auto":
+        backing = "files" if pool_bytes > min(room, _LARGEST_IN_MEMORY) else "memory"
+    needed = 0 if backing == "files" else pool_bytes
+    if needed > room:
+        raise ValueError(
+            f"the images take {(needed + other_bytes) / 2**30:.1f} GiB, and {(free or 0) / 2**30:.1f} GiB "
+            "are free; set data.backing=files, or lower data.unlabelled, data.labelled or the size"
+        )
+    return backing == "files"
+
+
+def _files(config: PoolConfig, left_out: Sequence[Path], exclude: frozenset[str]) -> list[Path]:
+    """Return the image files in random order."""
+    folders = [folder for folder in config.folders if not holds_shards(folder)]
+    found = list(left_out)
+    if folders:
+        found += list_frames(folders, exclude=exclude)
+    # Absolute: a training may be taken up again from another working folder.
+    found = list(dict.fromkeys(path.absolute() for path in found))
+    order = np.random.default_rng(config.seed + 1).permutation(len(found))
+    return [found[i] for i in order]
+
+
+def _choose(
+    config: PoolConfig, files: Sequence[Path], exclude: frozenset[str]
+) -> tuple[FrameTable, FrameTable]:
+    """Return the frames of the pool and those held out."""
+    folders = [
+        open_shards(folder if "://" in folder else str(Path(folder).absolute()), exclude=exclude)
+        for folder in config.folders
+        if holds_shards(folder)
+    ]
+    if not folders:
+        rest = files[config.held_out :][: config.unlabelled]
+        return FrameTable([FileFrames(rest)]), FrameTable([FileFrames(files[: config.held_out])])
+    sources: list[FileFrames | ShardFrames] = [FileFrames(files), *map(ShardFrames, folders)]
+    starts = np.cumsum([len(files), *(folder.frames for folder in folders)])
+    dropped = [
+        int(start) + place
+        for start, folder in zip(starts, folders, strict=False)
+        for place in excluded_frames(folder, exclude)
+    ]
+    return choose_frames(
+        sources,
+        dropped,
+        held_out=config.held_out,
+        limit=config.unlabelled,
+        seed=config.seed + 1,
+    )
+
+
+def write_frames(folder: Path, pool: FramePool, config: PoolConfig) -> None:
+    """Write down which frames a pool has: shards that are added later change no experiment."""
+    about: dict[str, Any] = {
+        "height": pool.height,
+        "width": pool.width,
+        "window": pool.window,
+        "workers": config.workers,
+        "max_damaged": config.max_damaged,
+    }
+    write_json(folder / _FILE, about | pool.to_dict())
+
+
+def read_frames(folder: Path, workers: int) -> FramePool | None:
+    """Return the pool that `write_frames` wrote; None where the frames are in memory.
+
+    Args:
+        folder: of the experiment.
+        workers: processes that decode, where the config sets none.
+    """
+    path = folder / _FILE
+    if not path.exists():
+        return None
+    about: dict[str, Any] = read_json(path)
+    chosen = about["workers"]
+    return FramePool.from_dict(
+        about,
+        height=about["height"],
+        width=about["width"],
+        window=about["window"],
+        workers=workers if chosen is None else chosen,
+        max_damaged=about["max_damaged"],
+    )
