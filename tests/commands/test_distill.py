@@ -27,6 +27,10 @@ def test_every_arm_and_seed_has_one_row_and_equal_steps(experiment):
     wanted = [(a, s) for s in (1, 2) for a in ("supervised", "labelled", "funmatch")]
     assert [(r["arm"], r["seed"]) for r in result["rows"]] == wanted
     assert all([p["steps"] for p in r["curve"]] == [2, 4] for r in result["rows"])
+    last = [(r["curve"][-1], r["agreement"]) for r in result["rows"]]
+    for point, alike in last:  # the curve ends at what the last checkpoint is evaluated to
+        assert point["agreement"] == alike["validation"]["argmax_agreement"]
+        assert point["agreement_unlabelled"] == alike["held_out_frames"]["argmax_agreement"]
     assert result["images"] == {"labelled": 8, "unlabelled": 8, "held_out": 4, "validation": 4}
     assert all(
         0 <= r["agreement"]["held_out_frames"]["argmax_agreement"] <= 1 for r in result["rows"]

@@ -185,13 +185,19 @@ def _measure(
     data: MatchingData,
     runtime: Runtime,
 ) -> Callable[[EpochResult, list[dict[str, Any]]], dict[str, Any]]:
-    """Return what follows each interval: score and agreement on validation images."""
-    validation = PlainBatches(data.validation, views_of(config, data))
+    """Return what follows each interval: score on validation images, agreement there and on unlabelled ones."""
+    validation, held_out = (
+        PlainBatches(pool, views_of(config, data)) for pool in (data.validation, data.held_out)
+    )
     classes = len(data.class_names)
 
     def measure(result: EpochResult, _rows: list[dict[str, Any]]) -> dict[str, Any]:
         alike = agreement(task, classes, student, teacher, validation, runtime)
-        return {
+        apart = {}
+        if len(data.held_out):
+            unseen = agreement(task, classes, student, teacher, held_out, runtime)
+            apart = {"agreement_unlabelled": unseen["argmax_agreement"]}
+        return apart | {
             "steps": result.epoch * config.student_steps.interval,
             task.score_name: task.scores(student, validation, runtime)[task.score_name],
             "agreement": alike["argmax_agreement"],

@@ -11,6 +11,8 @@ from fmce.engine.runlog import read_done, read_metrics
 from fmce.matching_config import MatchingConfig
 from fmce.metrics.statistics import mean_sd, paired_comparison
 
+_CURVE = ("steps", "agreement", "agreement_unlabelled", "kl_to_teacher")
+
 
 def matching_result(
     config: MatchingConfig, out: Path, data: MatchingData, teacher: dict[str, Any]
@@ -35,7 +37,7 @@ def matching_result(
                     "score": done["scores"][name],
                     **done,
                     "curve": [
-                        {k: row[k] for k in ("steps", name, "agreement", "kl_to_teacher")}
+                        {k: row[k] for k in (name, *_CURVE) if k in row}
                         for row in read_metrics(arm_folder(out, arm, seed))
                     ],
                 }

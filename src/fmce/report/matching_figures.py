@@ -38,12 +38,16 @@ def arms_figure(result: Mapping[str, Any]) -> Figure:
 def progress_figure(result: Mapping[str, Any]) -> Figure:
     """Draw score and agreement with the teacher over training length, the mean of the seeds.
 
+    Agreement on unlabelled images has a panel of its own where images were kept aside for it.
+
     Args:
         result: contents of `distill.json`.
     """
-    figure = Figure(figsize=(9, 3.4), layout="constrained", facecolor="white")
-    panels = figure.subplots(1, 2)
-    quantities = ((result["score_name"], "score"), ("agreement", "agreement with the teacher"))
+    quantities = [(result["score_name"], "score"), ("agreement", "agreement with the teacher")]
+    if all("agreement_unlabelled" in point for row in result["rows"] for point in row["curve"]):
+        quantities.append(("agreement_unlabelled", "agreement on unlabelled images"))
+    figure = Figure(figsize=(4.5 * len(quantities), 3.4), layout="constrained", facecolor="white")
+    panels = figure.subplots(1, len(quantities))
     for axes, (key, label) in zip(panels, quantities, strict=True):
         for arm in dict.fromkeys(row["arm"] for row in result["rows"]):
             curves = [row["curve"] for row in result["rows"] if row["arm"] == arm]
