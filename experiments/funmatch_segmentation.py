@@ -11,7 +11,8 @@ teacher near 33 % mIoU, the matched student above the supervised one by more tha
 `--real`: a quarter of CamVid's labels for the teacher and every arm; the rest of its training frames
 and the unlabelled folders of FMCE_DATA are the pool; 72×96 here, about 40 core-minutes.
 `--full`: PSPNet with ResNet-101 teaches ResNet-18 at 360×480; it wants a GPU and hours.
-All also train at a quarter and half of the steps, for agreement against training length.
+Unless told `--no-lengths`, they then train at a quarter and half of the steps, for agreement against
+training length.
 """
 
 import argparse
@@ -60,34 +61,39 @@ def main() -> None:
         help="with --real, after it: function matching with CamVid's own frames alone as the pool",
     )
     parser.add_argument("--imagenet", action="store_true", help="start encoders from ImageNet")
+    parser.add_argument(
+        "--no-lengths", action="store_true", help="leave out the schedules of other lengths"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3), help="of the students")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.small:
-        run(
-            matching_preset("scenes"),
-            options.out or Path("runs/funmatch-scenes"),
-            "built-in scenes",
-        )
+        scenes = replace(matching_preset("scenes"), seeds=tuple(options.seeds))
+        out = options.out or Path("runs/funmatch-scenes")
+        run(scenes, out, "built-in scenes", lengths=not options.no_lengths)
         return
     out = options.out or Path(
         "runs/funmatch-camvid-full" if options.full else "runs/funmatch-camvid"
     )
     config = real_config(Path(os.environ["FMCE_DATA"]), out)
+    config = replace(config, seeds=tuple(options.seeds))
     if options.full:
         config = full_size(config, "imagenet" if options.imagenet else None)
     name = "CamVid, full size" if options.full else "CamVid"
     if options.own_frames:
         own_frames(config, out, name)
     else:
-        run(config, out, name)
+        run(config, out, name, lengths=not options.no_lengths)
 
 
-def run(config: MatchingConfig, out: Path, data: str) -> None:
+def run(config: MatchingConfig, out: Path, data: str, *, lengths: bool = True) -> None:
     """Train everything, print the table beside the slides' and record the row."""
     result = distill(config, out)
     matching_report(out)
     print_beside_slides(result)
     record(config, result, data)  # already here: what follows takes nearly as long again
+    if not lengths:
+        return
     result["lengths"] = [*shorter(config, out), summary(result)]
     record(config, result, data)
 
@@ -112,9 +118,21 @@ def record(config: MatchingConfig, result: dict[str, Any], data: str) -> None:
         "what": f"function matching on {data}",
         "seed": list(config.seeds),
         "result": result,
-        "config": to_dict(config),
+        "config": without_places(to_dict(config)),
     }
     record_result(RESULTS, row, key=("what",))
+
+
+def without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config whose folders are named as in FMCE_DATA, not by where this machine keeps them."""
+    data, base = config["data"], os.environ.get("FMCE_DATA", "")
+    folders = [f.removeprefix(f"{base}/") if base in f else Path(f).name for f in data["folders"]]
+    root = data["root"] and Path(data["root"]).name
+    teacher = "the main experiment's" if config["teacher_checkpoint"] else None
+    return config | {
+        "data": data | {"root": root, "folders": folders},
+        "teacher_checkpoint": teacher,
+    }
 
 
 def shorter(config: MatchingConfig, out: Path) -> list[dict[str, Any]]:
