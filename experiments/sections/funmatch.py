@@ -207,13 +207,24 @@ def verdict(row: Row) -> str:
         f"The matched student is {signed(matched['mean_difference'])} pp from the supervised one "
         f"({100 * matched['confidence']:.0f} % interval {signed(matched['interval_low'])} … "
         f"{signed(matched['interval_high'])}, {matched['n']} seeds); {closed}, slides "
-        f"{gap(slides()):.2f}."
+        f"{gap(slides()):.2f}.{apart(result)}"
     )
     if matched["interval_low"] > 0:
         return f"**Reproduces in kind: function matching on {name}.** {numbers}"
     if matched["interval_high"] < 0:
         return f"**Does not reproduce: function matching on {name}.** {numbers}"
     return f"**No gain established: function matching on {name}.** {numbers}"
+
+
+def apart(result: Row) -> str:
+    """Say how often both students answer as the teacher does on images of the pool's own kind."""
+    shares = {arm["arm"]: arm["agreement"].get("held_out_frames") for arm in result["arms"]}
+    if None in (shares["funmatch"], shares["supervised"]):
+        return ""
+    return (
+        f" On unlabelled images kept aside it answers as the teacher does at {percent(shares['funmatch'])} "
+        f"of the positions, the supervised one at {percent(shares['supervised'])}."
+    )
 
 
 def pool_reading(rows: Sequence[Row]) -> list[str]:
