@@ -336,7 +336,7 @@ def sweep(
 ) -> None:
     """Train FMCE-Net++ over models, data, RAFs and seeds.
 
-    Example: fmce sweep --out runs/sweep --data mnist cifar10 --raf 0.9 0.75 --seeds 1 2 3
+    Example: fmce sweep --out runs/sweep --data mnist cifar10 --raf 0.9 --seeds 1 2
     """
     from fmce.commands.sweep import make_workers
     from fmce.commands.sweep import sweep as run_sweep
