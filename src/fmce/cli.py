@@ -301,7 +301,9 @@ def compare(
 
 @command("sweep")
 def sweep(
-    out: Annotated[Path | None, arg(help="folder to write; an unfinished one goes on")] = None,
+    out: Annotated[
+        Path | None, arg(help="folder to write; an unfinished one goes on", metavar="FOLDER")
+    ] = None,
     status: Annotated[Path | None, arg(help="only show how far a sweep is", metavar="OUT")] = None,
     dry_run: Annotated[FlagCreatePairsOff[bool], arg(help="only list runs and times")] = False,
     config: Annotated[Path | None, arg(help="YAML of a grid; options win", metavar="FILE")] = None,
@@ -329,7 +331,7 @@ def sweep(
     engine: Annotated[Literal["local", "ray"], arg(help="this machine, or a cluster")] = "local",
     address: Annotated[str | None, arg(help="of the Ray cluster", metavar="HOST:PORT")] = None,
     cpus: Annotated[float, arg(help="of a training, on Ray")] = 1,
-    gpus: Annotated[float | None, arg(help="of a training, on Ray")] = None,
+    gpus: Annotated[float | None, arg(help="of a training, on Ray", metavar="FLOAT")] = None,
     format: Annotated[Literal["csv", "parquet"], arg(help="of the rows")] = "csv",  # noqa: A002
     device: Device = "auto",
     precision: Precision = "float32",
