@@ -1,0 +1,133 @@
+import importlib
+import json
+
+import pytest
+
+SCRIPTS = ("fmce_net_pp_table1", "fmce_net_pp_figures")
+
+
+@pytest.fixture
+def script(experiments_on_the_path):
+    """Import one of the scripts; the folder is on the path while a test runs."""
+    return importlib.import_module
+
+
+def comparison(arm, difference, p):
+    ends = {"interval_low": difference - 0.01, "interval_high": difference + 0.01}
+    return {"arm": arm, "mean_difference": difference, **ends, "p_holm": p, "n": 3}
+
+
+def sweep_row(*comparisons):
+    arms = [{"arm": "baseline", "mean": 0.85, "sd": 0.01}]
+    arms += [{"arm": c["arm"], "mean": 0.85 + c["mean_difference"], "sd": 0.0} for c in comparisons]
+    candidates = [{"raf": 0.9, "validation_accuracy": 0.86}, {"raf": 0.5, "left_out": "failed"}]
+    result = {
+        "seeds": [1, 2, 3],
+        "epochs": 21,
+        "pick": {"raf": 0.9, "candidates": candidates},
+        "arms": arms,
+        "comparisons": list(comparisons),
+        "failed": 0,
+    }
+    about = {"scale": "small", "data": "fashion-mnist", "model": "tiny", "seed": [1, 2, 3]}
+    experiment = {"experiment": "fmce_net_pp_table1", "what": "FMCE-Net++ sweep"}
+    return {**experiment, **about, "result": result, "config": {"settings": ["train.epochs=30"]}}
+
+
+class InThisProcess:
+    """Does each job as it comes: processes of their own would take most of the test's time to start."""
+
+    def __init__(self):
+        self.ended = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, name, function, *args):
+        function(*args)
+        self.ended.append(name)
+
+    def wait(self):
+        from fmce.engine.workers import Finished
+
+        return Finished(self.ended.pop(0))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_shows_the_command_and_ends_well(script, name, capsys):
+    with pytest.raises(SystemExit) as end:
+        script(name).main(["--help"])
+    assert end.value.code == 0
+    assert "--out" in capsys.readouterr().out
+
+
+def test_figures_without_a_sweep_say_which_script_makes_it(script, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        script("fmce_net_pp_figures").main(["--small", "--out", str(tmp_path)])
+    assert end.value.code == 2
+    assert "run fmce_net_pp_table1.py first" in capsys.readouterr().err
+
+
+def test_recorded_arms_are_printed_beside_the_published_ones_of_their_raf(script, tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    rows = [sweep_row(comparison("raf0.9", -0.02, 0.3), comparison("phase_1", 0.0, 1.0))]
+    path.write_text(json.dumps(rows[0]) + "\n", encoding="utf-8")
+    script("fmce_net_pp_table1").main(["--small", "--rows", "--results", str(path)])
+    text = capsys.readouterr().out
+    plain = next(line for line in text.splitlines() if "plain training" in line)
+    assert "85.00 ± 1.00" in plain
+    assert "93.31 ± 0.06" in plain  # ResNet-50 at RAF 1
+    treated = next(line for line in text.splitlines() if "RAF 0.9 " in line and "±" in line)
+    assert "83.00 ± 0.00" in treated
+    assert "-2.00" in treated
+    assert "90.24 ± 0.05" in treated  # ShuffleNet v2 at RAF 0.9
+    assert "Picked on validation images: RAF 0.9 (RAF 0.9: 86.00 %)" in text
+
+
+def test_what_is_said_of_a_sweep_follows_the_adjusted_p(script):
+    section = script("sections.fmce_plus")
+    (none,) = section.reading([sweep_row(comparison("raf0.9", 0.02, 0.06))])
+    assert "No gain established" in none
+    (gain,) = section.reading([sweep_row(comparison("raf0.9", 0.02, 0.04))])
+    assert "A gain by FMCE-Net++ on FashionMNIST" in gain
+    lost = [comparison("raf0.9", -0.02, 0.04), comparison("phase_1", -0.02, 0.01)]
+    (said,) = section.reading([sweep_row(*lost)])
+    assert "1 clearly below" in said
+    assert "oracle pulls to phase 1" in said
+
+
+def test_the_papers_grid_is_its_networks_and_sets_at_five_seeds(script):
+    table = script("fmce_net_pp_table1")
+    parser = script("paper_runs").options_parser("Doc.\n\nMore.", "rows.jsonl")
+    options = script("paper_runs").parse(parser, ["--device", "cpu", "--data", "mnist"])
+    config = table.paper_sweep(options)
+    assert config.data == ("mnist",)
+    assert len(config.models) == 2
+    assert len(config.seeds) == 5
+    published = script("paper_tables").paper_table("fmce_net_pp_table_1")["raf"]
+    assert set(config.rafs) == set(published) - {0, 1}
+
+
+def test_figures_are_drawn_from_a_finished_sweep(script, finished_run, tmp_path, capsys):
+    from fmce.commands.sweep import sweep
+    from fmce.sweep_config import SweepConfig
+
+    config = SweepConfig(
+        data=("digits",),
+        rafs=(0.5,),
+        seeds=(1, 2),
+        controls=(),
+        oracles=(str(finished_run.path),),
+    )
+    sweep(config, tmp_path / "sweeps" / "small", workers=InThisProcess(), quiet=True)
+    arguments = ["--small", "--out", str(tmp_path), "--results", str(tmp_path / "rows.jsonl")]
+    script("fmce_net_pp_figures").main([*arguments, "--images", "10", "--shown", "2"])
+    kinds = sorted(p.name.rpartition("-")[2] for p in (tmp_path / "figures").iterdir())
+    assert kinds == ["cam.png", "epochs.png", "rafs.png"]
+    row = json.loads((tmp_path / "rows.jsonl").read_text(encoding="utf-8"))
+    assert row["result"]["arms"] == ["plain training", "RAF 0.5"]
+    assert all(0 <= numbers["gini"] <= 1 for numbers in row["result"]["per_arm"])
+    assert "Grad-CAM over RAF: digits" in capsys.readouterr().out
