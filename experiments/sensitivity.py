@@ -26,7 +26,7 @@ from fmce.commands.train import train
 from fmce.configs import RunConfig, to_dict
 from fmce.convergence.phases import NoPhasesError, PhaseConfig, find_phases
 from fmce.convergence.smoothing import SMOOTHINGS
-from fmce.engine.runlog import record_result
+from fmce.engine.runlog import read_done, record_result
 from fmce.run_folder import Run, open_run
 
 EXPERIMENT = "sensitivity"
@@ -38,18 +38,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/papers"), help="folder of the runs")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "sensitivity.jsonl")
+    parser.add_argument(
+        "--finished", action="store_true", help="only runs that are done, train none"
+    )
     parser.add_argument("--rows", action="store_true", help="print recorded rows, train nothing")
     options = parser.parse_args(argv)
     if not options.rows:
-        for data in ("digits", "fashion-mnist"):
-            for schedule in SCHEDULES:
-                run = train(
-                    schedule_config(data, schedule), schedule_folder(options.out, data, schedule)
-                )
-                record(options.results, f"schedule {schedule}", data, run, schedule_result(run))
+        record_schedules(options)
         for name, run in curves(options.out).items():
             record(options.results, "settings", name, run, {"variants": variants(run)})
     print_rows([row for row in read_file(options.results) if row["experiment"] == EXPERIMENT])
+
+
+def record_schedules(options: argparse.Namespace) -> None:
+    """Train each data set under each schedule, as far as it was not, and record a row each."""
+    for data in ("digits", "fashion-mnist"):
+        for schedule in SCHEDULES:
+            folder = schedule_folder(options.out, data, schedule)
+            if not (options.finished and read_done(folder) is None):
+                run = train(schedule_config(data, schedule), folder)
+                record(options.results, f"schedule {schedule}", data, run, schedule_result(run))
 
 
 def schedule_config(data: str, schedule: str, extra: Sequence[str] = ()) -> RunConfig:
@@ -69,9 +77,7 @@ def curves(out: Path) -> dict[str, Run]:
     folders = {"digits": schedule_folder(out, "digits", "cosine")}
     folders |= {case.name: small_folder(out, case) for case in SMALL if case.phases}
     return {
-        name: open_run(folder)
-        for name, folder in folders.items()
-        if (folder / "DONE.json").exists()
+        name: open_run(folder) for name, folder in folders.items() if read_done(folder) is not None
     }
 
 
