@@ -1,6 +1,6 @@
 """The sections of docs/results.md, one module each; a new module here is found without being listed.
 
-A section has `ORDER` (its place on the page), `COMMAND` (what makes its rows), `covers(row)`,
+A section has `ORDER` (its place on the page), `COMMAND` (what makes its rows; empty where it has none), `covers(row)`,
 `section(rows)`: its Markdown paragraphs, heading first, and `reading(rows)`: what its rows support,
 one sentence or paragraph each. Both are handed the rows that it covers and no others.
 """

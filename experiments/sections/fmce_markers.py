@@ -95,7 +95,7 @@ def _ladder(rows: Sequence[Row]) -> list[str]:
     )
     distances = [d for row in rows for d in shape_distances(row)]
     shape = (
-        f" As shares of E_K they lie {min(distances):.2f} to {max(distances):.2f} from the "
+        f" As shares of E_K they lie {sum(distances) / len(distances):.2f} from the "
         "published rows of the same set on average."
         if distances
         else ""

@@ -113,16 +113,22 @@ def _moves(rows: Sequence[Row], prefix: str) -> tuple[list[int], int]:
 
 
 def _schedule_reading(rows: Sequence[Row]) -> list[str]:
-    if not rows:
+    sets = dict.fromkeys(row["data"] for row in rows)
+    groups = [[row for row in rows if row["data"] == data] for data in sets]
+    said = [_ends(group) for group in groups if len(group) > 1]
+    if not said:
         return []
+    return [
+        "**The schedule decides when a run “converges”.** The same training, the same µ, another schedule: "
+        f"{'; '.join(said)}."
+    ]
+
+
+def _ends(rows: Sequence[Row]) -> str:
+    """Say where one data set's training converges under each schedule."""
     each = []
     for row in rows:
         found = {one["setting"]: one["markers"] for one in row["result"]["variants"]}["µ × 1"]
-        end = f"E_K {found[-1]}" if found else "does not converge"
-        each.append(
-            f"{DATA_NAMES.get(row['data'], row['data'])} {row['result']['schedule']}: {end}"
-        )
-    return [
-        f"**The schedule decides when a run “converges”.** The same training under three schedules, same "
-        f"µ: {'; '.join(each)}."
-    ]
+        each.append(f"{row['result']['schedule']} {f'E_K {found[-1]}' if found else 'no E_K'}")
+    epochs = rows[0]["config"]["train"]["epochs"]
+    return f"{DATA_NAMES.get(rows[0]['data'], rows[0]['data'])}, {epochs} epochs: {', '.join(each)}"
