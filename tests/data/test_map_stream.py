@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmce.data.map_mixing import MapBuffer, Share
 from fmce.data.map_splits import split_maps
 from fmce.data.map_store import MapMemory
 from fmce.data.map_stream import MapBatches, MapStream
@@ -92,15 +93,59 @@ def test_only_wanted_images_go_through_a_backbone():
     assert seen == [3, 3, 3]
 
 
-def test_memory_in_use_is_bounded_by_one_block():
+@pytest.mark.parametrize("buffer", [12, 20, 40])
+def test_maps_computed_and_not_yet_used_never_exceed_the_buffer(buffer):
     seen, made, largest = [], 0, 0
-    source = stream(block=2, seen=seen)
+    source = stream(block=4, seen=seen, buffer=buffer)
     generator = torch.Generator().manual_seed(0)
     for batch in source.batches(np.arange(RUNS * PHASES * IMAGES), 5, generator):
         largest = max(largest, sum(seen) - made)
         made += len(batch.scores)
     assert made == RUNS * PHASES * IMAGES
-    assert largest <= 2 * RUNS * PHASES + 4  # a block's maps and what the one before left over
+    assert buffer - RUNS * PHASES < largest <= buffer
+
+
+def test_a_block_shrinks_to_what_the_buffer_holds():
+    seen = []
+    collect(stream(block=4, seen=seen, buffer=24).batches(np.arange(66), 5, generator_of(0)))
+    assert set(seen) == {2, 1}  # two images of six maps are half of 24; the eleventh comes alone
+
+
+def test_a_buffer_that_cannot_hold_one_images_maps_and_a_batch_is_refused():
+    with pytest.raises(ValueError, match="a buffer of 10 maps is too small: expected at least 11"):
+        collect(stream(buffer=10).batches(np.arange(66), 5, generator_of(0)))
+
+
+@pytest.mark.parametrize("kind", ["memory", "recompute"])
+@settings(deadline=None, max_examples=30)
+@given(ranks=st.integers(1, 4), batch_size=st.integers(4, 20), seed=st.none() | st.integers(0, 9))
+def test_the_ranks_parts_join_to_the_batches_of_one_process(kind, ranks, batch_size, seed):
+    numbers = np.arange(3, RUNS * PHASES * IMAGES)
+    parts = []
+    for rank in range(ranks):
+        source = stream(block=3, buffer=40)
+        source = source if kind == "recompute" else MapMemory.from_source(source)
+        share = Share(rank, ranks)
+        parts.append(list(source.batches(numbers, batch_size, generator_of(seed), share)))
+    whole = stream(block=3, buffer=40)
+    whole = whole if kind == "recompute" else MapMemory.from_source(whole)
+    batches = list(whole.batches(numbers, batch_size, generator_of(seed)))
+    assert [len(p) for p in parts] == [len(batches)] * ranks
+    for step, batch in enumerate(batches):
+        together = [row for part in parts for row in collect([part[step]])]
+        assert sorted(together) == sorted(collect([batch]))
+
+
+def test_a_rank_computes_only_its_own_maps():
+    for rank in range(2):
+        seen = []
+        source = stream(block=4, buffer=40, seen=seen)
+        collect(source.batches(np.arange(66), 6, generator_of(0), Share(rank, 2)))
+        assert sum(seen) == 33
+
+
+def generator_of(seed):
+    return None if seed is None else torch.Generator().manual_seed(seed)
 
 
 def test_shuffling_mixes_images_phases_and_runs():
@@ -131,3 +176,33 @@ def test_runs_without_or_with_unlike_phases_are_refused(extractors):
 def test_a_source_without_images_is_refused():
     with pytest.raises(ValueError, match="needs at least one image"):
         MapMemory.from_source(MapStream([[extractor(0, 1)]], image_maker, 0))
+
+
+def test_a_buffer_gives_maps_back_in_the_order_asked_for_and_reuses_their_slots():
+    buffer = MapBuffer(4, num_maps=10)
+    maps = torch.arange(10.0).view(-1, 1, 1, 1)
+    buffer.put(np.array([7, 1, 4]), maps[[7, 1, 4]].half())
+    taken = buffer.take(np.array([4, 7]))
+    assert (taken.flatten().tolist(), taken.dtype) == ([4.0, 7.0], torch.float32)
+    buffer.put(np.array([9, 3, 2]), maps[[9, 3, 2]].half())
+    assert buffer.take(np.array([1, 2, 3, 9])).flatten().tolist() == [1.0, 2.0, 3.0, 9.0]
+    assert len(buffer) == 0
+
+
+def test_a_full_buffer_takes_no_more():
+    buffer = MapBuffer(2, num_maps=10)
+    buffer.put(np.array([0]), torch.zeros(1, 1, 1, 1))
+    with pytest.raises(ValueError, match="expected at most 1 more maps, got 2"):
+        buffer.put(np.array([1, 2]), torch.zeros(2, 1, 1, 1))
+
+
+def test_maps_wait_for_those_of_later_rounds():
+    """A batch of the middle of an epoch has images of more than one block in it."""
+    source = stream(block=2, runs=1, buffer=24)
+    rows = collect(source.batches(np.arange(PHASES * IMAGES), 4, generator_of(1)))
+    assert len({row[4] for row in rows[:8]}) > 2
+
+
+def test_taking_from_a_buffer_that_never_had_maps_is_refused():
+    with pytest.raises(ValueError, match="batches must have at least one map for each"):
+        MapBuffer(2, num_maps=4).take(np.array([], dtype=np.int64))

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from fmce.data.batch import MapBatch
+from fmce.data.map_mixing import WHOLE, Share
 from fmce.data.map_stream import MapSource
 
 
@@ -45,7 +46,11 @@ class MapMemory:
         return cls(kept, source.num_images, source.num_phases, source.num_runs)
 
     def batches(
-        self, numbers: NDArray[np.int64], batch_size: int, generator: torch.Generator | None = None
+        self,
+        numbers: NDArray[np.int64],
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        share: Share = WHOLE,
     ) -> Iterator[MapBatch]:
         """Yield each of the numbered maps once, shuffled over all of them when a generator is given."""
         if not len(numbers):
@@ -53,5 +58,6 @@ class MapMemory:
         index = torch.from_numpy(numbers)
         if generator is not None:
             index = index[torch.randperm(len(index), generator=generator)]
-        for part in torch.split(index, batch_size):
+        for batch in torch.split(index, batch_size):
+            part = batch[share.rank :: share.ranks]
             yield MapBatch(*(t[part.to(t.device)] for t in self.maps))
