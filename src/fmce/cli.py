@@ -175,6 +175,37 @@ def phases(
     )
 
 
+@command("extract")
+def extract(
+    run: RunFolder,
+    workers: Annotated[int, arg(help="processes; torchrun works too", metavar="N")] = 1,
+    dry_run: Annotated[
+        FlagCreatePairsOff[bool], arg(help="only say what it would take on disk")
+    ] = False,
+    json: Json = False,
+    device: Device = "auto",
+    precision: Precision = "float32",
+) -> None:
+    """Store the feature maps of a run's marker checkpoints.
+
+    Example: fmce extract runs/cifar10 --workers 2
+    """
+    from fmce.commands.extract import extract as run_extract
+    from fmce.commands.extract import print_store
+    from fmce.run_folder import open_run
+
+    result = run_extract(
+        open_run(run),
+        workers=workers,
+        runtime=_runtime(device, precision),
+        dry_run=dry_run,
+        quiet=json,
+    )
+    if not json:
+        print_store(run, result)
+    _print_json(json, result)
+
+
 @command("train-net")
 def train_net(
     run: RunFolder,
@@ -214,6 +245,10 @@ def evaluate(
     others: Annotated[
         tuple[Path, ...], arg(help="runs it was not trained on, to try it on", metavar="RUNS")
     ] = (),
+    settings: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(name="set", help="scorer value for the others, as maps=stored", metavar="FIELD=VALUE"),
+    ] = (),
     json: Json = False,
     device: Device = "auto",
 ) -> None:
@@ -225,7 +260,14 @@ def evaluate(
     from fmce.run_folder import open_run
 
     opened = [open_run(path) for path in others]
-    result = run_evaluate(open_run(run), split, others=opened, runtime=_runtime(device), quiet=json)
+    result = run_evaluate(
+        open_run(run),
+        split,
+        others=opened,
+        settings=settings,
+        runtime=_runtime(device),
+        quiet=json,
+    )
     _print_json(json, result)
 
 

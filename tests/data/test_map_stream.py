@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmce.data.map_mixing import MapBuffer, Share
+from fmce.data.map_mixing import MapBuffer
 from fmce.data.map_splits import split_maps
 from fmce.data.map_store import MapMemory
 from fmce.data.map_stream import MapBatches, MapStream
@@ -125,7 +125,7 @@ def test_the_ranks_parts_join_to_the_batches_of_one_process(kind, ranks, batch_s
     for rank in range(ranks):
         source = stream(block=3, buffer=40)
         source = source if kind == "recompute" else MapMemory.from_source(source)
-        share = Share(rank, ranks)
+        share = (rank, ranks)
         parts.append(list(source.batches(numbers, batch_size, generator_of(seed), share)))
     whole = stream(block=3, buffer=40)
     whole = whole if kind == "recompute" else MapMemory.from_source(whole)
@@ -140,7 +140,7 @@ def test_a_rank_computes_only_its_own_maps():
     for rank in range(2):
         seen = []
         source = stream(block=4, buffer=40, seen=seen)
-        collect(source.batches(np.arange(66), 6, generator_of(0), Share(rank, 2)))
+        collect(source.batches(np.arange(66), 6, generator_of(0), (rank, 2)))
         assert sum(seen) == 33
 
 

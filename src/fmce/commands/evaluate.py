@@ -5,7 +5,7 @@ from typing import Any
 
 from fmce.commands.show import number, percent, print_table
 from fmce.commands.train_net import measure_on_test_images
-from fmce.configs import Split
+from fmce.configs import Split, with_settings
 from fmce.engine.files import read_json, write_json
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.run_folder import Run, check_same_data
@@ -17,6 +17,7 @@ def evaluate(
     split: Split = "map",
     *,
     others: Sequence[Run] = (),
+    settings: Sequence[str] = (),
     runtime: Runtime | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def evaluate(
         run: has phases and an FMCE-Net.
         split: which FMCE-Net.
         others: runs whose maps the FMCE-Net is asked about too, though it was not trained on them.
+        settings: `field=value` on top of the other runs' `scorer` section, such as "maps=stored".
         runtime: device and precision.
         quiet: print nothing.
 
@@ -47,7 +49,7 @@ def evaluate(
         "fmce_net": {key: trained[key] for key in ("held_out", "test_images")},
         "other_runs": {
             str(other.path): measure_on_test_images(
-                net, other, other.phases, runtime, other.config.scorer
+                net, other, other.phases, runtime, with_settings(other.config.scorer, settings)
             ).to_dict()
             for other in others
         },

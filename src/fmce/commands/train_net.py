@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from fmce.commands.extract import open_store
 from fmce.configs import ScorerConfig, Split, defaults_of, to_dict
 from fmce.convergence.phases import Phases
 from fmce.data.batch import ImageSet
@@ -146,7 +147,8 @@ def measure_on_test_images(
     net: FMCENet, run: Run, phases: Phases, runtime: Runtime, config: ScorerConfig
 ) -> PhaseMetrics:
     """Measure an FMCE-Net on the maps that a run's marker checkpoints give the test images."""
-    source = map_source([run], [phases], run.data.test, runtime, config, backing="recompute")
+    backing = "stored" if config.maps == "stored" else "recompute"
+    source = map_source([run], [phases], run.data.test, runtime, config, backing=backing)
     everything = split_maps(
         "test", num_images=source.num_images, num_phases=source.num_phases
     ).train
@@ -170,15 +172,23 @@ def map_source(
         phases: each run's phases, equally many.
         images: the images to map.
         runtime: device and precision of the backbones.
-        config: says by its `maps` whether maps are kept.
+        config: says by its `maps` how they are backed, and how many are mixed.
         backing: overrides `config.maps`.
+
+    Raises:
+        FileNotFoundError: stored maps are asked for and a run has none.
+        ValueError: the stored maps are of other checkpoints or images.
     """
+    backing = backing or config.maps
+    if backing == "stored":
+        return open_store(runs, phases, images, runtime, config.buffer)
     extractors = [
         [r.extractor(epoch, runtime) for epoch in p.markers]
         for r, p in zip(runs, phases, strict=True)
     ]
-    stream = MapStream(extractors, runs[0].images(images, runtime), len(images))
-    return MapMemory.from_source(stream) if (backing or config.maps) == "memory" else stream
+    inputs = runs[0].images(images, runtime)
+    stream = MapStream(extractors, inputs, len(images), buffer=config.buffer)
+    return MapMemory.from_source(stream) if backing == "memory" else stream
 
 
 def _map_shape(source: MapSource, part: MapSplit) -> tuple[int, int, int]:

@@ -14,26 +14,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Numbers = NDArray[np.int64]
-Fetch = Callable[[Numbers], Iterable[tuple[Numbers, Tensor]]]
-"""Ascending map numbers of one round → pieces of them (numbers, maps (B,C,h,w)), all on one device."""
+Pieces = Iterable[tuple[Numbers, Tensor]]
+"""Numbers of some maps and those maps (B,C,h,w), all on one device; the next piece is made on demand."""
+Fetch = Callable[[Sequence[Numbers]], Iterator[Pieces]]
+"""Ascending numbers of each round's maps → their pieces, round by round."""
 
 
-class Share(NamedTuple):
-    """Which maps of each global batch a process takes: those at positions rank, rank + ranks, …
+WHOLE = (0, 1)
+"""Rank 0 of 1. All ranks draw the same global batches; each takes a contiguous part of every one."""
 
-    All processes draw the same global batches, so a training on several ranks sees in each step what
-    one process would see. A rank's part of the last batch may be smaller than another's, even empty.
+
+def own_part(count: int, share: tuple[int, int]) -> slice:
+    """Return a rank's rows of a batch; no two ranks' parts differ by more than one row.
+
+    >>> own_part(5, (0, 2)), own_part(5, (1, 2))
+    (slice(0, 2, None), slice(2, 5, None))
     """
-
-    rank: int = 0
-    ranks: int = 1
-
-    def of(self, batch: Numbers) -> Numbers:
-        """Return this rank's part of a global batch."""
-        return batch[self.rank :: self.ranks]
-
-
-WHOLE = Share()
+    rank, ranks = share
+    return slice(count * rank // ranks, count * (rank + 1) // ranks)
 
 
 class Mixed(NamedTuple):
@@ -89,30 +87,29 @@ def mix(
 
 
 def mixed_maps(
-    rounds: Sequence[Mixed], fetch: Fetch, share: Share = WHOLE
+    rounds: Sequence[Mixed], fetch: Fetch, share: tuple[int, int] = WHOLE
 ) -> Iterator[tuple[Numbers, Tensor]]:
     """Fetch a rank's maps round by round and yield its part of each batch.
 
     Args:
         rounds: from `mix`.
-        fetch: computes or reads the maps of a round.
-        share: this process's part.
+        fetch: computes or reads the maps of each round.
+        share: rank and number of ranks.
 
     Yields:
         Numbers of the maps, and the maps (B,C,h,w) float32 in that order.
     """
     if not rounds:
         return
-    leaving = [[share.of(batch) for batch in one.leaving] for one in rounds]
+    leaving = [[batch[own_part(len(batch), share)] for batch in one.leaving] for one in rounds]
     own = np.zeros(1 + max(int(one.arriving.max(initial=0)) for one in rounds), dtype=bool)
     for batch in (b for batches in leaving for b in batches):
         own[batch] = True
     arriving = [np.sort(one.arriving[own[one.arriving]]) for one in rounds]
     buffer = MapBuffer(_most_waiting(arriving, leaving), len(own))
-    for new, batches in zip(arriving, leaving, strict=True):
-        if len(new):
-            for numbers, maps in fetch(new):
-                buffer.put(numbers, maps)
+    for pieces, batches in zip(fetch(arriving), leaving, strict=True):
+        for numbers, maps in pieces:
+            buffer.put(numbers, maps)
         for batch in batches:
             yield batch, buffer.take(batch)
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from fmce.data.batch import MapBatch
-from fmce.data.map_mixing import WHOLE, Share
+from fmce.data.map_mixing import WHOLE, own_part
 from fmce.data.map_stream import MapSource
 
 
@@ -50,7 +50,7 @@ class MapMemory:
         numbers: NDArray[np.int64],
         batch_size: int,
         generator: torch.Generator | None = None,
-        share: Share = WHOLE,
+        share: tuple[int, int] = WHOLE,
     ) -> Iterator[MapBatch]:
         """Yield each of the numbered maps once, shuffled over all of them when a generator is given."""
         if not len(numbers):
@@ -59,5 +59,5 @@ class MapMemory:
         if generator is not None:
             index = index[torch.randperm(len(index), generator=generator)]
         for batch in torch.split(index, batch_size):
-            part = batch[share.rank :: share.ranks]
+            part = batch[own_part(len(batch), share)]
             yield MapBatch(*(t[part.to(t.device)] for t in self.maps))

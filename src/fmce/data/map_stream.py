@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fmce.data.batch import MapBatch
-from fmce.data.map_mixing import WHOLE, Share, mix, mixed_maps
+from fmce.data.map_mixing import WHOLE, mix, mixed_maps
 
 Extractor = Callable[[Tensor], Tensor]
 """Images (B,3,H,W), normalised → feature maps (B,C,h,w); runs in eval mode without gradients."""
@@ -34,7 +34,7 @@ class MapSource(Protocol):
         numbers: NDArray[np.int64],
         batch_size: int,
         generator: torch.Generator | None = None,
-        share: Share = WHOLE,
+        share: tuple[int, int] = WHOLE,
     ) -> Iterator[MapBatch]:
         """Yield each of the numbered maps once, shuffled when a generator is given.
 
@@ -88,7 +88,7 @@ class MapStream:
         numbers: NDArray[np.int64],
         batch_size: int,
         generator: torch.Generator | None = None,
-        share: Share = WHOLE,
+        share: tuple[int, int] = WHOLE,
     ) -> Iterator[MapBatch]:
         """Yield each of the numbered maps once.
 
@@ -96,7 +96,7 @@ class MapStream:
             numbers: which maps, as in `fmce.data.map_splits`.
             batch_size: maps a global batch; only the last may be smaller.
             generator: CPU generator that shuffles; None keeps blocks of images in order.
-            share: which part of each batch this process takes.
+            share: rank and number of ranks; a rank takes its part of each batch.
 
         Raises:
             ValueError: the buffer is too small to shuffle one image's maps and a batch.
@@ -104,7 +104,7 @@ class MapStream:
         rounds = mix(
             self._rounds(numbers, batch_size, generator), batch_size, self.buffer, generator
         )
-        for taken, maps in mixed_maps(rounds, self._fetch, share):
+        for taken, maps in mixed_maps(rounds, lambda own: map(self._fetch, own), share):
             yield labelled(taken, maps, self, self.run_numbers)
 
     def _rounds(
@@ -126,9 +126,9 @@ class MapStream:
         first_of_row = np.arange(rows)[:, None] * self.num_images
         return [(first_of_row + b)[wanted[:, b]] for b in blocks]
 
-    def _fetch(
-        self, numbers: NDArray[np.int64]
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    def _fetch(self, numbers: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        if not len(numbers):
+            return  # a rank may have no part in a round
         rows, images = np.divmod(numbers, self.num_images)
         block = np.unique(images)
         inputs = self.images(torch.from_numpy(block))
@@ -151,7 +151,7 @@ class MapBatches:
         batch_size: int,
         *,
         seed: int,
-        share: Share = WHOLE,
+        share: tuple[int, int] = WHOLE,
     ) -> None:
         """Describe the batches; see `MapSource.batches`."""
         self.source, self.numbers, self.batch_size, self.seed = source, numbers, batch_size, seed

@@ -1,0 +1,185 @@
+"""Feature maps at scale: throughput over bare inference of the same backbones, and peak memory over N.
+
+    python benchmarks/map_throughput.py [--model tiny] [--device auto] [--repeats 5] [--record]
+
+Prints, and appends to results/benchmarks.jsonl with --record:
+- maps recomputed on the fly, shuffled and mixed, over bare inference (aim: at least 0.90);
+- maps read from a store, shuffled and mixed, over the same bare inference;
+- peak memory of an epoch of each over 10,000 and over 50,000 images (aim: flat), with --memory.
+
+Speed: both sides use the same weights, images, block size and threads and take turns; the ratio is the
+median over the turns. Bare inference is the whole network's forward pass, in eval mode without gradients.
+Memory: each epoch runs in a process of its own; its peak of resident memory, less
+the images themselves (8×8 bytes each). On a GPU also the peak of PyTorch's allocator.
+
+`tiny` sees 2,000 images at 28 px, other models 500 at 64 px; a few minutes on 2 CPU cores each.
+The images are the digits, resized; speed does not depend on what they show.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fmce.data.classification import digits
+from fmce.data.map_reader import MapStore
+from fmce.data.map_shards import StoredPart, create_store, shards_of, write_shard
+from fmce.data.map_stream import MapSource, MapStream
+from fmce.data.transforms import ImageTransform
+from fmce.engine.runlog import record_result
+from fmce.engine.runtime import Runtime, make_runtime
+from fmce.models.build import default_tap
+from fmce.run_folder import MapExtractor
+from step_overhead import RESULTS, build, median_ratio, take_turns
+
+IMAGES = {"tiny": 2000}
+SIDES = {"tiny": 28}  # of others 64: ShuffleNet v2's maps are 2×2 there, at 28 px 1×1
+
+
+def main() -> None:
+    """Measure, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--side", type=int, help="pixels that images are resized to")
+    parser.add_argument("--backbones", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--buffer", type=int, default=4096)
+    parser.add_argument("--memory", type=int, nargs=2, metavar="N", help="image counts to compare")
+    parser.add_argument("--record", action="store_true", help="append to results/benchmarks.jsonl")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)  # of a process of its own
+    options = parser.parse_args()
+    options.side = options.side or SIDES.get(options.model, 64)
+    runtime = make_runtime(options.device)
+    if options.peak:
+        print(json.dumps(peak(options, runtime)))
+        return
+    row: dict[str, object] = {
+        "device": runtime.device.type,
+        "benchmark": "map_memory" if options.memory else "map_throughput",
+        "model": options.model,
+        "side": options.side,
+        "backbones": options.backbones,
+        "buffer": options.buffer,
+    }
+    row |= memory(options) if options.memory else throughput(options, runtime)
+    for name, value in row.items():
+        print(f"{name:24s} {value}")
+    if options.record:
+        record_result(RESULTS / "benchmarks.jsonl", row, key=("benchmark", "model", "device"))
+
+
+def throughput(options: argparse.Namespace, runtime: Runtime) -> dict[str, object]:
+    """Time an epoch of maps streamed, read and by bare inference, in turns."""
+    count = options.images or IMAGES.get(options.model, 500)
+    stream, bare = make_stream(options, runtime, count)
+    with tempfile.TemporaryDirectory() as folder:
+        source = stored(stream, Path(folder), runtime, options.buffer)
+
+        def through(maps: MapSource) -> None:
+            generator = torch.Generator().manual_seed(0)
+            for _ in maps.batches(np.arange(options.backbones * count), 256, generator):
+                pass
+
+        streamed, first = take_turns(lambda: through(stream), bare, runtime, options.repeats)
+        read, second = take_turns(lambda: through(source), bare, runtime, options.repeats)
+    return {
+        "images": count,
+        "map_shape": list(source.map_shape),
+        "repeats": options.repeats,
+        "threads": torch.get_num_threads(),
+        "stream_over_bare": median_ratio(first, streamed),
+        "stored_over_bare": median_ratio(second, read),
+        "bare_maps_per_second": options.backbones * count / statistics.median([*first, *second]),
+    }
+
+
+def make_stream(
+    options: argparse.Namespace, runtime: Runtime, count: int
+) -> tuple[MapStream, Callable[[], None]]:
+    """Return a stream of several backbones over that many images, and their bare inference."""
+    data, name = digits(), options.model
+    copies = -(-count // len(data.train))
+    images = data.train.images.repeat(copies, 1, 1, 1)[:count].to(runtime.device)
+    transform = ImageTransform(options.side, data.mean, data.std)
+    models = [
+        build(name, runtime).eval().requires_grad_(False) for _ in range(2 * options.backbones)
+    ]
+    extractors = [
+        MapExtractor(m, default_tap(m, name), runtime) for m in models[: options.backbones]
+    ]
+    stream = MapStream(
+        [extractors],
+        lambda index: transform(images[index.to(images.device)]),
+        count,
+        buffer=options.buffer,
+    )
+
+    @torch.no_grad()
+    def bare() -> None:
+        for block in torch.split(images, stream.block):
+            inputs = transform(block)
+            for model in models[options.backbones :]:
+                model(inputs)
+
+    return stream, bare
+
+
+def stored(stream: MapStream, folder: Path, runtime: Runtime, buffer: int) -> MapStore:
+    """Write the stream's maps to disk, a shard at a time, and return the source that reads them."""
+    counts = {"train": stream.num_images}
+    for shard in shards_of(counts, stream.num_phases):
+        index = torch.arange(shard.first, shard.stop)
+        maps = stream.extractors[0][shard.phase](stream.images(index))
+        create_store(folder, counts, stream.num_phases, tuple(maps.shape[1:]), {})
+        write_shard(folder, shard, maps)
+    return MapStore([StoredPart(folder, "train")], runtime.device, buffer=buffer)
+
+
+def memory(options: argparse.Namespace) -> dict[str, object]:
+    """Run an epoch of each backing over both numbers of images, each in a process of its own."""
+    row: dict[str, object] = {"images": options.memory}
+    same = ["--model", options.model, "--device", options.device, "--buffer", str(options.buffer)]
+    same += ["--side", str(options.side), "--backbones", str(options.backbones)]
+    for kind in ("stream", "stored"):
+        found = []
+        for count in options.memory:
+            command = [sys.executable, __file__, *same, "--peak", kind, str(count)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+        for name in found[0]:
+            row[f"{kind}_{name}"] = [one[name] for one in found]
+    return row
+
+
+def peak(options: argparse.Namespace, runtime: Runtime) -> dict[str, float]:
+    """Go through one epoch and return the peak of memory beyond the images, in MB (10⁶ bytes)."""
+    kind, count = options.peak[0], int(options.peak[1])
+    stream, _ = make_stream(options, runtime, count)
+    with tempfile.TemporaryDirectory() as folder:
+        source: MapSource = stream
+        if kind == "stored":
+            source = stored(stream, Path(folder), runtime, options.buffer)
+        generator = torch.Generator().manual_seed(0)
+        for _ in source.batches(np.arange(options.backbones * count), 256, generator):
+            pass
+    images = count * 64  # the digits are 8×8 bytes
+    found = {
+        "peak_rss_mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - images) / 1e6
+    }
+    if runtime.device.type == "cuda":
+        found["peak_gpu_mb"] = (torch.cuda.max_memory_allocated() - images) / 1e6
+    return found
+
+
+if __name__ == "__main__":
+    main()
