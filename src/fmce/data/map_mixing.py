@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fmce.data.shares import share_of
+
 Numbers = NDArray[np.int64]
 Pieces = Iterable[tuple[Numbers, Tensor]]
 """Numbers of some maps and those maps (B,C,h,w), all on one device; the next piece is made on demand."""
@@ -22,16 +24,6 @@ Fetch = Callable[[Sequence[Numbers]], Iterator[Pieces]]
 
 WHOLE = (0, 1)
 """Rank 0 of 1. All ranks draw the same global batches; each takes a contiguous part of every one."""
-
-
-def own_part(count: int, share: tuple[int, int]) -> slice:
-    """Return a rank's rows of a batch; no two ranks' parts differ by more than one row.
-
-    >>> own_part(5, (0, 2)), own_part(5, (1, 2))
-    (slice(0, 2, None), slice(2, 5, None))
-    """
-    rank, ranks = share
-    return slice(count * rank // ranks, count * (rank + 1) // ranks)
 
 
 class Mixed(NamedTuple):
@@ -101,7 +93,9 @@ def mixed_maps(
     """
     if not rounds:
         return
-    leaving = [[batch[own_part(len(batch), share)] for batch in one.leaving] for one in rounds]
+    leaving = [
+        [batch[share_of(len(batch), *share).rows] for batch in one.leaving] for one in rounds
+    ]
     own = np.zeros(1 + max(int(one.arriving.max(initial=0)) for one in rounds), dtype=bool)
     for batch in (b for batches in leaving for b in batches):
         own[batch] = True

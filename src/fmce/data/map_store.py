@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from fmce.data.batch import MapBatch
-from fmce.data.map_mixing import WHOLE, own_part
+from fmce.data.map_mixing import WHOLE
 from fmce.data.map_stream import MapSource
+from fmce.data.shares import share_of
 
 
 class MapMemory:
@@ -59,5 +60,5 @@ class MapMemory:
         if generator is not None:
             index = index[torch.randperm(len(index), generator=generator)]
         for batch in torch.split(index, batch_size):
-            part = batch[own_part(len(batch), share)]
+            part = batch[share_of(len(batch), *share).rows]
             yield MapBatch(*(t[part.to(t.device)] for t in self.maps))
