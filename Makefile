@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUT ?= runs/demo
 KILLS ?= 20
 
-.PHONY: help demo demo-segment test lint types faults benchmarks results clean
+.PHONY: help demo demo-segment demo-detect test lint types faults benchmarks results clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -20,6 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo-segment: $(STAMP)  ## function matching on built-in road scenes; writes runs/demo-segment/report.html
 	$(BIN)/fmce demo --task segment --out runs/demo-segment
+
+demo-detect: $(STAMP)  ## the same for detection; writes runs/demo-detect/report.html
+	$(BIN)/fmce demo --task detect --out runs/demo-detect
 
 demo: $(STAMP)  ## the whole method on handwritten digits; writes runs/demo/report.html
 	$(BIN)/fmce demo --out $(DEMO_OUT)

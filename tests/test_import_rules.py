@@ -9,7 +9,13 @@ import fmce
 
 ROOT = Path(fmce.__file__).parent
 BELOW = {"configs", "convergence", "data", "engine", "losses", "metrics", "models"}
-MATCHING = {"matching_config", "matching_data", "matching_frames"}
+MATCHING = {
+    "matching_config",
+    "matching_data",
+    "matching_frames",
+    "matching_pools",
+    "detection_data",
+}
 MAY_IMPORT = {
     "convergence": {"convergence"},
     "configs": {"convergence"},
@@ -23,10 +29,13 @@ MAY_IMPORT = {
     "run_folder": {"configs", "convergence", "data", "engine", "models"},
     "matching_config": {"configs"},
     "sweep_config": {"configs"},
-    "matching_data": {"matching_config", "matching_frames", "data", "engine"},
-    "matching_frames": {"matching_config", "data", "engine"},
-    "tasks": {"tasks", "engine", "losses", "metrics", "data.batch"}
-    | {"models.features", "models.pspnet"},
+    "matching_pools": {"matching_config", "data"},
+    "matching_frames": {"matching_config", "matching_pools", "data", "engine"},
+    "detection_data": {"matching_config", "matching_frames", "matching_pools", "data"},
+    "matching_data": {"matching_config", "matching_frames", "matching_pools", "detection_data"}
+    | {"data", "engine"},
+    "tasks": {"tasks", "engine", "losses", "metrics", "data.batch", "data.boxes"}
+    | {"models.detection", "models.features", "models.pspnet"},
     "commands": BELOW
     | MATCHING
     | {"commands", "interpret", "report", "run_folder", "sweep_config", "tasks"},

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fmce.data.boxes import unpack_boxes
 from fmce.data.classification import load_classification
 from fmce.data.pools import cover, cover_mask
 from fmce.matching_config import PoolConfig
@@ -81,3 +82,40 @@ def test_normalisation_can_be_another_than_the_labelled_images(tmp_path):
         PoolConfig(mean=(0.5,))
     with pytest.raises(ValueError, match=r"data\.std must be given where mean is"):
         PoolConfig(mean=(0.5, 0.5, 0.5))
+
+
+def boxed_pictures(root, split, count):
+    for i in range(count):
+        image = np.zeros((60, 100, 3), np.uint8)
+        image[20:40, 30:50] = 255
+        path = root / "images" / split / f"{split}{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+        label = root / "labels" / split / f"{split}{i}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text("0 0.4 0.5 0.2 0.3333333\n")
+
+
+def test_boxes_and_images_of_files_are_brought_to_one_size(tmp_path):
+    for split, count in (("train", 4), ("val", 2)):
+        boxed_pictures(tmp_path, split, count)
+    config = PoolConfig(
+        name="yolo",
+        root=str(tmp_path),
+        class_names=("car",),
+        height=30,
+        width=40,
+        labelled=3,
+        held_out=0,
+    )
+    data = load_matching_data("detect", config)
+    assert [len(p) for p in (data.labelled, data.unlabelled, data.validation)] == [3, 1, 2]
+    (box,) = unpack_boxes(data.labelled.targets)[0]["boxes"].tolist()
+    # Halved to 50 pixels wide, of which the middle 40 are kept.
+    assert box == pytest.approx([10, 10, 20, 20], abs=1e-3)
+    assert ((data.labelled.images[0, 0] > 127).nonzero().aminmax(dim=0).min.tolist()) == [10, 10]
+
+
+def test_unknown_detection_data_is_named():
+    with pytest.raises(ValueError, match="choose from scenes, bdd100k, kitti, coco, yolo, voc"):
+        load_matching_data("detect", PoolConfig(name="camvid"))

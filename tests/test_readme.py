@@ -114,3 +114,10 @@ def test_no_guide_promises_a_file_that_is_not_there():
         assert (ROOT / "src" / "fmce" / name).exists(), name
     for name in re.findall(r"^([a-z]+/)", block, re.M):
         assert (ROOT / name).exists(), name
+
+
+def test_the_guide_to_detection_has_a_detector_that_gives_boxes():
+    names = run_examples("docs/detection.md")
+    assert names["output"].class_logits.shape == (2, 96, 3)
+    assert len(names["boxes"]) == 2
+    assert len(names["boxes"][0]["scores"]) > 0

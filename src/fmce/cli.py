@@ -57,7 +57,8 @@ def command(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
 @command("demo")
 def demo(
     task: Annotated[
-        Literal["digits", "segment"], arg(help="FMCE on digits, or function matching on scenes")
+        Literal["digits", "segment", "detect"],
+        arg(help="FMCE on digits, or function matching on scenes"),
     ] = "digits",
     out: Annotated[Path | None, arg(help="folder to write; runs/demo… if left out")] = None,
     device: Device = "auto",
@@ -67,10 +68,10 @@ def demo(
     Example: fmce demo --task segment
     """
     from fmce.commands.demo import demo as run_demo
-    from fmce.commands.demo import segment_demo
+    from fmce.commands.demo import matching_demo
 
-    if task == "segment":
-        segment_demo(out or Path("runs/demo-segment"), runtime=_runtime(device))
+    if task != "digits":
+        matching_demo(task, out or Path(f"runs/demo-{task}"), runtime=_runtime(device))
     else:
         run_demo(out or Path("runs/demo"), runtime=_runtime(device))
 
@@ -450,7 +451,7 @@ def distill(
         str | None, arg(help="scenes, camvid, bdd100k, digits, cifar10", metavar="NAME")
     ] = None,
     task: Annotated[
-        Literal["segment", "classify"] | None, arg(help="which; the preset's if left out")
+        Literal["segment", "classify", "detect"] | None, arg(help="which; the preset's if left out")
     ] = None,
     config: Annotated[Path | None, arg(help="YAML on top of the preset", metavar="FILE")] = None,
     root: Annotated[Path | None, arg(help="where the data set lies", metavar="FOLDER")] = None,
@@ -509,7 +510,7 @@ def predict(
         Positional[Path], arg(help="folder of fmce distill", metavar="EXPERIMENT")
     ],
     images: Annotated[Path, arg(help="images, nested or not", metavar="FOLDER")],
-    out: Annotated[Path, arg(help="masks of train ids, named by stem", metavar="FOLDER")],
+    out: Annotated[Path, arg(help="masks named by stem, or JSON of boxes", metavar="FOLDER")],
     network: Annotated[
         Literal["teacher", "supervised", "labelled", "funmatch"], arg(help="which")
     ] = "funmatch",
@@ -517,10 +518,13 @@ def predict(
     masks: Annotated[
         Path | None, arg(help="true masks; scores the predictions", metavar="FOLDER")
     ] = None,
+    labels: Annotated[
+        Path | None, arg(help="true boxes, Scalabel JSON; likewise", metavar="FILE")
+    ] = None,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Write a student's or the teacher's class maps as PNGs of train ids.
+    """Write a student's or the teacher's class maps as PNGs of train ids, or its boxes as JSON.
 
     Example: fmce predict runs/bdd --images bdd100k/images/10k/val --out masks
     """
@@ -533,6 +537,7 @@ def predict(
         network=network,
         seed=seed,
         masks=masks,
+        labels=labels,
         runtime=_runtime(device, precision),
     )
 

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from fmce.configs import check, check_choice
 
-MatchingTask = Literal["segment", "classify"]
+MatchingTask = Literal["segment", "classify", "detect"]
+Missing = Literal["empty", "skip", "error"]
 TeacherPrecision = Literal["auto", "float32", "bfloat16"]
 Arm = Literal["supervised", "labelled", "funmatch"]
 ARMS: tuple[Arm, ...] = ("supervised", "labelled", "funmatch")
@@ -17,7 +18,8 @@ class PoolConfig:
     """Labelled images, and the unlabelled ones that function matching adds."""
 
     name: str = "scenes"
-    """Segment: scenes, camvid, bdd100k, folder. Classify: a data set of `fmce train`."""
+    """Segment: scenes, camvid, bdd100k, folder. Detect: scenes, bdd100k, kitti, coco, yolo, voc.
+    Classify: a data set of `fmce train`."""
     root: str | None = None
     """Where the data set lies; folder: holds images/{train,val} and masks/{train,val}."""
     height: int = 64
@@ -47,7 +49,9 @@ class PoolConfig:
     validation: int | None = None
     """Most validation images; None is all."""
     class_names: tuple[str, ...] = ()
-    """For `folder`: names of the class ids 0 … C − 1."""
+    """For `folder`, `coco`, `yolo`, `voc`: names of the class ids 0 … C − 1."""
+    missing: Missing = "empty"
+    """Detect: an image without annotation has no objects (empty), is left out (skip), or is an error."""
     mean: tuple[float, ...] = ()
     """Three channel means on the 0–1 scale; empty takes those of the labelled images."""
     std: tuple[float, ...] = ()
@@ -63,6 +67,7 @@ class PoolConfig:
         for name in ("labelled", "unlabelled", "validation"):
             value = getattr(self, name)
             check(value is None or value >= 1, f"data.{name}", value, "at least 1, or null for all")
+        check_choice("data.missing", self.missing, Missing)
         check_choice("data.backing", self.backing, Literal["auto", "memory", "files"])
         check(self.window >= 1, "data.window", self.window, "at least 1")
         check(self.workers is None or self.workers >= 0, "data.workers", self.workers, "0 or more")
@@ -81,7 +86,8 @@ class NetConfig:
     """One of the two networks."""
 
     name: str = "pspnet:test_resnet"
-    """Segment: "pspnet:TIMM_ENCODER" or "my.module:function"; classify: as in `fmce train`."""
+    """Segment: "pspnet:TIMM_ENCODER" or "my.module:function"; detect: "fcos:BACKBONE" or a function of
+    your own; classify: as in `fmce train`."""
     options: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
     """"imagenet" starts the encoder from timm's weights (downloaded where missing); None from scratch."""
@@ -140,7 +146,7 @@ class MatchingConfig:
     teacher_checkpoint: str | None = None
     """A trained teacher to load strictly instead of training one; teacher.json must stand beside it."""
     teacher_floor: float = 0.0
-    """Least validation score (mIoU or accuracy, 0–1) of the teacher; below it nothing is trained."""
+    """Least validation score (mIoU, AP or accuracy, 0–1) of the teacher; below it nothing is trained."""
     teacher_precision: TeacherPrecision = "auto"
     """Of the teacher's forward passes while students are trained; auto: bfloat16 on GPUs that have it."""
     temperature: float = 1.0
@@ -156,6 +162,9 @@ class MatchingConfig:
         check(bool(self.arms), "arms", self.arms, "at least one of " + ", ".join(ARMS))
         check(0 <= self.teacher_floor <= 1, "teacher_floor", self.teacher_floor, "between 0 and 1")
         check(self.temperature > 0, "temperature", self.temperature, "above 0")
+        # Not given in the slides: a detector's classes are coins, for which they name none.
+        one = self.task != "detect" or self.temperature == 1
+        check(one, "temperature", self.temperature, "1 for detection")
         check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", self.seeds, "different numbers")
         if self.teacher_checkpoint is not None and not Path(self.teacher_checkpoint).exists():
             raise ValueError(f"teacher_checkpoint {self.teacher_checkpoint} does not exist")
@@ -173,8 +182,59 @@ MATCHING_PRESETS: dict[str, MatchingConfig] = {
         teacher_steps=StepsConfig(steps=600, learning_rate=4e-3),
         student_steps=StepsConfig(steps=600, learning_rate=4e-3),
     ),
+    # Objects are small: levels of stride 4 and 8. The student has a quarter of the teacher's weights.
+    "scenes-detect": MatchingConfig(
+        task="detect",
+        data=PoolConfig(height=48, width=96, labelled=100, unlabelled=3000, validation=120),
+        views=ViewConfig(zoom=1.25),
+        teacher=NetConfig(
+            "fcos:test_resnet", {"channels": 64, "convolutions": 1, "strides": [4, 8]}
+        ),
+        student=NetConfig(
+            "fcos:test_resnet",
+            {
+                "channels": 32,
+                "convolutions": 1,
+                "strides": [4, 8],
+                "encoder_options": {"channels": [16, 24, 24, 48], "stem_width": 8},
+            },
+        ),
+        teacher_steps=StepsConfig(steps=1000, batch_size=8, learning_rate=3e-3, interval=250),
+        student_steps=StepsConfig(steps=800, batch_size=8, learning_rate=4e-3, interval=200),
+    ),
     "camvid": MatchingConfig(
         data=PoolConfig(name="camvid", height=96, width=128, labelled=92, unlabelled=None),
+    ),
+    # KITTI's frames keep their shape of about 3.3; every fourth is for validation.
+    "kitti": MatchingConfig(
+        task="detect",
+        data=PoolConfig(name="kitti", height=96, width=320, labelled=None, unlabelled=None),
+        views=ViewConfig(zoom=1.5),
+        teacher=NetConfig(
+            "fcos:test_resnet", {"channels": 64, "convolutions": 2, "strides": [4, 8, 16, 32]}
+        ),
+        student=NetConfig(
+            "fcos:test_resnet",
+            {
+                "channels": 32,
+                "convolutions": 1,
+                "strides": [4, 8, 16, 32],
+                "encoder_options": {"channels": [16, 24, 24, 48], "stem_width": 8},
+            },
+        ),
+        teacher_steps=StepsConfig(steps=800, batch_size=8, learning_rate=2e-3, interval=200),
+        student_steps=StepsConfig(steps=600, batch_size=8, learning_rate=4e-3, interval=200),
+    ),
+    # The slides' detectors; they give neither size nor steps. Half size; for a GPU.
+    "bdd100k-detect": MatchingConfig(
+        task="detect",
+        data=PoolConfig(
+            name="bdd100k", height=360, width=640, labelled=None, unlabelled=None, held_out=500
+        ),
+        teacher=NetConfig("fcos:resnet101"),
+        student=NetConfig("fcos:resnet18"),
+        teacher_steps=StepsConfig(steps=90_000, interval=3000, learning_rate=1e-4),
+        student_steps=StepsConfig(steps=180_000, interval=3000, learning_rate=1e-4),
     ),
     # The slides' networks; they give neither size nor steps. Half size; for a GPU.
     "bdd100k": MatchingConfig(
@@ -202,7 +262,11 @@ MATCHING_PRESETS: dict[str, MatchingConfig] = {
 }
 
 # What `--task` means where no preset is named.
-MATCHING_DEFAULTS: dict[MatchingTask, str] = {"segment": "scenes", "classify": "digits"}
+MATCHING_DEFAULTS: dict[MatchingTask, str] = {
+    "segment": "scenes",
+    "classify": "digits",
+    "detect": "scenes-detect",
+}
 
 
 def matching_preset(name: str) -> MatchingConfig:

@@ -1,6 +1,5 @@
 """The images of a function-matching experiment: prepared once, then read by all its trainings."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from safetensors.torch import save_file
 
 from fmce.data.classification import load_classification
 from fmce.data.frame_pool import FramePool
-from fmce.data.frames import bdd100k_excluded_stems, is_excluded
-from fmce.data.image_files import read_stems
 from fmce.data.pools import POOLS, ImagePool, MatchingData, as_pool, cover, cover_mask, empty_pool
 from fmce.data.scenes import SCENE_CLASSES, render_scenes
 from fmce.data.segmentation_files import (
@@ -22,21 +19,24 @@ from fmce.data.segmentation_files import (
     camvid,
     folder_pair,
 )
-from fmce.data.transforms import channel_statistics
+from fmce.detection_data import detection_data
 from fmce.engine.files import read_json, write_json
 from fmce.matching_config import MatchingTask, PoolConfig
-from fmce.matching_frames import keeps_files, read_frames, unlabelled_pools, write_frames
-
-# Validation scenes come from a world of their own.
-_OTHER_WORLD = 1_000_003
-_SCENES_FOR_VALIDATION = 200
+from fmce.matching_frames import check_memory, read_frames, unlabelled_pools, write_frames
+from fmce.matching_pools import (
+    OTHER_WORLD,
+    SCENES_FOR_VALIDATION,
+    data_root,
+    some_positions,
+    with_statistics,
+)
 
 
 def load_matching_data(task: MatchingTask, config: PoolConfig) -> MatchingData:
     """Read or render all images of an experiment.
 
     Args:
-        task: "segment" or "classify".
+        task: "segment", "classify" or "detect".
         config: which images, how many labelled, which unlabelled.
 
     Raises:
@@ -44,6 +44,8 @@ def load_matching_data(task: MatchingTask, config: PoolConfig) -> MatchingData:
     """
     if task == "classify":
         data = _classification(config)
+    elif task == "detect":
+        data = detection_data(config)
     elif config.name == "scenes":
         data = _scenes(config)
     else:
@@ -56,7 +58,7 @@ def prepare_matching_data(folder: Path, task: MatchingTask, config: PoolConfig) 
 
     Args:
         folder: of the experiment; `data.safetensors` and `data.json` are written into it.
-        task: "segment" or "classify".
+        task: "segment", "classify" or "detect".
         config: which images.
     """
     if not (folder / "data.json").exists():
@@ -109,15 +111,15 @@ def _scenes(config: PoolConfig) -> MatchingData:
     labelled = config.labelled or 60
     extra = config.unlabelled or 4000
     size = {"height": config.height, "width": config.width}
-    _check_memory(labelled + extra + config.held_out, config)
+    check_memory(labelled + extra + config.held_out, config)
     train = render_scenes(range(labelled), seed=config.seed, **size)
     others = render_scenes(
         range(labelled, labelled + extra + config.held_out), seed=config.seed, **size
     )
     validation = render_scenes(
-        range(config.validation or _SCENES_FOR_VALIDATION), seed=config.seed + _OTHER_WORLD, **size
+        range(config.validation or SCENES_FOR_VALIDATION), seed=config.seed + OTHER_WORLD, **size
     )
-    return _data(
+    return with_statistics(
         as_pool(train.images, train.masks),
         as_pool(others.images[:extra]),
         as_pool(others.images[extra:]) if config.held_out else empty_pool(**size),
@@ -133,12 +135,11 @@ def _files(config: PoolConfig) -> MatchingData:
     order = np.random.default_rng(config.seed).permutation(len(train))
     count = min(config.labelled or len(train), len(train))
     left_out = [train.image_paths[i] for i in np.sort(order[count:])]
-    forbidden = _forbidden(config, validation)
-    # BDD100K's 10k training images overlap the validation set of its 100k.
-    left_out = [path for path in left_out if not is_excluded(path, forbidden)]
-    pool, held_out = unlabelled_pools(config, left_out, forbidden, others=count + len(validation))
-    few = _some(len(validation), config.validation, config.seed)
-    return _data(
+    pool, held_out = unlabelled_pools(
+        config, validation.stems, left_out, others=count + len(validation)
+    )
+    few = some_positions(len(validation), config.validation, config.seed)
+    return with_statistics(
         _labelled(train.select(np.sort(order[:count]).tolist()), config),
         pool,
         held_out,
@@ -148,7 +149,7 @@ def _files(config: PoolConfig) -> MatchingData:
 
 
 def _segmentation(config: PoolConfig, split: str) -> SegmentationFiles:
-    root = _root(config)
+    root = data_root(config)
     exclude = config.exclude or ()
     if config.name == "camvid":
         return camvid(root, split, exclude=exclude)  # type: ignore[arg-type]
@@ -165,16 +166,6 @@ def _segmentation(config: PoolConfig, split: str) -> SegmentationFiles:
     raise ValueError(
         f"unknown segmentation data {config.name!r}; choose from scenes, camvid, bdd100k, folder"
     )
-
-
-def _forbidden(config: PoolConfig, validation: SegmentationFiles) -> frozenset[str]:
-    """Return the stems that must not be in the pool: what validation holds, and what was asked for."""
-    forbidden = set(validation.stems)
-    if config.exclude is not None:
-        forbidden |= read_stems(config.exclude)
-    if config.name == "bdd100k":
-        forbidden |= bdd100k_excluded_stems(_root(config))
-    return frozenset(forbidden)
 
 
 def _labelled(files: SegmentationFiles, config: PoolConfig) -> ImagePool:
@@ -203,21 +194,15 @@ def _classification(config: PoolConfig) -> MatchingData:
     held_out = rest[: config.held_out]
     pool = rest[config.held_out :][: config.unlabelled]
     images = _resized(data.train.images, config)
-    return _data(
+    return with_statistics(
         ImagePool(images[np.sort(chosen)], data.train.targets[np.sort(chosen)]),
         ImagePool(images[pool]),
         ImagePool(images[held_out]),
         ImagePool(_resized(data.test.images, config), data.test.targets).select(
-            _some(len(data.test), config.validation, config.seed)
+            some_positions(len(data.test), config.validation, config.seed)
         ),
         data.class_names,
     )
-
-
-def _some(count: int, most: int | None, seed: int) -> list[int]:
-    """Return up to `most` positions of `count`, drawn at random (sets may be sorted by class), in order."""
-    order = np.random.default_rng(seed).permutation(count)[:most]
-    return [int(i) for i in np.sort(order)]
 
 
 def _resized(images: torch.Tensor, config: PoolConfig) -> torch.Tensor:
@@ -229,26 +214,3 @@ def _resized(images: torch.Tensor, config: PoolConfig) -> torch.Tensor:
         grey_to_rgb.float(), size, mode="bilinear", antialias=True
     )
     return resized.round().clamp(0, 255).to(torch.uint8)
-
-
-def _data(
-    labelled: ImagePool,
-    unlabelled: ImagePool | FramePool,
-    held_out: ImagePool,
-    validation: ImagePool,
-    class_names: Sequence[str],
-) -> MatchingData:
-    mean, std = channel_statistics(labelled.images)
-    return MatchingData(labelled, unlabelled, held_out, validation, tuple(class_names), mean, std)
-
-
-def _root(config: PoolConfig) -> Path:
-    if config.root is None:
-        raise ValueError(
-            f"data.root is not set; say where {config.name} lies: --set data.root=FOLDER"
-        )
-    return Path(config.root)
-
-
-def _check_memory(count: int, config: PoolConfig) -> None:
-    keeps_files("memory", count * 3 * config.height * config.width, 0)

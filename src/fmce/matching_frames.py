@@ -1,6 +1,7 @@
 """The unlabelled frames of a function-matching experiment: in memory where they fit, else left in files."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import numpy as np
 
 from fmce.data.frame_pool import FramePool, choose_frames
 from fmce.data.frame_table import FileFrames, FrameTable, ShardFrames
-from fmce.data.frames import list_frames
+from fmce.data.frames import is_excluded, list_frames
 from fmce.data.memory import available_memory
 from fmce.data.pools import ImagePool
 from fmce.data.shards import excluded_frames, holds_shards, open_shards
 from fmce.engine.files import read_json, write_json
 from fmce.matching_config import PoolConfig
+from fmce.matching_pools import forbidden_stems
 
 _FILE = "unlabelled.json"
 # Beyond this, reading everything before the first step and keeping a second copy is worth nobody's time.
@@ -23,23 +25,15 @@ _MEMORY_SHARE = 0.6
 
 
 def unlabelled_pools(
-    config: PoolConfig,
-    left_out: Sequence[Path],
-    exclude: Iterable[str],
-    *,
-    others: int = 0,
-    height: int | None = None,
-    width: int | None = None,
+    config: PoolConfig, validation: Iterable[str], left_out: Sequence[Path], *, others: int
 ) -> tuple[ImagePool | FramePool, ImagePool]:
     """Find the frames of `config.folders`: folders of images, folders or addresses of shards.
 
     Args:
         config: which frames, how many, and whether they are read into memory.
-        left_out: image files that join them.
-        exclude: stems, and videos, that must not be in the pool.
+        validation: stems of the validation images, which must not be in the pool.
+        left_out: training images whose labels are not used; they join.
         others: images that memory must hold besides.
-        height: pixels, `config.height` by default.
-        width: pixels, `config.width` by default.
 
     Returns:
         The pool, possibly empty, and the frames held out of it.
@@ -47,11 +41,11 @@ def unlabelled_pools(
     Raises:
         ValueError: a folder holds no frames, or those to be in memory do not fit.
     """
-    size = (height or config.height, width or config.width)
-    forbidden = frozenset(exclude)
+    size = (config.height, config.width)
+    forbidden = forbidden_stems(config, validation)
     table, held = _choose(config, _files(config, left_out, forbidden), forbidden)
-    pool = FramePool(table, *size, window=config.window)
-    held_out = FramePool(held, *size).in_memory()
+    pool = FramePool(table, *size, window=config.window, max_damaged=config.max_damaged)
+    held_out = replace(pool, table=held).in_memory()
     image = 3 * size[0] * size[1]
     if keeps_files(config.backing, len(pool) * image, (len(held_out) + others) * image):
         return pool, held_out
@@ -82,10 +76,16 @@ def keeps_files(backing: str, pool_bytes: int, other_bytes: int) -> bool:
     return backing == "files"
 
 
+def check_memory(count: int, config: PoolConfig) -> None:
+    """Refuse that many images where they do not fit in memory."""
+    keeps_files("memory", count * 3 * config.height * config.width, 0)
+
+
 def _files(config: PoolConfig, left_out: Sequence[Path], exclude: frozenset[str]) -> list[Path]:
     """Return the image files in random order."""
     folders = [folder for folder in config.folders if not holds_shards(folder)]
-    found = list(left_out)
+    # BDD100K's 10k training images overlap the validation set of its 100k.
+    found = [path for path in left_out if not is_excluded(path, exclude)]
     if folders:
         found += list_frames(folders, exclude=exclude)
     # Absolute: a training may be taken up again from another working folder.

@@ -3,6 +3,7 @@
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -21,7 +22,7 @@ from fmce.engine.files import read_json
 from fmce.engine.jobs import run_jobs
 from fmce.engine.progress import Progress
 from fmce.engine.runtime import Runtime, cores, make_runtime
-from fmce.matching_config import matching_preset
+from fmce.matching_config import MATCHING_DEFAULTS, matching_preset
 from fmce.run_folder import open_run
 
 
@@ -92,10 +93,13 @@ def _train_net(run: Path, split: Split, device: str) -> None:
     train_net(open_run(run), split, runtime=make_runtime(device), quiet=True)
 
 
-def segment_demo(out: Path, *, runtime: Runtime | None = None) -> Path:
+def matching_demo(
+    task: Literal["segment", "detect"], out: Path, *, runtime: Runtime | None = None
+) -> Path:
     """Run function matching on built-in road scenes and write `out/report.html`; goes on after a kill.
 
     Args:
+        task: what the networks do.
         out: folder of the experiment.
         runtime: device and precision.
 
@@ -103,7 +107,7 @@ def segment_demo(out: Path, *, runtime: Runtime | None = None) -> Path:
         The report's path.
     """
     started = time.perf_counter()
-    distill(matching_preset("scenes"), out, runtime=runtime or make_runtime())
+    distill(matching_preset(MATCHING_DEFAULTS[task]), out, runtime=runtime or make_runtime())
     if all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
         export(out, out / "student")
     page = matching_report(out)

@@ -27,6 +27,7 @@ from fmce.commands.network_size import for_inference, measure_network
 from fmce.commands.teacher import load_teacher, make_teacher, teacher_autocast
 from fmce.configs import defaults_of, to_dict, to_yaml
 from fmce.data.batch import ViewBatch
+from fmce.data.boxes import image_boxes, pack_boxes
 from fmce.data.frame_batches import default_workers
 from fmce.data.pools import MatchingData
 from fmce.data.views import PlainBatches
@@ -39,7 +40,9 @@ from fmce.engine.runlog import mark_done, open_for_writing, read_done
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.matching_config import Arm, MatchingConfig
 from fmce.matching_data import prepare_matching_data, read_matching_data
-from fmce.tasks.match_teacher import MatchingTask, agreement, matching_step, supervised_step
+from fmce.metrics.detection import TEACHER_SCORE
+from fmce.tasks.detect import DetectTask
+from fmce.tasks.match_teacher import MatchingTask, SegmentTask, matching_step, supervised_step
 
 
 def distill(
@@ -92,7 +95,7 @@ def distill(
             run_jobs(train_arm, arguments, jobs, progress)
         result = matching_result(config, out, data, teacher_score)
         result["networks"] = _sizes(config, out, data, runtime)
-        if config.task == "segment":
+        if config.task != "classify":
             _write_predictions(config, out, data, runtime)
         write_json(out / "distill.json", result)
         mark_done(out, {"teacher": teacher_score})
@@ -189,18 +192,17 @@ def _measure(
     validation, held_out = (
         PlainBatches(pool, views_of(config, data)) for pool in (data.validation, data.held_out)
     )
-    classes = len(data.class_names)
 
     def measure(result: EpochResult, _rows: list[dict[str, Any]]) -> dict[str, Any]:
-        alike = agreement(task, classes, student, teacher, validation, runtime)
+        alike = task.agreement(student, teacher, validation, runtime)
         apart = {}
         if len(data.held_out):
-            unseen = agreement(task, classes, student, teacher, held_out, runtime)
-            apart = {"agreement_unlabelled": unseen["argmax_agreement"]}
+            unseen = task.agreement(student, teacher, held_out, runtime)
+            apart = {"agreement_unlabelled": unseen[task.agreement_name]}
         return apart | {
             "steps": result.epoch * config.student_steps.interval,
             task.score_name: task.scores(student, validation, runtime)[task.score_name],
-            "agreement": alike["argmax_agreement"],
+            "agreement": alike[task.agreement_name],
             "kl_to_teacher": alike["mean_kl"],
         }
 
@@ -215,12 +217,12 @@ def _evaluation(
     data: MatchingData,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    views, classes = views_of(config, data), len(data.class_names)
+    views = views_of(config, data)
     pools = {"validation": data.validation, "held_out_frames": data.held_out}
     return {
         "scores": task.scores(student, PlainBatches(data.validation, views), runtime),
         "agreement": {
-            name: agreement(task, classes, student, teacher, PlainBatches(pool, views), runtime)
+            name: task.agreement(student, teacher, PlainBatches(pool, views), runtime)
             for name, pool in pools.items()
             if len(pool)
         },
@@ -245,21 +247,38 @@ def _sizes(
 def _write_predictions(
     config: MatchingConfig, out: Path, data: MatchingData, runtime: Runtime, count: int = 4
 ) -> None:
-    """Keep class maps of the first validation images for the report's pictures."""
+    """Keep what all networks say of the first validation images, for the report's pictures."""
     few = data.validation.select(range(min(count, len(data.validation))))
-    (batch,) = PlainBatches(few, views_of(config, data)).epoch()
-    task, seed = make_task(config, data), config.seeds[0]
-    networks = {"teacher": load_teacher(config, out, data)}
-    networks |= {arm: load_student(config, out, data, arm, seed) for arm in config.arms}
     assert few.targets is not None
+    networks = {"teacher": load_teacher(config, out, data)}
+    for arm in config.arms:
+        networks[arm] = load_student(config, out, data, arm, config.seeds[0])
+    batches, task = PlainBatches(few, views_of(config, data)), make_task(config, data)
     columns = {"truth": few.targets}
-    with torch.inference_mode():
-        for name, network in networks.items():
-            logits = task.logits(network.to(runtime.device), batch.images.to(runtime.device))
-            columns[name] = logits.argmax(1).cpu()
-    matched = config.arms[-1]
-    columns["disagreement"] = columns[matched] != columns["teacher"]
-    arrays: dict[str, Any] = {name: ids.numpy() for name, ids in columns.items()}
+    for name, network in networks.items():
+        columns[name] = _answers(task, network.to(runtime.device), batches, runtime)
+    if config.task == "segment":
+        columns["disagreement"] = columns[config.arms[-1]] != columns["teacher"]
+    arrays: dict[str, Any] = {name: values.numpy() for name, values in columns.items()}
     np.savez_compressed(
         out / "predictions.npz", images=few.images.permute(0, 2, 3, 1).numpy(), **arrays
     )
+
+
+@torch.inference_mode()
+def _answers(
+    task: MatchingTask, network: nn.Module, batches: PlainBatches, runtime: Runtime
+) -> torch.Tensor:
+    """Return class maps (B,H,W), or packed boxes (B,M,6) of a score worth drawing."""
+    if isinstance(task, DetectTask):
+        found = task.predict(network, batches, runtime)
+        sure = [image["scores"] >= TEACHER_SCORE for image in found]
+        return pack_boxes(
+            [
+                image_boxes(image["boxes"][keep].tolist(), image["labels"][keep].tolist())
+                for image, keep in zip(found, sure, strict=True)
+            ]
+        )
+    assert isinstance(task, SegmentTask)
+    logits = [task.logits(network, runtime.put(batch.images)) for batch in batches.epoch()]
+    return torch.cat(logits).argmax(1).cpu()

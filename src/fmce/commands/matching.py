@@ -22,14 +22,20 @@ from fmce.engine.seeding import seed_epoch
 from fmce.matching_config import Arm, MatchingConfig, NetConfig, StepsConfig
 from fmce.models.build import build_model, import_function
 from fmce.models.checks import unsafe_in_channels_last
+from fmce.models.fcos import fcos
 from fmce.models.pspnet import pspnet
+from fmce.tasks.detect import DetectTask
 from fmce.tasks.match_teacher import ClassifyTask, SegmentTask
 
 
-def make_task(config: MatchingConfig, data: MatchingData) -> ClassifyTask | SegmentTask:
+def make_task(
+    config: MatchingConfig, data: MatchingData
+) -> ClassifyTask | SegmentTask | DetectTask:
     """Return the task of an experiment."""
     if config.task == "classify":
         return ClassifyTask(len(data.class_names))
+    if config.task == "detect":
+        return DetectTask(len(data.class_names), data.class_names)
     return SegmentTask(len(data.class_names), data.class_names)
 
 
@@ -57,6 +63,8 @@ def _build(config: MatchingConfig, net: NetConfig, classes: int, auxiliary: bool
     if config.task == "classify":
         return build_model(net.name, classes, options=net.options, weights=net.weights)
     kind, _, name = net.name.partition(":")
+    if kind == "fcos":
+        return fcos(name, classes, weights=net.weights, **net.options)
     if kind == "pspnet":
         options = {"auxiliary": auxiliary, **net.options}
         return pspnet(name, classes, weights=net.weights, **options)

@@ -25,7 +25,8 @@ def matching_result(
         data: its images.
         teacher: the teacher's scores.
     """
-    name = make_task(config, data).score_name
+    task = make_task(config, data)
+    name = task.score_name
     rows = []
     for seed in config.seeds:
         for arm in config.arms:
@@ -45,13 +46,14 @@ def matching_result(
     return {
         "task": config.task,
         "score_name": name,
+        "agreement_name": task.agreement_name,
         "teacher": teacher,
         "images": {
             p: len(getattr(data, p)) for p in ("labelled", "unlabelled", "held_out", "validation")
         },
         "steps": config.student_steps.steps,
         "rows": rows,
-        "arms": _summaries(rows),
+        "arms": _summaries(rows, task.agreement_name),
         "gap_closed": gap_closed(rows, teacher[name]),
         "comparisons": _comparisons(rows),
     }
@@ -62,24 +64,35 @@ def gap_closed(rows: Sequence[Mapping[str, Any]], teacher_score: float) -> float
 
     None where an arm is missing or the teacher is no better than the supervised student.
     """
-    means = {arm["arm"]: arm["mean"] for arm in _summaries(rows)}
+    means = _means(rows)
     if not {"funmatch", "supervised"} <= means.keys() or teacher_score <= means["supervised"]:
         return None
     return float((means["funmatch"] - means["supervised"]) / (teacher_score - means["supervised"]))
 
 
-def _summaries(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _summaries(rows: Sequence[Mapping[str, Any]], agreement_name: str) -> list[dict[str, Any]]:
     summaries = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
         mine = [row for row in rows if row["arm"] == arm]
         mean, sd = mean_sd([row["score"] for row in mine])
         pools = mine[0]["agreement"].keys()
-        alike = {
-            p: mean_sd([row["agreement"][p]["argmax_agreement"] for row in mine])[0] for p in pools
-        }
+        alike = {p: _mean([row["agreement"][p][agreement_name] for row in mine]) for p in pools}
         spread = None if len(mine) < 2 else sd
         summaries.append({"arm": arm, "mean": mean, "sd": spread, "agreement": alike})
     return summaries
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        scores.setdefault(row["arm"], []).append(row["score"])
+    return {arm: mean_sd(values)[0] for arm, values in scores.items()}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean, None where a value is undefined, as AP is where a teacher finds nothing."""
+    known = [value for value in values if value is not None]
+    return mean_sd(known)[0] if len(known) == len(values) else None
 
 
 def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

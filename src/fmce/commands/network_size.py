@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fmce.models.detection import DetectionOutput
+
 _TIMED_RUNS = 10
 
 
@@ -22,8 +24,16 @@ class LogitsOnly(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B,C) or (B,C,H,W) of normalised images (B,3,H,W)."""
+        """Return logits (B,C) or (B,C,H,W) of normalised images (B,3,H,W).
+
+        Of a detector (B,A,C+5): at each location the class logits, the centerness logit, and the
+        distances to the box's left, top, right and lower side in strides of the location's level.
+        """
         output = self.model(images)
+        if isinstance(output, DetectionOutput):
+            distances = output.distances / output.strides[:, None]
+            columns = (output.class_logits, output.centerness_logits[..., None], distances)
+            return torch.cat(columns, dim=2)
         if isinstance(output, Mapping):  # torchvision's segmentation models
             output = output["out"]
         logits: Tensor = output if isinstance(output, Tensor) else output[0]

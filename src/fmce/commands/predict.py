@@ -1,4 +1,4 @@
-"""`fmce predict`: class maps of a folder of images as BDD100K's official PNGs, scored where there are masks."""
+"""`fmce predict`: class maps or boxes of a folder of images in BDD100K's official form, scored where labelled."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fmce.commands.matching import load_student, make_task
+from fmce.commands.predict_boxes import predict_boxes
 from fmce.commands.show import percent, print_table
 from fmce.commands.teacher import load_teacher
 from fmce.configs import from_yaml
@@ -28,6 +29,7 @@ from fmce.engine.runtime import Runtime, make_runtime
 from fmce.matching_config import Arm, MatchingConfig
 from fmce.matching_data import read_matching_data
 from fmce.metrics.segmentation import confusion, segmentation_scores
+from fmce.tasks.detect import DetectTask
 from fmce.tasks.match_teacher import SegmentTask
 
 Network = Literal["teacher"] | Arm
@@ -41,10 +43,13 @@ def predict(
     network: Network = "funmatch",
     seed: int | None = None,
     masks: Path | None = None,
+    labels: Path | None = None,
     runtime: Runtime | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Write one mask of train ids per image, of the image's own size and named by its stem.
+    """Write one mask of train ids per image, of its own size and named by its stem; or all boxes.
+
+    Of a detector, `out/predictions_official.json` holds the boxes of all images.
 
     An image is brought to the scale the experiment trained at, whole and not cut; its logits are
     brought back to its own size before the class is chosen.
@@ -56,6 +61,7 @@ def predict(
         network: "teacher", or the arm of a student.
         seed: of the student; the experiment's first by default.
         masks: masks of the same names with the truth; the predictions are scored against them.
+        labels: for task "detect": Scalabel JSON with the true boxes.
         runtime: device and precision.
         quiet: print nothing.
 
@@ -72,8 +78,14 @@ def predict(
             f"{experiment} has no distill.json; run: fmce distill --out {experiment}"
         )
     config = from_yaml(MatchingConfig, experiment / "config.yaml")
-    if config.task != "segment":
-        raise ValueError(f"{experiment} has task {config.task}; class maps need task segment")
+    if config.task == "classify":
+        raise ValueError(
+            f"{experiment} has task classify; class maps and boxes need task segment or detect"
+        )
+    if (masks is not None and config.task == "detect") or (
+        labels is not None and config.task != "detect"
+    ):
+        raise ValueError(f"masks are for task segment and labels for detect; this is {config.task}")
     runtime = runtime or make_runtime()
     data = read_matching_data(experiment)
     model = _network(config, experiment, network, seed).to(runtime.device)
@@ -81,17 +93,31 @@ def predict(
     if not paths:
         raise ValueError(f"expected images (JPEG, PNG, WebP) below {images}, found none")
     task = make_task(config, data)
-    assert isinstance(task, SegmentTask)
-    size = (config.data.height, config.data.width)
-    unreadable = _write_masks(
-        task, model, paths, images, out, size, Views(data.mean, data.std), runtime, quiet
-    )
-    result: dict[str, Any] = {
+    size, views = (config.data.height, config.data.width), Views(data.mean, data.std)
+    about: dict[str, Any] = {
         "network": network,
         "seed": None if network == "teacher" else config.seeds[0] if seed is None else seed,
+        "class_names": list(data.class_names),
+    }
+    if isinstance(task, DetectTask):
+        result = about | predict_boxes(
+            task,
+            model,
+            paths,
+            out,
+            size=size,
+            views=views,
+            labels=labels,
+            runtime=runtime,
+            quiet=quiet,
+        )
+        write_json(out / "predictions.json", result)
+        return result
+    assert isinstance(task, SegmentTask)
+    unreadable = _write_masks(task, model, paths, images, out, size, views, runtime, quiet)
+    result = about | {
         "images": len(paths) - len(unreadable),
         "unreadable": unreadable,
-        "class_names": list(data.class_names),
         "scores": None if masks is None else score_masks(out, masks, data.class_names),
     }
     write_json(out / "predictions.json", result)

@@ -19,7 +19,7 @@ POOLS = ("labelled", "unlabelled", "held_out", "validation")
 
 @dataclass(frozen=True)
 class ImagePool:
-    """Images uint8 (N,3,H,W) on one device; targets (N,) or (N,H,W), or None where unlabelled."""
+    """Images uint8 (N,3,H,W) on one device; targets (N,), (N,H,W), (N,M,6), or None if unlabelled."""
 
     images: Tensor
     targets: Tensor | None = None

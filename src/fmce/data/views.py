@@ -1,4 +1,4 @@
-"""Random views of images: zoom, window, flip, brightness, drawn once and applied to image and mask alike.
+"""Random views of images: zoom, window, flip, brightness, drawn once, applied to image and labels alike.
 
 Function matching needs teacher and student to see the very same view, so a view is made once, before
 either sees it.
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmce.data.batch import ViewBatch
+from fmce.data.boxes import is_packed, move_boxes
 from fmce.data.pools import ImagePool
 
 
@@ -32,20 +33,20 @@ class Views:
     brightness: float = 0.0
 
     def __call__(
-        self, images: Tensor, masks: Tensor | None = None, generator: torch.Generator | None = None
+        self, images: Tensor, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return views of a batch and the same views of its masks.
+        """Return views of a batch and the same views of its masks or boxes.
 
         Args:
             images: uint8 (B,3,H,W).
-            masks: uint8 or int64 (B,H,W), or None.
+            labels: masks uint8 or int64 (B,H,W), packed boxes float (B,M,6), or None.
             generator: on the images' device; None gives the plain images.
 
         Returns:
-            float32 (B,3,H,W), normalised; int64 (B,H,W) or None.
+            float32 (B,3,H,W), normalised; int64 (B,H,W), float32 (B,M,6) or None.
         """
         x = images.float() / 255
-        y = masks.long() if masks is not None else None
+        y = labels if labels is None or is_packed(labels) else labels.long()
         if generator is not None:
             if self.zoom > 1 or self.flip:
                 x, y = self._warp(x, y, generator)
@@ -68,6 +69,8 @@ class Views:
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
         # Windows lie inside the image; border padding only meets rounding at its edge.
         x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        if is_packed(y):
+            return x, move_boxes(y, theta, *x.shape[2:])
         if y is not None:
             warped = F.grid_sample(
                 y[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False
@@ -125,9 +128,9 @@ class PoolBatches:
             index = self._positions(step)
             images, targets = self.pool.take(index)
             generator = view_generator(device, self.seed, step)
-            masks = targets if targets is not None and targets.ndim == 3 else None
-            x, y = self.views(images, masks, generator)
-            yield ViewBatch(x, y if masks is not None else targets, index)
+            placed = targets if targets is not None and targets.ndim == 3 else None
+            x, y = self.views(images, placed, generator)
+            yield ViewBatch(x, y if placed is not None else targets, index)
 
     def _positions(self, step: int) -> Tensor:
         size, start = len(self.pool), step * self.batch_size
@@ -156,6 +159,6 @@ class PlainBatches:
         """Yield all images once."""
         for index in torch.arange(len(self.pool)).split(self.batch_size):  # type: ignore[no-untyped-call]
             images, targets = self.pool.take(index)
-            masks = targets if targets is not None and targets.ndim == 3 else None
-            x, y = self.views(images, masks)
-            yield ViewBatch(x, y if masks is not None else targets, index)
+            placed = targets if targets is not None and targets.ndim == 3 else None
+            x, y = self.views(images, placed)
+            yield ViewBatch(x, y if placed is not None else targets, index)

@@ -52,7 +52,8 @@ def progress_figure(result: Mapping[str, Any]) -> Figure:
         for arm in dict.fromkeys(row["arm"] for row in result["rows"]):
             curves = [row["curve"] for row in result["rows"] if row["arm"] == arm]
             steps = [point["steps"] for point in curves[0]]
-            values = np.array([[100 * point[key] for point in curve] for curve in curves])
+            # Agreement of a detector is undefined (None) where its teacher finds nothing.
+            values = 100 * np.array([[p[key] for p in curve] for curve in curves], dtype=float)
             colour = _COLOURS.get(arm, _INK)
             axes.plot(steps, values.mean(axis=0), color=colour, label=arm, marker="o", ms=3)
             axes.fill_between(
@@ -102,16 +103,58 @@ def predictions_figure(
     return figure
 
 
+def boxes_figure(
+    images: NDArray[np.uint8], columns: Mapping[str, NDArray[np.floating[Any]]], num_classes: int
+) -> Figure:
+    """Draw images with the boxes that truth, teacher and students have in them.
+
+    Args:
+        images: uint8 (B,H,W,3).
+        columns: title → packed boxes (B,M,6); ignored ones are drawn dotted.
+        num_classes: C.
+    """
+    import matplotlib as mpl
+    from matplotlib.patches import Rectangle
+
+    count, height, width = images.shape[:3]
+    figure = Figure(
+        figsize=(2.6 * len(columns), 2.6 * count * height / width + 0.5),
+        layout="constrained",
+        facecolor="white",
+    )
+    grid = figure.subplots(count, len(columns), squeeze=False)
+    palette = mpl.colormaps["tab10"].resampled(max(num_classes, 2))
+    for row, image in enumerate(images):
+        for axes, boxes in zip(grid[row], columns.values(), strict=True):
+            axes.imshow(image)
+            axes.set(xticks=[], yticks=[])
+            for x1, y1, x2, y2, label, ignored in boxes[row][boxes[row][:, 4] >= 0]:
+                # A pixel's centre has whole coordinates in imshow, its edges the halves.
+                place = (x1 - 0.5, y1 - 0.5)
+                style = ":" if ignored else "-"
+                colour = palette(int(label))
+                axes.add_patch(
+                    Rectangle(place, x2 - x1, y2 - y1, fill=False, ec=colour, ls=style, lw=1.2)
+                )
+    for axes, title in zip(grid[0], columns, strict=True):
+        axes.set_title(title, fontsize=8)
+    return figure
+
+
+CLASS_SCORES = {"iou": "IoU", "ap_by_class": "AP"}
+
+
 def class_table(result: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
-    """Return for each class the teacher's IoU and every arm's mean IoU; empty without classes."""
-    if "iou" not in result["teacher"]:
+    """Return for each class the teacher's IoU or AP and every arm's mean; empty without classes."""
+    score = next((name for name in CLASS_SCORES if name in result["teacher"]), None)
+    if score is None:
         return []
     arms: Sequence[str] = [arm["arm"] for arm in result["arms"]]
     table = []
-    for name, teacher in result["teacher"]["iou"].items():
+    for name, teacher in result["teacher"][score].items():
         cells: list[float | None] = [teacher]
         for arm in arms:
-            values = [r["scores"]["iou"][name] for r in result["rows"] if r["arm"] == arm]
+            values = [r["scores"][score][name] for r in result["rows"] if r["arm"] == arm]
             known = [v for v in values if v is not None]
             cells.append(float(np.mean(known)) if known else None)
         table.append((name, cells))

@@ -6,12 +6,21 @@ from typing import Any
 import numpy as np
 
 from fmce.report.matching_figures import (
+    CLASS_SCORES,
     arms_figure,
+    boxes_figure,
     class_table,
     predictions_figure,
     progress_figure,
 )
 from fmce.report.page import inline, read_json_or_none, template
+
+# What agreement is, by task, in the words of the page.
+_PLACES = {
+    "classify": "the share of images on which student and teacher have the same answer",
+    "segment": "the share of pixels on which student and teacher have the same answer",
+    "detect": "the AP of the student's boxes with the teacher's (score from 0.3 on) as truth",
+}
 
 
 def matching_page(experiment: Path) -> str:
@@ -34,6 +43,8 @@ def matching_page(experiment: Path) -> str:
         "result": result,
         "verdict": verdict(result),
         "classes": class_table(result),
+        "class_score": next((v for k, v in CLASS_SCORES.items() if k in result["teacher"]), None),
+        "places": _PLACES[result["task"]],
         "arms_picture": inline(arms_figure(result), "Scores by arm"),
         "progress_picture": inline(progress_figure(result), "Score and agreement over steps"),
         "predictions_picture": _predictions(experiment, result),
@@ -58,7 +69,7 @@ def verdict(result: dict[str, Any]) -> str:
         sentences.append(
             "The teacher is no better than the supervised student, so there is no gap to close."
         )
-    sentences += _agreement_in_words(result["arms"])
+    sentences += _agreement_in_words(result["task"], result["arms"])
     return " ".join(sentences)
 
 
@@ -71,18 +82,28 @@ def _gap_in_words(share: float) -> str:
     return f"Function matching closes {100 * share:.0f} % of the gap to the teacher."
 
 
-def _agreement_in_words(arms: list[dict[str, Any]]) -> list[str]:
-    """Say how often the matched and the supervised student answer as the teacher does."""
+def _agreement_in_words(task: str, arms: list[dict[str, Any]]) -> list[str]:
+    """Say how alike the matched and the supervised student answer to the teacher."""
     shares = {arm["arm"]: arm["agreement"] for arm in arms}
     if not {"supervised", "funmatch"} <= shares.keys():
         return []
     pools = {"validation": "on validation", "held_out_frames": "on unlabelled images kept aside"}
-    each = [
-        f"{100 * shares['funmatch'][pool]:.1f} % {where} (supervised {100 * shares['supervised'][pool]:.1f} %)"
+    pairs = {
+        where: (shares["funmatch"].get(pool), shares["supervised"].get(pool))
         for pool, where in pools.items()
-        if pool in shares["funmatch"]
+    }
+    # A detector's is undefined where its teacher finds nothing.
+    each = [
+        f"{100 * matched:.1f} % {where} (supervised {100 * supervised:.1f} %)"
+        for where, (matched, supervised) in pairs.items()
+        if matched is not None and supervised is not None
     ]
-    return [f"The matched student answers as the teacher does {' and '.join(each)}."]
+    said = (
+        "With the teacher's boxes as truth the matched student's AP is"
+        if task == "detect"
+        else "The matched student answers as the teacher does"
+    )
+    return [f"{said} {' and '.join(each)}."] if each else []
 
 
 def _predictions(experiment: Path, result: dict[str, Any]) -> Any:
@@ -91,5 +112,6 @@ def _predictions(experiment: Path, result: dict[str, Any]) -> Any:
         return None
     with np.load(file) as arrays:
         columns = {name: arrays[name] for name in arrays.files if name != "images"}
-        figure = predictions_figure(arrays["images"], columns, len(result["teacher"]["iou"]))
+        draw = boxes_figure if result["task"] == "detect" else predictions_figure
+        figure = draw(arrays["images"], columns, len(class_table(result)))
     return inline(figure, "Predictions of teacher and students")

@@ -32,21 +32,58 @@ class MatchingTask(Protocol):
 
     score_name: str
     """Name of the one number that says how good a network is, 0 to 1."""
+    agreement_name: str
+    """Name, in `agreement`, of the one number that says how alike student and teacher are, 0 to 1."""
 
     def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """Return the task's own loss, a scalar."""
         ...
 
-    def logits(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Return the outputs that are matched, (B,C) or (B,C,H,W)."""
+    def outputs(self, model: nn.Module, images: Tensor) -> Any:
+        """Return the outputs that are matched."""
+        ...
+
+    def matching_loss(self, student: Any, teacher: Any, temperature: float) -> StepOutput:
+        """Return what it costs that the student's outputs are not the teacher's, and its parts."""
         ...
 
     def scores(self, model: nn.Module, batches: Batches, runtime: Runtime) -> dict[str, Any]:
         """Evaluate against labels; holds `score_name`."""
         ...
 
+    def agreement(
+        self, student: nn.Module, teacher: nn.Module, batches: Batches, runtime: Runtime
+    ) -> Mapping[str, Any]:
+        """Measure how alike both answer, without labels; holds `agreement_name` and "mean_kl"."""
+        ...
 
-class ClassifyTask:
+
+class LogitsTask:
+    """What classification and segmentation share: one softmax a position, compared by KL."""
+
+    agreement_name = "argmax_agreement"
+    num_classes: int
+
+    def logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return logits (B,C) or (B,C,H,W)."""
+        raise NotImplementedError
+
+    def outputs(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return the logits."""
+        return self.logits(model, images)
+
+    def matching_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> StepOutput:
+        """Return KL(teacher‖student), a mean over positions, at a temperature."""
+        return StepOutput(kl_distillation(student, teacher, temperature), len(student), {})
+
+    def agreement(
+        self, student: nn.Module, teacher: nn.Module, batches: Batches, runtime: Runtime
+    ) -> Mapping[str, Any]:
+        """See `agreement` of this module."""
+        return agreement(self, self.num_classes, student, teacher, batches, runtime)
+
+
+class ClassifyTask(LogitsTask):
     """Classification: logits (B,C), scored by accuracy."""
 
     score_name = "accuracy"
@@ -73,7 +110,7 @@ class ClassifyTask:
         return {"accuracy": correct / total}
 
 
-class SegmentTask:
+class SegmentTask(LogitsTask):
     """Segmentation: logits (B,C,H,W) at the image's size, scored by mIoU."""
 
     score_name = "miou"
@@ -127,7 +164,7 @@ def matching_step(
     blend: bool = False,
     teacher_autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Callable[[ViewBatch], StepOutput]:
-    """Return the step of the matching arms: KL(teacher‖student) on the same view.
+    """Return the step of the matching arms: student against teacher on the same view.
 
     Args:
         task: says what the outputs are.
@@ -144,16 +181,15 @@ def matching_step(
         if blend:  # the epoch's seed makes this draw repeatable
             images = mixup(images, sample_mixup(torch.default_generator))
         with torch.inference_mode(), teacher_autocast():
-            wanted = task.logits(teacher, images)
-        loss = kl_distillation(task.logits(student, images), wanted, temperature)
-        return StepOutput(loss, len(images), {})
+            wanted = task.outputs(teacher, images)
+        return task.matching_loss(task.outputs(student, images), wanted, temperature)
 
     return step
 
 
 @torch.inference_mode()
 def agreement(
-    task: MatchingTask,
+    task: LogitsTask,
     num_classes: int,
     student: nn.Module,
     teacher: nn.Module,
@@ -182,7 +218,7 @@ class _Prediction(NamedTuple):
 
 
 def _predictions(
-    task: MatchingTask, model: nn.Module, batches: Batches, runtime: Runtime
+    task: LogitsTask, model: nn.Module, batches: Batches, runtime: Runtime
 ) -> Iterator[_Prediction]:
     with torch.inference_mode(), eval_mode(model):
         for batch in batches.epoch(0):

@@ -1,0 +1,124 @@
+"""The images and boxes of a detection experiment: built-in scenes, or labelled files of any format."""
+
+import numpy as np
+
+from fmce.data.boxes import ImageBoxes, cover_boxes, pack_boxes
+from fmce.data.detection_files import DetectionFiles
+from fmce.data.detection_formats import (
+    coco_detection,
+    kitti_detection,
+    voc_detection,
+    yolo_detection,
+)
+from fmce.data.pools import ImagePool, MatchingData, as_pool, cover, empty_pool
+from fmce.data.scalabel import bdd100k_detection
+from fmce.data.scenes import SCENE_BOX_CLASSES, SceneBatch, render_scenes
+from fmce.matching_config import PoolConfig
+from fmce.matching_frames import check_memory, unlabelled_pools
+from fmce.matching_pools import (
+    OTHER_WORLD,
+    SCENES_FOR_VALIDATION,
+    data_root,
+    some_positions,
+    with_statistics,
+)
+
+# Of a scene's objects, those with fewer visible pixels are ignored: at a few pixels a pedestrian
+# is a smudge that nobody could name.
+_LEAST_PIXELS = 16
+
+
+def detection_data(config: PoolConfig) -> MatchingData:
+    """Read or render all images of a detection experiment; targets are packed boxes.
+
+    Raises:
+        ValueError: the data set is unknown or incomplete, boxes are wrong, or the images would not
+            fit in memory.
+    """
+    return _scenes(config) if config.name == "scenes" else _files(config)
+
+
+def _scenes(config: PoolConfig) -> MatchingData:
+    labelled = config.labelled or 60
+    extra = config.unlabelled or 4000
+    size = {"height": config.height, "width": config.width}
+    check_memory(labelled + extra + config.held_out, config)
+    train = render_scenes(range(labelled), seed=config.seed, **size)
+    others = render_scenes(
+        range(labelled, labelled + extra + config.held_out), seed=config.seed, **size
+    )
+    validation = render_scenes(
+        range(config.validation or SCENES_FOR_VALIDATION), seed=config.seed + OTHER_WORLD, **size
+    )
+    return with_statistics(
+        _with_boxes(train),
+        as_pool(others.images[:extra]),
+        as_pool(others.images[extra:]) if config.held_out else empty_pool(**size),
+        _with_boxes(validation),
+        SCENE_BOX_CLASSES,
+    )
+
+
+def _with_boxes(scenes: SceneBatch) -> ImagePool:
+    columns = zip(scenes.boxes, scenes.box_labels, scenes.box_pixels, strict=True)
+    boxes = [ImageBoxes(b, k, np.asarray(n < _LEAST_PIXELS)) for b, k, n in columns]
+    return ImagePool(as_pool(scenes.images).images, pack_boxes(boxes))
+
+
+def _files(config: PoolConfig) -> MatchingData:
+    train, validation = (detection_files(config, split) for split in ("train", "val"))
+    for files in (train, validation):
+        files.check()
+    order = np.random.default_rng(config.seed).permutation(len(train))
+    count = min(config.labelled or len(train), len(train))
+    left_out = [train.image_paths[i] for i in np.sort(order[count:])]
+    pool, held_out = unlabelled_pools(
+        config, validation.stems, left_out, others=count + len(validation)
+    )
+    few = some_positions(len(validation), config.validation, config.seed)
+    return with_statistics(
+        _labelled(train.select(np.sort(order[:count]).tolist()), config),
+        pool,
+        held_out,
+        _labelled(validation.select(few), config),
+        train.class_names,
+    )
+
+
+def detection_files(config: PoolConfig, split: str) -> DetectionFiles:
+    """Find the labelled images of a split, "train" or "val".
+
+    Raises:
+        ValueError: the data set's name is unknown, or it is incomplete.
+    """
+    exclude, missing = config.exclude or (), config.missing
+    if config.name not in ("bdd100k", "kitti", "coco", "yolo", "voc"):
+        raise ValueError(
+            f"unknown detection data {config.name!r}; choose from scenes, bdd100k, kitti, coco, yolo, voc"
+        )
+    root, names = data_root(config), config.class_names
+    if config.name == "bdd100k":
+        return bdd100k_detection(root, split, missing=missing, exclude=exclude)
+    if config.name == "kitti":
+        return kitti_detection(root, split, missing=missing, exclude=exclude)
+    if config.name == "coco":
+        return coco_detection(
+            root / split,
+            root / "annotations" / f"instances_{split}.json",
+            class_names=names,
+            missing=missing,
+            exclude=exclude,
+        )
+    read = yolo_detection if config.name == "yolo" else voc_detection
+    return read(root, split, class_names=names, missing=missing, exclude=exclude)
+
+
+def _labelled(files: DetectionFiles, config: PoolConfig) -> ImagePool:
+    size = (config.height, config.width)
+    images, boxes = [], []
+    for i in range(len(files)):
+        item = files[i]
+        height, width = item.image.shape[:2]
+        images.append(cover(item.image, *size))
+        boxes.append(cover_boxes(item.boxes, (height, width), size))
+    return ImagePool(as_pool(images).images, pack_boxes(boxes))

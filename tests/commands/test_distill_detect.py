@@ -1,0 +1,188 @@
+"""`fmce distill` for detection on scenes at toy size: arms, scores, resume, report."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fmce.commands.distill import distill
+from fmce.commands.export import export
+from fmce.commands.matching import load_student
+from fmce.commands.predict import predict
+from fmce.commands.predict_boxes import boxes_of_image
+from fmce.commands.report import matching_report
+from fmce.configs import with_settings
+from fmce.data.boxes import is_packed, unpack_boxes
+from fmce.data.scenes import render_scene
+from fmce.data.views import Views
+from fmce.engine.checkpoint import load_checkpoint
+from fmce.matching_config import matching_preset
+from fmce.matching_data import read_matching_data
+from fmce.models.detection import DetectionOutput
+from fmce.tasks.detect import DetectTask
+
+pytest.importorskip("timm")
+pytest.importorskip("faster_coco_eval")
+
+SETTINGS = (
+    "data={height: 24, width: 40, labelled: 8, unlabelled: 8, held_out: 4, validation: 6}",
+    "teacher_steps={steps: 6, batch_size: 4, interval: 3}",
+    "student_steps={steps: 4, batch_size: 4, interval: 2}",
+    "teacher.options={channels: 32, convolutions: 1, strides: [4, 8]}",
+    "student.options={channels: 32, convolutions: 1, strides: [4, 8]}",
+    "seeds=[1]",
+)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return with_settings(matching_preset("scenes-detect"), SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory, config):
+    out = tmp_path_factory.mktemp("detect") / "scenes"
+    distill(config, out, jobs=2, quiet=True)
+    return out
+
+
+def test_every_arm_has_ap_and_agreement(experiment):
+    result = json.loads((experiment / "distill.json").read_text())
+    assert result["score_name"] == "ap"
+    assert [row["arm"] for row in result["rows"]] == ["supervised", "labelled", "funmatch"]
+    for row in result["rows"]:
+        assert 0 <= row["score"] <= 1
+        assert row["scores"]["images"] == 6
+        assert row["agreement"]["held_out_frames"]["mean_kl"] > 0
+        assert [point["steps"] for point in row["curve"]] == [2, 4]
+    metrics = (experiment / "runs" / "funmatch-seed1" / "metrics.jsonl").read_text().splitlines()
+    parts = json.loads(metrics[-1])
+    total = sum(parts[f"loss_{name}"] for name in ("classes", "boxes", "centerness"))
+    assert total == pytest.approx(parts["loss"], rel=1e-5)
+
+
+def test_boxes_of_the_pool_are_those_of_the_scenes(experiment):
+    data = read_matching_data(experiment)
+    assert is_packed(data.labelled.targets)
+    scene = render_scene(3, height=24, width=40)
+    packed = unpack_boxes(data.labelled.targets)[3]
+    np.testing.assert_array_equal(packed["boxes"], scene.boxes)
+    np.testing.assert_array_equal(packed["labels"], scene.box_labels)
+    np.testing.assert_array_equal(packed["ignored"], scene.box_pixels < 16)
+
+
+def test_an_arm_lost_in_the_middle_comes_out_the_same(experiment, config, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(experiment, copy)
+    run = copy / "runs" / "funmatch-seed1"
+    last = load_checkpoint(run / "checkpoints" / "epoch_0002").weights
+    shutil.rmtree(run)
+    distill(config, copy, jobs=1, quiet=True)
+    again = load_checkpoint(run / "checkpoints" / "epoch_0002").weights
+    assert all(torch.equal(last[k], again[k]) for k in last)
+
+
+def test_report_shows_boxes_and_the_classes(experiment):
+    page = matching_report(experiment).read_text()
+    assert "(score from 0.3 on) as truth" in page
+    assert page.count("data:image/png;base64,") == 3
+    assert "pedestrian" in page
+    pictures = np.load(experiment / "predictions.npz")
+    assert set(pictures.files) == {
+        "images",
+        "truth",
+        "teacher",
+        "supervised",
+        "labelled",
+        "funmatch",
+    }
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter warns about its own dependencies
+def test_exported_student_says_the_same_at_every_location(experiment, config, tmp_path):
+    result = export(experiment, tmp_path / "student", onnx=False, quiet=True)
+    assert result["relative_differences"]["torch.export"] < 1e-3
+    program = torch.export.load(tmp_path / "student" / "student.pt2").module()
+    images = torch.randn(3, 3, 24, 40)
+    data = read_matching_data(experiment)
+    with torch.no_grad():
+        raw = load_student(config, experiment, data, "funmatch", 1)(images)
+        got = program(images)
+    assert got.shape == (3, 60 + 15, 3 + 1 + 4)
+    torch.testing.assert_close(got[..., :3], raw.class_logits)
+    torch.testing.assert_close(got[..., 4:] * raw.strides[:, None], raw.distances)
+
+
+def test_official_boxes_of_a_folder_are_scored_like_the_validation(experiment, tmp_path):
+    # Images of the training size are not rescaled, so the scores are those of validation.
+    data = read_matching_data(experiment)
+    frames = []
+    for i, boxes in enumerate(unpack_boxes(data.validation.targets)):
+        pixels = data.validation.images[i].permute(1, 2, 0).numpy()
+        path = tmp_path / "images" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+        rows = [
+            {
+                "category": data.class_names[k],
+                "attributes": {"crowd": bool(c)},
+                "box2d": dict(
+                    zip(("x1", "y1", "x2", "y2"), [*b[:2], b[2] - 1, b[3] - 1], strict=True)
+                ),
+            }
+            for b, k, c in zip(
+                *(boxes[n].tolist() for n in ("boxes", "labels", "ignored")), strict=True
+            )
+        ]
+        frames.append({"name": f"{i}.png", "labels": rows})
+    (tmp_path / "truth.json").write_text(json.dumps(frames))
+    got = predict(
+        experiment,
+        tmp_path / "images",
+        tmp_path / "out",
+        network="teacher",
+        labels=tmp_path / "truth.json",
+        quiet=True,
+    )
+    teacher = json.loads((experiment / "distill.json").read_text())["teacher"]
+    by_class = [scores.pop("ap_by_class") for scores in (got["scores"], teacher)]
+    assert by_class[0] == pytest.approx(by_class[1], abs=1e-3)
+    assert got["scores"] == pytest.approx(teacher, abs=1e-3)
+    official = json.loads((tmp_path / "out" / "predictions_official.json").read_text())
+    assert [frame["name"] for frame in official] == [f"{i}.png" for i in range(6)]
+
+
+class OneBox(torch.nn.Module):
+    """A detector of one's own that always sees a box at 10, 5 … 20, 15 pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.anything = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        assert images.shape[2:] == (24, 48)
+        return DetectionOutput(
+            torch.full((1, 1, 2), -5.0).index_fill(2, torch.tensor([1]), 9.0),
+            torch.full((1, 1, 4), 5.0),
+            torch.full((1, 1), 9.0),
+            torch.tensor([[15.0, 10.0]]),
+            torch.tensor([8.0]),
+            (1,),
+        )
+
+
+def test_boxes_are_given_in_the_pixels_of_the_image_itself():
+    # 72×144 covers 24×40 at a third of its size.
+    views = Views((0.5,) * 3, (0.25,) * 3)
+    image = np.zeros((72, 144, 3), np.uint8)
+    found = boxes_of_image(DetectTask(2, ("a", "b")), OneBox().eval(), image, (24, 40), views)
+    assert found["boxes"].tolist() == [[30, 15, 60, 45]]
+    assert found["labels"].tolist() == [1]
+
+
+def test_a_temperature_is_refused(config):
+    with pytest.raises(ValueError, match="temperature"):
+        with_settings(config, ["temperature=2"])
