@@ -209,6 +209,7 @@ def test_the_verdict_says_which_way_the_gap_went(teacher, matched, expected):
         {"arm": r["arm"], "mean": r["score"], "agreement": {"validation": r["score"]}} for r in rows
     ]
     result = {
+        "task": "segment",
         "score_name": "miou",
         "teacher": {"miou": teacher},
         "arms": arms,

@@ -165,7 +165,7 @@ class OneBox(torch.nn.Module):
     def forward(self, images):
         assert images.shape[2:] == (24, 48)
         return DetectionOutput(
-            torch.full((1, 1, 2), -5.0).index_fill(2, torch.tensor([1]), 9.0),
+            torch.full((1, 1, 2), -9.0).index_fill(2, torch.tensor([1]), 9.0),
             torch.full((1, 1, 4), 5.0),
             torch.full((1, 1), 9.0),
             torch.tensor([[15.0, 10.0]]),
@@ -181,6 +181,38 @@ def test_boxes_are_given_in_the_pixels_of_the_image_itself():
     found = boxes_of_image(DetectTask(2, ("a", "b")), OneBox().eval(), image, (24, 40), views)
     assert found["boxes"].tolist() == [[30, 15, 60, 45]]
     assert found["labels"].tolist() == [1]
+
+
+def save_yolo(root, split, numbers):
+    for kind in ("images", "labels"):
+        (root / kind / split).mkdir(parents=True)
+    for number in numbers:
+        scene = render_scene(number, height=24, width=40)
+        Image.fromarray(scene.image).save(root / "images" / split / f"{number}.png")
+        x1, y1, x2, y2 = scene.boxes.T / np.array([[40], [24], [40], [24]])
+        rows = np.stack([scene.box_labels, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1)
+        lines = "".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows)
+        (root / "labels" / split / f"{number}.txt").write_text(lines)
+
+
+def test_unlabelled_frames_in_files_are_each_seen_once(config, tmp_path):
+    save_yolo(tmp_path, "train", range(4))
+    save_yolo(tmp_path, "val", range(4, 7))
+    (tmp_path / "drive").mkdir()
+    for number in range(7, 19):
+        scene = render_scene(number, height=24, width=40)
+        Image.fromarray(scene.image).save(tmp_path / "drive" / f"{number}.png")
+    files = (
+        f"data={{name: yolo, root: {tmp_path}, folders: [{tmp_path / 'drive'}], held_out: 0}}",
+        "data={height: 24, width: 40, labelled: null, unlabelled: null, validation: null}",
+        "data={class_names: [pedestrian, car, sign], backing: files, record_frames: true}",
+        "arms=[funmatch]",
+    )
+    result = distill(with_settings(config, files), tmp_path / "out", jobs=1, quiet=True)
+    assert result["images"] == {"labelled": 4, "unlabelled": 12, "held_out": 0, "validation": 3}
+    logs = sorted((tmp_path / "out" / "runs" / "funmatch-seed1" / "frames").glob("*.txt"))
+    seen = [key for log in logs for key in log.read_text().splitlines()]
+    assert len(seen) == len(set(seen)) == 16  # four steps of four images are one pass
 
 
 def test_a_temperature_is_refused(config):
