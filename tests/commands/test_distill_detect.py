@@ -203,9 +203,11 @@ def test_unlabelled_frames_in_files_are_each_seen_once(config, tmp_path):
         scene = render_scene(number, height=24, width=40)
         Image.fromarray(scene.image).save(tmp_path / "drive" / f"{number}.png")
     files = (
-        f"data={{name: yolo, root: {tmp_path}, folders: [{tmp_path / 'drive'}], held_out: 0}}",
-        "data={height: 24, width: 40, labelled: null, unlabelled: null, validation: null}",
-        "data={class_names: [pedestrian, car, sign], backing: files, record_frames: true}",
+        f"data={{name: yolo, root: {tmp_path}, backing: files, record_frames: true}}",
+        f"data.folders=[{tmp_path / 'drive'}]",
+        "data.class_names=[pedestrian, car, sign]",
+        *(f"data.{name}=null" for name in ("labelled", "unlabelled", "validation")),
+        "data.held_out=0",
         "arms=[funmatch]",
     )
     result = distill(with_settings(config, files), tmp_path / "out", jobs=1, quiet=True)
