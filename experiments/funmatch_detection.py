@@ -6,7 +6,7 @@
 
 Each puts one row into results/funmatch.jsonl; a killed run goes on where it was. Three seeds.
 `--small`: road scenes at 48×96, small encoders, the demo's settings.
-`--real`: 76 labelled frames of KITTI (every fourth of the 101 is for validation) at 96×320; the pool
+`--real`: 76 labelled frames of KITTI (every fourth of the 101 is for validation) at 64×208; the pool
 is CamVid's training frames, driveai120, BDD100K's samples and the clips, all without labels. With 25
 validation frames its AP moves by points from seed to seed: it proves the path on real files.
 `--full`: FCOS with ResNet-101 + FPN teaches ResNet-18 + FPN on BDD100K below FMCE_DATA/bdd100k, at

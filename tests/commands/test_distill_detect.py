@@ -8,17 +8,18 @@ import pytest
 import torch
 from PIL import Image
 
+from fmce.commands.demo import matching_demo
 from fmce.commands.distill import distill
 from fmce.commands.export import export
 from fmce.commands.matching import load_student
 from fmce.commands.predict import predict
 from fmce.commands.predict_boxes import boxes_of_image
-from fmce.commands.report import matching_report
 from fmce.configs import with_settings
 from fmce.data.boxes import is_packed, unpack_boxes
 from fmce.data.scenes import render_scene
 from fmce.data.views import Views
 from fmce.engine.checkpoint import load_checkpoint
+from fmce.engine.runtime import make_runtime
 from fmce.matching_config import matching_preset
 from fmce.matching_data import read_matching_data
 from fmce.models.detection import DetectionOutput
@@ -44,8 +45,12 @@ def config():
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory, config):
+    """What `fmce demo --task detect` leaves, from networks and pools of toy size."""
     out = tmp_path_factory.mktemp("detect") / "scenes"
-    distill(config, out, jobs=2, quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fmce.commands.demo.matching_preset", {"scenes-detect": config}.__getitem__)
+        patch.setattr("fmce.commands.demo.find_spec", lambda _: None)  # export has its own test
+        assert matching_demo("detect", out, runtime=make_runtime("cpu")) == out / "report.html"
     return out
 
 
@@ -85,8 +90,8 @@ def test_an_arm_lost_in_the_middle_comes_out_the_same(experiment, config, tmp_pa
     assert all(torch.equal(last[k], again[k]) for k in last)
 
 
-def test_report_shows_boxes_and_the_classes(experiment):
-    page = matching_report(experiment).read_text()
+def test_the_demos_report_shows_boxes_and_the_classes(experiment):
+    page = (experiment / "report.html").read_text()
     assert "(score from 0.3 on) as truth" in page
     assert page.count("data:image/png;base64,") == 3
     assert "pedestrian" in page

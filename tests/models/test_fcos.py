@@ -51,6 +51,11 @@ def model():
     return model
 
 
+def test_at_the_start_every_side_of_every_box_has_a_gradient():
+    # torchvision's ReLU would end a side's gradient where its distance starts at 0 or below.
+    assert small()(images()).distances.min() > 0
+
+
 def test_raw_outputs_give_torchvisions_own_losses(model):
     targets = [t | {"labels": torch.tensor(t["labels"], dtype=torch.int64)} for t in TARGETS]
     theirs = torchvision_around(model)

@@ -145,6 +145,9 @@ def fcos(
     further = LastLevelP6P7(channels, channels) if len(strides) > len(widths) else None
     fpn = FeaturePyramidNetwork(widths, channels, further)
     head = FCOSHead(channels, 1, num_classes, num_convs=convolutions)
+    # Not given in the paper: torchvision starts distances at 0 ± 0.01 strides before a ReLU, where
+    # a few large steps can end all gradients; they start at two strides instead.
+    nn.init.constant_(head.regression_head.bbox_reg.bias, 2.0)
     return FCOS(_Pyramid(encoder, fpn), head, strides)
 
 
