@@ -7,7 +7,13 @@ import sys
 from dataclasses import replace
 
 import pytest
+import yaml
 
+# What a run's config did not have at first.
+NEWER = (
+    *(f"auxiliary.{name}" for name in ("every", "batch_share", "oracle_width")),
+    "scorer.width",
+)
 # Few steps of a narrow network on 8-pixel digits, but every part of the method in place.
 SETTINGS = (
     "data.image_size=8",
@@ -29,6 +35,18 @@ def pytest_configure(config):
     # One thread here and in every process that a test starts: sums come out the same in both, and
     # tiny networks gain nothing from a second.
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def without(file, *names):
+    """Drop `field` or `section.field` from a YAML file, as a version wrote it that did not know them."""
+    values = yaml.safe_load(file.read_text())
+    for name in names:
+        *sections, field = name.split(".")
+        inside = values
+        for section in sections:
+            inside = inside[section]
+        del inside[field]
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
 def train_and_score(config, folder):

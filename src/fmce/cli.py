@@ -318,6 +318,10 @@ def compare(
         Literal["convergence", "full"], arg(help="epochs: the oracle's E_K, or all")
     ] = "convergence",
     oracle_split: Net = "map",
+    settings: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(name="set", help="of the auxiliary loss, repeatable", metavar="auxiliary.FIELD=VALUE"),
+    ] = (),
     jobs: Annotated[int | None, arg(help="trainings at a time", metavar="N")] = None,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -338,6 +342,7 @@ def compare(
         same_seed=same_seed,
         length=length,
         oracle_split=oracle_split,
+        settings=settings,
     )
     run_compare(plan, out, jobs=jobs, runtime=_runtime(device, precision))
 

@@ -5,7 +5,9 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from tests.conftest import NEWER, without
 
+from fmce.cli import main
 from fmce.commands.arms import CONTROLS, check_is_that_arm
 from fmce.commands.compare import Comparison, compare, print_comparison
 from fmce.commands.train import train
@@ -132,11 +134,48 @@ def test_the_oracles_own_seed_is_refused_as_an_arms(oracle, tmp_path, seeds):
         ({"seeds": (1,)}, "at least two different seeds"),
         ({"seeds": (1, 1)}, "at least two different seeds"),
         ({"selection_seed": 1}, "must not be among the arms'"),
+        ({"settings": ("train.batch_size=8",)}, "the arms differ in the loss alone"),
+        ({"settings": ("auxiliary.raf=0.2",)}, "auxiliary.raf is set by the comparison itself"),
     ],
 )
 def test_plans_that_compare_nothing_are_refused(plan, message):
     with pytest.raises(ValueError, match=message):
         Comparison("runs/x", **plan)
+
+
+def test_settings_of_the_auxiliary_loss_are_fmce_net_pps_alone(oracle, tmp_path, capsys):
+    words = ["compare", oracle, "--out", tmp_path / "out", "--raf", "0.8", "--seeds", "1", "2"]
+    words += ["--no-controls", "--set", "auxiliary.every=2", "--set", "auxiliary.batch_share=0.5"]
+    assert main([str(word) for word in words]) is None
+    for name, run in runs_of(tmp_path / "out").items():
+        form = (run.config.auxiliary.every, run.config.auxiliary.batch_share)
+        assert form == ((2, 0.5) if name.startswith("ral") else (1, 1.0))
+    result = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert result["settings"] == ["auxiliary.every=2", "auxiliary.batch_share=0.5"]
+    assert "FMCE-Net++ against its baseline" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "message"),
+    [
+        ("auxiliary.evry=2", ValueError, "did you mean 'every'"),
+        ("auxiliary.oracle_width=0.5", FileNotFoundError, "--split map --set width=0.5"),
+    ],
+)
+def test_a_form_that_cannot_be_trained_is_refused(oracle, tmp_path, setting, error, message):
+    with pytest.raises(error, match=message):
+        compare(Comparison(oracle, settings=(setting,)), tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_of_an_earlier_version_is_taken_up(compared, tmp_path):
+    plan, out, result = compared
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    without(copy / "config.yaml", "settings")
+    for file in copy.glob("*/*/config.yaml"):
+        without(file, *NEWER)
+    assert compare(plan, copy, jobs=2, quiet=True) == result
 
 
 def test_a_folder_that_holds_something_else_is_refused(own_run, tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tests.conftest import SETTINGS
+from tests.conftest import NEWER, SETTINGS, without
 
 from fmce.cli import main
 from fmce.commands.sweep import sweep
@@ -144,6 +144,17 @@ def test_a_second_call_trains_nothing(swept, grid):
     assert once(grid, out) == result
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == before
     assert json.loads((out / "sweep.json").read_text()) == result
+
+
+def test_a_sweep_of_an_earlier_version_is_taken_up(swept, grid, tmp_path):
+    out, result = swept
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    without(copy / "config.yaml", "oracle_seed", "oracle_split", "vary")
+    for file in copy.glob("*/runs/*/config.yaml"):
+        without(file, *NEWER)
+    assert sweep_status(copy)["counts"] == {"done": 11}
+    assert once(grid, copy)["rows"] == result["rows"]
 
 
 def test_the_report_of_the_oracle_takes_a_group_as_its_comparison(swept, finished_run, tmp_path):

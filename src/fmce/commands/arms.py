@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fmce.commands.train import as_recorded, settled, train
-from fmce.configs import AuxiliaryConfig, Keep, RunConfig
+from fmce.configs import AuxiliaryConfig, Keep, RunConfig, with_settings
 from fmce.engine.runtime import make_runtime
 from fmce.run_folder import Run, open_run
 
@@ -39,6 +39,17 @@ def base_config(oracle: Run, length: Length) -> RunConfig:
     config = oracle.config
     epochs = oracle.phases.convergence_epoch if length == "convergence" else config.train.epochs
     return replace(config, train=replace(config.train, epochs=epochs), auxiliary=AuxiliaryConfig())
+
+
+def treatment_with(
+    auxiliary: AuxiliaryConfig, settings: Sequence[str], base: RunConfig
+) -> AuxiliaryConfig:
+    """Return FMCE-Net++'s auxiliary loss changed by `auxiliary.field=value` settings, such as a cheaper form.
+
+    Raises:
+        ValueError: an unknown field, or a value out of range.
+    """
+    return with_settings(replace(base, auxiliary=auxiliary), settings).auxiliary
 
 
 def arm_config(base: RunConfig, arm: str, seed: int, treatment: AuxiliaryConfig) -> RunConfig:

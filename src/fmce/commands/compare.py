@@ -18,6 +18,7 @@ from fmce.commands.arms import (
     best_on_validation,
     check_is_that_arm,
     train_arm,
+    treatment_with,
 )
 from fmce.commands.show import number, percent, print_table
 from fmce.configs import AuxiliaryConfig, RunConfig, defaults_of, to_dict
@@ -27,6 +28,9 @@ from fmce.engine.progress import Progress
 from fmce.engine.runlog import mark_done, open_for_writing, read_done, read_metrics
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.run_folder import Run, open_run
+
+# Fields of the auxiliary loss that the comparison itself sets.
+_OWN = ("kind", "oracle", "oracle_split", "oracle_digest", "oracle_weights", "raf", "same_seed")
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,12 @@ class Comparison:
     length: Length = "convergence"
     """Epochs of every arm: the oracle's convergence epoch E_K (paper), or its full M."""
     oracle_split: Literal["map", "image", "run", "test"] = "map"
+    settings: tuple[str, ...] = ()
+    """`auxiliary.field=value` for FMCE-Net++ and its controls, such as a cheaper form; all else is the oracle's."""
 
     def __post_init__(self) -> None:
+        for setting in self.settings:
+            _check_setting(setting)
         if not self.rafs or any(not 0 <= raf < 1 for raf in self.rafs):
             raise ValueError(
                 f"RAF candidates must be in [0, 1), got {list(self.rafs)}; 1 is the baseline itself"
@@ -62,6 +70,20 @@ class Comparison:
             raise ValueError(
                 f"the selection seed {self.selection_seed} must not be among the arms' {list(self.seeds)}"
             )
+
+
+def _check_setting(setting: str) -> None:
+    section, _, name = setting.partition("=")[0].strip().partition(".")
+    if section != "auxiliary":
+        raise ValueError(
+            f"expected auxiliary.FIELD=VALUE, got {setting!r}: the arms differ in the loss alone, all else is the "
+            "oracle run's; fmce sweep compares other settings, each with an oracle of its own"
+        )
+    if name in _OWN:
+        raise ValueError(
+            f"auxiliary.{name} is set by the comparison itself, got {setting!r}; use the options for oracle, RAF and "
+            "seeds"
+        )
 
 
 def compare(
@@ -117,7 +139,8 @@ def compare(
 
 
 def _check_oracle(oracle: Run, plan: Comparison) -> None:
-    oracle.scorer(plan.oracle_split)
+    treatment = _treatment(oracle.config, plan, plan.rafs[0], plan.seeds[0])
+    oracle.scorer(plan.oracle_split, treatment.oracle_width)
     last = oracle.phases.convergence_epoch
     if plan.controls and last not in oracle.epochs:
         raise FileNotFoundError(
@@ -151,14 +174,18 @@ def _arms(base: RunConfig, plan: Comparison, raf: float, oracle_seed: int) -> di
 
 
 def _arm(base: RunConfig, plan: Comparison, arm: str, raf: float, seed: int) -> RunConfig:
-    treatment = AuxiliaryConfig(
+    return arm_config(base, arm, seed, _treatment(base, plan, raf, seed))
+
+
+def _treatment(base: RunConfig, plan: Comparison, raf: float, seed: int) -> AuxiliaryConfig:
+    auxiliary = AuxiliaryConfig(
         kind="ral",
         oracle=str(Path(plan.oracle).resolve()),
         oracle_split=plan.oracle_split,
         raf=raf,
         same_seed=seed not in (*plan.seeds, plan.selection_seed),
     )
-    return arm_config(base, arm, seed, treatment)
+    return treatment_with(auxiliary, plan.settings, base)
 
 
 def _train_all(
@@ -228,6 +255,7 @@ def _result(
         "epochs": epochs,
         "length": plan.length,
         "seeds": list(plan.seeds),
+        "settings": list(plan.settings),
         "rows": rows,
         "arms": summaries(paired),
         "comparisons": comparisons(paired),
@@ -254,7 +282,7 @@ def print_comparison(result: Mapping[str, Any]) -> None:
 
 def _plain(plan: Comparison) -> dict[str, Any]:
     values = to_dict(plan)
-    return values | {"rafs": list(plan.rafs), "seeds": list(plan.seeds)}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def _arm_name(arm: str, seed: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fmce.commands.arms import BASELINE, TREATMENT, arm_config, base_config
+from fmce.commands.arms import BASELINE, TREATMENT, arm_config, base_config, treatment_with
 from fmce.commands.settings import make_config
 from fmce.configs import AuxiliaryConfig, RunConfig, with_settings
 from fmce.run_folder import Run, open_run
@@ -142,8 +142,7 @@ class Group:
             raf=float(candidate.raf or 0),
         )
         chosen = [s for s in self.config.settings if s.strip().startswith("auxiliary.")]
-        whole = replace(oracle.config, auxiliary=auxiliary)
-        return with_settings(whole, [*chosen, *candidate.variant]).auxiliary
+        return treatment_with(auxiliary, [*chosen, *candidate.variant], oracle.config)
 
 
 def make_groups(config: SweepConfig, out: Path) -> list[Group]:

@@ -2,12 +2,17 @@
 
 import os
 import secrets
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from fmce.engine.workers import Finished, call
+
+# Seconds to wait for the head of a cluster to answer; Ray itself would ask for minutes.
+_ANSWERS_WITHIN = 5.0
 
 
 class RayWorkers:
@@ -25,8 +30,8 @@ class RayWorkers:
         """Connect when entered.
 
         Args:
-            address: of the cluster, such as "auto" or "ray://HEAD:10001"; None joins what RAY_ADDRESS names,
-                else starts Ray on this machine alone.
+            address: of the cluster, HEAD:PORT, or "auto" for the one that this machine is part of; None joins
+                what RAY_ADDRESS names, else starts Ray on this machine alone.
             shared: folder that every node must see; checked from each of them on entering.
             cpus: processors that a job asks Ray for; torch gets as many threads.
             gpus: GPUs that a job asks Ray for; None takes one where the cluster has any.
@@ -42,9 +47,15 @@ class RayWorkers:
         self._connected = False
 
     def __enter__(self) -> Self:
+        """Join the cluster.
+
+        Raises:
+            ConnectionError: no cluster answers at the address, or it does not take this process in.
+            ValueError: the address is none, no node is large enough, or one does not see the shared folder.
+        """
         ray = _import_ray()
         if not ray.is_initialized():
-            ray.init(address=self.address, log_to_driver=False)
+            _join(ray, self.address)
             self._connected = True
         try:
             if self.shared is not None:
@@ -112,6 +123,53 @@ class RayWorkers:
         if self._connected:
             ray.shutdown()
             self._connected = False
+
+
+def _join(ray: Any, address: str | None) -> None:
+    known = address or os.environ.get("RAY_ADDRESS")
+    if known not in (None, "auto", "local"):
+        check_answers(str(known), ray.util.get_node_ip_address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="warning")
+    except (ConnectionError, RuntimeError) as error:
+        line = " ".join(str(error).split())
+        raise ConnectionError(f"cannot join the Ray cluster at {known}: {line}") from error
+
+
+def check_answers(address: str, own_ip: Callable[[], str]) -> None:
+    """Refuse the address of a cluster where nothing listens, within seconds.
+
+    Args:
+        address: HEAD:PORT, with or without `ray://` before it.
+        own_ip: returns the address that Ray takes for this machine, in place of 127.0.0.1.
+
+    Raises:
+        ValueError: the address is not of that form.
+        ConnectionError: nothing answers there.
+
+    >>> check_answers("head", str)
+    Traceback (most recent call last):
+        ...
+    ValueError: the address of a Ray cluster is HEAD:PORT, such as 10.0.0.5:6379, or auto, got 'head'
+    """
+    try:
+        place = urlsplit(f"//{address.removeprefix('ray://')}")
+        host, port = place.hostname, place.port
+    except ValueError:
+        host, port = None, None
+    if not host or not port:
+        raise ValueError(
+            f"the address of a Ray cluster is HEAD:PORT, such as 10.0.0.5:6379, or auto, got {address!r}"
+        )
+    if host in ("localhost", "127.0.0.1", "::1"):
+        host = own_ip()
+    try:
+        socket.create_connection((host, port), timeout=_ANSWERS_WITHIN).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at {host}:{port} ({error.strerror or error}); begin one there with "
+            f"`ray start --head --port {port}`, or correct --address"
+        ) from error
 
 
 def check_shared(folder: Path) -> None:

@@ -4,18 +4,21 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from fmce.engine.runtime import cores
+
+# What nearly every job needs and takes seconds to import; none of it leaves a thread of its own running.
+_IMPORTED_ONCE = ("torch", "torchvision", "scipy.stats")
 
 Job = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -126,9 +129,9 @@ class LocalWorkers:
         return self._new_worker() if len(self._workers) < self.count else None
 
     def _new_worker(self) -> _Worker:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, os.getpid(), self.threads))
+        process = context.Process(target=_serve, args=(theirs, self.threads, dict(os.environ)))
         process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         worker = _Worker(process, ours)
@@ -153,6 +156,20 @@ class LocalWorkers:
         worker.process.join()
 
 
+def _context() -> multiprocessing.context.ForkServerContext:
+    """Return how processes are made: as copies of a server that has imported torch and never used it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_IMPORTED_ONCE))
+    resource_tracker.ensure_running()  # which else unblocks Ctrl-C while the server is begun
+    # Ctrl-C is the parent's to handle: workers inherit that it is blocked, the server while it imports too.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
+
+
 def call(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str | None, str]:
     """Call a job's function; return its error in one line and its traceback, or None and nothing."""
     try:
@@ -164,9 +181,14 @@ def call(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str | Non
     return None, ""
 
 
-def _serve(connection: Connection, parent: int, threads: int) -> None:
+def _serve(connection: Connection, threads: int, environ: Mapping[str, str]) -> None:
     """Do the jobs that come through the pipe until it closes."""
-    _share_cores(parent, threads)
+    os.environ.update(environ)  # as it is now; the server's is of the time when that began
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    # All share the cores.
+    torch.set_num_threads(min(threads, torch.get_num_threads()))
     while True:
         try:
             function, args = connection.recv()
@@ -175,16 +197,9 @@ def _serve(connection: Connection, parent: int, threads: int) -> None:
         connection.send(call(function, args))
 
 
-def _share_cores(parent: int, threads: int) -> None:
-    """Share the cores between workers, and end with the parent even if that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    import torch
-
-    torch.set_num_threads(min(threads, torch.get_num_threads()))
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, even if that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker was started by another process"
+    parent.join()
+    os._exit(1)
