@@ -34,7 +34,7 @@ Net = Annotated[Split, arg(help="what FMCE-Net's training held out")]
 Json = Annotated[FlagCreatePairsOff[bool], arg(name="json", help="print JSON only")]
 
 # Commands whose work the processes that torchrun starts share.
-_TOGETHER = ("train", "extract")
+_TOGETHER = ("train", "extract", "train-net")
 
 app = tyro.extras.SubcommandApp()
 P = ParamSpec("P")
@@ -227,14 +227,17 @@ def train_net(
     from fmce.configs import with_settings
     from fmce.run_folder import open_run
 
+    runtime = _runtime(device, precision, together=True)
     opened = open_run(run)
     result = run_train_net(
         opened,
         split,
         others=[open_run(path.resolve()) for path in others],
         config=with_settings(opened.config.scorer, settings),
-        runtime=_runtime(device, precision),
+        runtime=runtime,
     )
+    if not runtime.ranks.first:
+        return
     rows = [("held out", result["held_out"]), ("test images", result["test_images"])]
     print_metrics(f"FMCE-Net of {run}, split {split}", rows)
 

@@ -113,32 +113,29 @@ def test_worker_processes_change_nothing_and_leave_the_trainings_draws_alone(add
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_two_ranks_with_two_workers_each_share_a_pass_without_overlap(address, workers):
-    parts = []
-    for rank in (0, 1):
-        pool = shard_pool(address, window=10, workers=workers)
-        batches = FrameBatches(pool, PLAIN, 1, 29, seed=0, rank=rank, world_size=2)
+def test_two_ranks_with_two_workers_each_share_the_very_batches_of_one(address, workers):
+    """5 frames a batch: rank 0 takes two, rank 1 three; 29 batches are two and a half passes."""
+    alone = list(FrameBatches(shard_pool(address, window=20), VARIED, 5, 29, seed=0).epoch(1))
+    assert sorted(torch.cat([b.image_index for b in alone])[:58].tolist()) == list(range(58))
+    for rank, rows in ((0, slice(0, 2)), (1, slice(2, 5))):
+        pool = shard_pool(address, window=20, workers=workers)
+        batches = FrameBatches(pool, VARIED, 5, 29, seed=0, share=(rank, 2))
         try:
-            parts.append(numbers(batches, [1]))
+            for ours, whole in zip(batches.epoch(1), alone, strict=True):
+                assert torch.equal(ours.image_index, whole.image_index[rows])
+                torch.testing.assert_close(ours.images, whole.images[rows])
         finally:
             batches.close()
-    assert len(parts[0]) == len(parts[1]) == 29
-    assert sorted(parts[0] + parts[1]) == list(range(58))
+        assert batches.failures.reads == 29 * (rows.stop - rows.start)
 
 
-def test_ranks_draw_views_of_their_own(tmp_path):
-    address = make_shards(tmp_path / "s", {"a": 2})
-    views = [
-        next(
-            iter(
-                FrameBatches(shard_pool(address), VARIED, 1, 1, seed=0, rank=r, world_size=2).epoch(
-                    1
-                )
-            )
-        ).images
-        for r in (0, 1)
-    ]
-    assert not torch.equal(*views)
+def test_a_rank_of_which_no_frame_can_be_read_gets_another_of_the_pool(tmp_path):
+    pool = shard_pool(make_shards(tmp_path / "s", {"a": 3}, {"a-0000001": b""}))
+    for rank in range(3):
+        batches = FrameBatches(pool, PLAIN, 3, 1, seed=0, share=(rank, 3))
+        (batch,) = batches.epoch(1)
+        wanted = batch.image_index.tolist()
+        assert [number_of(view) for view in batch.images] == [{1: 2}.get(n, n) for n in wanted]
 
 
 def test_damaged_frames_are_replaced_counted_and_named(tmp_path, caplog):

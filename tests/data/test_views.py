@@ -66,6 +66,32 @@ def test_intervals_continue_each_other_and_repeat_exactly() -> None:
         assert torch.equal(a.targets, b.targets)
 
 
+def test_ranks_share_the_views_and_masks_of_one_process() -> None:
+    lit = Views((0.0,) * 3, (1.0,) * 3, zoom=1.6, flip=True, brightness=0.3)
+    alone = list(PoolBatches(pool_of(7), lit, batch_size=5, interval=4, seed=3).epoch(2))
+    for rank, rows in ((0, slice(0, 2)), (1, slice(2, 5))):
+        shared = PoolBatches(pool_of(7), lit, batch_size=5, interval=4, seed=3, share=(rank, 2))
+        for ours, whole in zip(shared.epoch(2), alone, strict=True):
+            assert torch.equal(ours.image_index, whole.image_index[rows])
+            torch.testing.assert_close(ours.images, whole.images[rows])
+            assert ours.targets is not None
+            assert whole.targets is not None
+            assert torch.equal(ours.targets, whole.targets[rows])
+
+
+def test_ranks_together_give_every_plain_image_once() -> None:
+    parts = [
+        [b.image_index.tolist() for b in PlainBatches(pool_of(5), PLAIN, 2, share=(r, 2)).epoch()]
+        for r in (0, 1)
+    ]
+    assert parts == [[[0], [2], []], [[1], [3], [4]]]
+
+
+def test_a_batch_smaller_than_the_ranks_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 images is shared by 3 processes"):
+        PoolBatches(pool_of(5), PLAIN, batch_size=2, interval=1, seed=0, share=(0, 3))
+
+
 def test_plain_batches_give_every_image_once_in_order() -> None:
     batches = PlainBatches(pool_of(5), PLAIN, batch_size=2)
     assert torch.cat([b.image_index for b in batches.epoch()]).tolist() == [0, 1, 2, 3, 4]

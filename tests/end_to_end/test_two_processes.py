@@ -1,6 +1,8 @@
 """Two processes under torchrun against one: the same curves, one run folder, and what a lost rank leaves."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,10 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_ranks import EPOCHS, config, digits_in_double, fit_in_double, trainings
+from two_ranks import (
+    EPOCHS,
+    config,
+    digits_in_double,
+    fit_in_double,
+    train_net_counting,
+    trainings,
+)
 
 from fmce.commands.train import train
 from fmce.engine.checkpoint import load_checkpoint
+from fmce.engine.runlog import read_metrics
 from fmce.engine.runtime import make_runtime
 from fmce.run_folder import open_run
 
@@ -69,6 +79,7 @@ def folder(tmp_path_factory):
 def said(folder, finished_run):
     """Train everything of two_ranks.py in two processes; return what they printed."""
     begin_alone(folder / "begun")
+    shutil.copytree(finished_run.path, folder / "net")
     process = torchrun(Path(__file__).with_name("two_ranks.py"), folder, finished_run.path)
     out, error = ended(process)
     assert process.returncode == 0, error
@@ -112,6 +123,27 @@ def test_two_processes_give_the_curve_of_one(name, folder, said, alone):
         assert curve(two, field) == pytest.approx(curve(one, field), abs=0.02)
     assert two.done.keys() == one.done.keys()
     assert two.config == one.config
+
+
+def test_two_processes_give_the_curve_and_measures_of_one_fmce_net(folder, said, finished_run):
+    shutil.copytree(finished_run.path, folder / "net-alone")
+    maps = train_net_counting(folder / "net-alone", make_runtime("cpu"))
+    assert maps == 2 * 3 * 943
+    shares = [json.loads((folder / f"maps{rank}.json").read_text()) for rank in (0, 1)]
+    assert sum(shares) == maps
+    assert abs(shares[0] - shares[1]) <= 2  # each process computes its own part alone
+    (two, rows), (one, expected) = (
+        (json.loads((path / "metrics.json").read_text()), read_metrics(path))
+        for path in (
+            open_run(folder / name).scorer_folder("image", 0.25) for name in ("net", "net-alone")
+        )
+    )
+    assert [r["loss"] for r in rows] == pytest.approx([r["loss"] for r in expected], rel=CLOSE)
+    assert two.keys() == one.keys()
+    for part in ("held_out", "test_images"):
+        assert two[part]["accuracy"] == pytest.approx(one[part]["accuracy"], abs=0.02)
+        counts = [torch.tensor(m[part]["confusion"]).sum(1).tolist() for m in (two, one)]
+        assert counts[0] == counts[1]
 
 
 def test_only_the_first_rank_prints_and_a_finished_run_says_so(said):

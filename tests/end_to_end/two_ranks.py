@@ -3,6 +3,7 @@
 torchrun --nproc-per-node=2 tests/end_to_end/two_ranks.py FOLDER ORACLE
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from fmce.commands.train import train
-from fmce.configs import RunConfig, with_settings
+from fmce.commands.train_net import train_net
+from fmce.configs import RunConfig, ScorerConfig, with_settings
 from fmce.data.batch import ImageBatches
+from fmce.data.map_stream import MapBatches
 from fmce.engine.loop import StepOutput, fit
 from fmce.engine.ranks import ALONE
 from fmce.engine.runtime import make_runtime
@@ -20,6 +23,8 @@ from fmce.engine.seeding import seed_epoch
 from fmce.run_folder import Run, open_run
 
 EPOCHS = 4
+# 3 phases of 943 images in batches of 64: the last one has 13 maps, 6 and 7 of them.
+NET = ScorerConfig(epochs=2, width=0.25, maps="recompute", buffer=600)
 # 1,257 images in batches of 50: the last one has 7, so the two shares of a batch differ in size.
 PLAIN = (
     *("data.image_size=8", "data.shift=1", "data.flip=true", "model.options={width: 4}"),
@@ -136,6 +141,24 @@ def digits_in_double(runtime):
     return losses, model.state_dict()
 
 
+def train_net_counting(run, runtime):
+    """Train an FMCE-Net from recomputed maps; return how many maps this process got in training."""
+    counted = []
+    batches = MapBatches.epoch
+
+    def counting(self, epoch):
+        for batch in batches(self, epoch):
+            counted.append(len(batch.scores))
+            yield batch
+
+    MapBatches.epoch = counting
+    try:
+        train_net(open_run(run), "image", config=NET, runtime=runtime, quiet=True)
+    finally:
+        MapBatches.epoch = batches
+    return sum(counted)
+
+
 def main():
     folder, oracle = Path(sys.argv[1]), Path(sys.argv[2])
     runtime = make_runtime("cpu", together=True)
@@ -144,6 +167,8 @@ def main():
     torch.save(results, folder / f"double{runtime.ranks.index}.pt")
     for name, chosen in trainings(oracle).items():
         train(chosen, folder / name, runtime=runtime)
+    maps = train_net_counting(folder / "net", runtime)
+    (folder / f"maps{runtime.ranks.index}.json").write_text(json.dumps(maps))
     train(config(), folder / "begun", runtime=runtime)  # a process alone began it
     train(config(), folder / "plain", runtime=runtime)  # finished already
 

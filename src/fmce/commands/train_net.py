@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
+from torch import Tensor
 
 from fmce.commands.extract import open_store
 from fmce.configs import ScorerConfig, Split, defaults_of, to_dict
@@ -23,6 +26,9 @@ from fmce.models.fmce_net import FMCENet
 from fmce.run_folder import Run, check_same_data
 from fmce.tasks.score_maps import score_maps, score_step
 
+# Maps that go through FMCE-Net at a time when it is measured.
+_SCORED_TOGETHER = 1024
+
 
 def train_net(
     run: Run,
@@ -34,6 +40,8 @@ def train_net(
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train the FMCE-Net of a run in `RUN/fmce_net/SPLIT` and measure it on maps it never saw.
+
+    Processes that torchrun started train together: the batch size is that of all of them.
 
     Args:
         run: a finished run with phases and its marker checkpoints.
@@ -50,17 +58,18 @@ def train_net(
         FileNotFoundError: phases or marker checkpoints are missing.
         ValueError: the runs do not fit together.
     """
-    runtime = runtime or make_runtime()
-    config = config or run.config.scorer
+    runtime = runtime or make_runtime(together=True)
+    config, ranks = config or run.config.scorer, runtime.ranks
     runs = [run, *others]
     phases = _phases_of(runs)
     _check_alike(runs, split)
     folder = run.scorer_folder(split, config.width)
     text = _config_text(runs, phases, split, config, runtime)
-    with open_for_writing(folder, text, defaults={"scorer": defaults_of(ScorerConfig)}):
-        if read_done(folder) is None:
+    defaults = {"scorer": defaults_of(ScorerConfig)}
+    with open_for_writing(folder, text, defaults=defaults, ranks=ranks):
+        if ranks.from_first(lambda: read_done(folder)) is None:
             _train(folder, runs, phases, split, config, runtime, quiet)
-    metrics: dict[str, Any] = read_json(folder / "metrics.json")
+        metrics: dict[str, Any] = ranks.from_first(lambda: read_json(folder / "metrics.json"))
     return metrics
 
 
@@ -89,7 +98,9 @@ def _train(
         folder,
         net,
         score_step(net),
-        MapBatches(source, part.train, config.batch_size, seed=config.seed),
+        MapBatches(
+            source, part.train, config.batch_size, seed=config.seed, share=runtime.ranks.share
+        ),
         epochs=config.epochs,
         learning_rate=config.learning_rate,
         seed=config.seed,
@@ -97,16 +108,12 @@ def _train(
         title=f"FMCE-Net, split {split}" + ("" if net.width == 1 else f", width {net.width:g}"),
         quiet=quiet,
     )
-    trained, held_out = _runs_of(part, source)
-    net.save(
-        folder / "fmce_net.safetensors", trained_on=", ".join(str(runs[r].path) for r in trained)
-    )
-    write_json(
-        folder / "metrics.json",
-        _measure(net, runs, phases, source, part, split, config, runtime)
-        | {"held_out_runs": [str(runs[r].path) for r in held_out]},
-    )
-    mark_done(folder, {"epochs": config.epochs})
+    trained, held_out = ([str(runs[r].path) for r in numbers] for numbers in _runs_of(part, source))
+    metrics = _measure(net, runs, phases, source, part, split, config, runtime)
+    if runtime.ranks.first:
+        net.save(folder / "fmce_net.safetensors", trained_on=", ".join(trained))
+        write_json(folder / "metrics.json", metrics | {"held_out_runs": held_out})
+        mark_done(folder, {"epochs": config.epochs})
 
 
 def _runs_of(part: MapSplit, source: MapSource) -> tuple[list[int], list[int]]:
@@ -128,9 +135,7 @@ def _measure(
 ) -> dict[str, Any]:
     held_out = None
     if len(part.test):
-        held_out = phase_metrics(
-            *score_maps(net, source.batches(part.test, 1024), runtime)
-        ).to_dict()
+        held_out = phase_metrics(*_scored(net, source, part.test, runtime)).to_dict()
     own = measure_on_test_images(net, runs[0], phases[0], runtime, config)
     return {
         "split": split,
@@ -152,8 +157,18 @@ def measure_on_test_images(
     everything = split_maps(
         "test", num_images=source.num_images, num_phases=source.num_phases
     ).train
-    logits, true_phases = score_maps(net, source.batches(everything, 1024), runtime)
+    logits, true_phases = _scored(net, source, everything, runtime)
     return phase_metrics(logits, true_phases, num_phases=source.num_phases)
+
+
+def _scored(
+    net: FMCENet, source: MapSource, numbers: NDArray[np.int64], runtime: Runtime
+) -> tuple[Tensor, Tensor]:
+    """Return logits and true phases of maps, in any order; each rank scores its share."""
+    ranks = runtime.ranks
+    batches = source.batches(numbers, _SCORED_TOGETHER, share=ranks.share)
+    logits, phases = (t.to(ranks.device) for t in score_maps(net, batches, runtime))
+    return ranks.whole(logits).cpu(), ranks.whole(phases).cpu()
 
 
 def map_source(

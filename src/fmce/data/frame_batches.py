@@ -23,6 +23,7 @@ from fmce.data.frame_order import FrameOrder
 from fmce.data.frame_pool import FramePool, decode_batch
 from fmce.data.frame_table import Numbers, Payload
 from fmce.data.image_files import ReadFailures, UnreadableDataError
+from fmce.data.shares import BatchShare, share_of
 from fmce.data.views import Views, view_generator
 
 # Stretches read at a time: enough to hide an object store's delay behind one another.
@@ -32,9 +33,9 @@ _AHEAD = 4
 
 
 class _Job(NamedTuple):
-    """A batch to decode: its number among all ranks' batches, its frames' numbers and contents."""
+    """This rank's part of a batch to decode: the step it is for, its frames' numbers and contents."""
 
-    number: int
+    step: int
     frames: Tensor
     payloads: list[Payload]
 
@@ -50,8 +51,11 @@ class _Decoded(NamedTuple):
 class _Decoder(Dataset[_Decoded]):
     """What a worker process does; holds no frames, so that memory is the same in all of them."""
 
-    def __init__(self, height: int, width: int, views: Views | None, seed: int) -> None:
-        self.height, self.width, self.views, self.seed = height, width, views, seed
+    def __init__(
+        self, height: int, width: int, views: Views | None, seed: int, share: BatchShare
+    ) -> None:
+        self.height, self.width, self.views = height, width, views
+        self.seed, self.share = seed, share
 
     def __getitem__(self, job: _Job) -> _Decoded:
         images, damaged = decode_batch(job.payloads, self.height, self.width)
@@ -59,16 +63,16 @@ class _Decoder(Dataset[_Decoded]):
             return _Decoded(None, job.frames, damaged)
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
         if self.views is not None:
-            generator = view_generator(torch.device("cpu"), self.seed, job.number)
-            stacked, _ = self.views(stacked, None, generator)
+            generator = view_generator(torch.device("cpu"), self.seed, job.step)
+            stacked, _ = self.views(stacked, None, generator, self.share)
         return _Decoded(stacked, job.frames, damaged)
 
 
 class FrameBatches:
     """Batches of views of a file-backed pool, endless in the pool and finite in steps.
 
-    Batch s of a rank takes the frames s·B … (s+1)·B of the rank's sequence (`FrameOrder`), in which
-    the ranks together meet every frame once before any is met again.
+    Batch s takes the frames s·B … (s+1)·B of an endless sequence (`FrameOrder`), in which every frame is
+    met once before any is met again. Several processes share each batch: each reads and decodes its rows.
 
     Attributes:
         failures: Counts of reads and of damaged frames.
@@ -84,33 +88,30 @@ class FrameBatches:
         *,
         seed: int,
         device: torch.device | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """Describe the batches; nothing is read yet.
 
         Args:
             pool: Where frames come from.
             views: How they are varied.
-            batch_size: B, of each rank.
+            batch_size: B, of all processes together.
             interval: Steps an "epoch" of the training loop has.
             seed: Draws order and views.
             device: Where the network runs; the CPU by default.
-            rank: Of this process, 0 … world_size − 1.
-            world_size: Processes that train together.
+            share: Rank of this process and how many share each batch; together they see the frames, in
+                the order and views, that one process alone would see.
 
         Raises:
-            ValueError: The pool is empty, or smaller than there are ranks.
+            ValueError: The pool is empty, or a batch has fewer frames than processes share it.
         """
         if len(pool) == 0:
             raise ValueError("expected a pool with frames, got an empty one")
         self.pool, self.views = pool, views
         self.batch_size, self.interval, self.seed = batch_size, interval, seed
         self.device = device or torch.device("cpu")
-        self.rank, self.world_size = rank, world_size
-        self.order = FrameOrder(
-            pool.table.sizes, pool.window, seed=seed, rank=rank, world_size=world_size
-        )
+        self.order = FrameOrder(pool.table.sizes, pool.window, batch_size, seed=seed, share=share)
+        self.share = share_of(batch_size, *share)
         self.failures = ReadFailures(len(pool), max_rate=pool.max_damaged)
         self.waited_seconds = 0.0
         self._next_step = -1
@@ -153,9 +154,8 @@ class FrameBatches:
     def _start(self, step: int) -> None:
         self.close()
         workers, on_gpu = self.pool.workers, self.device.type == "cuda"
-        decoder = _Decoder(
-            self.pool.height, self.pool.width, None if on_gpu else self.views, self.seed
-        )
+        views = None if on_gpu else self.views
+        decoder = _Decoder(self.pool.height, self.pool.width, views, self.seed, self.share)
         self._jobs = self._read(step)
         loader = DataLoader(
             decoder,
@@ -176,26 +176,24 @@ class FrameBatches:
     def _read(self, step: int) -> Iterator[_Job]:
         """Yield the contents of batches from a step on; the next window is fetched meanwhile."""
         threads = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch-frames")
+        own = self.share.rows.stop - self.share.rows.start
         try:
-            contents = self._contents(threads, step * self.batch_size)
+            contents = self._contents(threads, step)
             for number in itertools.count(step):
-                frames, payloads = zip(*itertools.islice(contents, self.batch_size), strict=True)
-                shared = number * self.world_size + self.rank
-                yield _Job(shared, torch.tensor(frames), list(payloads))
+                frames, payloads = zip(*itertools.islice(contents, own), strict=True)
+                yield _Job(number, torch.tensor(frames), list(payloads))
         finally:
             # Not waited for: the collector may end this in one of these very threads.
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _contents(
-        self, threads: ThreadPoolExecutor, position: int
-    ) -> Iterator[tuple[int, Payload]]:
+    def _contents(self, threads: ThreadPoolExecutor, step: int) -> Iterator[tuple[int, Payload]]:
         table = self.pool.table
 
         def fetch(window: Numbers) -> dict[int, Future[list[Payload]]]:
             chunks = np.unique(table.chunk_of(window)).tolist()
             return {chunk: threads.submit(table.fetch, chunk) for chunk in chunks}
 
-        windows = ((window, fetch(window)) for window in self.order.windows(position))
+        windows = ((window, fetch(window)) for window in self.order.windows(step))
         for (window, fetched), _ahead in itertools.pairwise(windows):
             for number, chunk in zip(window.tolist(), table.chunk_of(window).tolist(), strict=True):
                 yield number, fetched[chunk].result()[number - int(table.starts[chunk])]
@@ -207,18 +205,23 @@ class FrameBatches:
             self.failures.failed(int(decoded.frames[place]), OSError(reason), self.pool.table.key)
 
     def _on_device(self, decoded: _Decoded, step: int) -> ViewBatch:
-        if decoded.images is None:
-            name = self.pool.table.key(int(decoded.frames[0]))
-            raise UnreadableDataError(
-                f"none of the {len(decoded.frames)} frames of step {step} can be read, {name} neither: "
-                f"{decoded.damaged[0][1]}"
-            )
-        images = decoded.images
+        images = self._standing_in(decoded, step) if decoded.images is None else decoded.images
         if images.dtype == torch.uint8:  # views on a GPU, queued behind the step that it works on
             images = images.to(self.device, non_blocking=True)
-            number = step * self.world_size + self.rank
-            images, _ = self.views(images, None, view_generator(self.device, self.seed, number))
+            generator = view_generator(self.device, self.seed, step)
+            images, _ = self.views(images, None, generator, self.share)
         return ViewBatch(images, None, decoded.frames)
+
+    def _standing_in(self, decoded: _Decoded, step: int) -> Tensor:
+        """Return images for a part of a batch of which no frame can be read."""
+        first, count = int(decoded.frames[0]), len(decoded.frames)
+        if count == self.batch_size:
+            raise UnreadableDataError(
+                f"none of the {count} frames of step {step} can be read, {self.pool.table.key(first)} "
+                f"neither: {decoded.damaged[0][1]}"
+            )
+        # A rank's part may be a frame or two, and those of the other ranks are not at hand.
+        return self.pool.in_memory([first]).images.expand(count, -1, -1, -1)
 
 
 def default_workers(cores: int) -> int:

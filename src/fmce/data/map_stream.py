@@ -153,7 +153,18 @@ class MapBatches:
         seed: int,
         share: tuple[int, int] = WHOLE,
     ) -> None:
-        """Describe the batches; see `MapSource.batches`."""
+        """Describe the batches; see `MapSource.batches`.
+
+        Raises:
+            ValueError: a batch has fewer maps than ranks share it.
+        """
+        last = len(numbers) % batch_size or batch_size
+        if min(last, len(numbers)) < share[1]:
+            raise ValueError(
+                f"the last batch of an epoch has {min(last, len(numbers))} of {len(numbers)} maps, fewer "
+                f"than the {share[1]} processes that share it; use fewer processes or another "
+                "scorer.batch_size"
+            )
         self.source, self.numbers, self.batch_size, self.seed = source, numbers, batch_size, seed
         self.share = share
 

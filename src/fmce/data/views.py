@@ -14,6 +14,7 @@ from torch import Tensor
 from fmce.data.batch import ViewBatch
 from fmce.data.boxes import is_packed, move_boxes
 from fmce.data.pools import ImagePool
+from fmce.data.shares import BatchShare, share_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,11 @@ class Views:
     brightness: float = 0.0
 
     def __call__(
-        self, images: Tensor, labels: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        share: BatchShare | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return views of a batch and the same views of its masks or boxes.
 
@@ -41,6 +46,8 @@ class Views:
             images: uint8 (B,3,H,W).
             labels: masks uint8 or int64 (B,H,W), packed boxes float (B,M,6), or None.
             generator: on the images' device; None gives the plain images.
+            share: which rows of a larger batch these are. Views are drawn for all of it, so that
+                processes that share a batch vary it as one process would; None is all of them.
 
         Returns:
             float32 (B,3,H,W), normalised; int64 (B,H,W), float32 (B,M,6) or None.
@@ -48,24 +55,25 @@ class Views:
         x = images.float() / 255
         y = labels if labels is None or is_packed(labels) else labels.long()
         if generator is not None:
+            share = share or share_of(len(x), 0, 1)
             if self.zoom > 1 or self.flip:
-                x, y = self._warp(x, y, generator)
+                x, y = self._warp(x, y, generator, share)
             if self.brightness:
-                x = self._relight(x, generator)
+                x = self._relight(x, generator, share)
         mean, std = (
             torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std)
         )
         return (x - mean) / std, y
 
     def _warp(
-        self, x: Tensor, y: Tensor | None, generator: torch.Generator
+        self, x: Tensor, y: Tensor | None, generator: torch.Generator, share: BatchShare
     ) -> tuple[Tensor, Tensor | None]:
-        draw = torch.rand(4, len(x), generator=generator, device=x.device)
-        share = self.zoom ** -draw[0]  # side of the window over the image's: zoom is log-uniform
-        mirror = torch.where(draw[1] < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(share)
+        draw = torch.rand(4, share.whole, generator=generator, device=x.device)[:, share.rows]
+        side = self.zoom ** -draw[0]  # of the window over the image's: zoom is log-uniform
+        mirror = torch.where(draw[1] < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(side)
         theta = torch.zeros(len(x), 2, 3, device=x.device)
-        theta[:, 0, 0], theta[:, 1, 1] = share * mirror, share
-        theta[:, :, 2] = (2 * draw[2:].T - 1) * (1 - share)[:, None]
+        theta[:, 0, 0], theta[:, 1, 1] = side * mirror, side
+        theta[:, :, 2] = (2 * draw[2:].T - 1) * (1 - side)[:, None]
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
         # Windows lie inside the image; border padding only meets rounding at its edge.
         x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
@@ -78,10 +86,9 @@ class Views:
             y = warped[:, 0].long()
         return x, y
 
-    def _relight(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        draw = 1 + self.brightness * (
-            2 * torch.rand(2, len(x), 1, 1, 1, generator=generator, device=x.device) - 1
-        )
+    def _relight(self, x: Tensor, generator: torch.Generator, share: BatchShare) -> Tensor:
+        drawn = torch.rand(2, share.whole, 1, 1, 1, generator=generator, device=x.device)
+        draw = 1 + self.brightness * (2 * drawn[:, share.rows] - 1)
         mean = x.mean(dim=(1, 2, 3), keepdim=True)
         return ((x - mean) * draw[0] + mean * draw[1]).clamp(0, 1)
 
@@ -100,19 +107,37 @@ class PoolBatches:
     """
 
     def __init__(
-        self, pool: ImagePool, views: Views, batch_size: int, interval: int, *, seed: int
+        self,
+        pool: ImagePool,
+        views: Views,
+        batch_size: int,
+        interval: int,
+        *,
+        seed: int,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """Describe the batches.
 
         Args:
             pool: where images come from.
             views: how they are varied.
-            batch_size: B.
+            batch_size: B, of all processes together.
             interval: steps an "epoch" of the training loop has.
             seed: draws order and views.
+            share: rank of this process and how many share each batch; together they see the images, in
+                the order and views, that one process alone would see.
+
+        Raises:
+            ValueError: the pool is empty, or a batch has fewer images than processes share it.
         """
         if len(pool) == 0:
             raise ValueError("expected a pool with images, got an empty one")
+        if batch_size < share[1]:
+            raise ValueError(
+                f"a batch of {batch_size} images is shared by {share[1]} processes; use fewer processes "
+                "or a larger batch_size"
+            )
+        self.share = share_of(batch_size, *share)
         self.pool, self.views = pool, views
         self.batch_size, self.interval, self.seed = batch_size, interval, seed
         self._orders: dict[int, Tensor] = {}
@@ -125,11 +150,11 @@ class PoolBatches:
         first = (epoch - 1) * self.interval
         device = self.pool.device
         for step in range(first, first + self.interval):
-            index = self._positions(step)
+            index = self._positions(step)[self.share.rows]
             images, targets = self.pool.take(index)
             generator = view_generator(device, self.seed, step)
             placed = targets if targets is not None and targets.ndim == 3 else None
-            x, y = self.views(images, placed, generator)
+            x, y = self.views(images, placed, generator, self.share)
             yield ViewBatch(x, y if placed is not None else targets, index)
 
     def _positions(self, step: int) -> Tensor:
@@ -146,18 +171,27 @@ class PoolBatches:
 
 
 class PlainBatches:
-    """A pool's images as they are, in order."""
+    """A pool's images as they are, in order; of several processes, each gives its share of each batch."""
 
-    def __init__(self, pool: ImagePool, views: Views, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        pool: ImagePool,
+        views: Views,
+        batch_size: int = 32,
+        *,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
         """Describe the batches; see `PoolBatches`."""
         self.pool, self.views, self.batch_size = pool, views, batch_size
+        self.share = share
 
     def __len__(self) -> int:
         return -(-len(self.pool) // self.batch_size)
 
     def epoch(self, _epoch: int = 0) -> Iterator[ViewBatch]:
-        """Yield all images once."""
-        for index in torch.arange(len(self.pool)).split(self.batch_size):  # type: ignore[no-untyped-call]
+        """Yield all images once; the last batch may have fewer than there are processes, or none here."""
+        for whole in torch.arange(len(self.pool)).split(self.batch_size):  # type: ignore[no-untyped-call]
+            index = whole[share_of(len(whole), *self.share).rows]
             images, targets = self.pool.take(index)
             placed = targets if targets is not None and targets.ndim == 3 else None
             x, y = self.views(images, placed)

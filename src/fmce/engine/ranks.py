@@ -3,7 +3,9 @@
 Alone, every operation gives back what it was given. The process group is made in `runtime.py`.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 from fmce.engine.lost_rank import Peers
 
 T = TypeVar("T")
+# Seconds between signs of life from a rank that works alone for long.
+_BEAT = 2.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,13 @@ class Ranks:
     def first(self) -> bool:
         """Whether this is the process that writes files and prints."""
         return self.index == 0
+
+    @property
+    def here(self) -> int:
+        """How many of them run on this host, this one included."""
+        if self.peers is None:
+            return 1
+        return sum(peer.host == self.peers.me.host for peer in self.peers.everyone)
 
     @property
     def share(self) -> tuple[int, int]:
@@ -67,6 +78,16 @@ class Ranks:
             dist.all_gather(parts, values)
         return torch.stack(parts)
 
+    def whole(self, rows: Tensor) -> Tensor:
+        """Return the rows (N,…) of all ranks, one after another; their numbers may differ."""
+        if self.count == 1:
+            return rows
+        sizes = self.gather(torch.tensor([len(rows)], device=rows.device)).flatten().tolist()
+        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = self.gather(padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
     def gather_objects(self, value: T) -> list[T]:
         """Return what each rank gives, in the order of ranks; for small things on the host."""
         if self.count == 1:
@@ -93,6 +114,18 @@ class Ranks:
             raise failure
         result: T = value
         return result
+
+    def from_first_slowly(self, action: Callable[[], T]) -> T:
+        """As `from_first`, for what may take longer than ranks wait for one another."""
+        if self.count == 1:
+            return action()
+        result: Future[T] = Future()
+        if self.first:
+            threading.Thread(target=_resolve, args=(result, action), daemon=True).start()
+        # The first rank says every few seconds that it is still there, and so do the others.
+        while not self.from_first(lambda: not wait([result], timeout=_BEAT).not_done):
+            pass
+        return self.from_first(result.result)
 
     def wait(self) -> None:
         """Go on when all ranks have come here."""
@@ -130,6 +163,13 @@ class Ranks:
         except RuntimeError as error:
             assert self.peers is not None
             raise self.peers.end_after(error) from error
+
+
+def _resolve(result: "Future[T]", action: Callable[[], T]) -> None:
+    try:
+        result.set_result(action())
+    except Exception as error:
+        result.set_exception(error)
 
 
 ALONE = Ranks()

@@ -36,6 +36,8 @@ def score_maps(
     logits, phases = [], []
     with eval_mode(scorer):
         for batch in batches:
+            if not len(batch.scores):
+                continue  # the last batch may have fewer maps than there are ranks
             with runtime.autocast():
                 logits.append(scorer(runtime.put(batch.maps)).float().cpu())
             phases.append(batch.scores.cpu())
