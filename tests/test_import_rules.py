@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "detection_data": {"matching_config", "matching_frames", "matching_pools", "data"},
     "matching_data": {"matching_config", "matching_frames", "matching_pools", "detection_data"}
     | {"data", "engine"},
-    "tasks": {"tasks", "engine", "losses", "metrics", "data.batch", "data.boxes"}
+    "tasks": {"tasks", "engine", "losses", "metrics", "data.batch", "data.boxes", "data.shares"}
     | {"models.detection", "models.features", "models.pspnet"},
     "commands": BELOW
     | MATCHING

@@ -34,7 +34,7 @@ Net = Annotated[Split, arg(help="what FMCE-Net's training held out")]
 Json = Annotated[FlagCreatePairsOff[bool], arg(name="json", help="print JSON only")]
 
 # Commands whose work the processes that torchrun starts share.
-_TOGETHER = ("train", "extract", "train-net")
+_TOGETHER = ("train", "train-net", "extract", "distill")
 
 app = tyro.extras.SubcommandApp()
 P = ParamSpec("P")
@@ -508,8 +508,10 @@ def distill(
         "teacher_floor": teacher_floor,
     }
     chosen = with_settings(chosen, [*_assignments(given), *settings])
-    run_distill(chosen, out, jobs=jobs, runtime=_runtime(device, precision))
-    print(f"report: {matching_report(out)}")
+    runtime = _runtime(device, precision, together=True)
+    run_distill(chosen, out, jobs=jobs, runtime=runtime)
+    if runtime.ranks.first:
+        print(f"report: {matching_report(out)}")
 
 
 @command("predict")

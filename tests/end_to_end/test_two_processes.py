@@ -44,7 +44,7 @@ def torchrun(*arguments):
     )
 
 
-def ended(process, seconds=120):
+def ended(process, seconds=400):
     try:
         return process.communicate(timeout=seconds)
     finally:

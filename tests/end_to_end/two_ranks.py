@@ -71,11 +71,12 @@ class Shares:
 
 
 def fit_in_double(runtime):
-    """Train a network with batch norm in float64, where two processes must agree to many digits."""
+    """Train a network with batch norm and dropout in float64, where two processes must agree to many digits."""
     torch.manual_seed(0 if runtime.ranks.first else 99)  # the first rank's weights count
     # No bias before batch norm: its gradient is rounding alone, which Adam divides by its own size.
     model = nn.Sequential(
-        *(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()),
+        *(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout2d(0.3)),
+        *(nn.Flatten(), nn.Dropout(0.2)),
         nn.Linear(36, 6, bias=False),
         *(nn.BatchNorm1d(6, momentum=None, affine=False), nn.Linear(6, 2)),
     ).double()

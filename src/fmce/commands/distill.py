@@ -5,6 +5,7 @@ on labelled and unlabelled images. All have the same steps, optimiser, schedule 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ from fmce.data.frame_batches import default_workers
 from fmce.data.pools import MatchingData
 from fmce.data.views import PlainBatches
 from fmce.engine.checkpoint import delete_checkpoints
-from fmce.engine.files import write_json
+from fmce.engine.files import read_json, write_json
 from fmce.engine.jobs import run_jobs
 from fmce.engine.loop import EpochResult, StepOutput
 from fmce.engine.progress import Progress
+from fmce.engine.ranks import ALONE
 from fmce.engine.runlog import mark_done, open_for_writing, read_done
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.matching_config import Arm, MatchingConfig
@@ -55,10 +57,13 @@ def distill(
 ) -> dict[str, Any]:
     """Train or load the teacher, train all arms over the seeds, evaluate and compare them.
 
+    Processes that torchrun started train together: the batch sizes are those of all of them.
+
     Args:
         config: the experiment.
         out: its folder; each training is a run folder in it, none is repeated.
-        jobs: trainings at a time; by default as many as cores, one on a GPU.
+        jobs: trainings at a time; by default as many as cores, one on a GPU. Several processes make
+            one after another together.
         runtime: device and precision.
         quiet: print nothing.
 
@@ -66,41 +71,88 @@ def distill(
         The contents of `distill.json`.
 
     Raises:
-        ValueError: data or models do not fit, or the teacher is below `teacher_floor`.
+        ValueError: data or models do not fit, the teacher is below `teacher_floor`, or several `jobs`
+            are asked for in several processes.
     """
-    runtime = runtime or make_runtime()
-    jobs = jobs or (cores() if runtime.device.type == "cpu" else 1)
-    with open_for_writing(out, to_yaml(config), defaults=defaults_of(MatchingConfig)):
-        data = prepare_matching_data(out, config.task, config.data)
+    runtime = runtime or make_runtime(together=True)
+    ranks = runtime.ranks
+    quiet = quiet or not ranks.first
+    jobs = _jobs(jobs, runtime)
+    text, defaults = to_yaml(config), defaults_of(MatchingConfig)
+    with open_for_writing(out, text, defaults=defaults, ranks=ranks):
+        data = _prepared(config, out, runtime)
         _check_pools(config, data)
-        teacher_score = make_teacher(config, out, data, runtime, quiet)
-        arguments = {}
-        with Progress(
-            "training arms", len(config.arms) * len(config.seeds), quiet=quiet
-        ) as progress:
-            for seed in config.seeds:
-                for arm in config.arms:
-                    folder = arm_folder(out, arm, seed)
-                    if read_done(folder) is None:
-                        arguments[folder.name] = (
-                            config,
-                            out,
-                            arm,
-                            seed,
-                            str(runtime.device),
-                            runtime.precision,
-                        )
-                    else:
-                        progress.advance(f"{folder.name} was done")
-            run_jobs(train_arm, arguments, jobs, progress)
-        result = matching_result(config, out, data, teacher_score)
-        result["networks"] = _sizes(config, out, data, runtime)
-        if config.task != "classify":
-            _write_predictions(config, out, data, runtime)
-        write_json(out / "distill.json", result)
-        mark_done(out, {"teacher": teacher_score})
+        make_teacher(config, out, data, runtime, quiet)
+        _train_arms(config, out, runtime, jobs, quiet)
+        result = ranks.from_first_slowly(lambda: _conclude(config, out, data, runtime))
     if not quiet:
         print_result(result)
+    return result
+
+
+def _jobs(jobs: int | None, runtime: Runtime) -> int:
+    if runtime.ranks.count > 1:
+        if jobs not in (None, 1):
+            raise ValueError(
+                f"jobs={jobs} trainings at a time are for one process; the {runtime.ranks.count} that "
+                "torchrun started make one training after another together, so leave --jobs out"
+            )
+        return 1
+    return jobs or (cores() if runtime.device.type == "cpu" else 1)
+
+
+def _prepared(config: MatchingConfig, out: Path, runtime: Runtime) -> MatchingData:
+    """Return the experiment's images, which the first rank prepares for all."""
+    ranks = runtime.ranks
+    ranks.from_first_slowly(lambda: _prepare(config, out))
+    if not (out / "data.json").exists():
+        raise ValueError(
+            f"rank {ranks.index} does not see {out / 'data.json'}, which rank 0 wrote; the folder must lie "
+            "where the processes of all nodes see it"
+        )
+    return read_matching_data(out)
+
+
+def _prepare(config: MatchingConfig, out: Path) -> None:
+    prepare_matching_data(out, config.task, config.data)
+
+
+def _train_arms(
+    config: MatchingConfig, out: Path, runtime: Runtime, jobs: int, quiet: bool
+) -> None:
+    arms = [(arm, seed) for seed in config.seeds for arm in config.arms]
+    waiting = runtime.ranks.from_first(
+        lambda: [one for one in arms if read_done(arm_folder(out, *one)) is None]
+    )
+    with Progress("training arms", len(arms), quiet=quiet) as progress:
+        for arm, seed in arms:
+            if (arm, seed) not in waiting:
+                progress.advance(f"{arm_folder(out, arm, seed).name} was done")
+        if runtime.ranks.count > 1:
+            for arm, seed in waiting:
+                train_arm_on(config, out, arm, seed, runtime)
+                progress.advance(arm_folder(out, arm, seed).name)
+            return
+        where = (str(runtime.device), runtime.precision)
+        arguments = {
+            arm_folder(out, arm, seed).name: (config, out, arm, seed, *where)
+            for arm, seed in waiting
+        }
+        run_jobs(train_arm, arguments, jobs, progress)
+
+
+def _conclude(
+    config: MatchingConfig, out: Path, data: MatchingData, runtime: Runtime
+) -> dict[str, Any]:
+    """Write and return what came out; for one process."""
+    runtime = replace(runtime, ranks=ALONE)
+    teacher = dict(read_json(out / "teacher" / "teacher.json")["scores"])
+    result = matching_result(config, out, data, teacher)
+    result["networks"] = _sizes(config, out, data, runtime)
+    if config.task != "classify":
+        _write_predictions(config, out, data, runtime)
+    write_json(out / "distill.json", result)
+    mark_done(out, {"teacher": teacher})
     return result
 
 
@@ -117,18 +169,21 @@ def train_arm(
         device: where.
         precision: of forward passes.
     """
-    runtime = make_runtime(device, precision)
-    # Trainings share the cores by their threads; those that wait on files share them alike.
-    workers = default_workers(torch.get_num_threads())
-    data = read_matching_data(out, workers=workers).to(runtime.device)
+    train_arm_on(config, out, arm, seed, make_runtime(device, precision))
+
+
+def train_arm_on(config: MatchingConfig, out: Path, arm: Arm, seed: int, runtime: Runtime) -> None:
+    """Do what `train_arm` does, in the processes that train together."""
+    ranks = runtime.ranks
+    data = read_matching_data(out, workers=_decoders(runtime)).to(runtime.device)
     task = make_task(config, data)
     student = make_network(config, config.student, data, seed, auxiliary=arm == "supervised")
     teacher = load_teacher(config, out, data)
     student, teacher = student.to(runtime.device), teacher.to(runtime.device)
     folder = arm_folder(out, arm, seed)
     text = yaml.safe_dump({"arm": arm, "seed": seed, **to_dict(config)}, sort_keys=False)
-    with open_for_writing(folder, text, defaults=defaults_of(MatchingConfig)):
-        if read_done(folder) is not None:
+    with open_for_writing(folder, text, defaults=defaults_of(MatchingConfig), ranks=ranks):
+        if ranks.from_first(lambda: read_done(folder)) is not None:
             return
         pool = data.labelled if arm != "funmatch" else data.labelled.unlabelled() + data.unlabelled
         fit_steps(
@@ -143,8 +198,20 @@ def train_arm(
             _measure(config, task, student, teacher, data, runtime),
             record_frames=config.data.record_frames,
         )
-        mark_done(folder, _evaluation(config, task, student, teacher, data, runtime))
-        delete_checkpoints(folder / "checkpoints", keep={num_intervals(config.student_steps)})
+        done = _evaluation(config, task, student, teacher, data, runtime)
+        if ranks.first:
+            mark_done(folder, done)
+            last = num_intervals(config.student_steps)
+            delete_checkpoints(folder / "checkpoints", keep={last})
+
+
+def _decoders(runtime: Runtime) -> int:
+    """Return how many processes decode a training's frames, where the config sets none."""
+    # Trainings share the cores by their threads; those that wait on files share them alike. torchrun
+    # gives each rank one thread however many cores there are, so there the ranks count.
+    if runtime.ranks.count > 1:
+        return default_workers(cores() // runtime.ranks.here)
+    return default_workers(torch.get_num_threads())
 
 
 def _step_of(
@@ -164,6 +231,7 @@ def _step_of(
         temperature=config.temperature,
         blend=config.student_steps.mixup,
         teacher_autocast=teacher_autocast(config, runtime),
+        ranks=runtime.ranks,
     )
 
 
@@ -189,8 +257,9 @@ def _measure(
     runtime: Runtime,
 ) -> Callable[[EpochResult, list[dict[str, Any]]], dict[str, Any]]:
     """Return what follows each interval: score on validation images, agreement there and on unlabelled ones."""
+    views, share = views_of(config, data), runtime.ranks.share
     validation, held_out = (
-        PlainBatches(pool, views_of(config, data)) for pool in (data.validation, data.held_out)
+        PlainBatches(pool, views, share=share) for pool in (data.validation, data.held_out)
     )
 
     def measure(result: EpochResult, _rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -217,14 +286,17 @@ def _evaluation(
     data: MatchingData,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    views = views_of(config, data)
-    pools = {"validation": data.validation, "held_out_frames": data.held_out}
+    views, share = views_of(config, data), runtime.ranks.share
+    validation, held_out = (
+        PlainBatches(pool, views, share=share) for pool in (data.validation, data.held_out)
+    )
+    pools = {"validation": validation, "held_out_frames": held_out}
     return {
-        "scores": task.scores(student, PlainBatches(data.validation, views), runtime),
+        "scores": task.scores(student, validation, runtime),
         "agreement": {
-            name: task.agreement(student, teacher, PlainBatches(pool, views), runtime)
-            for name, pool in pools.items()
-            if len(pool)
+            name: task.agreement(student, teacher, batches, runtime)
+            for name, batches in pools.items()
+            if len(batches)
         },
     }
 

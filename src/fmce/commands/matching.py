@@ -95,6 +95,8 @@ def fit_steps(
 ) -> None:
     """Train a network for a step budget in its run folder; goes on after a kill.
 
+    Several ranks share each batch.
+
     Args:
         folder: run folder this process owns.
         model: on the device.
@@ -109,7 +111,7 @@ def fit_steps(
         record_frames: write down the keys of the frames that each interval saw; in files only.
     """
     log = folder / "frames" if record_frames else None
-    with _batches(pool, views, budget, seed, runtime.device, log) as (batches, loading):
+    with _batches(pool, views, budget, seed, runtime, log) as (batches, loading):
         fit_in_folder(
             folder,
             model,
@@ -131,23 +133,30 @@ def _batches(
     views: Views,
     budget: StepsConfig,
     seed: int,
-    device: torch.device,
+    runtime: Runtime,
     log: Path | None,
 ) -> Iterator[tuple[Batches, Callable[[], dict[str, Any]]]]:
     """Give batches and, for frames in files, what is to be told of each interval's loading."""
+    ranks, steps = runtime.ranks, (budget.batch_size, budget.interval)
     if isinstance(pool, ImagePool):
-        yield PoolBatches(pool, views, budget.batch_size, budget.interval, seed=seed), dict
+        yield PoolBatches(pool, views, *steps, seed=seed, share=ranks.share), dict
         return
-    batches = FrameBatches(
-        pool, views, budget.batch_size, budget.interval, seed=seed, device=device
-    )
+    batches = FrameBatches(pool, views, *steps, seed=seed, device=runtime.device, share=ranks.share)
 
     def loading() -> dict[str, Any]:
         waited, batches.waited_seconds = batches.waited_seconds, 0.0
-        return {"waited_seconds": waited, "damaged_frames": len(batches.failures.failed_items)}
+        everywhere = ranks.gather_objects((waited, batches.failures.failed_items))
+        return {
+            "waited_seconds": max(seconds for seconds, _ in everywhere),
+            "damaged_frames": len({frame for _, failed in everywhere for frame in failed}),
+        }
 
     try:
-        yield LoggedBatches(batches, log) if log else batches, loading
+        if log is None:
+            yield batches, loading
+        else:
+            gather = ranks.gather_objects
+            yield LoggedBatches(batches, log, gather=gather, writes=ranks.first), loading
     finally:
         batches.close()
 

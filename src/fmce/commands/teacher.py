@@ -26,8 +26,8 @@ def make_teacher(
     config: MatchingConfig, out: Path, data: MatchingData, runtime: Runtime, quiet: bool
 ) -> dict[str, Any]:
     """Train the teacher or load the given one; evaluate it and hold it against the floor."""
-    folder = out / "teacher"
-    if not (folder / "teacher.json").exists():
+    folder, ranks = out / "teacher", runtime.ranks
+    if not ranks.from_first((folder / "teacher.json").exists):
         resident = data.to(runtime.device)
         task = make_task(config, resident)
         teacher = make_network(
@@ -37,13 +37,14 @@ def make_teacher(
         about = teacher_card(config, config.teacher, data)
         if config.teacher_checkpoint is not None:
             load_strictly(teacher, Path(config.teacher_checkpoint), about)
-            folder.mkdir(exist_ok=True)
+            ranks.from_first(lambda: folder.mkdir(exist_ok=True))
         else:
             _train_teacher(config, folder, teacher, task, resident, runtime, quiet)
-        validation = PlainBatches(resident.validation, views_of(config, data))
-        scores = task.scores(teacher, validation, runtime)
-        _save_teacher(folder, teacher, about | {"scores": scores})
-    about = read_json(folder / "teacher.json")
+        views = views_of(config, data)
+        validation = PlainBatches(resident.validation, views, share=ranks.share)
+        about["scores"] = task.scores(teacher, validation, runtime)
+        ranks.from_first(lambda: _save_teacher(folder, teacher, about))
+    about = ranks.from_first(lambda: read_json(folder / "teacher.json"))
     scores = dict(about["scores"])
     name = make_task(config, data).score_name
     if scores[name] < config.teacher_floor:
@@ -67,7 +68,8 @@ def _train_teacher(
     runtime: Runtime,
     quiet: bool,
 ) -> None:
-    with open_for_writing(folder, to_yaml(config), defaults=defaults_of(MatchingConfig)):
+    text, defaults = to_yaml(config), defaults_of(MatchingConfig)
+    with open_for_writing(folder, text, defaults=defaults, ranks=runtime.ranks):
         fit_steps(
             folder,
             teacher,

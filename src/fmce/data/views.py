@@ -189,9 +189,11 @@ class PlainBatches:
         return -(-len(self.pool) // self.batch_size)
 
     def epoch(self, _epoch: int = 0) -> Iterator[ViewBatch]:
-        """Yield all images once; the last batch may have fewer than there are processes, or none here."""
+        """Yield all images once; of several processes, some may have one batch fewer."""
         for whole in torch.arange(len(self.pool)).split(self.batch_size):  # type: ignore[no-untyped-call]
             index = whole[share_of(len(whole), *self.share).rows]
+            if not len(index):
+                continue  # the last batch may have fewer images than there are processes
             images, targets = self.pool.take(index)
             placed = targets if targets is not None and targets.ndim == 3 else None
             x, y = self.views(images, placed)

@@ -2,17 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from fmce.engine.joint_dropout import joint_dropout
 from fmce.engine.joint_norm import joint_statistics
 from fmce.engine.ranks import Ranks
 from fmce.engine.runtime import Runtime
-from fmce.engine.seeding import seed_epoch
+from fmce.engine.seeding import epoch_number, seed_epoch
 
 # A loss is looked at this often (in steps): each look makes the host wait for the device.
 CHECK_EVERY = 50
@@ -26,14 +28,16 @@ class StepOutput(NamedTuple):
     loss: scalar tensor, mean over the batch's samples; its gradient trains.
     num_samples: how many samples that mean is over.
     sums: name → scalar tensor, summed over the samples (the epoch divides by their number).
-    weight: scalar tensor, what the mean is over where that is not samples (labelled pixels, say):
-        where several processes share a batch, their gradients are weighed by it.
+    weight: scalar tensor, what the loss is divided by where that is not samples (labelled pixels, say;
+        by 1 where it is less): where several processes share a batch, their losses are weighed by it.
+    parts: name → scalar tensor, divided like the loss; the epoch's mean over samples is recorded.
     """
 
     loss: Tensor
     num_samples: int
-    sums: dict[str, Tensor]
+    sums: Mapping[str, Tensor]
     weight: Tensor | None = None
+    parts: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Batches(Protocol):
@@ -80,7 +84,7 @@ def fit(
     """Train `model` from `first_epoch` up to and including `epochs`.
 
     Where several processes train together (`runtime.ranks`), each is given its share of every batch;
-    gradients, batch norm and losses are those of the whole batch, on all ranks alike.
+    gradients, batch norm, dropout and losses are those of the whole batch, on all ranks alike.
 
     Args:
         model: the module put in training mode at each epoch's start; `step` closes over it.
@@ -102,14 +106,17 @@ def fit(
     # A resumed optimiser's `lr` is its last epoch's; `initial_lr` keeps the peak across the resume.
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    runtime.ranks.same_weights(model)
+    ranks = runtime.ranks
+    ranks.same_weights(model)
     for epoch in range(first_epoch, epochs + 1):
-        seed_epoch(seed, epoch, runtime.ranks.index)
+        seed_epoch(seed, epoch, ranks.index)
+        ranks.seed(epoch_number(seed, epoch))
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * schedule(epoch)
         model.train()
         started = time.perf_counter()
-        with runtime.arithmetic(), joint_statistics(model, runtime.ranks):
+        joint = (joint_statistics(model, ranks), joint_dropout(model, ranks))
+        with runtime.arithmetic(), joint[0], joint[1]:
             loss, means = _run_epoch(step, batches, optimizer, epoch, runtime, on_step_end)
         seconds = time.perf_counter() - started
         rate = float(optimizer.param_groups[0]["lr"])
@@ -167,18 +174,21 @@ def _run_epoch(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     outputs: list[tuple[Tensor, int]] = []
     sums: dict[str, Tensor] = {}
+    parts: dict[str, list[Tensor]] = {}
     checked = 0
     for number, batch in enumerate(batches.epoch(epoch), start=1):
         with runtime.autocast():
             output = step(runtime.put(batch))
-        own_part, loss = whole_loss(output, ranks)
+        share, loss = whole_loss(output, ranks)
         optimizer.zero_grad(set_to_none=True)
-        own_part.backward()  # type: ignore[no-untyped-call]
+        (output.loss * share).backward()  # type: ignore[no-untyped-call]
         ranks.sum_gradients(parameters)
         optimizer.step()
         outputs.append((loss, output.num_samples))
         for name, value in output.sums.items():
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        for name, value in output.parts.items():
+            parts.setdefault(name, []).append(value.detach() * share)
         if number % CHECK_EVERY == 0:
             _check_finite(outputs, checked, epoch)
             checked = number
@@ -192,29 +202,34 @@ def _run_epoch(
     losses = torch.stack([loss for loss, _ in outputs]).double().cpu()
     total = counts.sum().item()
     means = {k: ranks.sum(v.double()).item() / total for k, v in sums.items()}
+    for name, values in parts.items():
+        steps = ranks.sum(torch.stack(values).double()).cpu()
+        means[name] = (steps @ counts).item() / total
     return (losses @ counts).item() / total, means
 
 
 def whole_loss(output: StepOutput, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """Return this rank's part of a batch's loss, to be differentiated, and the whole batch's loss.
+    """Return the factor by which this rank's loss counts, and the whole batch's loss.
 
-    The parts of all ranks add up to the mean over the whole batch, whatever their sizes, and so do
-    their gradients.
+    The losses of all ranks, each times its factor, add up to that of the whole batch, whatever the
+    sizes of their shares, and so do their gradients.
 
     Args:
         output: of this rank's share.
-        ranks: those that share the batch; alone both are the step's loss.
+        ranks: those that share the batch; alone the factor is 1.
     """
     mean = output.loss.detach()
     if ranks.count == 1:
-        return output.loss, mean
+        return torch.ones_like(mean), mean
     weight = torch.full_like(mean, output.num_samples, dtype=torch.float64)
     if output.weight is not None:
         weight = output.weight.detach().double()
+    divisor = weight.clamp(min=1)
     # A mean over nothing is NaN; a share that is empty takes no part.
-    own = torch.where(weight > 0, mean.double() * weight, 0.0)
-    total = ranks.sum(torch.stack([weight, own]))
-    return output.loss * (weight / total[0]).to(mean.dtype), (total[1] / total[0]).to(mean.dtype)
+    own = torch.where(weight > 0, mean, mean.nan_to_num()).double() * divisor
+    weights, losses = ranks.sum(torch.stack([weight, own]))
+    whole = weights.clamp(min=1)
+    return (divisor / whole).to(mean.dtype), (losses / whole).to(mean.dtype)
 
 
 def _check_finite(outputs: list[tuple[Tensor, int]], start: int, epoch: int) -> None:

@@ -29,12 +29,14 @@ class Ranks:
     count: how many train together.
     device: where tensors must lie to be sent.
     peers: all of them; None alone.
+    generators: by kind of device, those from which all ranks draw the same numbers.
     """
 
     index: int = 0
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     peers: Peers | None = None
+    generators: dict[str, torch.Generator] = field(default_factory=dict, compare=False)
 
     @property
     def first(self) -> bool:
@@ -52,6 +54,20 @@ class Ranks:
     def share(self) -> tuple[int, int]:
         """Rank and count, as batches take them."""
         return self.index, self.count
+
+    def seed(self, number: int) -> None:
+        """Seed what all ranks draw alike; `number` is that of one process's own generators."""
+        for kind in {"cpu", self.device.type} if self.count > 1 else ():
+            device = self.device if kind == self.device.type else torch.device(kind)
+            self.generators[kind] = torch.Generator(device).manual_seed(number)
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """Return the generator of a kind of device from which all ranks draw the same; alone, torch's own."""
+        if self.count > 1:
+            return self.generators[device.type]
+        if device.type == "cuda":
+            return torch.cuda.default_generators[device.index or 0]
+        return torch.default_generator
 
     def sum(self, values: Tensor) -> Tensor:
         """Add up the tensors of all ranks, in place; return them."""

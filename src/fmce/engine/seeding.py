@@ -26,10 +26,15 @@ def seed_epoch(seed: int, epoch: int, rank: int = 0) -> int:
     >>> seed_epoch(0, 1) == seed_epoch(0, 1), seed_epoch(0, 1) == seed_epoch(0, 2)
     (True, False)
     """
-    if min(seed, epoch, rank) < 0:
-        raise ValueError(f"expected seed, epoch and rank ≥ 0, got {seed}, {epoch}, {rank}")
-    mixed = int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0] >> 1)
+    mixed = epoch_number(seed, epoch, rank)
     random.seed(mixed)
     np.random.seed(mixed % 2**32)  # noqa: NPY002  (user code may draw from the global generator)
     torch.manual_seed(mixed)
     return mixed
+
+
+def epoch_number(seed: int, epoch: int, rank: int = 0) -> int:
+    """Return the number that `seed_epoch` seeds with, and seed nothing."""
+    if min(seed, epoch, rank) < 0:
+        raise ValueError(f"expected seed, epoch and rank ≥ 0, got {seed}, {epoch}, {rank}")
+    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0] >> 1)

@@ -34,15 +34,20 @@ class RawOutput(Protocol):
 
 
 class DetectionLosses(NamedTuple):
-    """The three parts, scalars; their sum trains."""
+    """The three parts, scalars, whose sum trains; and what each was divided by, or by 1 if that is less."""
 
     classes: Tensor
     boxes: Tensor
     centerness: Tensor
+    divisor: Tensor
 
     def total(self) -> Tensor:
         """Return the sum of the parts."""
         return self.classes + self.boxes + self.centerness
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return the parts by name."""
+        return {"classes": self.classes, "boxes": self.boxes, "centerness": self.centerness}
 
 
 def detection_distillation(student: RawOutput, teacher: RawOutput) -> DetectionLosses:
@@ -65,7 +70,8 @@ def detection_distillation(student: RawOutput, teacher: RawOutput) -> DetectionL
     wanted_classes = teacher.class_logits.detach().float().sigmoid()
     wanted_centerness = teacher.centerness_logits.detach().float().sigmoid()
     weight = (wanted_classes.amax(2) * wanted_centerness).sqrt()
-    total = weight.sum().clamp(min=1)
+    divisor = weight.sum()
+    total = divisor.clamp(min=1)
     classes = F.binary_cross_entropy_with_logits(
         student.class_logits.float(), wanted_classes, reduction="sum"
     )
@@ -76,7 +82,8 @@ def detection_distillation(student: RawOutput, teacher: RawOutput) -> DetectionL
     centerness = F.binary_cross_entropy_with_logits(
         student.centerness_logits.float(), wanted_centerness, weight, reduction="sum"
     )
-    return DetectionLosses(classes / total, (weight * boxes).sum() / total, centerness / total)
+    boxes = (weight * boxes).sum()
+    return DetectionLosses(classes / total, boxes / total, centerness / total, divisor)
 
 
 def check_same_places(student: RawOutput, teacher: RawOutput) -> None:
@@ -136,7 +143,8 @@ def fcos_losses(output: RawOutput, boxes: Tensor, labels: Tensor) -> DetectionLo
     shapes = generalized_box_iou_loss(
         _around_origin(distances), _around_origin(wanted), reduction="sum"
     )
-    return DetectionLosses(classes / count, shapes / count, centerness / count)
+    divisor = torch.full_like(classes, len(box))
+    return DetectionLosses(classes / count, shapes / count, centerness / count, divisor)
 
 
 def _centerness(distances: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 # Elements worked on at once: bounds the float32 temporaries however large the batch is.
 _CHUNK_ELEMENTS = 1 << 23
+# Target of a pixel without a label.
+IGNORE_INDEX = 255
 
 
 def _kl_chunk(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -189,7 +191,7 @@ def segmentation_cross_entropy(
     targets: Tensor,
     auxiliary_logits: Tensor | None = None,
     auxiliary_weight: float = 0.4,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """Compute mean cross-entropy over labelled pixels, plus 0.4 times the auxiliary head's.
 

@@ -235,6 +235,14 @@ class DetectionAgreement:
         self.kl_sum += class_kl_sum(student_logits, teacher_logits).item()
         self.places += student_logits[..., 0].numel()
 
+    def __add__(self, other: "DetectionAgreement") -> "DetectionAgreement":
+        """Return the answers over both's images."""
+        both = DetectionAgreement(self.num_classes)
+        both.kl_sum, both.places = self.kl_sum + other.kl_sum, self.places + other.places
+        both._truth = self._truth + other._truth
+        both._predictions = self._predictions + other._predictions
+        return both
+
     def compute(self) -> dict[str, float | int | None]:
         """Return AP with the teacher's boxes as truth, mean class KL a place, and what was compared."""
         scores = detection_scores(self._truth, self._predictions, self.num_classes)

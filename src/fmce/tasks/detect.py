@@ -10,7 +10,7 @@ from fmce.data.batch import ViewBatch
 from fmce.data.boxes import to_labels, unpack_boxes
 from fmce.engine.loop import Batches, StepOutput
 from fmce.engine.runtime import Runtime
-from fmce.losses.detection import DetectionLosses, detection_distillation, fcos_losses
+from fmce.losses.detection import detection_distillation, fcos_losses
 from fmce.metrics.detection import DetectionAgreement, detection_scores
 from fmce.models.detection import DetectionOutput, detection_output, detections
 from fmce.models.features import eval_mode
@@ -30,9 +30,10 @@ class DetectTask:
         """Return the checked raw outputs."""
         return detection_output(model(images), images, self.num_classes)
 
-    def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> StepOutput:
         """Return the sum of torchvision's three FCOS losses; targets are packed boxes (B, M, 6)."""
-        return fcos_losses(self.outputs(model, images), *to_labels(targets)).total()
+        losses = fcos_losses(self.outputs(model, images), *to_labels(targets))
+        return StepOutput(losses.total(), len(images), {}, losses.divisor)
 
     def matching_loss(
         self, student: DetectionOutput, teacher: DetectionOutput, temperature: float
@@ -40,8 +41,8 @@ class DetectTask:
         """Return the sum of `detection_distillation` as loss, and its three parts."""
         del temperature  # 1, by the config
         losses = detection_distillation(student, teacher)
-        count = len(student.class_logits)
-        return StepOutput(losses.total(), count, _sums(losses, count))
+        parts = {f"loss_{name}": value for name, value in losses.parts().items()}
+        return StepOutput(losses.total(), len(student.class_logits), {}, losses.divisor, parts)
 
     def scores(self, model: nn.Module, batches: Batches, runtime: Runtime) -> dict[str, Any]:
         """Return AP and its family, and the AP of each class."""
@@ -51,6 +52,10 @@ class DetectTask:
                 raise ValueError("scores need labelled images; these have no targets")
             truth += unpack_boxes(batch.targets.cpu())
             predictions += _detect(output, batch)
+        truth, predictions = (
+            [image for part in runtime.ranks.gather_objects(own) for image in part]
+            for own in (truth, predictions)
+        )
         return detection_scores(truth, predictions, self.num_classes).to_dict(self.class_names)
 
     def agreement(
@@ -64,7 +69,9 @@ class DetectTask:
         for (batch, ours), (_, theirs) in both:
             found = (_detect(ours, batch), _detect(theirs, batch))
             total.update(*found, ours.class_logits, theirs.class_logits)
-        return total.compute()
+        return sum(
+            runtime.ranks.gather_objects(total), DetectionAgreement(self.num_classes)
+        ).compute()
 
     def predict(
         self, model: nn.Module, batches: Batches, runtime: Runtime
@@ -83,10 +90,6 @@ class DetectTask:
             for batch in batches.epoch(0):
                 with runtime.autocast():
                     yield batch, self.outputs(model, runtime.put(batch.images))
-
-
-def _sums(losses: DetectionLosses, count: int) -> dict[str, Tensor]:
-    return {f"loss_{name}": value * count for name, value in losses._asdict().items()}
 
 
 def _detect(output: DetectionOutput, batch: ViewBatch) -> list[dict[str, Tensor]]:

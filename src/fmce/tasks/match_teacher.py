@@ -13,15 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmce.data.batch import ViewBatch
+from fmce.data.shares import share_of
 from fmce.engine.loop import Batches, StepOutput
+from fmce.engine.ranks import ALONE, Ranks
 from fmce.engine.runtime import Runtime
 from fmce.losses.distillation import (
+    IGNORE_INDEX,
     kl_distillation,
     mixup,
     sample_mixup,
     segmentation_cross_entropy,
 )
-from fmce.metrics.agreement import Agreement
+from fmce.metrics.agreement import Agreement, agreement_compute, empty_agreement
 from fmce.metrics.segmentation import SegmentationScores, confusion, segmentation_scores
 from fmce.models.features import eval_mode
 from fmce.models.pspnet import segmentation_output
@@ -35,8 +38,8 @@ class MatchingTask(Protocol):
     agreement_name: str
     """Name, in `agreement`, of the one number that says how alike student and teacher are, 0 to 1."""
 
-    def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        """Return the task's own loss, a scalar."""
+    def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> StepOutput:
+        """Return the task's own loss."""
         ...
 
     def outputs(self, model: nn.Module, images: Tensor) -> Any:
@@ -92,9 +95,9 @@ class ClassifyTask(LogitsTask):
         """Keep the number of classes."""
         self.num_classes = num_classes
 
-    def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> StepOutput:
         """Return cross-entropy."""
-        return F.cross_entropy(model(images).float(), targets)
+        return StepOutput(F.cross_entropy(model(images).float(), targets), len(images), {})
 
     def logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return the classifier's logits (B,C)."""
@@ -103,10 +106,11 @@ class ClassifyTask(LogitsTask):
 
     def scores(self, model: nn.Module, batches: Batches, runtime: Runtime) -> dict[str, Any]:
         """Return the accuracy."""
-        correct = total = 0
+        counts = torch.zeros(2, dtype=torch.int64, device=runtime.device)  # correct, and all
         for targets, logits in _predictions(self, model, batches, runtime):
-            correct += int((logits.argmax(1) == targets).sum())
-            total += len(logits)
+            counts[0] += (logits.argmax(1) == targets).sum()
+            counts[1] += len(logits)
+        correct, total = runtime.ranks.sum(counts).tolist()
         return {"accuracy": correct / total}
 
 
@@ -119,10 +123,11 @@ class SegmentTask(LogitsTask):
         """Keep the classes."""
         self.num_classes, self.class_names = num_classes, class_names
 
-    def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> StepOutput:
         """Return cross-entropy with the auxiliary head's at 0.4 where the model has one."""
         output = segmentation_output(model(images), images)
-        return segmentation_cross_entropy(output.logits, targets, output.auxiliary_logits)
+        loss = segmentation_cross_entropy(output.logits, targets, output.auxiliary_logits)
+        return StepOutput(loss, len(images), {}, (targets != IGNORE_INDEX).sum())
 
     def logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return full-resolution logits (B,C,H,W)."""
@@ -136,10 +141,11 @@ class SegmentTask(LogitsTask):
         self, model: nn.Module, batches: Batches, runtime: Runtime
     ) -> SegmentationScores:
         """Return the scores with their int64 counts behind them."""
-        counts = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
+        size, device = (self.num_classes, self.num_classes), runtime.device
+        counts = torch.zeros(size, dtype=torch.int64, device=device)
         for targets, logits in _predictions(self, model, batches, runtime):
-            counts += confusion(logits.argmax(1), targets, self.num_classes).cpu()
-        return segmentation_scores(counts)
+            counts += confusion(logits.argmax(1), targets, self.num_classes)
+        return segmentation_scores(runtime.ranks.sum(counts).cpu())
 
 
 def supervised_step(task: MatchingTask, student: nn.Module) -> Callable[[ViewBatch], StepOutput]:
@@ -148,9 +154,7 @@ def supervised_step(task: MatchingTask, student: nn.Module) -> Callable[[ViewBat
     def step(batch: ViewBatch) -> StepOutput:
         if batch.targets is None:
             raise ValueError("the supervised arm needs labelled images; this pool has no targets")
-        return StepOutput(
-            task.supervised_loss(student, batch.images, batch.targets), len(batch.images), {}
-        )
+        return task.supervised_loss(student, batch.images, batch.targets)
 
     return step
 
@@ -163,6 +167,7 @@ def matching_step(
     temperature: float = 1.0,
     blend: bool = False,
     teacher_autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ranks: Ranks = ALONE,
 ) -> Callable[[ViewBatch], StepOutput]:
     """Return the step of the matching arms: student against teacher on the same view.
 
@@ -173,18 +178,27 @@ def matching_step(
         temperature: T; the loss carries T².
         blend: mixup, one λ a batch, before either network sees the view.
         teacher_autocast: entered around the teacher's forward pass, for its precision.
+        ranks: those that share each batch, all of which is blended.
     """
     teacher.eval().requires_grad_(False)
 
     def step(batch: ViewBatch) -> StepOutput:
         images = batch.images
-        if blend:  # the epoch's seed makes this draw repeatable
-            images = mixup(images, sample_mixup(torch.default_generator))
+        if blend:
+            images = _blended(images, ranks)
         with torch.inference_mode(), teacher_autocast():
             wanted = task.outputs(teacher, images)
         return task.matching_loss(task.outputs(student, images), wanted, temperature)
 
     return step
+
+
+def _blended(images: Tensor, ranks: Ranks) -> Tensor:
+    """Return this rank's rows of the whole batch's mixup."""
+    # The epoch's seed makes this draw repeatable.
+    lam = sample_mixup(ranks.generator(torch.device("cpu")))
+    whole = ranks.whole(images)
+    return mixup(whole, lam)[share_of(len(whole), *ranks.share).rows]
 
 
 @torch.inference_mode()
@@ -209,7 +223,8 @@ def agreement(
                 total.update(
                     task.logits(student, images).float(), task.logits(teacher, images).float()
                 )
-    return total.compute().to_dict()
+    states = runtime.ranks.gather_objects(total.state)
+    return agreement_compute(sum(states, empty_agreement(num_classes))).to_dict()
 
 
 class _Prediction(NamedTuple):
