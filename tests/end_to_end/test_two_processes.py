@@ -4,22 +4,23 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from launch import ended, rank_process, torchrun, wait_for
 from two_ranks import (
     EPOCHS,
     config,
     digits_in_double,
     fit_in_double,
+    matching,
     train_net_counting,
     trainings,
 )
 
+from fmce.commands.distill import distill
 from fmce.commands.train import train
 from fmce.engine.checkpoint import load_checkpoint
 from fmce.engine.runlog import read_metrics
@@ -29,28 +30,6 @@ from fmce.run_folder import open_run
 # float32 sums of two halves round otherwise than one sum, and a training carries that on.
 CLOSE = 2e-3
 NAMES = ("plain", "ral", "feature_matching")
-
-
-def torchrun(*arguments):
-    """Start two processes on this machine."""
-    options = ["--nproc-per-node=2", "--local-addr=127.0.0.1"]
-    options += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]  # any free port
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *options, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "FMCE_RANK_TIMEOUT": "60"},
-    )
-
-
-def ended(process, seconds=400):
-    try:
-        return process.communicate(timeout=seconds)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.communicate()
 
 
 class StopError(Exception):
@@ -146,6 +125,40 @@ def test_two_processes_give_the_curve_and_measures_of_one_fmce_net(folder, said,
         assert counts[0] == counts[1]
 
 
+@pytest.fixture(scope="module")
+def matched_alone(folder):
+    """The experiments of function matching in this process, one arm after another."""
+    with pytest.MonkeyPatch.context() as patch:
+        run = "fmce.commands.distill.run_jobs"
+        patch.setattr(run, lambda train_arm, jobs, *_: [train_arm(*j) for j in jobs.values()])
+        for name, config in matching().items():
+            distill(config, folder / "matched-alone" / name, quiet=True)
+    return folder / "matched-alone"
+
+
+@pytest.mark.parametrize("name", matching())
+def test_two_processes_give_the_curves_and_scores_of_one_in_function_matching(
+    name, folder, said, matched_alone
+):
+    two, one = folder / "matched" / name, matched_alone / name
+    runs = sorted(p.parent.relative_to(one) for p in one.rglob("metrics.jsonl"))
+    assert len(runs) == 1 + len(matching()[name].arms)
+    for run in runs:
+        rows, expected = read_metrics(two / run), read_metrics(one / run)
+        assert [row.keys() for row in rows] == [row.keys() for row in expected]
+        for field in {k for k in expected[0] if "loss" in k or k == "kl_to_teacher"}:
+            wanted = [row[field] for row in expected]
+            assert [row[field] for row in rows] == pytest.approx(wanted, rel=CLOSE), (run, field)
+    ours, theirs = (json.loads((out / "distill.json").read_text()) for out in (two, one))
+    name = theirs["score_name"]
+    assert ours["teacher"][name] == pytest.approx(theirs["teacher"][name], abs=0.02)
+    for row, wanted in zip(ours["rows"], theirs["rows"], strict=True):
+        assert (row["arm"], row["seed"]) == (wanted["arm"], wanted["seed"])
+        assert row["score"] == pytest.approx(wanted["score"], abs=0.02)
+        for pool, alike in wanted["agreement"].items():
+            assert row["agreement"][pool]["positions"] == alike["positions"]
+
+
 def test_only_the_first_rank_prints_and_a_finished_run_says_so(said):
     out, error = said
     assert out.count("data digits:") == 5
@@ -159,29 +172,6 @@ def test_two_processes_go_on_where_one_stopped(folder, said, alone):
     assert [row["epoch"] for row in run.curve] == run.epochs == list(range(1, EPOCHS + 1))
     assert curve(run, "loss") == pytest.approx(curve(alone["plain"], "loss"), rel=CLOSE)
     assert curve(run, "loss")[:2] == curve(alone["plain"], "loss")[:2]
-
-
-def rank_process(launcher, rank):
-    """Return the process of a rank that torchrun started."""
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            parent = int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[1])
-            variables = folder.joinpath("environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if parent == launcher.pid and f"RANK={rank}".encode() in variables:
-            return int(folder.name)
-    raise AssertionError(f"no process of rank {rank}")
-
-
-def wait_for(path, process, seconds=90):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
 
 
 def command(folder):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fmce.commands.distill import distill
 from fmce.commands.train import train
 from fmce.commands.train_net import train_net
 from fmce.configs import RunConfig, ScorerConfig, with_settings
@@ -20,6 +21,7 @@ from fmce.engine.loop import StepOutput, fit
 from fmce.engine.ranks import ALONE
 from fmce.engine.runtime import make_runtime
 from fmce.engine.seeding import seed_epoch
+from fmce.matching_config import matching_preset
 from fmce.run_folder import Run, open_run
 
 EPOCHS = 4
@@ -48,6 +50,27 @@ def trainings(oracle):
         "feature_matching": with_settings(
             matching, ["auxiliary.kind=feature_matching", *supervised]
         ),
+    }
+
+
+def matching():
+    """Return experiments of function matching by name; shares of their batches differ in size."""
+    digits = [
+        "data={labelled: 60, unlabelled: 100, held_out: 11, validation: 41, height: 8, width: 8}",
+        *("teacher={name: tiny, options: {width: 8}}", "student={name: tiny, options: {width: 4}}"),
+        "teacher_steps={steps: 4, batch_size: 17, interval: 2}",
+        "student_steps={steps: 4, batch_size: 17, interval: 2, mixup: true}",
+        *("arms=[supervised, funmatch]", "seeds=[1]"),
+    ]
+    detect = [
+        "data={height: 32, width: 48, labelled: 8, unlabelled: 8, held_out: 3, validation: 5}",
+        "teacher_steps={steps: 2, batch_size: 5, interval: 1}",
+        "student_steps={steps: 2, batch_size: 5, interval: 1}",
+        *("arms=[funmatch]", "seeds=[1]"),
+    ]
+    return {
+        "digits": with_settings(matching_preset("digits"), digits),
+        "detect": with_settings(matching_preset("scenes-detect"), detect),
     }
 
 
@@ -168,6 +191,8 @@ def main():
     torch.save(results, folder / f"double{runtime.ranks.index}.pt")
     for name, chosen in trainings(oracle).items():
         train(chosen, folder / name, runtime=runtime)
+    for name, chosen in matching().items():
+        distill(chosen, folder / "matched" / name, runtime=runtime, quiet=True)
     maps = train_net_counting(folder / "net", runtime)
     (folder / f"maps{runtime.ranks.index}.json").write_text(json.dumps(maps))
     train(config(), folder / "begun", runtime=runtime)  # a process alone began it

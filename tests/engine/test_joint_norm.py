@@ -1,55 +1,13 @@
 """Batch norm over several ranks against torch's own over all rows; ranks are threads here."""
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from threading import Barrier
-
 import pytest
 import torch
 import torch.nn.functional as F
+from thread_ranks import in_ranks
 from torch import nn
 
 from fmce.engine.joint_norm import joint_batch_norm, joint_statistics
 from fmce.engine.ranks import ALONE
-
-
-class Meeting:
-    """Where threads exchange tensors."""
-
-    def __init__(self, count):
-        self.count, self.barrier, self.brought = count, Barrier(count), [None] * count
-
-    def exchange(self, index, values):
-        self.brought[index] = values.clone()
-        self.barrier.wait()
-        everything = torch.stack([*self.brought])
-        self.barrier.wait()
-        return everything
-
-
-@dataclass(frozen=True)
-class Threads:
-    """What batch norm needs of `Ranks`, between threads."""
-
-    index: int
-    meeting: Meeting
-
-    @property
-    def count(self):
-        return self.meeting.count
-
-    def gather(self, values):
-        return self.meeting.exchange(self.index, values)
-
-    def sum(self, values):
-        return self.gather(values).sum(0)
-
-
-def in_ranks(function, parts):
-    meeting = Meeting(len(parts))
-    with ThreadPoolExecutor(len(parts)) as pool:
-        jobs = [pool.submit(function, Threads(i, meeting), p) for i, p in enumerate(parts)]
-        return [job.result() for job in jobs]
 
 
 def normalised(x, dy, norm):

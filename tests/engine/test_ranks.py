@@ -1,0 +1,60 @@
+"""What ranks do with each other's values; ranks are threads here."""
+
+import time
+
+import pytest
+import torch
+from thread_ranks import in_ranks
+
+from fmce.engine import ranks as ranks_file
+from fmce.engine.loop import StepOutput, whole_loss
+from fmce.engine.ranks import ALONE
+
+
+def test_rows_of_unlike_numbers_come_together_in_order():
+    rows = torch.arange(14.0).view(7, 2)
+    for found in in_ranks(lambda ranks, part: ranks.whole(part), rows.split([2, 1, 4])):
+        assert torch.equal(found, rows)
+    assert ALONE.whole(rows) is rows
+
+
+def test_what_the_first_rank_does_for_long_becomes_everyones(monkeypatch):
+    monkeypatch.setattr(ranks_file, "_BEAT", 0.01)
+    done = []
+
+    def act():
+        time.sleep(0.1)
+        done.append(1)
+        return len(done)
+
+    assert in_ranks(lambda ranks, _: ranks.from_first_slowly(act), [0, 1]) == [1, 1]
+    assert done == [1]
+
+
+def test_its_error_becomes_everyones_too():
+    def fail():
+        raise ValueError("no data there")
+
+    def on_rank(ranks, _):
+        with pytest.raises(ValueError, match="no data there"):
+            ranks.from_first_slowly(fail)
+        return True
+
+    assert in_ranks(on_rank, [0, 1]) == [True, True]
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (0, 4), (0, 0), (0.25, 0.5)])
+def test_losses_that_are_divided_by_a_count_of_their_own_add_up(counts):
+    """Sums 6 and 2 over a count a rank, divided by 1 where it is less: as one process would divide."""
+    sums = torch.tensor([6.0, 2.0], dtype=torch.float64)
+    expected = sums.sum() / max(1, sum(counts))
+
+    def on_rank(ranks, rank):
+        weight = torch.tensor(float(counts[rank]))
+        output = StepOutput(sums[rank] / weight.clamp(min=1), 5, {}, weight)
+        factor, whole = whole_loss(output, ranks)
+        return factor * output.loss, whole
+
+    parts = in_ranks(on_rank, [0, 1])
+    assert sum(part for part, _ in parts).item() == pytest.approx(expected.item())
+    assert all(whole.item() == pytest.approx(expected.item()) for _, whole in parts)
