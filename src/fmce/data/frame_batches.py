@@ -7,7 +7,9 @@ alone, neither on the workers nor on where a training was resumed.
 
 import itertools
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -239,6 +241,18 @@ def _as_it_is(decoded: Any) -> Any:
 
 def _start_worker(_number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    """End this worker when the trainer is gone, also by a kill.
+
+    The data loader's own watch looks at the fork server, which lives as long as its forks do.
+    """
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        trainer.join()
+        os._exit(1)
 
 
 def _fork_server() -> Any:
