@@ -7,9 +7,12 @@ import sys
 import pytest
 import torch
 
+from fmce.commands.distill import distill
 from fmce.commands.train import train
 from fmce.configs import RunConfig, with_settings
+from fmce.engine.runlog import read_metrics
 from fmce.engine.runtime import make_runtime
+from fmce.matching_config import matching_preset
 from fmce.run_folder import open_run
 
 pytestmark = [
@@ -20,13 +23,21 @@ pytestmark = [
 SETTINGS = ("train.epochs=3", "train.batch_size=50", "data.image_size=16")
 
 
-def test_two_gpus_give_the_curve_of_one(tmp_path):
+MATCHING = (
+    "data={labelled: 60, unlabelled: 100, held_out: 11, validation: 41, height: 8, width: 8}",
+    "teacher_steps={steps: 6, batch_size: 17, interval: 3}",
+    "student_steps={steps: 6, batch_size: 17, interval: 3, mixup: true}",
+    "seeds=[1]",
+)
+
+
+def on_two_gpus(command, out, settings):
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--local-addr=127.0.0.1"]
     launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
-    command = ["-m", "fmce", "train", "--out", str(tmp_path / "two"), "--device", "cuda"]
-    command += [word for setting in SETTINGS for word in ("--set", setting)]
+    words = ["-m", "fmce", *command, "--out", str(out), "--device", "cuda"]
+    words += [word for setting in settings for word in ("--set", setting)]
     result = subprocess.run(
-        [sys.executable, *launcher, *command],
+        [sys.executable, *launcher, *words],
         capture_output=True,
         text=True,
         timeout=300,
@@ -34,6 +45,10 @@ def test_two_gpus_give_the_curve_of_one(tmp_path):
         env={**os.environ, "FMCE_RANK_TIMEOUT": "120"},
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_two_gpus_give_the_curve_of_one(tmp_path):
+    on_two_gpus(["train"], tmp_path / "two", SETTINGS)
     config = with_settings(RunConfig(), SETTINGS)
     alone = train(config, tmp_path / "one", runtime=make_runtime("cuda"), quiet=True)
     two = open_run(tmp_path / "two")
@@ -41,3 +56,14 @@ def test_two_gpus_give_the_curve_of_one(tmp_path):
     for name in ("loss", "validation_loss"):
         curves = [[row[name] for row in run.curve] for run in (two, alone)]
         assert curves[0] == pytest.approx(curves[1], rel=1e-2)
+
+
+def test_two_gpus_match_functions_as_one_does(tmp_path):
+    on_two_gpus(["distill", "--preset", "digits"], tmp_path / "two", MATCHING)
+    config = with_settings(matching_preset("digits"), MATCHING)
+    distill(config, tmp_path / "one", runtime=make_runtime("cuda"), quiet=True)
+    for arm in config.arms:
+        folders = [tmp_path / name / "runs" / f"{arm}-seed1" for name in ("two", "one")]
+        for field in ("loss", "kl_to_teacher"):
+            curves = [[row[field] for row in read_metrics(folder)] for folder in folders]
+            assert curves[0] == pytest.approx(curves[1], rel=1e-2)
