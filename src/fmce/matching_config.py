@@ -185,7 +185,7 @@ MATCHING_PRESETS: dict[str, MatchingConfig] = {
     # Objects are small: levels of stride 4 and 8. The student has a quarter of the teacher's weights.
     "scenes-detect": MatchingConfig(
         task="detect",
-        data=PoolConfig(height=48, width=96, labelled=300, unlabelled=3000, validation=120),
+        data=PoolConfig(height=48, width=96, labelled=100, unlabelled=3000, validation=120),
         views=ViewConfig(zoom=1.25),
         teacher=NetConfig(
             "fcos:test_resnet", {"channels": 64, "convolutions": 1, "strides": [4, 8]}
@@ -199,8 +199,8 @@ MATCHING_PRESETS: dict[str, MatchingConfig] = {
                 "encoder_options": {"channels": [16, 24, 24, 48], "stem_width": 8},
             },
         ),
-        teacher_steps=StepsConfig(steps=1200, batch_size=8, learning_rate=3e-3, interval=300),
-        student_steps=StepsConfig(steps=600, batch_size=8, learning_rate=4e-3, interval=200),
+        teacher_steps=StepsConfig(steps=1000, batch_size=8, learning_rate=3e-3, interval=250),
+        student_steps=StepsConfig(steps=800, batch_size=8, learning_rate=4e-3, interval=200),
     ),
     "camvid": MatchingConfig(
         data=PoolConfig(name="camvid", height=96, width=128, labelled=92, unlabelled=None),
