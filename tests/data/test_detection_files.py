@@ -318,6 +318,81 @@ def test_real_bdd100k_images_with_their_own_files():
     assert files[0].image.shape == (720, 1280, 3)
 
 
+def in_both_lists(root, real):
+    """Write the real files of single images as the lists of both releases."""
+    single = DATA / "bdd100k-det-sample10" / "labels" / "100k" / "train"
+    frames = []
+    for path in sorted(single.glob("*.json")):
+        content = json.loads(path.read_text())
+        (frame,) = content.get("frames", [content])
+        labels = frame.get("objects", frame.get("labels"))
+        frames.append({"name": f"{path.stem}.jpg", "labels": labels})
+    for name in ("det_20/det_train.json", "bdd100k_labels_images_train.json"):
+        folder = root / Path(name).stem
+        write(folder / "labels" / name, frames)
+        (folder / "images" / "100k").mkdir(parents=True)
+        (folder / "images" / "100k" / "train").symlink_to(real.image_paths[0].parent.resolve())
+        yield bdd100k_detection(folder, "train", missing="error")
+
+
+def in_coco(root, real):
+    images = [{"id": i, "file_name": path.name} for i, path in enumerate(real.image_paths)]
+    annotations = [
+        {"image_id": i, "category_id": k + 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+        for i, boxes in enumerate(real.boxes)
+        for (x1, y1, x2, y2), k in zip(boxes.boxes.tolist(), boxes.labels.tolist(), strict=True)
+    ]
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(real.class_names)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write(root / "coco.json", content)
+    return coco_detection(real.image_paths[0].parent, root / "coco.json", missing="error")
+
+
+def in_yolo(root, real):
+    (root / "images").mkdir(parents=True)
+    (root / "images" / "train").symlink_to(real.image_paths[0].parent.resolve())
+    for stem, boxes in zip(real.stems, real.boxes, strict=True):
+        corners = boxes.boxes.astype(float) / [1280, 720, 1280, 720]
+        places = np.hstack([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]])
+        rows = zip(boxes.labels.tolist(), places.tolist(), strict=True)
+        lines = [f"{k} {' '.join(map(repr, place))}" for k, place in rows]
+        write(root / "labels" / "train" / f"{stem}.txt", "\n".join(lines))
+    return yolo_detection(root, "train", class_names=real.class_names, missing="error")
+
+
+def in_voc(root, real):
+    root.mkdir()
+    (root / "JPEGImages").symlink_to(real.image_paths[0].parent.resolve())
+    for stem, boxes in zip(real.stems, real.boxes, strict=True):
+        objects = [
+            f"<object><name>{real.class_names[k]}</name><bndbox><xmin>{x1 + 1}</xmin>"
+            f"<ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+            for (x1, y1, x2, y2), k in zip(boxes.boxes.tolist(), boxes.labels.tolist(), strict=True)
+        ]
+        xml = f"<annotation>{''.join(objects)}</annotation>"
+        write(root / "Annotations" / f"{stem}.xml", xml)
+    write(root / "ImageSets" / "Main" / "train.txt", "\n".join(real.stems))
+    return voc_detection(root, "train", class_names=real.class_names, missing="error")
+
+
+@needs_data
+def test_every_format_gives_the_same_boxes_of_the_real_images(tmp_path):
+    real = bdd100k_detection(DATA / "bdd100k-det-sample10", "train", missing="error")
+    assert not any(boxes.ignored.any() for boxes in real.boxes)
+    others = [
+        *in_both_lists(tmp_path, real),
+        in_coco(tmp_path, real),
+        in_yolo(tmp_path / "yolo", real),
+        in_voc(tmp_path / "voc", real),
+    ]
+    for files in others:
+        assert files.stems == real.stems
+        assert files.check() == real.check()
+        for ours, theirs in zip(files.boxes, real.boxes, strict=True):
+            assert ours.labels.tolist() == theirs.labels.tolist()
+            np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=1e-3)
+
+
 @needs_data
 def test_real_scalabel_file_with_an_ignored_person():
     rows = read_scalabel(DATA / "bdd100k-label-samples" / "example_ignore_annotation.json")
