@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from fmce.commands.report import matching_report
 from fmce.commands.teacher import load_teacher
 from fmce.configs import from_yaml, with_settings
 from fmce.engine.checkpoint import load_checkpoint
+from fmce.engine.ranks import Ranks
+from fmce.engine.runtime import make_runtime
 from fmce.matching_config import MatchingConfig, matching_preset
 from fmce.matching_data import read_matching_data
 from fmce.report.matching_page import verdict
@@ -135,6 +138,16 @@ def test_a_teacher_without_auxiliary_head_loads_and_normalisation_can_be_set(
     out = tmp_path / "new"
     distill(with_settings(MatchingConfig(), settings), out, quiet=True)
     assert list(read_matching_data(out).mean) == other["mean"]
+
+
+def test_several_trainings_at_a_time_are_refused_in_several_processes(small_matching, tmp_path):
+    config = with_settings(MatchingConfig(), small_matching)
+    one_of_two = replace(make_runtime("cpu"), ranks=Ranks(0, 2))
+    with pytest.raises(
+        ValueError, match=r"jobs=3 .* the 2 that torchrun started .* leave --jobs out"
+    ):
+        distill(config, tmp_path / "x", jobs=3, runtime=one_of_two, quiet=True)
+    assert not (tmp_path / "x").exists()
 
 
 def test_function_matching_without_unlabelled_images_is_refused(tmp_path):

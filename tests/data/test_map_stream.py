@@ -206,3 +206,10 @@ def test_maps_wait_for_those_of_later_rounds():
 def test_taking_from_a_buffer_that_never_had_maps_is_refused():
     with pytest.raises(ValueError, match="batches must have at least one map for each"):
         MapBuffer(2, num_maps=4).take(np.array([], dtype=np.int64))
+
+
+def test_batches_that_leave_a_rank_without_maps_are_refused():
+    with pytest.raises(
+        ValueError, match=r"last batch of an epoch has 2 of 20 maps, fewer than the 3"
+    ):
+        MapBatches(stream(), np.arange(20), 6, seed=3, share=(0, 3))

@@ -8,7 +8,8 @@ from thread_ranks import in_ranks
 
 from fmce.engine import ranks as ranks_file
 from fmce.engine.loop import StepOutput, whole_loss
-from fmce.engine.ranks import ALONE
+from fmce.engine.lost_rank import Peer, Peers
+from fmce.engine.ranks import ALONE, Ranks
 
 
 def test_rows_of_unlike_numbers_come_together_in_order():
@@ -58,3 +59,10 @@ def test_losses_that_are_divided_by_a_count_of_their_own_add_up(counts):
     parts = in_ranks(on_rank, [0, 1])
     assert sum(part for part, _ in parts).item() == pytest.approx(expected.item())
     assert all(whole.item() == pytest.approx(expected.item()) for _, whole in parts)
+
+
+def test_those_of_the_same_host_are_counted():
+    everyone = tuple(Peer(rank, "ab"[rank // 3], 100 + rank) for rank in range(5))
+    counts = [Ranks(p.rank, 5, peers=Peers(p, everyone, 60.0)).here for p in everyone]
+    assert counts == [3, 3, 3, 2, 2]
+    assert ALONE.here == 1
