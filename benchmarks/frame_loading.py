@@ -6,6 +6,8 @@ Prints, and appends to results/benchmarks.jsonl with --record:
 - frames per second that `fmce frames --every 5` packs in one process: five decoded, one shrunk and stored;
 - images per second that the loader gives from shards, alone, without and with worker processes, and
   what one core decodes and what one core's views take;
+- multiply-adds of a training image with the slides' networks at that size, counted and not run, from which
+  the results page estimates 16 million frames on 1, 8 and 64 GPUs;
 - of function matching on the shards, with the networks of `fmce distill`'s default: the share of its time
   that the trainer waits for images, and its steps per second beside the same steps on images in memory,
   in turns.
@@ -23,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from fmce.commands.frames import frames
 from fmce.commands.matching import make_network
@@ -38,6 +41,7 @@ from fmce.engine.loop import fit
 from fmce.engine.runlog import record_result
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.matching_config import MatchingConfig
+from fmce.models.pspnet import pspnet
 from fmce.tasks.match_teacher import SegmentTask, matching_step
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -75,6 +79,7 @@ def main() -> None:
         table = FrameTable([ShardFrames(open_shards(f"{name}/shards"))])
         pool = FramePool(table, options.height, options.width, window=256)
         row |= one_core(pool, options.batch_size)
+        row["slides_multiply_adds"] = slides_multiply_adds(options.height, options.width)
         row |= loading(pool, options, runtime)
         if options.turns:
             row |= training(pool, options, runtime)
@@ -118,6 +123,19 @@ def one_core(pool: FramePool, batch_size: int, batches: int = 6) -> dict[str, fl
         "decoded_per_second_and_core": len(images) / decoding,
         "views_per_second_and_core": len(images) / views,
     }
+
+
+def slides_multiply_adds(height: int, width: int) -> float:
+    """Count one image's multiply-adds: ResNet-101 forward, ResNet-18 forward and backward (twice forward)."""
+    image = torch.empty(1, 3, height, width, device="meta")
+    total = 0.0
+    for encoder, times in (("resnet101", 1), ("resnet18", 3)):
+        with torch.device("meta"):
+            network = pspnet(encoder, 19, auxiliary=False).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(image)
+        total += times * counter.get_total_flops() / 2
+    return total
 
 
 def loading(pool: FramePool, options: argparse.Namespace, runtime: Runtime) -> dict[str, float]:

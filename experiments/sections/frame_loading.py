@@ -21,7 +21,47 @@ def section(rows: Sequence[Row]) -> list[str]:
         *("size, device", "cores", "packed", "decoded, one core", "varied, one core"),
         *("loaded", "trained", "waiting", "files ÷ memory"),
     )
-    return [*parts, table(header, [_line(row) for row in rows]), _NOTE]
+    parts += [table(header, [_line(row) for row in rows]), _NOTE]
+    largest = max(rows, key=lambda row: row["slides_multiply_adds"])
+    return [*parts, *_estimate(largest)]
+
+
+FRAMES, EVERY = 16e6, 5
+TERAFLOPS = 150.0
+"""Assumed of one GPU in bfloat16, not measured: about a sixth of an H100's dense peak."""
+CORES = 16
+"""Assumed beside each GPU."""
+
+
+def _estimate(row: Row) -> list[str]:
+    """Return the estimate for the slides' 16 million frames, from measured speeds of one core."""
+    header = ("GPUs", "cores", "packing", "one pass", "frames per second", "cores that decode")
+    per_gpu = TERAFLOPS * 1e12 / (2 * row["slides_multiply_adds"])
+    per_core = 1 / sum(
+        1 / row[name] for name in ("decoded_per_second_and_core", "views_per_second_and_core")
+    )
+    lines = []
+    for gpus in (1, 8, 64):
+        cores, speed = CORES * gpus, per_gpu * gpus
+        lines.append(
+            (
+                str(gpus),
+                str(cores),
+                f"{FRAMES / (row['packed_per_second'] * cores) / 3600:.1f} h",
+                f"{FRAMES / speed / 3600:.1f} h",
+                f"{speed:,.0f}",
+                f"{speed / row['decoded_per_second_and_core']:.0f} ({speed / per_core:.0f})",
+            )
+        )
+    note = (
+        f"**An estimate for 16 million frames**, every {EVERY}th of their videos, at {row['size'].replace('x', '×')}: "
+        f"{FRAMES * row['bytes_per_frame'] / 1e12:.1f} TB of shards. Packing and loading follow from what one core "
+        "does in the table above and assume that cores scale and storage keeps up. A pass of ResNet-101 teaching "
+        f"ResNet-18 takes {row['slides_multiply_adds'] / 1e9:.0f} G multiply-adds an image (counted; backward as twice "
+        f"forward) and assumes {TERAFLOPS:.0f} TFLOP/s a GPU, which we could not measure. In brackets: cores if "
+        "they draw the views too, which otherwise the GPU does."
+    )
+    return [note, table(header, lines)]
 
 
 _NOTE = (
