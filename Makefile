@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_OUT ?= runs/demo
 KILLS ?= 20
+# Tests run in so many processes, each a file at a time; 0 runs them in one.
+TEST_JOBS ?= 2
 
 .PHONY: help demo demo-segment demo-detect test lint types faults benchmarks results clean
 .DEFAULT_GOAL := help
@@ -28,7 +30,7 @@ demo: $(STAMP)  ## the whole method on handwritten digits; writes runs/demo/repo
 	$(BIN)/fmce demo --out $(DEMO_OUT)
 
 test: $(STAMP)  ## all tests (those on real data sets need FMCE_DATA)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 lint: $(STAMP)  ## ruff: lint and format check
 	$(BIN)/ruff check .
