@@ -498,7 +498,10 @@ def distill(
         )
     if config is not None:
         chosen = from_yaml(MatchingConfig, config, base=chosen)
-    given = {
+    given: dict[str, Any] = {
+        # A preset's options are those of its own networks.
+        "teacher.options": {} if teacher not in (None, chosen.teacher.name) else None,
+        "student.options": {} if student not in (None, chosen.student.name) else None,
         "data.root": root and str(root),
         "data.folders": list(folders) or None,
         "data.exclude": exclude and str(exclude),

@@ -42,6 +42,12 @@ def load_matching_data(task: MatchingTask, config: PoolConfig) -> MatchingData:
     Raises:
         ValueError: the data set is unknown or incomplete, or the images would not fit in memory.
     """
+    made = task == "classify" or config.name == "scenes"
+    if made and config.folders:
+        raise ValueError(
+            f"data.folders is for labelled images in files; {config.name} has unlabelled images of its own, "
+            "so leave the folders out or name other data: --set data.name=folder"
+        )
     if task == "classify":
         data = _classification(config)
     elif task == "detect":
@@ -150,18 +156,22 @@ def _files(config: PoolConfig) -> MatchingData:
 
 def _segmentation(config: PoolConfig, split: str) -> SegmentationFiles:
     root = data_root(config)
-    exclude = config.exclude or ()
+    exclude, rate = config.exclude or (), config.max_damaged
     if config.name == "camvid":
-        return camvid(root, split, exclude=exclude)  # type: ignore[arg-type]
+        return camvid(root, split, exclude=exclude, max_failure_rate=rate)  # type: ignore[arg-type]
     if config.name == "bdd100k":
-        return bdd100k_segmentation(root, split, exclude=exclude, unpaired="skip")  # type: ignore[arg-type]
+        return bdd100k_segmentation(root, split, exclude=exclude, max_failure_rate=rate)  # type: ignore[arg-type]
     if config.name == "folder":
         if not config.class_names:
             raise ValueError(
                 "data.class_names is empty; name the classes of the masks' ids 0 … C − 1"
             )
         return folder_pair(
-            root / "images" / split, root / "masks" / split, config.class_names, exclude=exclude
+            root / "images" / split,
+            root / "masks" / split,
+            config.class_names,
+            exclude=exclude,
+            max_failure_rate=rate,
         )
     raise ValueError(
         f"unknown segmentation data {config.name!r}; choose from scenes, camvid, bdd100k, folder"

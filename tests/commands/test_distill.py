@@ -22,7 +22,7 @@ from fmce.matching_config import MatchingConfig, matching_preset
 from fmce.matching_data import read_matching_data
 from fmce.report.matching_page import verdict
 
-pytest.importorskip("timm")
+timm = pytest.importorskip("timm")
 
 
 def test_every_arm_and_seed_has_one_row_and_equal_steps(experiment):
@@ -73,6 +73,46 @@ def test_teacher_below_the_floor_is_refused_before_any_student(small_matching, t
     with pytest.raises(ValueError, match=r"below the floor 0.99"):
         distill(config, tmp_path / "x", quiet=True)
     assert not (tmp_path / "x" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.name=camvid", "data.root=NOWHERE"], "expected below .* the folders train"),
+        (["data.folders=[NOWHERE]"], "scenes has unlabelled images of its own"),
+        (["student.name=pspnet:resnet1"], "name of a timm model, got 'resnet1'"),
+        (
+            ["student={name: 'pspnet:test_resnet', options: {width: 3}}"],
+            "does not take its options",
+        ),
+    ],
+)
+def test_a_wrong_path_or_network_is_told_first_and_claims_no_folder(
+    small_matching, tmp_path, settings, message
+):
+    settings = [text.replace("NOWHERE", str(tmp_path / "no")) for text in settings]
+    kept = [s for s in small_matching if not s.startswith("student.options")]
+    with pytest.raises(ValueError, match=message):
+        distill(with_settings(MatchingConfig(), [*kept, *settings]), tmp_path / "x", quiet=True)
+    assert not (tmp_path / "x" / "config.yaml").exists()
+    assert not (tmp_path / "x" / "teacher").exists()
+
+
+def test_a_finished_experiment_needs_no_weights_from_elsewhere(experiment, monkeypatch):
+    config = from_yaml(MatchingConfig, experiment / "config.yaml")
+    config = with_settings(config, ["teacher.weights=imagenet", "student.weights=imagenet"])
+    asked = []
+    build = timm.create_model
+
+    def watched(*args, pretrained, **options):
+        asked.append(pretrained)
+        return build(*args, pretrained=pretrained, **options)
+
+    monkeypatch.setattr(timm, "create_model", watched)
+    data = read_matching_data(experiment)
+    load_teacher(config, experiment, data)
+    load_student(config, experiment, data, "funmatch", 1)
+    assert asked == [False, False]
 
 
 def load_from(experiment, small_matching, out, **card):

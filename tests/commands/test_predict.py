@@ -121,6 +121,17 @@ def test_missing_predictions_and_ids_outside_the_classes_are_refused(pictures, p
         score_masks(tmp_path / "some", pictures / "masks", [str(i) for i in range(10)])
 
 
+def test_an_image_without_prediction_is_left_out_and_ids_of_the_files_are_mapped(tmp_path):
+    for folder, name, ids in (("p", "a", [[0, 1]]), ("t", "a", [[0, 11]]), ("t", "b", [[1, 1]])):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.fromarray(np.array(ids, np.uint8)).save(tmp_path / folder / f"{name}.png")
+    folders = (tmp_path / "p", tmp_path / "t", ["sky", "road"])
+    scores = score_masks(*folders, id_map={11: 255}, left_out={"b"})
+    assert (scores["miou"], scores["pixels"]) == (1.0, 1)
+    with pytest.raises(ValueError, match="b"):
+        score_masks(*folders, id_map={11: 255})
+
+
 def test_an_experiment_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="run: fmce distill --out"):
         predict(tmp_path, tmp_path, tmp_path / "out")

@@ -16,6 +16,7 @@ from torch import nn
 
 from fmce.commands.matching import (
     arm_folder,
+    check_networks,
     fit_steps,
     load_student,
     make_network,
@@ -79,6 +80,7 @@ def distill(
     quiet = quiet or not ranks.first
     jobs = _jobs(jobs, runtime)
     text, defaults = to_yaml(config), defaults_of(MatchingConfig)
+    ranks.from_first(lambda: check_networks(config))
     with open_for_writing(out, text, defaults=defaults, ranks=ranks):
         data = _prepared(config, out, runtime)
         _check_pools(config, data)
@@ -114,7 +116,13 @@ def _prepared(config: MatchingConfig, out: Path, runtime: Runtime) -> MatchingDa
 
 
 def _prepare(config: MatchingConfig, out: Path) -> None:
-    prepare_matching_data(out, config.task, config.data)
+    try:
+        prepare_matching_data(out, config.task, config.data)
+    except (ValueError, OSError):
+        # A wrong path claims no folder: the mended command may have the same one.
+        if {path.name for path in out.iterdir()} <= {".lock", "config.yaml", "versions.json"}:
+            (out / "config.yaml").unlink()
+        raise
 
 
 def _train_arms(
@@ -305,7 +313,8 @@ def _sizes(
     config: MatchingConfig, out: Path, data: MatchingData, runtime: Runtime
 ) -> dict[str, Any]:
     """Measure teacher and student, each without its auxiliary head, on one image."""
-    student = make_network(config, config.student, data, config.seeds[0], auxiliary=False)
+    net = replace(config.student, weights=None)  # only its size counts
+    student = make_network(config, net, data, config.seeds[0], auxiliary=False)
     networks = {"teacher": load_teacher(config, out, data), "student": student}
     image = torch.zeros(1, 3, config.data.height, config.data.width, device=runtime.device)
     with runtime.autocast():

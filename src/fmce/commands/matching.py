@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,19 @@ def make_task(
     if config.task == "detect":
         return DetectTask(len(data.class_names), data.class_names)
     return SegmentTask(len(data.class_names), data.class_names)
+
+
+def check_networks(config: MatchingConfig) -> None:
+    """Build both networks once, so that a wrong name is known before anything is read or trained.
+
+    Raises:
+        ValueError: a network cannot be built.
+    """
+    for net in (config.teacher, config.student):
+        try:
+            _build(config, replace(net, weights=None), classes=2, auxiliary=True)
+        except TypeError as error:
+            raise ValueError(f"{net.name} does not take its options: {error}") from error
 
 
 def make_network(
@@ -165,7 +179,8 @@ def load_student(
     config: MatchingConfig, out: Path, data: MatchingData, arm: Arm, seed: int
 ) -> nn.Module:
     """Return a trained student in eval mode."""
-    student = make_network(config, config.student, data, seed, auxiliary=arm == "supervised")
+    net = replace(config.student, weights=None)  # its own weights follow; none are downloaded
+    student = make_network(config, net, data, seed, auxiliary=arm == "supervised")
     last = num_intervals(config.student_steps)
     weights = load_weights(arm_folder(out, arm, seed) / "checkpoints" / f"epoch_{last:04d}")
     student.load_state_dict(weights)

@@ -1,6 +1,6 @@
 """`fmce predict`: class maps or boxes of a folder of images in BDD100K's official form, scored where labelled."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from fmce.data.image_files import (
     read_ids,
     read_rgb,
 )
+from fmce.data.segmentation_files import CAMVID_VOID, IGNORE_INDEX
 from fmce.data.views import Views
 from fmce.engine.files import write_json
 from fmce.engine.progress import Progress
@@ -115,10 +116,19 @@ def predict(
         return result
     assert isinstance(task, SegmentTask)
     unreadable = _write_masks(task, model, paths, images, out, size, views, runtime, quiet)
+    scores = None
+    if masks is not None:
+        scores = score_masks(
+            out,
+            masks,
+            data.class_names,
+            id_map={CAMVID_VOID: IGNORE_INDEX} if config.data.name == "camvid" else {},
+            left_out={_key(Path(path), images) for path in unreadable},
+        )
     result = about | {
         "images": len(paths) - len(unreadable),
         "unreadable": unreadable,
-        "scores": None if masks is None else score_masks(out, masks, data.class_names),
+        "scores": scores,
     }
     write_json(out / "predictions.json", result)
     if not quiet:
@@ -158,13 +168,22 @@ def predict_ids(
     return logits.argmax(1)[0].to(torch.uint8).cpu()
 
 
-def score_masks(preds: Path, masks: Path, class_names: Sequence[str]) -> dict[str, Any]:
+def score_masks(
+    preds: Path,
+    masks: Path,
+    class_names: Sequence[str],
+    *,
+    id_map: Mapping[int, int] | None = None,
+    left_out: Collection[str] = (),
+) -> dict[str, Any]:
     """Score a folder of predicted masks against the true ones, by BDD100K's rules.
 
     Args:
         preds: PNGs of train ids.
         masks: the same names, perhaps with `_train_id` behind the stem; 255 is ignored.
         class_names: of the ids 0 … C − 1; a prediction outside them is an error.
+        id_map: ids in the true masks to train ids or 255, for those that differ.
+        left_out: images without a prediction because they cannot be read: paths without suffix.
 
     Raises:
         ValueError: names do not match, or a mask holds other ids or another size.
@@ -172,6 +191,7 @@ def score_masks(preds: Path, masks: Path, class_names: Sequence[str]) -> dict[st
     classes = len(class_names)
     counts = torch.zeros(classes, classes, dtype=torch.int64)
     truths = {_key(path, masks): path for path in list_images(masks, (".png", ".webp"))}
+    truths = {key: path for key, path in truths.items() if key not in left_out}
     predicted = {_key(path, preds): path for path in list_images(preds, (".png",))}
     missing = sorted(truths.keys() - predicted.keys())
     if missing or not truths:
@@ -180,7 +200,10 @@ def score_masks(preds: Path, masks: Path, class_names: Sequence[str]) -> dict[st
             f"{', '.join(missing[:5])}"
         )
     for key, path in truths.items():
-        pred, truth = (torch.from_numpy(read_ids(file)) for file in (predicted[key], path))
+        pred, ids = (torch.from_numpy(read_ids(file)) for file in (predicted[key], path))
+        truth = ids.clone()
+        for there, here in (id_map or {}).items():
+            truth[ids == there] = here
         try:
             counts += confusion(pred, truth, classes)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def make_teacher(
     if scores[name] < config.teacher_floor:
         raise ValueError(
             f"the teacher's {name} on validation images is {scores[name]:.4f}, below the floor "
-            f"{config.teacher_floor}; train it longer, take a better one, or lower teacher_floor"
+            f"{config.teacher_floor}; train it longer or take a better one. To lower teacher_floor, write to "
+            f"another folder and keep this teacher: --teacher-checkpoint {folder}"
         )
     if not quiet:
         print(
@@ -135,7 +137,8 @@ def load_strictly(teacher: nn.Module, checkpoint: Path, about: dict[str, Any]) -
 
 def load_teacher(config: MatchingConfig, out: Path, data: MatchingData) -> nn.Module:
     """Return the experiment's teacher, frozen and in eval mode."""
-    teacher = make_network(config, config.teacher, data, config.teacher_seed, auxiliary=True)
+    net = replace(config.teacher, weights=None)  # its own weights follow; none are downloaded
+    teacher = make_network(config, net, data, config.teacher_seed, auxiliary=True)
     teacher.load_state_dict(load_weights(out / "teacher" / "model.safetensors"))
     return teacher.eval().requires_grad_(False)
 

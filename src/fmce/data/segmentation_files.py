@@ -291,7 +291,7 @@ def folder_pair(
         named = [k + (" (no mask)" if k in image_files else " (no image)") for k in alone]
         raise ValueError(
             f"{len(image_files)} images in {images} and {len(mask_files)} masks in {masks} do not "
-            f"pair: {first_names(named)}. Exclude these stems or pass unpaired='skip'."
+            f"pair: {first_names(named)}. Exclude these stems (--exclude FILE) or pass unpaired='skip'."
         )
     common = sorted(image_files.keys() & mask_files.keys())
     return SegmentationFiles(

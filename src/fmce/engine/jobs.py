@@ -44,6 +44,6 @@ def run_jobs(
     if failures:
         name, error = next(iter(failures.items()))
         raise ValueError(
-            f"{len(failures)} of {len(arguments)} {what} failed, first {name}: {error}. "
+            f"{len(failures)} of {len(arguments)} {what} failed, first {name}: {str(error).rstrip('.')}. "
             "The others are kept; the same command goes on with what is missing"
         )
