@@ -73,6 +73,21 @@ def test_left_out_training_images_of_100ks_validation_set_stay_out_of_the_pool(s
     assert reds == sorted({0, 10, 20} - {labelled})
 
 
+def test_a_mask_of_other_ids_is_named_wherever_it_lies(tmp_path):
+    for kind, mode in (("images", "RGB"), ("masks", "L")):
+        for split in ("train", "val"):
+            (tmp_path / kind / split).mkdir(parents=True)
+            for number in range(70):  # with 64 spread over them, number 69 is not among those
+                wrong = (kind, split, number) == ("masks", "train", 69)
+                picture = Image.new(mode, (16, 8), 9 if wrong else 0)
+                picture.save(tmp_path / kind / split / f"{number:02}.png")
+    config = PoolConfig(
+        name="folder", root=str(tmp_path), height=8, width=16, class_names=("road", "sky")
+    )
+    with pytest.raises(ValueError, match=r"1 of 70 items are wrong: .*69\.png holds 9, expected"):
+        load_matching_data("segment", config)
+
+
 def test_normalisation_can_be_another_than_the_labelled_images(tmp_path):
     fixed = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     size = {"height": 16, "width": 16, "labelled": 2, "unlabelled": 2, "held_out": 0}

@@ -137,7 +137,7 @@ def _scenes(config: PoolConfig) -> MatchingData:
 def _files(config: PoolConfig) -> MatchingData:
     train, validation = (_segmentation(config, split) for split in ("train", "val"))
     for files in (train, validation):
-        files.check()
+        files.check(sample=None)  # a mask of other ids must not pass for a damaged file
     order = np.random.default_rng(config.seed).permutation(len(train))
     count = min(config.labelled or len(train), len(train))
     left_out = [train.image_paths[i] for i in np.sort(order[count:])]
