@@ -11,7 +11,7 @@ from fmce.data.boxes import unpack_boxes
 from fmce.data.classification import load_classification
 from fmce.data.pools import cover, cover_mask
 from fmce.matching_config import PoolConfig
-from fmce.matching_data import load_matching_data
+from fmce.matching_data import damaged_images, load_matching_data, prepare_matching_data
 
 
 @given(st.integers(9, 500), st.integers(9, 500), st.sampled_from([(64, 128), (96, 128), (8, 9)]))
@@ -86,6 +86,46 @@ def test_a_mask_of_other_ids_is_named_wherever_it_lies(tmp_path):
     )
     with pytest.raises(ValueError, match=r"1 of 70 items are wrong: .*69\.png holds 9, expected"):
         load_matching_data("segment", config)
+
+
+def test_damaged_files_of_every_pool_are_counted_and_named(tmp_path):
+    for folder, count in (("train", 6), ("val", 3)):
+        for kind, mode in (("images", "RGB"), ("masks", "L")):
+            (tmp_path / kind / folder).mkdir(parents=True)
+            for number in range(count):
+                Image.new(mode, (16, 8), number % 2).save(
+                    tmp_path / kind / folder / f"{number}.png"
+                )
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(4):
+        Image.new("RGB", (16, 8)).save(frames / f"{number}f.png")
+    broken = (
+        ("labelled", 1, tmp_path / "images/train/2.png"),
+        ("validation", 1, tmp_path / "masks/val/0.png"),
+        ("unlabelled", 2, frames / "1f.png"),
+        ("unlabelled", 2, frames / "3f.png"),
+    )
+    for _, _, path in broken:
+        path.write_bytes(path.read_bytes()[:30])
+    config = PoolConfig(
+        name="folder",
+        root=str(tmp_path),
+        height=8,
+        width=16,
+        labelled=None,
+        held_out=0,
+        folders=(str(frames),),
+        class_names=("road", "sky"),
+    )
+    out = tmp_path / "experiment"
+    out.mkdir()
+    prepare_matching_data(out, "segment", config)
+    damaged = damaged_images(out)
+    assert {pool: found["count"] for pool, found in damaged.items()} == {
+        pool: count for pool, count, _ in broken
+    }
+    assert all(path.name in damaged[pool]["first"] for pool, _, path in broken)
 
 
 def test_normalisation_can_be_another_than_the_labelled_images(tmp_path):

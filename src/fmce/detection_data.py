@@ -121,4 +121,4 @@ def _labelled(files: DetectionFiles, config: PoolConfig) -> ImagePool:
         height, width = item.image.shape[:2]
         images.append(cover(item.image, *size))
         boxes.append(cover_boxes(item.boxes, (height, width), size))
-    return ImagePool(as_pool(images).images, pack_boxes(boxes))
+    return ImagePool(as_pool(images).images, pack_boxes(boxes), files.damaged)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from fmce.data.classification import load_classification
 from fmce.data.frame_pool import FramePool
+from fmce.data.image_files import first_names
 from fmce.data.pools import POOLS, ImagePool, MatchingData, as_pool, cover, cover_mask, empty_pool
 from fmce.data.scenes import SCENE_CLASSES, render_scenes
 from fmce.data.segmentation_files import (
@@ -80,7 +81,8 @@ def prepare_matching_data(folder: Path, task: MatchingTask, config: PoolConfig) 
                 tensors[f"{name}.targets"] = pool.targets
         save_file(tensors, folder / "data.safetensors")
         about = {"class_names": data.class_names, "mean": data.mean, "std": data.std}
-        write_json(folder / "data.json", about | {n: len(getattr(data, n)) for n in POOLS})
+        counts = {n: len(getattr(data, n)) for n in POOLS}
+        write_json(folder / "data.json", about | counts | {"damaged": _damaged(data)})
     return read_matching_data(folder)
 
 
@@ -111,6 +113,25 @@ def read_matching_data(folder: Path, *, workers: int = 0) -> MatchingData:
         mean=tuple(about["mean"]),
         std=tuple(about["std"]),
     )
+
+
+def _damaged(data: MatchingData) -> dict[str, Any]:
+    """Return, for pools with damaged files, how many and the first; frames left in files are not read yet."""
+    pools = {n: getattr(data, n) for n in POOLS if isinstance(getattr(data, n), ImagePool)}
+    return {
+        name: {"count": len(pool.damaged), "first": first_names(pool.damaged)}
+        for name, pool in pools.items()
+        if pool.damaged
+    }
+
+
+def damaged_images(folder: Path) -> dict[str, Any]:
+    """Return how many files of each pool were damaged when it was read, and the first of them.
+
+    Args:
+        folder: of the experiment; one that was prepared before this was written down names none.
+    """
+    return dict(read_json(folder / "data.json").get("damaged", {}))
 
 
 def _scenes(config: PoolConfig) -> MatchingData:
@@ -184,7 +205,7 @@ def _labelled(files: SegmentationFiles, config: PoolConfig) -> ImagePool:
         item = files[i]
         images.append(cover(item.image, config.height, config.width))
         masks.append(cover_mask(item.mask, config.height, config.width))
-    return as_pool(images, masks)
+    return replace(as_pool(images, masks), damaged=files.damaged)
 
 
 def _classification(config: PoolConfig) -> MatchingData:

@@ -245,6 +245,18 @@ def test_report_is_one_file_with_a_verdict(experiment):
     assert "most memory for intermediate results" in page
 
 
+def test_the_report_tells_of_damaged_images(experiment, small_matching, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(experiment, copy)
+    assert "Damaged" not in matching_report(copy).read_text()
+    about = json.loads((copy / "data.json").read_text())
+    found = {"labelled": {"count": 2, "first": "a.png, b.png"}}
+    (copy / "data.json").write_text(json.dumps(about | {"damaged": found}))
+    result = distill(with_settings(MatchingConfig(), small_matching), copy, quiet=True)
+    assert result["damaged"] == found
+    assert "2 of 8 labelled images (a.png, b.png)" in matching_report(copy).read_text()
+
+
 @pytest.mark.parametrize(
     ("teacher", "matched", "expected"),
     [

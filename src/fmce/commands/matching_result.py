@@ -6,9 +6,11 @@ from typing import Any
 
 from fmce.commands.matching import arm_folder, make_task
 from fmce.commands.show import number, percent, print_table
+from fmce.data.frame_pool import FramePool
 from fmce.data.pools import MatchingData
 from fmce.engine.runlog import read_done, read_metrics
 from fmce.matching_config import MatchingConfig
+from fmce.matching_data import damaged_images
 from fmce.metrics.statistics import mean_sd, paired_comparison
 
 _CURVE = ("steps", "agreement", "agreement_unlabelled", "kl_to_teacher")
@@ -51,12 +53,27 @@ def matching_result(
         "images": {
             p: len(getattr(data, p)) for p in ("labelled", "unlabelled", "held_out", "validation")
         },
+        "damaged": _damaged(config, out, data),
         "steps": config.student_steps.steps,
         "rows": rows,
         "arms": _summaries(rows, task.agreement_name),
         "gap_closed": gap_closed(rows, teacher[name]),
         "comparisons": _comparisons(rows),
     }
+
+
+def _damaged(config: MatchingConfig, out: Path, data: MatchingData) -> dict[str, Any]:
+    """Return how many images of each pool were damaged, and the first; none where none was.
+
+    Frames left in files are met in training: the most that one training met, named in its log.
+    """
+    damaged = damaged_images(out)
+    if isinstance(data.unlabelled, FramePool) and "funmatch" in config.arms:
+        runs = [arm_folder(out, "funmatch", seed) for seed in config.seeds]
+        met = max(row.get("damaged_frames", 0) for run in runs for row in read_metrics(run))
+        if met:
+            damaged["unlabelled"] = {"count": met, "first": None}
+    return damaged
 
 
 def gap_closed(rows: Sequence[Mapping[str, Any]], teacher_score: float) -> float | None:

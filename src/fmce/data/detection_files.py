@@ -134,6 +134,11 @@ class DetectionFiles:
         """Stems of the images, in order."""
         return tuple(stem_of(path.name) for path in self.image_paths)
 
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Images that could not be read so far."""
+        return tuple(str(self.image_paths[i]) for i in self.failures.failed_items)
+
     def __getitem__(self, index: int) -> BoxedImage:
         """Read one item, or the next readable one in its place.
 

@@ -54,7 +54,7 @@ class FramePool:
         return replace(self, table=table)
 
     def in_memory(self, numbers: Iterable[int] | None = None) -> ImagePool:
-        """Read frames, by default all; for a damaged one the next readable stands in.
+        """Read frames, by default all; for a damaged one, named in the result, the next readable stands in.
 
         Raises:
             UnreadableDataError: More reads than `max_damaged` failed.
@@ -71,9 +71,9 @@ class FramePool:
             payload = fetch(chunk)[number - int(self.table.starts[chunk])]
             return decode(payload, self.height, self.width)
 
-        return as_pool(
-            [read_or_substitute(n, len(self), read, failures, self.table.key) for n in wanted]
-        )
+        key = self.table.key
+        pool = as_pool([read_or_substitute(n, len(self), read, failures, key) for n in wanted])
+        return replace(pool, damaged=tuple(key(n) for n in failures.failed_items))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` needs to make the pool again, as plain values for JSON."""

@@ -19,10 +19,14 @@ POOLS = ("labelled", "unlabelled", "held_out", "validation")
 
 @dataclass(frozen=True)
 class ImagePool:
-    """Images uint8 (N,3,H,W) on one device; targets (N,), (N,H,W), (N,M,6), or None if unlabelled."""
+    """Images uint8 (N,3,H,W) on one device; targets (N,), (N,H,W), (N,M,6), or None if unlabelled.
+
+    damaged: files that could not be read when the pool was made, in whose place others stand.
+    """
 
     images: Tensor
     targets: Tensor | None = None
+    damaged: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

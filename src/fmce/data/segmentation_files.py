@@ -128,6 +128,11 @@ class SegmentationFiles:
         """Files of the images, in order; as unlabelled frames they need no mask."""
         return tuple(pair.image for pair in self.pairs)
 
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Images that could not be read so far, or whose masks could not."""
+        return tuple(self._name_of(i) for i in self.failures.failed_items)
+
     def __getitem__(self, index: int) -> LabelledImage:
         """Read one item, or the next readable one in its place.
 
