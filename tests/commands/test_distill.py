@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,6 +21,7 @@ from fmce.engine.ranks import Ranks
 from fmce.engine.runtime import make_runtime
 from fmce.matching_config import MatchingConfig, matching_preset
 from fmce.matching_data import read_matching_data
+from fmce.report.matching_figures import predictions_figure
 from fmce.report.matching_page import verdict
 
 timm = pytest.importorskip("timm")
@@ -255,6 +257,41 @@ def test_the_report_tells_of_damaged_images(experiment, small_matching, tmp_path
     result = distill(with_settings(MatchingConfig(), small_matching), copy, quiet=True)
     assert result["damaged"] == found
     assert "2 of 8 labelled images (a.png, b.png)" in matching_report(copy).read_text()
+
+
+@pytest.mark.parametrize(
+    ("arms", "drawn", "caption"),
+    [
+        (("funmatch", "labelled", "supervised"), "funmatch", "the matched student and the teacher"),
+        (("supervised", "labelled"), "labelled", "the student of arm labelled and the teacher"),
+    ],
+)
+def test_the_picture_of_disagreement_is_of_the_arm_that_the_caption_names(
+    experiment, tmp_path, monkeypatch, arms, drawn, caption
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(experiment, copy)
+    result = json.loads((copy / "distill.json").read_text())
+    result["arms"] = [next(a for a in result["arms"] if a["arm"] == arm) for arm in arms]
+    result["rows"] = [row for arm in arms for row in result["rows"] if row["arm"] == arm]
+    (copy / "distill.json").write_text(json.dumps(result))
+    with np.load(copy / "predictions.npz") as arrays:
+        told = {name: arrays[name] for name in ("images", "truth", "teacher", *arms)}
+    for number, arm in enumerate(arms, 1):  # arm number n differs in n pixels of each image
+        told[arm] = told["teacher"].copy()
+        told[arm][:, 0, :number] = (told[arm][:, 0, :number] + 1) % 5
+    np.savez_compressed(copy / "predictions.npz", **told)
+    seen = {}
+
+    def watched(images, columns, num_classes):
+        seen.update(columns)
+        return predictions_figure(images, columns, num_classes)
+
+    monkeypatch.setattr("fmce.report.matching_page.predictions_figure", watched)
+    page = matching_report(copy).read_text()
+    assert f"black is where {caption} disagree" in page
+    wanted = 1 + arms.index(drawn)
+    assert (seen["disagreement"].sum(axis=(1, 2)) == wanted).all()
 
 
 @pytest.mark.parametrize(

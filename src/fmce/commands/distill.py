@@ -338,8 +338,6 @@ def _write_predictions(
     columns = {"truth": few.targets}
     for name, network in networks.items():
         columns[name] = _answers(task, network.to(runtime.device), batches, runtime)
-    if config.task == "segment":
-        columns["disagreement"] = columns[config.arms[-1]] != columns["teacher"]
     arrays: dict[str, Any] = {name: values.numpy() for name, values in columns.items()}
     np.savez_compressed(
         out / "predictions.npz", images=few.images.permute(0, 2, 3, 1).numpy(), **arrays

@@ -48,6 +48,7 @@ def matching_page(experiment: Path) -> str:
         "arms_picture": inline(arms_figure(result), "Scores by arm"),
         "progress_picture": inline(progress_figure(result), "Score and agreement over steps"),
         "predictions_picture": _predictions(experiment, result),
+        "compared_arm": compared_arm(result),
         "export": exported,
         "networks": result.get("networks") or exported,
         "config": (experiment / "config.yaml").read_text(encoding="utf-8"),
@@ -106,12 +107,22 @@ def _agreement_in_words(task: str, arms: list[dict[str, Any]]) -> list[str]:
     return [f"{said} {' and '.join(each)}."] if each else []
 
 
+def compared_arm(result: dict[str, Any]) -> str:
+    """Return the arm whose disagreement with the teacher is drawn: function matching, where it was run."""
+    arms = [arm["arm"] for arm in result["arms"]]
+    return "funmatch" if "funmatch" in arms else str(arms[-1])
+
+
 def _predictions(experiment: Path, result: dict[str, Any]) -> Any:
     file = experiment / "predictions.npz"
     if not file.exists():
         return None
     with np.load(file) as arrays:
-        columns = {name: arrays[name] for name in arrays.files if name != "images"}
+        # Folders written earlier hold a disagreement too, of whichever arm was last.
+        others = ("images", "disagreement")
+        columns = {name: arrays[name] for name in arrays.files if name not in others}
+        if result["task"] == "segment":
+            columns["disagreement"] = columns[compared_arm(result)] != columns["teacher"]
         draw = boxes_figure if result["task"] == "detect" else predictions_figure
         figure = draw(arrays["images"], columns, len(class_table(result)))
     return inline(figure, "Predictions of teacher and students")
