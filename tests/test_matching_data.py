@@ -7,11 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fmce.configs import with_settings
 from fmce.data.boxes import unpack_boxes
 from fmce.data.classification import load_classification
 from fmce.data.pools import cover, cover_mask
-from fmce.matching_config import PoolConfig
-from fmce.matching_data import damaged_images, load_matching_data, prepare_matching_data
+from fmce.matching_config import MatchingConfig, PoolConfig
+from fmce.matching_data import (
+    damaged_images,
+    images_of,
+    load_matching_data,
+    prepare_matching_data,
+)
 
 
 @given(st.integers(9, 500), st.integers(9, 500), st.sampled_from([(64, 128), (96, 128), (8, 9)]))
@@ -137,6 +143,24 @@ def test_normalisation_can_be_another_than_the_labelled_images(tmp_path):
         PoolConfig(mean=(0.5,))
     with pytest.raises(ValueError, match=r"data\.std must be given where mean is"):
         PoolConfig(mean=(0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("net", ["teacher", "student"])
+def test_with_imagenet_weights_in_either_network_images_are_normalised_as_imagenets(net):
+    # Published with the weights: R, G, B on the 0-1 scale.
+    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    size = ["data.height=16", "data.width=16", "data.labelled=2", "data.unlabelled=2"]
+    size += ["data.held_out=0", "data.validation=1"]
+    plain = with_settings(MatchingConfig(), size)
+    loaded = with_settings(plain, [f"{net}.weights=imagenet"])
+    means = []
+    for config in (plain, loaded):
+        data = load_matching_data("segment", images_of(config))
+        means.append((data.mean, data.std))
+    assert means[1] == imagenet
+    assert means[0] != imagenet
+    chosen = with_settings(loaded, ["data.mean=[0.5, 0.5, 0.5]", "data.std=[0.5, 0.5, 0.5]"])
+    assert images_of(chosen).mean == (0.5, 0.5, 0.5)
 
 
 def boxed_pictures(root, split, count):

@@ -53,9 +53,10 @@ class PoolConfig:
     missing: Missing = "empty"
     """Detect: an image without annotation has no objects (empty), is left out (skip), or is an error."""
     mean: tuple[float, ...] = ()
-    """Three channel means on the 0–1 scale; empty takes those of the labelled images."""
+    """Three channel means on the 0–1 scale; empty takes ImageNet's where a network starts from its
+    weights, and those of the labelled images elsewhere."""
     std: tuple[float, ...] = ()
-    """Likewise. A teacher from elsewhere, or ImageNet weights, want those they were trained with."""
+    """Likewise. A teacher from elsewhere wants those it was trained with."""
     seed: int = 0
     """Draws which images are labelled and which are held out."""
 

@@ -22,7 +22,7 @@ from fmce.data.segmentation_files import (
 )
 from fmce.detection_data import detection_data
 from fmce.engine.files import read_json, write_json
-from fmce.matching_config import MatchingTask, PoolConfig
+from fmce.matching_config import MatchingConfig, MatchingTask, PoolConfig
 from fmce.matching_frames import check_memory, read_frames, unlabelled_pools, write_frames
 from fmce.matching_pools import (
     OTHER_WORLD,
@@ -31,6 +31,21 @@ from fmce.matching_pools import (
     some_positions,
     with_statistics,
 )
+
+# What pretrained encoders were trained with, on the 0–1 scale.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def images_of(config: MatchingConfig) -> PoolConfig:
+    """Return an experiment's images, normalised as ImageNet's where a network starts from its weights.
+
+    Teacher and student see the same view, so one of them is enough; a mean that is set stays.
+    """
+    pretrained = any(net.weights is not None for net in (config.teacher, config.student))
+    if not pretrained or config.data.mean:
+        return config.data
+    return replace(config.data, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def load_matching_data(task: MatchingTask, config: PoolConfig) -> MatchingData:

@@ -14,7 +14,7 @@ from fmce.commands.export import export
 from fmce.commands.matching import load_student, make_network
 from fmce.commands.matching_result import gap_closed
 from fmce.commands.report import matching_report
-from fmce.commands.teacher import load_teacher
+from fmce.commands.teacher import load_teacher, make_teacher
 from fmce.configs import from_yaml, with_settings
 from fmce.engine.checkpoint import load_checkpoint
 from fmce.engine.ranks import Ranks
@@ -100,9 +100,9 @@ def test_a_wrong_path_or_network_is_told_first_and_claims_no_folder(
     assert not (tmp_path / "x" / "teacher").exists()
 
 
-def test_a_finished_experiment_needs_no_weights_from_elsewhere(experiment, monkeypatch):
-    config = from_yaml(MatchingConfig, experiment / "config.yaml")
-    config = with_settings(config, ["teacher.weights=imagenet", "student.weights=imagenet"])
+@pytest.fixture
+def asked_of_timm(monkeypatch):
+    """For each network that timm builds, whether its weights were asked for."""
     asked = []
     build = timm.create_model
 
@@ -111,10 +111,29 @@ def test_a_finished_experiment_needs_no_weights_from_elsewhere(experiment, monke
         return build(*args, pretrained=pretrained, **options)
 
     monkeypatch.setattr(timm, "create_model", watched)
+    return asked
+
+
+def test_a_finished_experiment_needs_no_weights_from_elsewhere(experiment, asked_of_timm):
+    config = from_yaml(MatchingConfig, experiment / "config.yaml")
+    config = with_settings(config, ["teacher.weights=imagenet", "student.weights=imagenet"])
     data = read_matching_data(experiment)
     load_teacher(config, experiment, data)
     load_student(config, experiment, data, "funmatch", 1)
-    assert asked == [False, False]
+    assert asked_of_timm == [False, False]
+
+
+def test_a_given_teacher_needs_no_weights_from_elsewhere(
+    experiment, small_matching, tmp_path, asked_of_timm
+):
+    data = read_matching_data(experiment)
+    given = tmp_path / "given"
+    shutil.copytree(experiment / "teacher", given)
+    settings = [*small_matching, f"teacher_checkpoint={given}", "teacher.weights=imagenet"]
+    config = with_settings(MatchingConfig(), settings)
+    scores = make_teacher(config, tmp_path, data, make_runtime("cpu"), quiet=True)
+    assert scores == json.loads((experiment / "distill.json").read_text())["teacher"]
+    assert asked_of_timm == [False]
 
 
 def load_from(experiment, small_matching, out, **card):

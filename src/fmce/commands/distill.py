@@ -42,7 +42,7 @@ from fmce.engine.ranks import ALONE
 from fmce.engine.runlog import mark_done, open_for_writing, read_done
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.matching_config import Arm, MatchingConfig
-from fmce.matching_data import prepare_matching_data, read_matching_data
+from fmce.matching_data import images_of, prepare_matching_data, read_matching_data
 from fmce.metrics.detection import TEACHER_SCORE
 from fmce.tasks.detect import DetectTask
 from fmce.tasks.match_teacher import MatchingTask, SegmentTask, matching_step, supervised_step
@@ -117,7 +117,7 @@ def _prepared(config: MatchingConfig, out: Path, runtime: Runtime) -> MatchingDa
 
 def _prepare(config: MatchingConfig, out: Path) -> None:
     try:
-        prepare_matching_data(out, config.task, config.data)
+        prepare_matching_data(out, config.task, images_of(config))
     except (ValueError, OSError):
         # A wrong path claims no folder: the mended command may have the same one.
         if {path.name for path in out.iterdir()} <= {".lock", "config.yaml", "versions.json"}:

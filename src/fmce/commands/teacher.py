@@ -31,9 +31,10 @@ def make_teacher(
     if not ranks.from_first((folder / "teacher.json").exists):
         resident = data.to(runtime.device)
         task = make_task(config, resident)
-        teacher = make_network(
-            config, config.teacher, resident, config.teacher_seed, auxiliary=True
-        )
+        given = config.teacher_checkpoint is not None
+        # A checkpoint replaces all weights; none are downloaded for it.
+        net = replace(config.teacher, weights=None) if given else config.teacher
+        teacher = make_network(config, net, resident, config.teacher_seed, auxiliary=True)
         teacher = teacher.to(runtime.device)
         about = teacher_card(config, config.teacher, data)
         if config.teacher_checkpoint is not None:
@@ -125,7 +126,8 @@ def load_strictly(teacher: nn.Module, checkpoint: Path, about: dict[str, Any]) -
         if known.shape != (3,) or (known - torch.tensor(about[name])).abs().max() > 1e-3:
             raise ValueError(
                 f"the teacher expects images normalised with {name} {theirs.get(name)}, the student gets "
-                f"{about[name]}: both must see the same view. Use the teacher's labelled images or its data seed"
+                f"{about[name]}: both must see the same view. Set data.mean and data.std to the "
+                "teacher's, or use its labelled images and data seed"
             )
     try:
         teacher.load_state_dict(load_weights(weights_file))
