@@ -92,6 +92,10 @@ def test_arguments_that_do_not_parse_exit_with_2(arguments, capsys):
         ("train --out RUN --seed 5", "holds a run of another config"),
         ("train --out FILE --epochs 1", "cannot write to the run folder"),
         ("train --out HOME --epochs 1", "is not a run folder but holds"),
+        (
+            'distill --out OUT --root HOME --set data={"root":"other"}',
+            'an option says data.root=".*", but --set says something else',
+        ),
         ("phases NOWHERE.csv", "NOWHERE.csv"),
         ("phases LOSSES --column train", "train"),
         ("phases LOSSES --set windw=3", "did you mean 'window'"),

@@ -138,6 +138,14 @@ def test_settings_reach_every_section_and_the_last_one_holds():
     assert (config.model.options, config.model.tap) == ({"width": 8}, None)
 
 
+def test_a_section_set_as_a_whole_keeps_the_fields_set_before():
+    settings = ["data.root=X", "data.folders=[a]", "student.options={width: 4}"]
+    settings += ["data={name: folder, folders: [b]}", "student={name: mine, options: {depth: 2}}"]
+    config = with_settings(MatchingConfig(), settings)
+    assert (config.data.root, config.data.name, config.data.folders) == ("X", "folder", ("b",))
+    assert (config.student.name, config.student.options) == ("mine", {"depth": 2})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -498,10 +498,12 @@ def distill(
         )
     if config is not None:
         chosen = from_yaml(MatchingConfig, config, base=chosen)
-    given: dict[str, Any] = {
-        # A preset's options are those of its own networks.
+    # A preset's options are those of its own networks.
+    networks: dict[str, Any] = {
         "teacher.options": {} if teacher not in (None, chosen.teacher.name) else None,
         "student.options": {} if student not in (None, chosen.student.name) else None,
+    }
+    given: dict[str, Any] = {
         "data.root": root and str(root),
         "data.folders": list(folders) or None,
         "data.exclude": exclude and str(exclude),
@@ -510,7 +512,13 @@ def distill(
         "teacher_checkpoint": teacher_checkpoint and str(teacher_checkpoint),
         "teacher_floor": teacher_floor,
     }
-    chosen = with_settings(chosen, [*_assignments(given), *settings])
+    options = _assignments(given)
+    chosen = with_settings(chosen, [*_assignments(networks), *options, *settings])
+    for option in options:
+        if with_settings(chosen, [option]) != chosen:
+            raise ValueError(
+                f"an option says {option}, but --set says something else; leave one of them out"
+            )
     runtime = _runtime(device, precision, together=True)
     run_distill(chosen, out, jobs=jobs, runtime=runtime)
     if runtime.ranks.first:

@@ -5,6 +5,7 @@ Each number the papers leave open is marked where its default stands. Nothing he
 
 import dataclasses
 import difflib
+import itertools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -376,7 +377,9 @@ def to_yaml(config: Any) -> str:
 
 
 def with_settings(config: C, settings: Sequence[str]) -> C:
-    """Return the config changed by `section.field=value` settings.
+    """Return the config changed by `section.field=value` settings, a later one over those before.
+
+    A section set as a whole changes the fields it names; the others stay as they are.
 
     Raises:
         ValueError: a setting has no "=", names no field, or its value is out of range.
@@ -389,14 +392,26 @@ def with_settings(config: C, settings: Sequence[str]) -> C:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
             raise ValueError(f"expected section.field=value, got {setting!r}")
-        *parents, leaf = key.strip().split(".")
-        node = values
-        for parent in parents:
-            node = node.setdefault(parent, {})
+        path = key.strip().split(".")
+        node, kind = values, _field_type(type(config), path[0])
+        for parent, below in itertools.pairwise(path):
+            node, kind = node.setdefault(parent, {}), _field_type(kind, below)
             if not isinstance(node, dict):
                 raise ValueError(f"{setting!r}: {parent!r} was already set to {node!r} as a whole")
-        node[leaf] = parse_value(setting, text)
+        node[path[-1]] = _merged(kind, node.get(path[-1]), parse_value(setting, text))
     return from_dict(type(config), values, base=config)
+
+
+def _field_type(cls: Any, name: str) -> Any:
+    """Return the type of a config's field; None where there is no such field."""
+    return typing.get_type_hints(cls).get(name) if dataclasses.is_dataclass(cls) else None
+
+
+def _merged(kind: Any, old: Any, new: Any) -> Any:
+    """Lay a section's values over those set before; anything else, free options too, replaces them."""
+    if not (dataclasses.is_dataclass(kind) and isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return old | {k: _merged(_field_type(kind, k), old.get(k), v) for k, v in new.items()}
 
 
 def parse_value(setting: str, text: str) -> Any:
