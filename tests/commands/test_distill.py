@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fmce.cli import main
 from fmce.commands.distill import distill
 from fmce.commands.export import export
 from fmce.commands.matching import load_student, make_network
@@ -16,6 +17,7 @@ from fmce.commands.matching_result import gap_closed
 from fmce.commands.report import matching_report
 from fmce.commands.teacher import load_teacher, make_teacher
 from fmce.configs import from_yaml, with_settings
+from fmce.data.scenes import SCENE_CLASSES
 from fmce.engine.checkpoint import load_checkpoint
 from fmce.engine.ranks import Ranks
 from fmce.engine.runtime import make_runtime
@@ -339,6 +341,46 @@ def test_the_verdict_says_which_way_the_gap_went(teacher, matched, expected):
     }
     assert expected in verdict(result)
     assert f"{100 * matched:.1f} % on validation (supervised 40.0 %)" in verdict(result)
+
+
+OWN_NETS = """
+from torch import nn
+
+def compact(num_classes, width=16):
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, num_classes, 1)
+    )
+"""
+
+
+def test_a_student_of_ones_own_goes_from_the_command_to_its_report(
+    experiment, small_matching, tmp_path, monkeypatch
+):
+    (tmp_path / "own_nets.py").write_text(OWN_NETS)
+    (tmp_path / "stems.txt").write_text("none\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    kept = [s for s in small_matching if not s.startswith(("student.options", "seeds"))]
+    settings = [*kept, "data={name: scenes}", "student.options={width: 6}", "seeds=[1]"]
+    out = tmp_path / "own"
+    main(
+        [
+            *("distill", "--out", str(out), "--student", "own_nets:compact", "--jobs", "1"),
+            *("--teacher-checkpoint", str(experiment / "teacher"), "--device", "cpu"),
+            *("--exclude", str(tmp_path / "stems.txt")),
+            *(word for setting in settings for word in ("--set", setting)),
+        ]
+    )
+    result = json.loads((out / "distill.json").read_text())
+    assert [row["arm"] for row in result["rows"]] == ["supervised", "labelled", "funmatch"]
+    assert all([p["steps"] for p in row["curve"]] == [2, 4] for row in result["rows"])
+    # 3·6·9 + 6 of the first convolution, 6·C + C of the second.
+    classes = len(SCENE_CLASSES)
+    assert result["networks"]["student"]["parameters"] == 168 + 7 * classes
+    assert "own_nets:compact" in (out / "report.html").read_text()
+    config = from_yaml(MatchingConfig, out / "config.yaml")
+    assert config.data.exclude == str(tmp_path / "stems.txt")  # no section set as a whole drops it
+    student = load_student(config, out, read_matching_data(out), "funmatch", 1)
+    assert student[0].out_channels == 6
 
 
 def test_students_and_teacher_load_back_in_eval_mode(experiment):
