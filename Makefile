@@ -46,6 +46,7 @@ benchmarks: $(STAMP)  ## speed as ratios to bare loops
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/ral_step.py
 	$(BIN)/python benchmarks/matching_step.py
+	$(BIN)/python benchmarks/map_throughput.py
 
 results: $(STAMP)  ## docs/results.md and the README's table from the rows in results/
 	$(BIN)/python experiments/results_page.py

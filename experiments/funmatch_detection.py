@@ -16,13 +16,12 @@ validation frames and few steps its AP is a few percent: it proves the path on r
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from funmatch_segmentation import clip_frames
+from funmatch_segmentation import clip_frames, real_data
 
 from fmce.commands.distill import distill
 from fmce.commands.report import matching_report
@@ -48,15 +47,17 @@ def main() -> None:
     parser.add_argument("--imagenet", action="store_true", help="--full: start from ImageNet")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if (options.imagenet or options.folders) and not options.full:
+        parser.error("--imagenet and --folders are for --full")
     if options.small:
         out, config = Path("runs/funmatch-scenes-detect"), matching_preset("scenes-detect")
         data = "built-in scenes"
     elif options.real:
         out, data = Path("runs/funmatch-kitti"), "KITTI"
-        config = real_config(Path(os.environ["FMCE_DATA"]), options.out or out)
+        config = real_config(real_data(parser), options.out or out)
     else:
         out, data = Path("runs/funmatch-bdd100k-detect"), "BDD100K"
-        config = full_config(Path(os.environ["FMCE_DATA"]), options.folders, options.imagenet)
+        config = full_config(real_data(parser), options.folders, options.imagenet)
     run(config, options.out or out, data)
 
 

@@ -60,13 +60,15 @@ def main() -> None:
         action="store_true",
         help="with --real, after it: function matching with CamVid's own frames alone as the pool",
     )
-    parser.add_argument("--imagenet", action="store_true", help="start encoders from ImageNet")
+    parser.add_argument("--imagenet", action="store_true", help="--full: start from ImageNet")
     parser.add_argument(
         "--no-lengths", action="store_true", help="leave out the schedules of other lengths"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3), help="of the students")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.imagenet and not options.full:
+        parser.error("--imagenet is for --full; the small encoders have no ImageNet weights")
     if options.small:
         scenes = replace(matching_preset("scenes"), seeds=tuple(options.seeds))
         out = options.out or Path("runs/funmatch-scenes")
@@ -75,7 +77,7 @@ def main() -> None:
     out = options.out or Path(
         "runs/funmatch-camvid-full" if options.full else "runs/funmatch-camvid"
     )
-    config = real_config(Path(os.environ["FMCE_DATA"]), out)
+    config = real_config(real_data(parser), out)
     config = replace(config, seeds=tuple(options.seeds))
     if options.full:
         config = full_size(config, "imagenet" if options.imagenet else None)
@@ -84,6 +86,14 @@ def main() -> None:
         own_frames(config, out, name)
     else:
         run(config, out, name, lengths=not options.no_lengths)
+
+
+def real_data(parser: argparse.ArgumentParser) -> Path:
+    """Return the folder that FMCE_DATA names; without one, end the program and say so."""
+    named = os.environ.get("FMCE_DATA")
+    if not named or not Path(named).is_dir():
+        parser.error(f"expected a folder of data sets in FMCE_DATA, got {named!r}; set it")
+    return Path(named)
 
 
 def run(config: MatchingConfig, out: Path, data: str, *, lengths: bool = True) -> None:

@@ -1,5 +1,8 @@
 """Which images an experiment gets: sizes, validation drawn at random, the leak rule for left-out images."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from PIL import Image
 from fmce.configs import with_settings
 from fmce.data.boxes import unpack_boxes
 from fmce.data.classification import load_classification
+from fmce.data.image_files import UnreadableDataError
 from fmce.data.pools import cover, cover_mask
 from fmce.matching_config import MatchingConfig, PoolConfig
 from fmce.matching_data import (
@@ -193,6 +197,27 @@ def test_boxes_and_images_of_files_are_brought_to_one_size(tmp_path):
     # Halved to 50 pixels wide, of which the middle 40 are kept.
     assert box == pytest.approx([10, 10, 20, 20], abs=1e-3)
     assert ((data.labelled.images[0, 0] > 127).nonzero().aminmax(dim=0).min.tolist()) == [10, 10]
+
+
+def test_damaged_labelled_images_of_a_detector_stop_it_above_the_rate_that_was_set(tmp_path):
+    for split, count in (("train", 12), ("val", 2)):
+        boxed_pictures(tmp_path, split, count)
+    damaged = [f"train{i}.png" for i in (0, 1, 4, 7, 10, 11)]
+    for name in damaged:
+        (tmp_path / "images" / "train" / name).write_bytes(b"no picture")
+    config = PoolConfig(
+        name="yolo",
+        root=str(tmp_path),
+        class_names=("car",),
+        height=30,
+        width=40,
+        labelled=None,
+        held_out=0,
+    )
+    with pytest.raises(UnreadableDataError, match=r"train11\.png"):
+        load_matching_data("detect", config)
+    data = load_matching_data("detect", replace(config, max_damaged=0.9))
+    assert sorted(Path(name).name for name in data.labelled.damaged) == sorted(damaged)
 
 
 def test_unknown_detection_data_is_named():

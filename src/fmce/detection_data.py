@@ -66,7 +66,9 @@ def _with_boxes(scenes: SceneBatch) -> ImagePool:
 
 
 def _files(config: PoolConfig) -> MatchingData:
-    train, validation = (detection_files(config, split) for split in ("train", "val"))
+    train, validation = (
+        detection_files(config, split).tolerating(config.max_damaged) for split in ("train", "val")
+    )
     for files in (train, validation):
         files.check()
     order = np.random.default_rng(config.seed).permutation(len(train))

@@ -157,6 +157,16 @@ class DetectionFiles:
             image, ImageBoxes(*(cut[name].numpy() for name in ("boxes", "labels", "ignored")))
         )
 
+    def tolerating(self, max_failure_rate: float) -> "DetectionFiles":
+        """Return the set with another share of reads that may fail, and counts of its own."""
+        return DetectionFiles(
+            self.image_paths,
+            self.boxes,
+            self.class_names,
+            name=self.name,
+            max_failure_rate=max_failure_rate,
+        )
+
     def select(self, indices: Iterable[int]) -> "DetectionFiles":
         """Return the set of the given items, with counts of its own."""
         chosen = list(indices)

@@ -20,7 +20,7 @@ from fmce.data.detection_files import (
     RawBox,
     join_labels,
 )
-from fmce.data.image_files import list_images, stem_of
+from fmce.data.image_files import DAMAGE_ERRORS, list_images, stem_of
 
 # The benchmark's three classes; a van is no mistake for a car, nor a seated person for a pedestrian.
 KITTI_NAMES = Classes(
@@ -186,8 +186,7 @@ def _yolo_boxes(path: Path, image: Path, names: Sequence[str]) -> list[RawBox] |
     if not path.is_file():
         return None
     lines = [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    with Image.open(image) as opened:
-        width, height = opened.size
+    width, height = _size(image)
     rows = []
     for number, (label, *fields) in enumerate(lines, 1):
         x, y, w, h = _numbers(fields[:4], 4, f"{path}, line {number}")
@@ -195,6 +194,15 @@ def _yolo_boxes(path: Path, image: Path, names: Sequence[str]) -> list[RawBox] |
         known = label.isdigit() and int(label) < len(names)
         rows.append(RawBox(names[int(label)] if known else f"class {label}", box))
     return rows
+
+
+def _size(image: Path) -> tuple[int, int]:
+    """Return width and height; of a damaged image any will do, since its boxes are never used."""
+    try:
+        with Image.open(image) as opened:
+            return opened.size
+    except DAMAGE_ERRORS:
+        return 1, 1  # counted when it is read
 
 
 def voc_detection(

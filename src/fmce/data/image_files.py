@@ -210,8 +210,7 @@ class ReadFailures:
 
         Raises:
             UnreadableDataError: At least `min_files` files are damaged and more than `max_rate` of
-            all
-                reads failed.
+                all reads failed.
         """
         self._counts[:, _slot()] += 1
         if not self._failed[index]:

@@ -104,16 +104,19 @@ def predictions_figure(
 
 
 def boxes_figure(
-    images: NDArray[np.uint8], columns: Mapping[str, NDArray[np.floating[Any]]], num_classes: int
+    images: NDArray[np.uint8],
+    columns: Mapping[str, NDArray[np.floating[Any]]],
+    class_names: Sequence[str],
 ) -> Figure:
-    """Draw images with the boxes that truth, teacher and students have in them.
+    """Draw images with the boxes that truth, teacher and students have in them, a colour a class.
 
     Args:
         images: uint8 (B,H,W,3).
         columns: title → packed boxes (B,M,6); ignored ones are drawn dotted.
-        num_classes: C.
+        class_names: of the ids 0 … C − 1, for the legend.
     """
     import matplotlib as mpl
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Rectangle
 
     count, height, width = images.shape[:3]
@@ -123,7 +126,7 @@ def boxes_figure(
         facecolor="white",
     )
     grid = figure.subplots(count, len(columns), squeeze=False)
-    palette = mpl.colormaps["tab10"].resampled(max(num_classes, 2))
+    palette = mpl.colormaps["tab10"].resampled(max(len(class_names), 2))
     for row, image in enumerate(images):
         for axes, boxes in zip(grid[row], columns.values(), strict=True):
             axes.imshow(image)
@@ -138,6 +141,8 @@ def boxes_figure(
                 )
     for axes, title in zip(grid[0], columns, strict=True):
         axes.set_title(title, fontsize=8)
+    lines = [Line2D([], [], color=palette(k), label=name) for k, name in enumerate(class_names)]
+    figure.legend(handles=lines, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
 

@@ -123,6 +123,9 @@ def _predictions(experiment: Path, result: dict[str, Any]) -> Any:
         columns = {name: arrays[name] for name in arrays.files if name not in others}
         if result["task"] == "segment":
             columns["disagreement"] = columns[compared_arm(result)] != columns["teacher"]
-        draw = boxes_figure if result["task"] == "detect" else predictions_figure
-        figure = draw(arrays["images"], columns, len(class_table(result)))
+        classes = [name for name, _scores in class_table(result)]
+        if result["task"] == "detect":
+            figure = boxes_figure(arrays["images"], columns, classes)
+        else:
+            figure = predictions_figure(arrays["images"], columns, len(classes))
     return inline(figure, "Predictions of teacher and students")
