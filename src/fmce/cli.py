@@ -723,10 +723,11 @@ def _first_part(box: str) -> str:
 
 
 def _exit_code(error: Exception) -> int | None:
-    """Return 2 for what the user can mend, 1 for a training that stopped, None for a defect of ours."""
+    """Return 2 for what the user can mend, 1 for what stopped and can go on, None for a defect of ours."""
     if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
         return 2
-    return 1 if type(error).__name__ in ("TrainingStoppedError", "RankLostError") else None
+    stopped = ("TrainingStoppedError", "RankLostError", "UnreachableError")
+    return 1 if type(error).__name__ in stopped else None
 
 
 def _runtime(device: str, precision: str = "float32", *, together: bool = False) -> "Runtime":

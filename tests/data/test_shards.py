@@ -121,23 +121,6 @@ def test_a_shard_cut_short_or_missing_gives_empty_files_in_the_lost_places(folde
     assert reader.fetch(shard, 1) == [b""] * 16
 
 
-def test_connection_errors_are_tried_again(folder, monkeypatch):
-    opened = open_shards(str(folder))
-    reader = ShardReader(opened)
-    tries = []
-
-    def flaky(path, start, end):
-        tries.append(path)
-        if len(tries) < 3:
-            raise ConnectionError("reset")
-        return (folder / opened.shards[0].name).read_bytes()[start:end]
-
-    monkeypatch.setattr("fmce.data.shards._WAIT_SECONDS", 0)
-    monkeypatch.setattr(reader._files, "cat_file", flaky, raising=False)
-    assert reader.fetch(opened.shards[0], 0) == [content(i) for i in range(16)]
-    assert len(tries) == 3
-
-
 def test_excluded_videos_are_left_out_by_stem_and_by_bdd100ks_names(tmp_path):
     counts = {"a": 2, "drive_front": 2, "b1c81faa-3df17267": 2, "b1c81faa-3df17268": 2}
     address = str(make_folder(tmp_path / "shards", **counts))
@@ -153,7 +136,7 @@ def test_single_frames_are_excluded_by_their_own_keys(folder):
 def test_a_folder_without_an_index_is_refused_with_the_remedy(folder):
     (folder / "shards.json").unlink()
     assert holds_shards(str(folder))  # tars, so no folder of images
-    with pytest.raises(ValueError, match="give the same command again"):
+    with pytest.raises(ValueError, match=r"give its command again.*of other programs.*unpack"):
         open_shards(str(folder))
 
 
@@ -161,6 +144,15 @@ def test_an_index_of_another_chunk_size_is_refused(folder):
     path = folder / "shards.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chunk": 32}))
     with pytest.raises(ValueError, match="make the shards again"):
+        open_shards(str(folder))
+
+
+@pytest.mark.parametrize(
+    "index", [[], {}, {"chunk": 16}, {"chunk": 16, "shards": [{"name": "a.tar"}]}]
+)
+def test_an_index_of_something_else_is_refused_with_what_is_expected(folder, index):
+    (folder / "shards.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"shards\.json what `fmce frames` writes.*offsets"):
         open_shards(str(folder))
 
 

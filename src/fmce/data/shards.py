@@ -9,22 +9,20 @@ import io
 import json
 import os
 import tarfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from fmce.data.frames import is_excluded_name
 from fmce.data.image_files import IMAGE_SUFFIXES, read_stems
+from fmce.data.remote_files import open_address, read_file, read_range
 from fmce.data.video import frame_key
 
 INDEX = "shards.json"
 # Frames between two byte offsets of the index: neighbours that are fetched together. More would mean
 # fewer requests, and more frames of one video in a shuffle buffer of the same size.
 CHUNK = 16
-_TRIES = 3
-_WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -165,27 +163,41 @@ def open_shards(address: str, *, exclude: Path | str | Iterable[str] = ()) -> Sh
 
     Raises:
         ValueError: There is no index, or it is of another kind.
+        UnreachableError: The index cannot be read, after all tries.
         ModuleNotFoundError: fsspec, or its part for this kind of address, is not installed.
     """
-    files, root = _file_system(address)
+    shards = _read_index(str(address))
+    out = _key_prefixes(read_stems(exclude))
+    kept = tuple(shard for shard in shards if not is_excluded_name(shard.prefix, out))
+    return ShardFolder(str(address), kept)
+
+
+def _read_index(address: str) -> list[Shard]:
+    files, root = open_address(address)
     try:
-        index = json.loads(files.cat_file(f"{root}/{INDEX}"))
+        index = json.loads(read_file(files, f"{root}/{INDEX}"))
     except FileNotFoundError:
         raise ValueError(
-            f"expected {INDEX} in {address}, found none; `fmce frames` writes it last: "
-            "give the same command again so that it ends"
+            f"expected {INDEX} in {address}, found none; `fmce frames` writes it last, and if that made "
+            "these tars, give its command again so that it ends. Tars of other programs are not read: "
+            "unpack their images and name that folder"
         ) from None
     except ValueError as error:
         raise ValueError(f"expected JSON in {address}/{INDEX}, got {error}.") from error
-    if index.get("chunk") != CHUNK:
+    chunk = index.get("chunk") if isinstance(index, dict) else None
+    if chunk is not None and chunk != CHUNK:
         raise ValueError(
-            f"{address}/{INDEX} has offsets of every {index.get('chunk')}th frame, this version of "
+            f"{address}/{INDEX} has offsets of every {chunk}th frame, this version of "
             f"fmce reads {CHUNK}; make the shards again"
         )
-    out = _key_prefixes(read_stems(exclude))
-    shards = map(Shard.from_dict, index["shards"])
-    kept = tuple(shard for shard in shards if not is_excluded_name(shard.prefix, out))
-    return ShardFolder(str(address), kept)
+    try:
+        return [Shard.from_dict(row) for row in index["shards"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"expected in {address}/{INDEX} what `fmce frames` writes, a table with shards that have "
+            f"{', '.join(field.name for field in fields(Shard))}; got {type(error).__name__}: {error}. "
+            "Copy the index again from where the shards were made, or make them again"
+        ) from error
 
 
 def _key_prefixes(stems: frozenset[str]) -> frozenset[str]:
@@ -215,33 +227,23 @@ class ShardReader:
             ModuleNotFoundError: fsspec or webdataset is not installed.
         """
         self.folder = folder
-        self._files, self._root = _file_system(folder.address)
+        self._files, self._root = open_address(folder.address)
         self._parse = _webdataset().tariterators.tar_file_iterator
 
     def fetch(self, shard: Shard, chunk: int) -> list[bytes]:
         """Fetch the image files of one stretch, in the order of `Shard.chunk_keys`.
 
-        A file that cannot be had is empty: whoever decodes it counts it as damaged. Errors of the
-        connection are tried again first.
-        """
-        try:
-            raw = self._range(f"{self._root}/{shard.name}", *shard.offsets[chunk : chunk + 2])
-        except OSError:
-            raw = b""
-        found = dict(self._members(raw))
-        return [found.get(key, b"") for key in shard.chunk_keys(chunk)]
+        A file that cannot be had is empty: whoever decodes it counts it as damaged. A lost connection
+        is tried again first.
 
-    def _range(self, path: str, start: int, end: int) -> bytes:
-        for further in reversed(range(_TRIES)):
-            try:
-                return bytes(self._files.cat_file(path, start=start, end=end))
-            except FileNotFoundError:
-                raise
-            except OSError:
-                if not further:
-                    raise
-                time.sleep(_WAIT_SECONDS * (_TRIES - further))
-        raise AssertionError("the last try returns or raises")
+        Raises:
+            UnreachableError: Nothing of the shard can be read, after all tries.
+        """
+        start, end = shard.offsets[chunk : chunk + 2]
+        found = dict(
+            self._members(read_range(self._files, f"{self._root}/{shard.name}", start, end))
+        )
+        return [found.get(key, b"") for key in shard.chunk_keys(chunk)]
 
     def _members(self, raw: bytes) -> Iterator[tuple[str, bytes]]:
         """Yield keys and image files of a part of a tar, up to where it is damaged."""
@@ -252,20 +254,6 @@ class ShardReader:
                     yield key, member["data"]
         except (tarfile.TarError, EOFError, OSError):
             return
-
-
-def _file_system(address: str) -> tuple[Any, str]:
-    try:
-        from fsspec.core import url_to_fs
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "shards are read through fsspec; install it with: pip install 'fmce[frames]'"
-        ) from error
-    try:
-        files, root = url_to_fs(str(address))
-    except ImportError as error:  # s3fs, gcsfs, …
-        raise ModuleNotFoundError(f"{address} needs a further package: {error}") from error
-    return files, root.rstrip("/")
 
 
 def _webdataset() -> Any:
