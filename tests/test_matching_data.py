@@ -1,5 +1,6 @@
 """Which images an experiment gets: sizes, validation drawn at random, the leak rule for left-out images."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,6 +219,73 @@ def test_damaged_labelled_images_of_a_detector_stop_it_above_the_rate_that_was_s
         load_matching_data("detect", config)
     data = load_matching_data("detect", replace(config, max_damaged=0.9))
     assert sorted(Path(name).name for name in data.labelled.damaged) == sorted(damaged)
+
+
+def coco_set(root, **categories):
+    """One training and one validation image, a box of every category in each."""
+    for split, names in categories.items():
+        (root / split).mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(root / split / f"{split}.png")
+        boxes = [[4 * i, 5, 3, 3] for i in names]
+        content = {
+            "images": [{"id": 1, "file_name": f"{split}.png"}],
+            "categories": [{"id": i, "name": name} for i, name in names.items()],
+            "annotations": [
+                {"image_id": 1, "category_id": i, "bbox": box}
+                for i, box in zip(names, boxes, strict=True)
+            ],
+        }
+        path = root / "annotations" / f"instances_{split}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+    size = {"height": 30, "width": 40, "labelled": None, "held_out": 0}
+    return PoolConfig(name="coco", root=str(root), **size)
+
+
+def test_validation_boxes_have_the_class_ids_of_the_training_file(tmp_path):
+    config = coco_set(tmp_path, train={1: "car", 2: "person"}, val={2: "person"})
+    data = load_matching_data("detect", config)
+    assert data.class_names == ("car", "person")
+    assert unpack_boxes(data.labelled.targets)[0]["labels"].tolist() == [0, 1]
+    assert unpack_boxes(data.validation.targets)[0]["labels"].tolist() == [1]
+    data = load_matching_data("detect", replace(config, class_names=("person", "car")))
+    assert unpack_boxes(data.labelled.targets)[0]["labels"].tolist() == [1, 0]
+    assert unpack_boxes(data.validation.targets)[0]["labels"].tolist() == [0]
+
+
+def test_validation_classes_that_training_does_not_have_are_named_with_both_lists(tmp_path):
+    config = coco_set(tmp_path, train={1: "car", 2: "person"}, val={1: "person", 3: "dog"})
+    message = r"instances_val\.json has the classes person, dog, but .* have car, person"
+    with pytest.raises(ValueError, match=message):
+        load_matching_data("detect", config)
+    data = load_matching_data("detect", replace(config, class_names=("person",)))
+    assert unpack_boxes(data.validation.targets)[0]["labels"].tolist() == [0]
+    with pytest.raises(
+        ValueError, match=r"instances_val\.json: expected boxes to find in 1 images"
+    ):
+        load_matching_data("detect", replace(config, class_names=("car",)))
+
+
+def test_labelled_images_without_a_box_are_refused(tmp_path):
+    for split, count in (("train", 4), ("val", 2)):
+        boxed_pictures(tmp_path, split, count)
+    for path in (tmp_path / "labels" / "train").iterdir():
+        path.write_text("")
+    config = PoolConfig(name="yolo", root=str(tmp_path), class_names=("car",), held_out=0)
+    with pytest.raises(ValueError, match=r"train: expected boxes to find in 4 images, got none"):
+        load_matching_data("detect", config)
+
+
+@pytest.mark.parametrize("name", ["kitti", "bdd100k"])
+def test_class_names_of_data_that_has_its_own_are_refused(name, tmp_path):
+    config = PoolConfig(name=name, root=str(tmp_path), class_names=("car",))
+    with pytest.raises(ValueError, match=f"class_names is car, but {name} has classes of its own"):
+        load_matching_data("detect", config)
+
+
+def test_a_class_name_given_twice_is_refused():
+    with pytest.raises(ValueError, match=r"data\.class_names must be different names"):
+        PoolConfig(class_names=("car", "car"))
 
 
 def test_unknown_detection_data_is_named():

@@ -1,5 +1,7 @@
 """The images and boxes of a detection experiment: built-in scenes, or labelled files of any format."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from fmce.data.boxes import ImageBoxes, cover_boxes, pack_boxes
@@ -67,24 +69,36 @@ def _with_boxes(scenes: SceneBatch) -> ImagePool:
 
 def _files(config: PoolConfig) -> MatchingData:
     train, validation = (
-        detection_files(config, split).tolerating(config.max_damaged) for split in ("train", "val")
+        files.tolerating(config.max_damaged) for files in _train_and_validation(config)
     )
     for files in (train, validation):
         files.check()
     order = np.random.default_rng(config.seed).permutation(len(train))
     count = min(config.labelled or len(train), len(train))
+    labelled = train.select(np.sort(order[:count]).tolist())
+    few = validation.select(some_positions(len(validation), config.validation, config.seed))
+    for files in (labelled, few):
+        files.require_boxes()
     left_out = [train.image_paths[i] for i in np.sort(order[count:])]
     pool, held_out = unlabelled_pools(
         config, validation.stems, left_out, others=count + len(validation)
     )
-    few = some_positions(len(validation), config.validation, config.seed)
     return with_statistics(
-        _labelled(train.select(np.sort(order[:count]).tolist()), config),
+        _labelled(labelled, config),
         pool,
         held_out,
-        _labelled(validation.select(few), config),
+        _labelled(few, config),
         train.class_names,
     )
+
+
+def _train_and_validation(config: PoolConfig) -> tuple[DetectionFiles, DetectionFiles]:
+    """Find both splits; the validation images have the class ids of the training images."""
+    train = detection_files(config, "train")
+    # Each of COCO's files numbers categories of its own, and need not have all of the other's.
+    all_of_it = replace(config, class_names=()) if config.name == "coco" else config
+    validation = detection_files(all_of_it, "val")
+    return train, validation.renumbered(train.class_names, drop=bool(config.class_names))
 
 
 def detection_files(config: PoolConfig, split: str) -> DetectionFiles:
@@ -99,6 +113,10 @@ def detection_files(config: PoolConfig, split: str) -> DetectionFiles:
             f"unknown detection data {config.name!r}; choose from scenes, bdd100k, kitti, coco, yolo, voc"
         )
     root, names = data_root(config), config.class_names
+    if names and config.name in ("bdd100k", "kitti"):
+        raise ValueError(
+            f"data.class_names is {', '.join(names)}, but {config.name} has classes of its own; leave it out"
+        )
     if config.name == "bdd100k":
         return bdd100k_detection(root, split, missing=missing, exclude=exclude)
     if config.name == "kitti":

@@ -74,6 +74,8 @@ class PoolConfig:
         check(self.workers is None or self.workers >= 0, "data.workers", self.workers, "0 or more")
         check(0 <= self.max_damaged <= 1, "data.max_damaged", self.max_damaged, "in [0, 1]")
         check(self.held_out >= 0, "data.held_out", self.held_out, "0 or more")
+        names = self.class_names
+        check(len(set(names)) == len(names), "data.class_names", names, "different names")
         for name in ("mean", "std"):
             value = getattr(self, name)
             check(len(value) in (0, 3), f"data.{name}", value, "three numbers, or none")

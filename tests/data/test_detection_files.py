@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from fmce.data.detection_files import Classes, DetectionFiles, RawBox, join_labels
+from fmce.data.detection_files import DetectionFiles, join_labels
 from fmce.data.detection_formats import (
     coco_detection,
     kitti_detection,
     voc_detection,
     yolo_detection,
 )
+from fmce.data.detection_labels import Classes, RawBox
 from fmce.data.scalabel import (
     BDD100K_BOX_CLASSES,
     BDD100K_NAMES,
@@ -153,6 +154,30 @@ def test_broken_files_are_named(tmp_path):
         read_scalabel(tmp_path / "x.json")
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([{"box2d": box2d(1, 1, 2, 2)}], "category beside the box"),
+        (["car"], "labels as JSON objects"),
+        ({"category": "car"}, "a name and a list of labels"),
+        ([label("car", 1, 1, 2, 2, attributes=[1])], "attributes as a JSON object"),
+    ],
+)
+def test_scalabel_labels_of_another_form_are_named(tmp_path, labels, message):
+    write(tmp_path / "x.json", [{"name": "a.jpg", "labels": labels}])
+    with pytest.raises(ValueError, match=f"{message}.*x.json|x.json.*{message}"):
+        read_scalabel(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("crowd", "ignored"), [(True, True), (False, False), ("true", True), ("false", False)]
+)
+def test_crowds_are_read_as_booleans_or_their_texts(tmp_path, crowd, ignored):
+    rows = [label("car", 1, 1, 2, 2, attributes={"Crowd": crowd})]
+    write(tmp_path / "x.json", [{"name": "a.jpg", "labels": rows}])
+    assert [row.ignored for row in read_scalabel(tmp_path / "x.json")["a"]] == [ignored]
+
+
 def test_official_predictions_are_read_back_as_they_were(tmp_path):
     found = {
         "boxes": torch.tensor([[2.0, 3.0, 12.5, 13.0]]),
@@ -231,6 +256,85 @@ def test_coco_mistakes_are_named(tmp_path, change, message):
         coco_detection(*coco(tmp_path, **change))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"annotations": [{"category_id": 3, "bbox": [1, 1, 2, 2]}]}, "annotation 1.*image_id"),
+        ({"annotations": [{"image_id": 7, "bbox": [1, 1, 2, 2]}]}, "annotation 1.*category_id"),
+        ({"annotations": [{"image_id": 7, "category_id": 3, "bbox": 5}]}, "4 numbers"),
+        ({"annotations": ["car"]}, "annotation 1"),
+        ({"annotations": 3}, "COCO's JSON"),
+    ],
+)
+def test_coco_annotations_that_lack_something_are_named(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        coco_detection(*coco(tmp_path, **change))
+
+
+def test_coco_classes_that_the_file_does_not_have_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"has bus, but .*labels.json has the categories person, car"
+    ):
+        coco_detection(*coco(tmp_path), class_names=["car", "bus"])
+    with pytest.raises(ValueError, match="different class names, got car, car"):
+        coco_detection(*coco(tmp_path), class_names=["car", "car"])
+
+
+def test_two_images_of_one_name_are_refused_with_both_named(tmp_path):
+    images, labels = coco(tmp_path)
+    picture(images / "sub" / "a.jpg")
+    with pytest.raises(ValueError, match=r"got .*images/a\.jpg and .*images/sub/a\.jpg; rename"):
+        coco_detection(images, labels)
+    assert coco_detection(images, labels, exclude=["a"]).stems == ("b",)
+    twice = [{"id": 7, "file_name": "x/b.jpg"}, {"id": 8, "file_name": "y/b.jpg"}]
+    with pytest.raises(ValueError, match=r"labels\.json: .* got x/b\.jpg and y/b\.jpg"):
+        coco_detection(*coco(tmp_path / "other", images=twice))
+    root = bdd(tmp_path, "det_20/det_train.json", [FRAMES[1], FRAMES[1]])
+    with pytest.raises(ValueError, match=r"det_train\.json: .* got b\.jpg and b\.jpg"):
+        bdd100k_detection(root, "train")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe{"])
+def test_label_files_that_cannot_be_read_are_named(tmp_path, content):
+    images, labels = coco(tmp_path)
+    labels.unlink()
+    if content is not None:
+        labels.write_bytes(content)
+    with pytest.raises(ValueError, match=r"expected (a file of labels at|UTF-8 text in) .*labels"):
+        coco_detection(images, labels)
+
+
+@pytest.mark.parametrize("missing", ["empty", "skip", "error"])
+def test_a_folder_of_labels_that_is_not_there_is_named(tmp_path, missing):
+    picture(tmp_path / "image_2" / "1.png")
+    with pytest.raises(ValueError, match=r"expected a folder of labels at .*label_2, found none"):
+        kitti_detection(tmp_path, "train", missing=missing)
+    picture(tmp_path / "images" / "train" / "1.png")
+    with pytest.raises(ValueError, match=r"expected a folder of labels at .*labels/train"):
+        yolo_detection(tmp_path, "train", class_names=["car"], missing=missing)
+
+
+def test_class_ids_follow_other_names_and_other_classes_are_refused_or_dropped(tmp_path):
+    files = coco_detection(*coco(tmp_path))
+    assert files.class_names == ("person", "car")
+    more = files.renumbered(["bus", "car", "person"])
+    assert more.class_names == ("bus", "car", "person")
+    assert [b.labels.tolist() for b in more.boxes] == [[1, 2], []]
+    with pytest.raises(
+        ValueError, match=r"has the classes person, car, but the training .* car, bus"
+    ):
+        files.renumbered(["car", "bus"])
+    fewer = files.renumbered(["car", "bus"], drop=True)
+    assert fewer.boxes[0].labels.tolist() == [0]
+    assert fewer.boxes[0].boxes.tolist() == [[2, 3, 12, 8]]
+    assert fewer.boxes[0].ignored.tolist() == [False]
+    fewer.require_boxes()
+    with pytest.raises(
+        ValueError, match=r"expected boxes to find in 2 images, got none and 1 to be"
+    ):
+        files.renumbered(["person"], drop=True).require_boxes()
+
+
 def test_coco_boxes_without_size_are_named(tmp_path):
     flat = [{"image_id": 7, "category_id": 3, "bbox": [1, 1, 0, 2]}]
     with pytest.raises(ValueError, match="empty or inverted"):
@@ -253,6 +357,36 @@ def test_yolo_folders(tmp_path, names):
     assert files.boxes[0].boxes[0].tolist() == pytest.approx([15, 12, 25, 18])
     assert files.check() == {"car": 0, "person": 1, "ignored": 0}
     assert yolo_detection(tmp_path, "train", missing="skip").stems == ("a",)
+
+
+def test_yolo_polygons_become_their_bounds_and_confidences_are_passed_over(tmp_path):
+    lines = "0 0.5 0.2 0.75 0.4 0.25 0.6\n\n1 0.5 0.5 0.25 0.2 0.9\n"
+    files = yolo_detection(yolo(tmp_path, lines), "train")
+    assert files.boxes[0].labels.tolist() == [0, 1]
+    # The corners' least and largest x (0.25, 0.75) of 40 pixels and y (0.2, 0.6) of 30.
+    np.testing.assert_allclose(files.boxes[0].boxes, [[10, 6, 30, 18], [15, 12, 25, 18]], atol=1e-4)
+    for wrong in ("0 0.5 0.2 0.75 0.4 0.25 0.6 0.1", "0 0.5 0.2 0.75 0.4 0.25 x"):
+        with pytest.raises(ValueError, match=r"expected .* of a box.* in .*a\.txt, line 2, got"):
+            yolo_detection(yolo(tmp_path, f"\n{wrong}"), "train")
+
+
+def test_yolo_text_files_are_nested_as_the_images_are(tmp_path):
+    yolo(tmp_path, "0 0.5 0.5 0.2 0.2")
+    picture(tmp_path / "images" / "train" / "sub" / "c.jpg")
+    write(tmp_path / "labels" / "train" / "sub" / "c.txt", "1 0.5 0.5 0.25 0.2")
+    files = yolo_detection(tmp_path, "train")
+    assert [b.labels.tolist() for b in files.boxes] == [[0], [], [1]]
+    picture(tmp_path / "images" / "train" / "sub" / "a.jpg")
+    with pytest.raises(ValueError, match=r"got .*train/a\.jpg and .*train/sub/a\.jpg"):
+        yolo_detection(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    "names", ["names: car", "- car", "names: {0: car, 2: bus}", "names: []", "names: [car", "3"]
+)
+def test_yolo_names_of_another_form_are_refused(tmp_path, names):
+    with pytest.raises(ValueError, match=r"expected (names|YAML) in .*data\.yaml"):
+        yolo_detection(yolo(tmp_path, "", names), "train")
 
 
 def test_yolo_mistakes_are_named(tmp_path):

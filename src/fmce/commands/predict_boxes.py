@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fmce.commands.show import percent, print_table
-from fmce.data.detection_files import Classes, RawLabels
+from fmce.data.detection_labels import Classes, RawLabels
 from fmce.data.image_files import DAMAGE_ERRORS, ImageArray, ReadFailures, read_rgb, stem_of
 from fmce.data.scalabel import BDD100K_BOX_CLASSES, BDD100K_NAMES, read_scalabel, to_scalabel
 from fmce.data.views import Views

@@ -1,18 +1,19 @@
 """Labelled images for detection, whatever format their boxes came in; checked before they are used.
 
-A format's reader gives raw boxes with the file's own class names; here the names become class ids,
-and boxes that cannot be right are named. Resizing is not done here.
+A format's reader gives raw boxes with the file's own class names; here they meet their images, and
+boxes that cannot be right are named. Resizing is not done here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from fmce.data.boxes import ImageBoxes, crop_boxes, image_boxes, pack_boxes, unpack_boxes
+from fmce.data.boxes import ImageBoxes, crop_boxes, pack_boxes, unpack_boxes
+from fmce.data.detection_labels import Classes, RawLabels, by_stem
 from fmce.data.image_files import (
     DAMAGE_ERRORS,
     IMAGE_SUFFIXES,
@@ -27,59 +28,8 @@ from fmce.data.image_files import (
 )
 
 Missing = Literal["empty", "skip", "error"]
-EVERY_CLASS = "*"  # of a region in which nothing counts, whatever its class
 # Annotators and inclusive ends go past the edge by about this much; such boxes are cut, not refused.
 _TOLERANCE_PIXELS = 2.0
-
-
-class RawBox(NamedTuple):
-    """A box as a file has it.
-
-    category: the file's name of the class. box: x1, y1, x2, y2, x2 and y2 exclusive. ignored: whether
-    it is a region to be ignored.
-    """
-
-    category: str
-    box: tuple[float, float, float, float]
-    ignored: bool = False
-
-
-RawLabels = Mapping[str, Sequence[RawBox] | None]
-"""By stem of the image; None where the file names the image and gives no annotation."""
-
-
-@dataclass(frozen=True)
-class Classes:
-    """What becomes of the class names in files.
-
-    names: the classes, id 0 first.
-    renames: other names for them.
-    ignored: names whose boxes are regions to ignore for the class given.
-    dropped: names that are no classes here.
-    """
-
-    names: tuple[str, ...]
-    renames: Mapping[str, str] = field(default_factory=dict)
-    ignored: Mapping[str, str] = field(default_factory=dict)
-    dropped: frozenset[str] = frozenset()
-
-    def knows(self, category: str) -> bool:
-        """Tell whether a name is a class, another name of one, ignored or dropped."""
-        known = (self.names, self.renames, self.ignored, self.dropped, (EVERY_CLASS,))
-        return any(category in names for names in known)
-
-    def to_boxes(self, raw: Iterable[RawBox]) -> ImageBoxes:
-        """Turn raw boxes of known names into an image's boxes."""
-        boxes, labels, ignored = [], [], []
-        for category, box, crowd in raw:
-            if category in self.dropped:
-                continue
-            name = self.ignored.get(category, self.renames.get(category, category))
-            which = self.names if name == EVERY_CLASS else (name,)
-            boxes += [box] * len(which)
-            labels += [self.names.index(n) for n in which]
-            ignored += [crowd or category in self.ignored or name == EVERY_CLASS] * len(which)
-        return image_boxes(boxes, labels, ignored)
 
 
 class BoxedImage(NamedTuple):
@@ -178,6 +128,43 @@ class DetectionFiles:
             max_failure_rate=self.failures.max_rate,
         )
 
+    def renumbered(self, class_names: Sequence[str], *, drop: bool = False) -> "DetectionFiles":
+        """Return the set with the class ids of other names, such as those of the training images.
+
+        Args:
+            class_names: Names of the ids, all of this set's among them.
+            drop: Whether boxes of other classes are left out instead.
+
+        Raises:
+            ValueError: Not all of this set's classes are among them, and `drop` is False.
+        """
+        if not drop and not set(self.class_names) <= set(class_names):
+            raise ValueError(
+                f"{self.name} has the classes {', '.join(self.class_names)}, but the training images have "
+                f"{', '.join(class_names)}; name those that both have (data.class_names)."
+            )
+        to = [class_names.index(n) if n in class_names else -1 for n in self.class_names]
+        return DetectionFiles(
+            self.image_paths,
+            [_relabelled(boxes, np.array(to)) for boxes in self.boxes],
+            class_names,
+            name=self.name,
+            max_failure_rate=self.failures.max_rate,
+        )
+
+    def require_boxes(self) -> None:
+        """Refuse a set in which there is nothing to find.
+
+        Raises:
+            ValueError: No image has a box that is not to be ignored.
+        """
+        if all(boxes.ignored.all() for boxes in self.boxes):
+            ignored = sum(len(boxes.ignored) for boxes in self.boxes)
+            raise ValueError(
+                f"{self.name}: expected boxes to find in {len(self)} images, got none and {ignored} to be "
+                "ignored; are the labels where they belong, and of these classes?"
+            )
+
     def check(self) -> dict[str, int]:
         """Refuse boxes that cannot be right; of each image only the header is read.
 
@@ -244,18 +231,18 @@ def join_labels(
         max_failure_rate: Share of failed reads, in [0, 1], above which reading raises.
 
     Raises:
-        ValueError: Class names are unknown, annotations are missing, labels have no image, or
-            nothing is left.
+        ValueError: Class names are unknown, two images have one stem, annotations are missing,
+            labels have no image, or nothing is left.
     """
     found = list_images(images, IMAGE_SUFFIXES) if isinstance(images, Path) else list(images)
     left_out = read_stems(exclude)
-    files = {stem_of(p.name): p for p in found if stem_of(p.name) not in left_out}
+    files = by_stem(((str(p), p) for p in found if stem_of(p.name) not in left_out), name)
     alone = sorted(labels.keys() - files.keys() - left_out)
     if alone:
         raise ValueError(
             f"{name}: labels of {first_names(alone)} have no image; exclude these stems."
         )
-    _refuse_unknown(labels, classes, name)
+    classes.refuse_unknown(labels, name)
     bare = [stem for stem in files if labels.get(stem) is None]
     if bare and missing == "error":
         raise ValueError(
@@ -272,15 +259,8 @@ def join_labels(
     )
 
 
-def _refuse_unknown(labels: RawLabels, classes: Classes, name: str) -> None:
-    wrong = [
-        f"{stem}: {row.category!r}"
-        for stem, rows in labels.items()
-        for row in rows or ()
-        if not classes.knows(row.category)
-    ]
-    if wrong:
-        raise ValueError(
-            f"{name}: {len(wrong)} boxes are of unknown class, {first_names(wrong)}; known are "
-            f"{', '.join(classes.names)}."
-        )
+def _relabelled(boxes: ImageBoxes, to: NDArray[np.int64]) -> ImageBoxes:
+    """Return boxes with `to`'s class ids; those of id −1 are left out."""
+    labels = to[boxes.labels]
+    keep = labels >= 0
+    return ImageBoxes(boxes.boxes[keep], labels[keep], boxes.ignored[keep])

@@ -4,7 +4,7 @@ Each reader finds images and labels in the usual folders; `detection_files` name
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,15 +12,9 @@ from xml.etree import ElementTree
 import yaml
 from PIL import Image
 
-from fmce.data.detection_files import (
-    EVERY_CLASS,
-    Classes,
-    DetectionFiles,
-    Missing,
-    RawBox,
-    join_labels,
-)
-from fmce.data.image_files import DAMAGE_ERRORS, list_images, stem_of
+from fmce.data.detection_files import DetectionFiles, Missing, join_labels
+from fmce.data.detection_labels import EVERY_CLASS, Classes, RawBox, by_stem, read_label_text
+from fmce.data.image_files import DAMAGE_ERRORS, list_images, read_stems, stem_of
 
 # The benchmark's three classes; a van is no mistake for a car, nor a seated person for a pedestrian.
 KITTI_NAMES = Classes(
@@ -57,6 +51,7 @@ def kitti_detection(
     """
     root = Path(root)
     root = root / "training" if (root / "training" / "image_2").is_dir() else root
+    _require_folder(root / "label_2")
     chosen = [
         path
         for number, path in enumerate(list_images(root / "image_2"))
@@ -71,26 +66,33 @@ def kitti_detection(
     )
 
 
+def _require_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise ValueError(f"expected a folder of labels at {path}, found none.")
+
+
 def _kitti_boxes(path: Path) -> list[RawBox] | None:
     if not path.is_file():
         return None
     rows = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(read_label_text(path).splitlines(), 1):
         fields = line.split()
         if not fields:
             continue
         # class, truncation, occlusion, angle, then left, top, right, bottom in pixels
-        values = _numbers(fields[4:8], 4, f"{path}, line {number}")
-        rows.append(RawBox(fields[0], values))
+        x1, y1, x2, y2 = _numbers(fields[4:8], 4, f"{path}, line {number}")
+        rows.append(RawBox(fields[0], (x1, y1, x2, y2)))
     return rows
 
 
-def _numbers(fields: Sequence[Any], count: int, where: str) -> tuple[float, float, float, float]:
+def _numbers(fields: Sequence[Any], count: int, where: str) -> list[float]:
     try:
-        a, b, c, d = (float(value) for value in fields)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"expected {count} numbers of a box in {where}, got {fields}.") from error
-    return a, b, c, d
+        values = [float(value) for value in fields]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) != count:
+        raise ValueError(f"expected {count} numbers of a box in {where}, got {fields}.")
+    return values
 
 
 def coco_detection(
@@ -106,7 +108,7 @@ def coco_detection(
     Args:
         images: Folder of images.
         labels: The JSON.
-        class_names: Which categories are classes, id 0 first; all of the file's by default, in the
+        class_names: Which of the file's categories are classes, id 0 first; all by default, in the
             order of their ids. Others are dropped.
         missing: As in `join_labels`, for images that the JSON does not list.
         exclude: As in `join_labels`.
@@ -115,27 +117,51 @@ def coco_detection(
         ValueError: The JSON is of another form, or as in `join_labels`.
     """
     path = Path(labels)
+    text = read_label_text(path)
     try:
-        content = json.loads(path.read_text("utf-8"))
-        by_id = {c["id"]: c["name"] for c in content["categories"]}
-        stems = {image["id"]: stem_of(image["file_name"]) for image in content["images"]}
-        annotations = content.get("annotations") or []
+        content = json.loads(text)
+        by_id = {c["id"]: str(c["name"]) for c in content["categories"]}
+        files = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        every = tuple(dict.fromkeys(by_id[i] for i in sorted(by_id)))
+        annotations = list(content.get("annotations") or [])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"expected COCO's JSON in {path}, got {error!r}.") from error
-    raw: dict[str, list[RawBox] | None] = {stem: [] for stem in stems.values()}
-    for annotation in annotations:
-        if annotation.get("bbox") is None:
-            continue
-        where = f"{path}, annotation {annotation.get('id')}"
-        x, y, w, h = _numbers(annotation["bbox"], 4, where)
-        name = by_id.get(annotation["category_id"], f"category {annotation['category_id']}")
-        rows = raw.setdefault(stems.get(annotation["image_id"], where), [])
-        assert rows is not None
-        rows.append(RawBox(name, (x, y, x + w, y + h), bool(annotation.get("iscrowd"))))
-    every = tuple(by_id[i] for i in sorted(by_id))
     names = tuple(class_names) or every
+    unknown = [name for name in names if name not in every]
+    if unknown:
+        raise ValueError(
+            f"data.class_names has {', '.join(unknown)}, but {path} has the categories {', '.join(every)}."
+        )
+    out = read_stems(exclude)
+    kept = {i: name for i, name in files.items() if stem_of(name) not in out}
+    raw: dict[str, list[RawBox]] = by_stem(((name, []) for name in kept.values()), str(path))
+    for number, annotation in enumerate(annotations, 1):
+        _add_coco(raw, annotation, by_id, files, f"{path}, annotation {number}")
     classes = Classes(names, dropped=frozenset(every) - frozenset(names))
-    return join_labels(Path(images), raw, classes, name=str(path), missing=missing, exclude=exclude)
+    return join_labels(Path(images), raw, classes, name=str(path), missing=missing, exclude=out)
+
+
+def _add_coco(
+    raw: dict[str, list[RawBox]],
+    annotation: Any,
+    categories: Mapping[Any, str],
+    files: Mapping[Any, str],
+    where: str,
+) -> None:
+    """Add an annotation's box to those of its image; those without a box are passed over."""
+    try:
+        if annotation.get("bbox") is None:
+            return
+        kind, image = annotation["category_id"], annotation["image_id"]
+        name = categories.get(kind, f"category {kind}")
+        stem = stem_of(files[image]) if image in files else where
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"expected bbox, category_id and image_id in {where}, got {error!r}."
+        ) from error
+    x, y, w, h = _numbers(annotation["bbox"], 4, where)
+    box = RawBox(name, (x, y, x + w, y + h), bool(annotation.get("iscrowd")))
+    raw.setdefault(stem, []).append(box)
 
 
 def yolo_detection(
@@ -148,7 +174,9 @@ def yolo_detection(
 ) -> DetectionFiles:
     """Read YOLO's folders: images/{split} and labels/{split}/*.txt.
 
-    A line is a class id, then centre x, centre y, width and height as shares of the image.
+    A line is a class id, then centre x, centre y, width and height as shares of the image, and perhaps
+    a confidence, which is not used; or a class id and the corners x, y of a polygon, whose bounds are
+    the box. Text files are nested as the images are.
 
     Args:
         root: Folder with images/, labels/ and perhaps data.yaml.
@@ -162,10 +190,12 @@ def yolo_detection(
     """
     root = Path(root)
     names = tuple(class_names) or _yolo_names(root / "data.yaml")
-    images = list_images(root / "images" / split)
+    folder, labels = root / "images" / split, root / "labels" / split
+    images = list_images(folder)
+    _require_folder(labels)
     raw = {
         stem_of(path.name): _yolo_boxes(
-            root / "labels" / split / f"{stem_of(path.name)}.txt", path, names
+            labels / path.relative_to(folder).with_suffix(".txt"), path, names
         )
         for path in images
     }
@@ -175,25 +205,52 @@ def yolo_detection(
 
 
 def _yolo_names(path: Path) -> tuple[str, ...]:
-    names = yaml.safe_load(path.read_text("utf-8")).get("names") if path.is_file() else None
-    if not names:
-        raise ValueError(f"expected names in {path}; name the classes (data.class_names) instead.")
-    values = [names[key] for key in sorted(names)] if isinstance(names, dict) else names
-    return tuple(str(name) for name in values)
+    """Return the list under "names", or, by their ids 0 … C − 1, the values of the mapping."""
+    try:
+        content = yaml.safe_load(read_label_text(path)) if path.is_file() else None
+    except yaml.YAMLError as error:
+        raise ValueError(f"expected YAML in {path}, got {error}.") from error
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
+        names = [names[i] for i in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise ValueError(
+            f"expected names in {path}, a list or ids from 0 with a name each, got {names!r}; or name the "
+            "classes in data.class_names."
+        )
+    return tuple(str(name) for name in names)
 
 
 def _yolo_boxes(path: Path, image: Path, names: Sequence[str]) -> list[RawBox] | None:
     if not path.is_file():
         return None
-    lines = [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    lines = [line.split() for line in read_label_text(path).splitlines()]
     width, height = _size(image)
     rows = []
-    for number, (label, *fields) in enumerate(lines, 1):
-        x, y, w, h = _numbers(fields[:4], 4, f"{path}, line {number}")
-        box = (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        label, *fields = line
+        x1, y1, x2, y2 = _yolo_corners(fields, f"{path}, line {number}")
         known = label.isdigit() and int(label) < len(names)
+        box = (x1 * width, y1 * height, x2 * width, y2 * height)
         rows.append(RawBox(names[int(label)] if known else f"class {label}", box))
     return rows
+
+
+def _yolo_corners(fields: Sequence[str], where: str) -> tuple[float, float, float, float]:
+    """Return x1, y1, x2, y2 of a box, perhaps with its confidence, or of a polygon's bounds."""
+    if len(fields) < 6:
+        x, y, w, h = _numbers(fields[:4], 4, where)
+        return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    if len(fields) % 2:
+        raise ValueError(
+            f"expected 4 numbers of a box, or x and y of a polygon's corners in {where}, got "
+            f"{len(fields)} numbers."
+        )
+    corners = _numbers(fields, len(fields), where)
+    across, down = corners[::2], corners[1::2]
+    return min(across), min(down), max(across), max(down)
 
 
 def _size(image: Path) -> tuple[int, int]:
@@ -231,7 +288,7 @@ def voc_detection(
     chosen = root / "ImageSets" / "Main" / f"{split}.txt"
     if not chosen.is_file():
         raise ValueError(f"expected a list of images in {chosen}.")
-    wanted = {line.split()[0] for line in chosen.read_text("utf-8").splitlines() if line.strip()}
+    wanted = {line.split()[0] for line in read_label_text(chosen).splitlines() if line.strip()}
     images = [p for p in list_images(root / "JPEGImages") if stem_of(p.name) in wanted]
     absent = sorted(wanted - {stem_of(p.name) for p in images})
     if absent:

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fmce.data.detection_files import Classes, DetectionFiles, Missing, RawBox, join_labels
-from fmce.data.image_files import stem_of
+from fmce.data.detection_files import DetectionFiles, Missing, join_labels
+from fmce.data.detection_labels import Classes, RawBox, by_stem, read_label_text
 
 BDD100K_BOX_CLASSES = (
     *("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
@@ -37,16 +37,18 @@ def read_scalabel(path: Path) -> dict[str, list[RawBox] | None]:
     missing is there with None. The first release's files of one image have "objects" instead.
 
     Raises:
-        ValueError: The file is no JSON of that form, or a box lacks a number.
+        ValueError: The file is no JSON of that form, names an image twice, or a label lacks its category
+            or a number.
     """
+    return by_stem(_frames(path), str(path))
+
+
+def _frames(path: Path) -> Iterable[tuple[str, list[RawBox] | None]]:
+    text = read_label_text(path)
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(text)
     except ValueError as error:
         raise ValueError(f"expected JSON labels in {path}, got {error}.") from error
-    return {stem_of(name): rows for name, rows in _frames(content, path)}
-
-
-def _frames(content: Any, path: Path) -> Iterable[tuple[str, list[RawBox] | None]]:
     frames = content.get("frames", [content]) if isinstance(content, dict) else content
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise ValueError(f"expected a list of frames, or one frame, in {path}.")
@@ -55,12 +57,16 @@ def _frames(content: Any, path: Path) -> Iterable[tuple[str, list[RawBox] | None
         outside = content.get("name") if isinstance(content, dict) else None
         name = frame.get("name") or outside or path.stem
         labels = frame.get("labels", frame.get("objects"))
+        if not isinstance(name, str) or not isinstance(labels, list | None):
+            raise ValueError(f"expected frames with a name and a list of labels in {path}.")
         yield name, None if labels is None else [*_boxes(labels, f"{path}, {name}")]
 
 
-def _boxes(labels: Iterable[Mapping[str, Any]], where: str) -> Iterable[RawBox]:
+def _boxes(labels: Iterable[Any], where: str) -> Iterable[RawBox]:
     for label in labels:
-        box = label.get("box2d")
+        if not isinstance(label, dict):
+            raise ValueError(f"expected labels as JSON objects in {where}, got {label!r}.")
+        box, category = label.get("box2d"), label.get("category")
         if box is None:
             continue
         try:
@@ -69,8 +75,18 @@ def _boxes(labels: Iterable[Mapping[str, Any]], where: str) -> Iterable[RawBox]:
             raise ValueError(
                 f"expected box2d with x1, y1, x2, y2 in {where}, got {box}."
             ) from error
-        attributes = {k.lower(): v for k, v in (label.get("attributes") or {}).items()}
-        yield RawBox(label["category"], (x1, y1, x2 + 1, y2 + 1), bool(attributes.get("crowd")))
+        if not isinstance(category, str):
+            raise ValueError(f"expected a category beside the box {box} in {where}.")
+        yield RawBox(category, (x1, y1, x2 + 1, y2 + 1), _is_crowd(label, where))
+
+
+def _is_crowd(label: Mapping[str, Any], where: str) -> bool:
+    """Return the attribute "crowd", a boolean or, in some files, its text."""
+    attributes = label.get("attributes") or {}
+    if not isinstance(attributes, dict):
+        raise ValueError(f"expected attributes as a JSON object in {where}, got {attributes!r}.")
+    crowd = {k.lower(): v for k, v in attributes.items()}.get("crowd")
+    return crowd.lower() == "true" if isinstance(crowd, str) else bool(crowd)
 
 
 def bdd100k_detection(
@@ -109,7 +125,7 @@ def bdd100k_detection(
             f"expected images in {images} and labels in {', '.join(map(str, lists))} or {single}."
         )
     files = [source] if source.is_file() else sorted(source.glob("*.json"))
-    labels = {stem: rows for path in files for stem, rows in read_scalabel(path).items()}
+    labels = by_stem((frame for path in files for frame in _frames(path)), str(source))
     return join_labels(
         images,
         labels,
