@@ -6,8 +6,7 @@
 
 Each puts one row into results/funmatch.jsonl; a killed run goes on where it was. Three seeds.
 `--small`: road scenes at 48×96, small encoders, the demo's settings; 13 core-minutes. Expected: teacher
-near 10 % AP, the matched student a third of a point above the supervised one, the one distilled on labelled images
-below both.
+near 5 % AP, the matched student half a point above the supervised one.
 `--real`: 76 labelled frames of KITTI (every fourth of the 101 is for validation) at 64×208; the pool
 is CamVid's training frames, driveai120, BDD100K's samples and the clips, all without labels. With 25
 validation frames and few steps its AP is a few percent: it proves the path on real files.
