@@ -72,6 +72,19 @@ def test_arms_of_a_seed_start_from_the_same_weights(experiment):
     assert all(torch.equal(v, theirs[k]) for k, v in matched.state_dict().items())
 
 
+def test_the_demo_goes_from_the_teacher_to_the_report(
+    small_matching, tmp_path, monkeypatch, capsys
+):
+    config = with_settings(matching_preset("scenes"), [*small_matching, "seeds=[1]"])
+    monkeypatch.setattr("fmce.commands.demo.matching_preset", {"scenes": config}.__getitem__)
+    monkeypatch.setattr("fmce.commands.demo.find_spec", lambda _: None)  # export has its own test
+    out = tmp_path / "demo"
+    main(["demo", "--task", "segment", "--out", str(out), "--device", "cpu"])
+    assert f"report  {out / 'report.html'}" in capsys.readouterr().out
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 3
+
+
 def test_teacher_below_the_floor_is_refused_before_any_student(small_matching, tmp_path):
     config = with_settings(MatchingConfig(), [*small_matching, "teacher_floor=0.99"])
     with pytest.raises(ValueError, match=r"below the floor 0.99"):
