@@ -43,6 +43,7 @@ from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.matching_config import MatchingConfig
 from fmce.models.pspnet import pspnet
 from fmce.tasks.match_teacher import SegmentTask, matching_step
+from turns import command
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 VIEWS = Views((0.4, 0.4, 0.4), (0.25, 0.25, 0.25), zoom=1.5, flip=True, brightness=0.2)
@@ -66,6 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     runtime = make_runtime(options.device)
     row: dict[str, object] = {
+        "command": command(),
         "benchmark": "frame_loading",
         "device": runtime.device.type,
         "size": f"{options.height}x{options.width}",

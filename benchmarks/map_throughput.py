@@ -39,6 +39,7 @@ from fmce.engine.runtime import Runtime, make_runtime
 from fmce.models.build import default_tap
 from fmce.run_folder import MapExtractor
 from step_overhead import RESULTS, build, median_ratio, take_turns
+from turns import command
 
 IMAGES = {"tiny": 2000}
 SIDES = {"tiny": 28}  # of others 64: ShuffleNet v2's maps are 2×2 there, at 28 px 1×1
@@ -65,6 +66,7 @@ def main() -> None:
         return
     row: dict[str, object] = {
         "device": runtime.device.type,
+        "command": command(),
         "benchmark": "map_memory" if options.memory else "map_throughput",
         "model": options.model,
         "side": options.side,
@@ -75,7 +77,8 @@ def main() -> None:
     for name, value in row.items():
         print(f"{name:24s} {value}")
     if options.record:
-        record_result(RESULTS / "benchmarks.jsonl", row, key=("benchmark", "model", "device"))
+        key = ("benchmark", "model", "device", "side", "backbones")
+        record_result(RESULTS / "benchmarks.jsonl", row, key=key)
 
 
 def throughput(options: argparse.Namespace, runtime: Runtime) -> dict[str, object]:

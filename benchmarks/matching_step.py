@@ -34,6 +34,7 @@ from fmce.matching_config import matching_preset
 from fmce.matching_data import load_matching_data
 from fmce.models.pspnet import segmentation_output
 from fmce.tasks.match_teacher import matching_step
+from turns import command
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 STEPS, IMAGES = 6, 64
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="append to results/benchmarks.jsonl")
     options = parser.parse_args()
     row: dict[str, object] = {
+        "command": command(),
         "benchmark": "matching_step",
         "model": options.preset,
         "device": make_runtime(options.device).device.type,

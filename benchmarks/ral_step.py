@@ -42,7 +42,7 @@ from fmce.models.features import FeatureMaps, eval_mode
 from fmce.models.fmce_net import FMCENet
 from fmce.tasks.classify import classification_step
 from fmce.tasks.with_ral import ral_step
-from turns import add_options, median_ratio, take_turns
+from turns import add_options, command, median_ratio, take_turns
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks.jsonl"
 SIZE, CLASSES, RAF = 224, 10, 0.9
@@ -151,6 +151,7 @@ def main() -> None:
     forms: dict[str, dict[str, float]] = {}
     row = {
         "device": bench.runtime.device.type,
+        "command": command(),
         "benchmark": "ral_step",
         "model": options.model,
         "precision": options.precision,

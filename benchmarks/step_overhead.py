@@ -38,7 +38,7 @@ from fmce.engine.seeding import seed_epoch
 from fmce.models.build import build_model, default_tap
 from fmce.run_folder import MapExtractor
 from fmce.tasks.classify import classification_step
-from turns import add_options, median_ratio, take_turns
+from turns import add_options, command, median_ratio, take_turns
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -69,6 +69,7 @@ def main() -> None:
     work = Work(options.model, images.to(runtime.device), transform, options.batch_size)
     row: dict[str, object] = {
         "device": runtime.device.type,
+        "command": command(),
         "benchmark": "step_overhead",
         "model": options.model,
         "image_size": options.image_size,
@@ -89,7 +90,8 @@ def main() -> None:
     ):
         print(f"{name:23s} {row[name]:.4f}")
     if options.record:
-        record_result(RESULTS / "benchmarks.jsonl", row, key=("benchmark", "model", "device"))
+        key = ("benchmark", "model", "device", "image_size")
+        record_result(RESULTS / "benchmarks.jsonl", row, key=key)
 
 
 def training(work: Work, runtime: Runtime, repeats: int, clock: str) -> dict[str, float]:

@@ -1,9 +1,13 @@
 """Timing for the benchmarks: two sides take turns, so that the noise of a shared machine falls on both."""
 
 import argparse
+import os
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -24,6 +28,14 @@ def add_options(parser: argparse.ArgumentParser, repeats: int) -> None:
         "(set OMP_NUM_THREADS=1, since threads add up)",
     )
     parser.add_argument("--record", action="store_true", help="append to results/benchmarks.jsonl")
+
+
+def command() -> str:
+    """Return the command line of the running benchmark, for its row; of files only the names."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    words = [Path(word).name if Path(word).is_file() else word for word in sys.argv[1:]]
+    line = f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(words)}".strip()
+    return f"OMP_NUM_THREADS={threads} {line}" if threads else line
 
 
 def take_turns(

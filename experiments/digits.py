@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from run_script import run_script
+
 from fmce.commands.compare import Comparison, compare
 from fmce.commands.evaluate import evaluate
 from fmce.commands.train import train
@@ -77,4 +79,4 @@ def record(what: str, run: Run, result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

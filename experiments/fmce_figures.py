@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paper_runs import Case, options_parser, parse, record, trained
-from result_rows import read_file
+from paper_runs import Case, options_parser, parse, record, rows_of, trained, with_phases
+from run_script import run_script
 
 from fmce.commands.explain import explain
 from fmce.commands.show import number, print_table
@@ -40,13 +40,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for case in () if options.rows else options.cases:
         if case.phases:
             draw_case(case, options)
-    rows = [row for row in read_file(options.results) if row["experiment"] == EXPERIMENT]
-    print_numbers([row for row in rows if row["scale"] == options.scale])
+    print_numbers(rows_of(options, EXPERIMENT))
 
 
 def draw_case(case: Case, options: argparse.Namespace) -> None:
     """Draw a case's figures and record Grad-CAM's numbers."""
-    run = trained(case, 0, options)
+    run = with_phases(trained(case, 0, options))
     folder = options.out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     save_figure(loss_phases_figure(run.losses, run.phases), folder / f"{case.name}-phases.png")
@@ -89,4 +88,4 @@ def print_numbers(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

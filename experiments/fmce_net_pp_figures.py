@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from fmce_net_pp_table1 import sweep_folder
-from paper_runs import options_parser, parse
-from result_rows import read_file
+from paper_runs import is_asked, options_parser, parse, rows_of
+from run_script import run_script
 from sections.fmce_plus import arm_name
 
 from fmce.commands.explain import one_of_each_class
@@ -46,11 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not file.exists():
             parser.error(f"no sweep in {file.parent}; run fmce_net_pp_table1.py first")
         result = read_json(file)
-        for group in result["groups"]:
+        for group in (one for one in result["groups"] if is_asked(options, one)):
             rows = [row for row in result["rows"] if row["group"] == group["group"]]
             draw_group(group, rows, options)
-    rows = [row for row in read_file(options.results) if row["experiment"] == EXPERIMENT]
-    print_numbers([row for row in rows if row["scale"] == options.scale])
+    print_numbers(rows_of(options, EXPERIMENT))
 
 
 def draw_group(
@@ -142,4 +141,4 @@ def print_numbers(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import sensitivity
-from paper_runs import REDUCED, options_parser, parse
-from result_rows import read_file
+from paper_runs import REDUCED, options_parser, parse, rows_of, with_phases
+from run_script import run_script
 from sections.fmce_plus import HEADER, about, accuracy_lines
 
 from fmce.commands.show import print_table
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--engine", choices=("local", "ray"), default="local", help="where trainings run")
     add("--address", help="Ray cluster to use; by default one on this machine")
     options = parse(parser, argv)
+    check_group(parser, options)
     if not options.rows:
         config = small_sweep(options) if options.small else paper_sweep(options)
         place = (options.engine, sweep_folder(options), options.jobs, options.device)
@@ -51,8 +52,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = sweep(config, sweep_folder(options), workers=workers, device=options.device)
         for group in result["groups"]:
             record(options, config, group, result["failed"])
-    rows = [row for row in read_file(options.results) if row["experiment"] == EXPERIMENT]
-    print_accuracies([row for row in rows if row["scale"] == options.scale])
+    print_accuracies(rows_of(options, EXPERIMENT))
+
+
+def check_group(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse another group than the one that `--small` sweeps."""
+    if options.small and (options.data or [SMALL_DATA], options.model or ["tiny"]) != (
+        [SMALL_DATA],
+        ["tiny"],
+    ):
+        parser.error(f"--small sweeps tiny on {SMALL_DATA} alone; leave --data and --model out")
 
 
 def sweep_folder(options: argparse.Namespace) -> Path:
@@ -80,7 +89,7 @@ def small_oracle(options: argparse.Namespace) -> Run:
     """Return the oracle's run with its FMCE-Net: the paper's split, all maps in memory."""
     folder = sensitivity.schedule_folder(options.out, SMALL_DATA, "cosine")
     config = sensitivity.schedule_config(SMALL_DATA, "cosine", options.settings)
-    run = train(config, folder, runtime=options.runtime)
+    run = with_phases(train(config, folder, runtime=options.runtime))
     scorer = replace(run.config.scorer, maps="memory")
     train_net(run, "map", config=scorer, runtime=options.runtime)
     return run
@@ -128,4 +137,4 @@ def print_accuracies(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

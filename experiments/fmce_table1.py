@@ -7,14 +7,14 @@ Time: `--small`, each set of 10,000 images about 8 minutes on one idle CPU core.
 nothing was run here; by multiply-adds we expect (an estimate, not a measurement) half an hour for
 ShuffleNet v2 and several hours for ResNet-50 per row on one H100. A killed run goes on where it was.
 Puts one row a training into results/fmce.jsonl. Expected with `--small`: ten rising markers on
-MNIST, Fashion-MNIST and CIFAR-10; test accuracy near 0.98, 0.88 and 0.72.
+MNIST, Fashion-MNIST and CIFAR-10; test accuracy near 0.98, 0.88 and 0.68.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paper_runs import options_parser, parse, record, trained, training_result
-from result_rows import read_file
+from paper_runs import options_parser, parse, record, rows_of, trained, training_result
+from run_script import run_script
 from sections.fmce_markers import HEADER, marker_lines
 
 from fmce.commands.show import print_table
@@ -31,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed in options.seeds:
             run = trained(case, seed, options)
             record(options, EXPERIMENT, WHAT, case, run, training_result(run))
-    rows = [row for row in read_file(options.results) if row["experiment"] == EXPERIMENT]
-    print_markers([row for row in rows if row["scale"] == options.scale])
+    print_markers(rows_of(options, EXPERIMENT))
 
 
 def print_markers(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -41,4 +40,4 @@ def print_markers(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-from paper_runs import Case, options_parser, parse, record, trained
-from result_rows import read_file
+from paper_runs import Case, options_parser, parse, record, rows_of, trained, with_phases
+from run_script import run_script
 from sections.fmce_nets import HEADER, score_lines
 
 from fmce.commands.evaluate import evaluate
@@ -39,18 +39,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     for case in () if options.rows else options.cases:
         if case.phases:
             score_case(case, options)
-    rows = [row for row in read_file(options.results) if row["experiment"] == EXPERIMENT]
-    print_scores([row for row in rows if row["scale"] == options.scale])
+    print_scores(rows_of(options, EXPERIMENT))
 
 
 def score_case(case: Case, options: argparse.Namespace) -> None:
     """Train and measure a case's FMCE-Nets, one a split."""
-    run = trained(case, 0, options)
+    run = with_phases(trained(case, 0, options))
     config = scorer_config(run, options)
     # NHWC order maps images 1.6 times as fast on the processor measured; values differ by rounding.
     runtime = replace(options.runtime, channels_last=True)
     for split in options.splits:
-        others = [trained(case, 1, options)] if split == "run" else []
+        others = [with_phases(trained(case, 1, options))] if split == "run" else []
         result = train_net(run, split, others=others, config=config, runtime=runtime)
         if split == "run":
             across = evaluate(run, "map", others=others, runtime=runtime, quiet=True)
@@ -80,4 +79,4 @@ def print_scores(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

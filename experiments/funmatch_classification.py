@@ -13,6 +13,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from run_script import run_script
+
 from fmce.commands.distill import distill
 from fmce.commands.report import matching_report
 from fmce.configs import to_dict
@@ -70,4 +72,4 @@ def full_size() -> MatchingConfig:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

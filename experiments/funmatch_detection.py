@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from funmatch_segmentation import clip_frames, real_data
+from run_script import run_script
 
 from fmce.commands.distill import distill
 from fmce.commands.report import matching_report
@@ -114,4 +115,4 @@ def print_beside_slides(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

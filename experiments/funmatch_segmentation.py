@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from run_script import run_script
 from sections.funmatch import gap, slides
 
 from fmce.commands.distill import distill
@@ -242,4 +243,4 @@ def print_beside_slides(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -6,12 +6,13 @@ is taken as it is and an unfinished one goes on, so every script may be given ag
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from result_rows import read_file
 
 from fmce.commands.settings import make_config
 from fmce.commands.train import train
@@ -90,6 +91,13 @@ PAPER = (
 )
 
 
+def missing_cases(rows: Sequence[Mapping[str, Any]], *, phases_only: bool = False) -> list[str]:
+    """Return the names of the small cases that none of these rows is of."""
+    there = {row.get("case") for row in rows}
+    wanted = [case for case in SMALL if case.phases or not phases_only]
+    return [case.name for case in wanted if case.name not in there]
+
+
 def options_parser(doc: str, results: str) -> argparse.ArgumentParser:
     """Return a parser with the options that all these scripts have.
 
@@ -112,6 +120,21 @@ def options_parser(doc: str, results: str) -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="settings",
         help="change every case, repeatable; give other --results too")  # fmt: skip
     return parser
+
+
+def is_asked(options: argparse.Namespace, about: Mapping[str, Any]) -> bool:
+    """Return whether a row's or group's data set and network are among those asked for; all by default."""
+    wanted = (("data", options.data), ("model", options.model))
+    return all(not names or about[field] in names for field, names in wanted)
+
+
+def rows_of(options: argparse.Namespace, experiment: str) -> list[dict[str, Any]]:
+    """Return an experiment's recorded rows of the scale, data sets and networks asked for."""
+    rows = [row for row in read_file(options.results) if row["experiment"] == experiment]
+    found = [row for row in rows if row["scale"] == options.scale and is_asked(options, row)]
+    if not found:
+        print(f"no row of {experiment} in {options.results} for these options")
+    return found
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -149,6 +172,21 @@ def trained(case: Case, seed: int, options: argparse.Namespace) -> Run:
     # A network of the paper's takes 5 to 100 MB a checkpoint, and there are 100 to 250 of them.
     keep: Keep = "all" if options.small else "markers"
     return train(case.config(seed, options.settings), folder, runtime=runtime, keep=keep)
+
+
+def with_phases(run: Run) -> Run:
+    """Return a run that has phases.
+
+    Raises:
+        ValueError: it has none; says why and what to change.
+    """
+    if not run.has_phases:
+        raise ValueError(
+            f"{run.path} has no phases, which this table is about: "
+            f"{(run.done or {}).get('no_phases_because')}. Another threshold or length goes into another "
+            "--out with --set phases.threshold=… or --set train.epochs=…"
+        )
+    return run
 
 
 def training_result(run: Run) -> dict[str, Any]:

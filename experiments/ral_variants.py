@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from run_script import run_script
 
 from fmce.commands.train import train
 from fmce.commands.train_net import train_net
@@ -162,4 +163,4 @@ def differences(values: Mapping[str, Mapping[str, list[float]]], key: str) -> li
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

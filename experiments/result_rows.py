@@ -66,17 +66,37 @@ def setting(row: Row) -> str:
 
 
 def against_baseline(c: Row | None) -> tuple[str, str, str]:
-    """Format an arm's difference from the baseline."""
+    """Format an arm's difference from the baseline: value, interval and adjusted p."""
     if c is None:
         return "–", "–", "–"
-    interval = f"{signed(c['interval_low'])} … {signed(c['interval_high'])}"
-    return signed(c["mean_difference"]), interval, f"{c['p_holm']:.2g}"
+    return signed(c["mean_difference"]), interval(c), p_value(c["p_holm"])
+
+
+def interval(c: Row) -> str:
+    """Format the interval of a difference; pairs without spread have none."""
+    if c["interval_low"] is None:
+        return "all equal" if c["n"] > 1 else "one pair"
+    return f"{signed(c['interval_low'])} … {signed(c['interval_high'])}"
+
+
+def p_value(p: float | None) -> str:
+    """Format a p; a dash where there is none."""
+    return "–" if p is None else f"{p:.2g}"
 
 
 def difference(c: Row) -> str:
     """Format the difference from the baseline in one cell."""
-    value, interval, _ = against_baseline(c)
-    return f"{value} pp (95 % interval {interval}, {c['n']} seeds)"
+    return f"{signed(c['mean_difference'])} pp (95 % interval {interval(c)}, {c['n']} seeds)"
+
+
+def clear(c: Row) -> bool:
+    """Return whether a difference stands after Holm's adjustment."""
+    return c["p_holm"] is not None and c["p_holm"] < 0.05
+
+
+def off_zero(c: Row) -> bool:
+    """Return whether a difference's interval leaves out zero."""
+    return c["interval_low"] is not None and (c["interval_low"] > 0 or c["interval_high"] < 0)
 
 
 def missing(what: str, command: str) -> str:

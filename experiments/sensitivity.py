@@ -19,6 +19,8 @@ from typing import Any
 
 from paper_runs import REDUCED, ROOT, SMALL, Case
 from result_rows import read_file
+from run_script import run_script
+from sections.sensitivity_curves import SCHEDULED, SCHEDULES
 
 from fmce.commands.settings import make_config
 from fmce.commands.show import epochs, number, print_table
@@ -30,7 +32,6 @@ from fmce.engine.runlog import read_done, record_result
 from fmce.run_folder import Run, open_run
 
 EXPERIMENT = "sensitivity"
-SCHEDULES = ("cosine", "constant", "step")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def record_schedules(options: argparse.Namespace) -> None:
     """Train each data set under each schedule, as far as it was not, and record a row each."""
-    for data in ("digits", "fashion-mnist"):
+    for data in SCHEDULED:
         for schedule in SCHEDULES:
             folder = schedule_folder(options.out, data, schedule)
             if not (options.finished and read_done(folder) is None):
@@ -153,4 +154,4 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

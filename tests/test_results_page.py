@@ -125,3 +125,12 @@ def test_sections_have_different_places(results):
 def test_a_readme_without_the_marks_is_refused(results):
     with pytest.raises(ValueError, match="put them back"):
         results.with_table("# fmce\n", [])
+
+
+def test_a_benchmark_is_listed_with_the_command_that_made_its_row(results):
+    given = "OMP_NUM_THREADS=1 python benchmarks/step_overhead.py --repeats 7 --record"
+    listed = results.commands([{"benchmark": "step_overhead", "command": given}])
+    assert given in listed
+    assert not any("step_overhead" in command for command in listed if command != given)
+    assert "python experiments/funmatch_segmentation.py --real" in listed
+    assert "python benchmarks/step_overhead.py --record" in results.commands([])

@@ -7,8 +7,10 @@ from result_rows import (
     ARMS,
     Row,
     against_baseline,
+    clear,
     missing,
     net_of,
+    off_zero,
     percent,
     ral_of,
     result_of,
@@ -80,13 +82,12 @@ def reading(rows: Sequence[Row]) -> list[str]:
     ral = ral_of(result)
     if result is None or ral is None:
         return []
-    clear = ral["interval_low"] > 0 or ral["interval_high"] < 0
     said = [
-        f"**{'A difference' if clear else 'No gain established'} by FMCE-Net++.** "
+        f"**{'A difference' if off_zero(ral) else 'No gain established'} by FMCE-Net++.** "
         f"{ral['verdict']} {controls_reading(result)}"
     ]
     own = net_of(rows, "image", "test_images")
-    if own:
+    if own and ral["interval_low"] is not None:
         images = sum(map(sum, own["confusion"])) // len(own["confusion"])
         said.append(scale_reading(ral, images))
     return said
@@ -109,8 +110,8 @@ def controls_reading(result: Row) -> str:
     controls = [c for c in result["comparisons"] if c["arm"] != "ral"]
     if not controls:
         return "No controls were run."
-    clear = [c for c in controls if c["p_holm"] < 0.05]
-    if not clear:
+    differing = [c for c in controls if clear(c)]
+    if not differing:
         return f"None of the {len(controls)} controls differs from plain training either (Holm-adjusted p ≥ 0.05)."
-    each = ", ".join(f"{ARMS[c['arm']]} {signed(c['mean_difference'])} pp" for c in clear)
+    each = ", ".join(f"{ARMS[c['arm']]} {signed(c['mean_difference'])} pp" for c in differing)
     return f"Controls that differ from plain training (Holm-adjusted p < 0.05): {each}."

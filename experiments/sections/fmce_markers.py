@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from paper_runs import missing_cases
 from paper_tables import DATA_NAMES, MODEL_NAMES, paper_table, published_markers
 from result_rows import Row, decimal, missing, numbers, percent, table
 
@@ -21,12 +22,13 @@ def section(rows: Sequence[Row]) -> list[str]:
         return [*parts, missing("fmce_table1", COMMAND)]
     header = ("data, network", "to step curve, epochs", "lr at E_K", "unsmoothed", "debiased")
     lines = [causes(row) for row in rows if row["result"]["markers"]]
+    absent = [missing(f"fmce_table1, {name}", COMMAND) for name in missing_cases(rows)]
     note = (
         "“To step curve” is the mean distance to the markers of a curve that falls in one step, "
         "smoothed alike; below 2 the smoother makes them. “lr” is a share of the peak: below 0.25 the "
         "cosine's end made the convergence."
     )
-    return [*parts, table(HEADER, marker_lines(rows)), table(header, lines), note]
+    return [*parts, *absent, table(HEADER, marker_lines(rows)), table(header, lines), note]
 
 
 def marker_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from paper_runs import missing_cases
 from paper_tables import net_accuracies, paper_table
 from result_rows import Row, decimal, missing, percent, table
 
@@ -31,7 +32,9 @@ def section(rows: Sequence[Row]) -> list[str]:
         "Splits as above; *run* holds out a whole run of another seed. Published names: R is ResNet-50, S "
         "is ShuffleNet v2; the paper does not say its split."
     )
-    return [*parts, table(HEADER, score_lines(rows)), note]
+    absent = missing_cases(rows, phases_only=True)
+    left = [missing(f"fmce_table2, {name}", COMMAND) for name in absent]
+    return [*parts, *left, table(HEADER, score_lines(rows)), note]
 
 
 def score_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:

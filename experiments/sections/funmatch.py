@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 
 from paper_tables import paper_table
-from result_rows import Row, decimal, missing, percent, result_of, signed, table
+from result_rows import (
+    Row,
+    decimal,
+    interval,
+    missing,
+    off_zero,
+    percent,
+    result_of,
+    signed,
+    table,
+)
 
 ORDER, COMMAND = 200, "python experiments/funmatch_segmentation.py --small"
 REAL = "python experiments/funmatch_segmentation.py --real"
@@ -205,13 +215,12 @@ def verdict(row: Row) -> str:
     closed = "there is no gap" if share is None else f"share of the gap closed {share:.2f}"
     numbers = (
         f"The matched student is {signed(matched['mean_difference'])} pp from the supervised one "
-        f"({100 * matched['confidence']:.0f} % interval {signed(matched['interval_low'])} … "
-        f"{signed(matched['interval_high'])}, {matched['n']} seeds); {closed}, slides "
+        f"({100 * matched['confidence']:.0f} % interval {interval(matched)}, {matched['n']} seeds); {closed}, slides "
         f"{gap(slides()):.2f}.{apart(result)}"
     )
-    if matched["interval_low"] > 0:
+    if off_zero(matched) and matched["mean_difference"] > 0:
         return f"**Reproduces in kind: function matching on {name}.** {numbers}"
-    if matched["interval_high"] < 0:
+    if off_zero(matched):
         return f"**Does not reproduce: function matching on {name}.** {numbers}"
     return f"**No gain established: function matching on {name}.** {numbers}"
 

@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 
 from paper_tables import paper_table
-from result_rows import Row, decimal, missing, percent, result_of, signed, table
+from result_rows import (
+    Row,
+    decimal,
+    interval,
+    missing,
+    off_zero,
+    percent,
+    result_of,
+    signed,
+    table,
+)
 
 from sections.funmatch import NAMES, gap, network, scores, with_spread
 
@@ -109,11 +119,11 @@ def verdict(row: Row) -> str:
     )
     numbers = (
         f"The matched student is {signed(matched['mean_difference'])} pp from the supervised one "
-        f"({100 * matched['confidence']:.0f} % interval {signed(matched['interval_low'])} … "
-        f"{signed(matched['interval_high'])}, {matched['n']} seeds); {closed}, slides {gap(slides()):.2f}."
+        f"({100 * matched['confidence']:.0f} % interval {interval(matched)}, {matched['n']} seeds); {closed}, "
+        f"slides {gap(slides()):.2f}."
     )
-    if matched["interval_low"] > 0:
+    if off_zero(matched) and matched["mean_difference"] > 0:
         return f"**Reproduces in kind: detection by function matching on {name}.** {numbers}"
-    if matched["interval_high"] < 0:
+    if off_zero(matched):
         return f"**Does not reproduce: detection by function matching on {name}.** {numbers}"
     return f"**No gain established: detection by function matching on {name}.** {numbers}"

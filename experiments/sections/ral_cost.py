@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from result_rows import Row, decimal, missing, signed, table
+from result_rows import Row, clear, decimal, missing, signed, table
 
 ORDER, COMMAND = 135, "python experiments/ral_variants.py"
 BENCHMARK = "python benchmarks/ral_step.py --record"
@@ -181,8 +181,3 @@ def named(comparisons: Sequence[Mapping[str, Any]]) -> str:
     """Say which forms differ."""
     found = [c["arm"] for c in comparisons if clear(c)]
     return f"these differ ({'; '.join(found)})" if found else "none differs"
-
-
-def clear(c: Mapping[str, Any]) -> bool:
-    """Return whether a difference stands after adjustment."""
-    return c["p_holm"] is not None and c["p_holm"] < 0.05

@@ -6,6 +6,7 @@ from paper_tables import DATA_NAMES
 from result_rows import Row, decimal, missing, numbers, percent, table
 
 ORDER, COMMAND = 140, "python experiments/sensitivity.py"
+SCHEDULED, SCHEDULES = ("digits", "fashion-mnist"), ("cosine", "constant", "step")
 HEADER = ("setting", "markers (epochs)", "to step curve, epochs", "lr at E_K")
 
 
@@ -19,6 +20,11 @@ def section(rows: Sequence[Row]) -> list[str]:
     parts = ["## Sensitivity of markers, on real curves"]
     if not rows:
         return [*parts, missing("sensitivity", COMMAND)]
+    there = {(row["what"], row["data"]) for row in rows}
+    wanted = [(f"schedule {name}", data) for data in SCHEDULED for name in SCHEDULES]
+    parts += [
+        missing(f"{what}, {data}", COMMAND) for what, data in wanted if (what, data) not in there
+    ]
     for row in settings_of(rows):
         parts += [f"### {curve_name(row)}", table(HEADER, variant_lines(row))]
     schedules = schedules_of(rows)

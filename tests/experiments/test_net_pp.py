@@ -99,6 +99,36 @@ def test_what_is_said_of_a_sweep_follows_the_adjusted_p(script):
     assert "oracle pulls to phase 1" in said
 
 
+def test_pairs_without_spread_and_sweeps_without_a_comparison_are_said_as_such(script):
+    section = script("sections.fmce_plus")
+    equal = {**comparison("raf0.9", -0.02, None), "interval_low": None, "interval_high": None}
+    (said,) = section.reading([sweep_row(equal)])
+    assert "differs by -2.00 pp (95 % interval all equal, 3 seeds)" in said
+    assert section.accuracy_lines(sweep_row(equal))[1][2:5] == ("-2.00", "all equal", "–")
+    (nothing,) = section.reading([sweep_row()])
+    assert "Nothing to compare" in nothing
+
+
+def test_another_group_than_the_one_that_small_sweeps_is_refused(script, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        script("fmce_net_pp_table1").main(
+            ["--small", "--data", "cifar10", "--out", str(tmp_path / "out")]
+        )
+    assert "--small sweeps tiny on fashion-mnist alone" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_are_those_of_the_data_sets_asked_for(script, tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(sweep_row(comparison("raf0.9", 0.0, 1.0))) + "\n", encoding="utf-8")
+    about = ["--small", "--rows", "--results", str(path)]
+    figures = script("fmce_net_pp_figures")
+    figures.main(about)
+    assert "no row of fmce_net_pp_figures" in capsys.readouterr().out
+    script("fmce_net_pp_table1").main([*about, "--data", "fashion-mnist"])
+    assert "plain training" in capsys.readouterr().out
+
+
 def test_the_papers_grid_is_its_networks_and_sets_at_five_seeds(script):
     table = script("fmce_net_pp_table1")
     parser = script("paper_runs").options_parser("Doc.\n\nMore.", "rows.jsonl")

@@ -226,8 +226,9 @@ def record_result(path: Path, row: Mapping[str, Any], *, key: Sequence[str]) -> 
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows = [json.loads(line) for line in lines if line]
     whole = {"date": datetime.date.today().isoformat(), **row, "environment": environment()}
-    others = [r for r in rows if any(r.get(k) != whole.get(k) for k in key)]
-    text = "".join(
-        json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in [*others, whole]
-    )
+    same = [all(r.get(k) == whole.get(k) for k in key) for r in rows]
+    kept = [r for r, is_same in zip(rows, same, strict=True) if not is_same]
+    # It keeps its place: pages made from the rows show them in the file's order.
+    kept.insert(same.index(True) if True in same else len(kept), whole)
+    text = "".join(json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in kept)
     write_text(path, text)
