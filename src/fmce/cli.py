@@ -379,6 +379,9 @@ def sweep(
     ] = None,
     jobs: Annotated[int | None, arg(help="trainings at a time here", metavar="N")] = None,
     retries: Annotated[int, arg(help="of a training that failed", metavar="N")] = 1,
+    leave_out_failed: Annotated[
+        FlagCreatePairsOff[bool], arg(help="pick among the RAFs that are whole")
+    ] = False,
     engine: Annotated[Literal["local", "ray"], arg(help="this machine, or a cluster")] = "local",
     address: Annotated[str | None, arg(help="of the Ray cluster", metavar="HOST:PORT")] = None,
     cpus: Annotated[float, arg(help="of a training, on Ray")] = 1,
@@ -425,6 +428,7 @@ def sweep(
         out,
         workers=workers,
         retries=retries,
+        leave_out_failed=leave_out_failed,
         device=device,
         precision=precision,
         table=format,

@@ -20,8 +20,11 @@ from tests.conftest import NEWER, SETTINGS, without
 from fmce.cli import main
 from fmce.commands.sweep import sweep
 from fmce.commands.sweep_estimate import print_estimate, sweep_estimate
+from fmce.commands.sweep_grid import make_groups
+from fmce.commands.sweep_pick import pick, read_pick
+from fmce.commands.sweep_results import print_sweep, sweep_result
 from fmce.commands.sweep_status import sweep_status
-from fmce.commands.sweep_tasks import read_state
+from fmce.commands.sweep_tasks import note_state, read_state
 from fmce.configs import to_yaml
 from fmce.engine.runlog import open_for_writing, read_metrics
 from fmce.engine.workers import LocalWorkers
@@ -190,7 +193,7 @@ def disturbed(grid, tmp_path_factory):
     seen = []
     killer = threading.Thread(target=kill_in_the_middle, args=(out, "baseline-seed1", seen))
     killer.start()
-    result = once(grid, out)
+    result = once(grid, out, leave_out_failed=True)
     killer.join()
     return out, result, seen
 
@@ -204,7 +207,8 @@ def test_a_failed_training_is_retried_then_reported_and_the_others_finish(distur
     assert status == dict.fromkeys(NAMES, "done") | {"raf0.9-seed2": "failed"}
     (group,) = result["groups"]
     assert group["picked"] == "raf0.5"
-    assert group["pick"]["candidates"][0]["left_out"] == "training failed at seeds [2]"
+    assert group["pick"]["candidates"][0]["left_out"] == "not trained at seeds [2]"
+    assert group["left_out"] == ["raf0.9 (not trained at seeds [2])"]
 
 
 def test_a_killed_worker_costs_an_epoch_and_changes_no_number(disturbed, swept):
@@ -231,6 +235,7 @@ def test_the_status_is_live_while_the_sweep_runs(disturbed, capsys):
     said = capsys.readouterr().out
     assert "10 done, 1 failed; no process works on it" in said
     assert "RAF 0.5 picked" in said
+    assert "raf0.9 (not trained at seeds [2]) was left out of the pick" in said
 
 
 def test_the_same_command_does_what_failed_and_keeps_the_pick(disturbed, grid):
@@ -242,6 +247,45 @@ def test_the_same_command_does_what_failed_and_keeps_the_pick(disturbed, grid):
     assert {row["status"] for row in result["rows"]} == {"done"}
     assert result["groups"][0]["picked"] == "raf0.5"
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.fixture
+def copied(swept, tmp_path):
+    """Folder of a whole sweep that a test may change."""
+    shutil.copytree(swept[0], tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_a_finished_training_is_done_whatever_was_noted_before(swept, grid, copied, state):
+    """A kill may fall between the end of a training and the note that it ended."""
+    for folder in (folder_of(copied, "raf0.9-seed2"), copied / "tiny-digits"):
+        note_state(folder, state=state, attempt=1, error="no space left", host="h", since="now")
+    assert sweep_status(copied)["counts"] == {"done": 11}
+    assert sweep_status(copied)["notes"] == sweep_status(swept[0])["notes"]
+    result = once(grid, copied)
+    assert result["failed"] == {}
+    assert numbers(result) == numbers(swept[1])
+
+
+def test_no_raf_is_picked_while_a_candidate_lacks_a_training(grid, copied, capsys):
+    (group,) = make_groups(grid, copied)
+    (group.folder / "pick.json").unlink()
+    done = folder_of(copied, "raf0.9-seed2") / "DONE.json"
+    done.rename(done.with_name("kept"))
+    note_state(done.parent, state="failed", attempt=2, error="out of memory")
+    assert pick(group) is None
+    assert not (group.folder / "pick.json").exists()
+    assert "want of raf0.9 (not trained at seeds [2])" in sweep_status(copied)["notes"][0]
+    print_sweep(sweep_result([group], copied))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no RAF was picked, for want of raf0.9 (not trained at seeds [2])" in said
+    assert "(1 of 2 seeds)" in said
+    assert pick(group, leave_out_failed=True).label == "raf0.5"
+    (group.folder / "pick.json").unlink()
+    done.with_name("kept").rename(done)
+    assert pick(group).raf == read_pick(group)["raf"]
+    assert [c.get("left_out") for c in read_pick(group)["candidates"]] == [None, None]
 
 
 def test_a_dry_run_lists_every_training_with_its_time_and_trains_nothing(

@@ -129,8 +129,9 @@ def test_holm_agrees_with_its_definition_by_sets() -> None:
     np.testing.assert_allclose(holm(p), direct)
 
 
-def test_holm_passes_nan_through_without_counting_it() -> None:
-    np.testing.assert_allclose(holm([0.01, math.nan, 0.9]), [0.02, math.nan, 0.9])
+def test_holm_counts_a_comparison_without_spread_and_leaves_it_undefined() -> None:
+    # Of m = 3 comparisons 0.01 is tripled; the NaN, worth 1, is passed through.
+    np.testing.assert_allclose(holm([0.01, math.nan, 0.2]), [0.03, math.nan, 0.4])
     assert np.isnan(holm([math.nan])).all()
     assert holm([]).shape == (0,)
     assert holm([0.6, 0.7]).tolist() == [1, 1]

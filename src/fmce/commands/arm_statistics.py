@@ -26,7 +26,8 @@ def summaries(rows: Rows) -> list[dict[str, Any]]:
         rows: one a run, with arm, seed, test_accuracy (0–1) and epoch_seconds.
 
     Returns:
-        One dict an arm; `sd` is None for a single run, `time_over_baseline` None without a baseline.
+        One dict an arm; `n` is its number of runs, `sd` is None for a single one, `time_over_baseline`
+        None without a baseline.
     """
     result: list[dict[str, Any]] = []
     for arm, mine in _by_arm(rows).items():
@@ -57,7 +58,8 @@ def compare_pairs(rows: Rows, pairs: Mapping[str, tuple[str, str]]) -> list[dict
         pairs: name → (reference arm, arm held against it).
 
     Returns:
-        One dict a pair with its name as `arm`; pairs with fewer than two common seeds are left out.
+        One dict a pair with its name as `arm`; pairs with fewer than two common seeds are left out. One
+        without spread has no p of its own, but counts among those that p is adjusted for.
     """
     values = {
         arm: {r["seed"]: r["test_accuracy"] for r in mine} for arm, mine in _by_arm(rows).items()
@@ -82,13 +84,22 @@ def compare_pairs(rows: Rows, pairs: Mapping[str, tuple[str, str]]) -> list[dict
     ]
 
 
-def arm_cells(summary: Mapping[str, Any], against: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Return an arm's cells for a printed table: arm, mean ± sd, difference, interval, p, epoch time."""
+def arm_cells(
+    summary: Mapping[str, Any], against: Mapping[str, Any] | None, seeds: int
+) -> tuple[str, ...]:
+    """Return an arm's cells for a printed table: arm, mean ± sd, difference, interval, p, epoch time.
+
+    Args:
+        summary: of `summaries`.
+        against: of `comparisons`; None for the baseline.
+        seeds: how many the arm should have; with fewer runs the mean says of how many it is.
+    """
     spread = "" if summary["sd"] is None else f" ± {100 * summary['sd']:.2f}"
+    few = f" ({summary['n']} of {seeds} seeds)" if summary["n"] < seeds else ""
     time = summary["time_over_baseline"]
     return (
         summary["arm"],
-        f"{100 * summary['mean']:.2f}{spread} %",
+        f"{100 * summary['mean']:.2f}{spread} %{few}",
         *difference_cells(against),
         "–" if time is None else f"{time:.2f} ×",
     )

@@ -272,8 +272,9 @@ def print_comparison(result: Mapping[str, Any]) -> None:
         ]
         print_table("RAF, chosen on validation images", ("RAF", "accuracy", "loss"), rows)
     against = {c["arm"]: c for c in result["comparisons"]}
-    arms = [arm_cells(arm, against.get(arm["arm"])) for arm in result["arms"]]
-    title = f"Test accuracy, {len(result['seeds'])} paired seeds, {result['epochs']} epochs, RAF {result['raf']}"
+    seeds = len(result["seeds"])
+    arms = [arm_cells(arm, against.get(arm["arm"]), seeds) for arm in result["arms"]]
+    title = f"Test accuracy, {seeds} paired seeds, {result['epochs']} epochs, RAF {result['raf']}"
     print_table(
         title, ("arm", "mean ± sd", "− baseline", "95 % interval", "p (Holm)", "epoch time"), arms
     )

@@ -2,20 +2,23 @@
 
 Each group (a model on a data set) goes through four waves: its oracle; baseline and FMCE-Net++ at every
 RAF; the controls at the RAF that validation images picked; test images, read once. Groups do not wait
-for each other.
+for each other. A group with a failed candidate picks nothing, unless told to leave it out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fmce.commands.arms import best_on_validation, check_is_that_arm
+from fmce.commands.arms import check_is_that_arm
 from fmce.commands.sweep_grid import ORACLE, Group, SweepRun, make_groups
+from fmce.commands.sweep_pick import pick
 from fmce.commands.sweep_results import (
     Table,
+    oracle_is_ready,
     print_sweep,
     sweep_result,
+    unread_folders,
     write_comparisons,
     write_rows,
 )
@@ -28,9 +31,9 @@ from fmce.commands.sweep_tasks import (
     train_sweep_arm,
 )
 from fmce.configs import defaults_of, to_yaml
-from fmce.engine.files import read_json, write_json
+from fmce.engine.files import write_json
 from fmce.engine.progress import Progress
-from fmce.engine.runlog import mark_done, open_for_writing, read_done, read_metrics
+from fmce.engine.runlog import mark_done, open_for_writing, read_done
 from fmce.engine.runtime import cores, make_runtime
 from fmce.engine.workers import Finished, LocalWorkers, Workers
 from fmce.run_folder import Run, open_run
@@ -53,6 +56,7 @@ def sweep(
     *,
     workers: Workers | None = None,
     retries: int = 1,
+    leave_out_failed: bool = False,
     device: str = "auto",
     precision: str = "float32",
     table: Table = "csv",
@@ -65,6 +69,8 @@ def sweep(
         out: folder of the sweep; each training is a run folder in it, none is repeated.
         workers: where trainings run; by default as many at a time on this machine as it has cores, one on a GPU.
         retries: how often a training that failed is tried again before it is reported.
+        leave_out_failed: pick RAF among the candidates that are whole; else a group where one failed has
+            no pick yet, and the next call tries it again.
         device: of every training.
         precision: of forward passes.
         table: form of the table of rows, csv or parquet.
@@ -84,7 +90,8 @@ def sweep(
     pool = workers or make_workers("local", out, None, device)
     with open_for_writing(out, to_yaml(config), defaults=defaults_of(SweepConfig)):
         with pool, _progress(groups, quiet) as progress:
-            _run_all(groups, pool, place, retries, progress)
+            waves = {group.name: _waves(group, place, leave_out_failed) for group in groups}
+            _run_all(waves, pool, retries, progress)
         result = sweep_result(groups, out)
         path = write_rows(result["rows"], out, table)
         write_json(out / "sweep.json", result)
@@ -143,10 +150,9 @@ def _progress(groups: Sequence[Group], quiet: bool) -> Progress:
 
 
 def _run_all(
-    groups: Sequence[Group], workers: Workers, place: Place, retries: int, progress: Progress
+    waves: Mapping[str, Iterator[list[Task]]], workers: Workers, retries: int, progress: Progress
 ) -> None:
     """Take each group through its waves; a group's next wave begins when all of its last ended."""
-    waves = {group.name: _waves(group, place) for group in groups}
     open_tasks: dict[str, tuple[str, Task, int]] = {}
 
     def begin_next(group: str) -> None:
@@ -182,7 +188,7 @@ def _note_end(task: Task, ended: Finished, attempt: int, progress: Progress) -> 
     )
 
 
-def _waves(group: Group, place: Place) -> Iterator[list[Task]]:
+def _waves(group: Group, place: Place, leave_out_failed: bool) -> Iterator[list[Task]]:
     """Yield the tasks of a group that are not done, those that may run side by side together."""
     if not group.given_oracle:
         yield _oracle_task(group, place)
@@ -190,15 +196,10 @@ def _waves(group: Group, place: Place) -> Iterator[list[Task]]:
         return
     oracle = open_run(group.oracle_folder)
     yield _arm_tasks(group, [*group.baselines, *group.candidates], oracle, None, place)
-    picked = pick(group)
+    picked = pick(group, leave_out_failed=leave_out_failed)
     if picked is not None:
         yield _arm_tasks(group, group.controls, oracle, picked, place)
         yield _test_task(group, place)
-
-
-def oracle_is_ready(group: Group) -> bool:
-    """Return whether the group's oracle has every FMCE-Net that its arms need."""
-    return all(read_done(folder) is not None for folder in group.net_folders)
 
 
 def _oracle_task(group: Group, place: Place) -> list[Task]:
@@ -228,51 +229,7 @@ def _arm_tasks(
 
 def _test_task(group: Group, place: Place) -> list[Task]:
     """Return one task for all of a group's finished trainings whose test accuracy was not read yet."""
-    finished = {folder: read_done(folder) for folder in map(group.folder_of, group.runs)}
-    unread = [f for f, done in finished.items() if done is not None and "test_accuracy" not in done]
-    if group.given_oracle:
-        unread = [folder for folder in unread if folder != group.oracle_folder]
+    unread = unread_folders(group)
     if not unread:
         return []
     return [Task(f"{group.name}/test images", group.folder, read_test, (unread, place.device))]
-
-
-def pick(group: Group) -> SweepRun | None:
-    """Return the RAF and variant of highest mean validation accuracy over the seeds; the choice is final.
-
-    A candidate with a failed training is left out, and the file `pick.json` says so. It stays picked
-    once it was: test images are read after it, and must not be read twice to choose again.
-
-    Returns:
-        The candidate (with the first seed), or None where no candidate has all its trainings.
-    """
-    file = group.folder / "pick.json"
-    if not file.exists():
-        rows = [
-            _validation_row(group, c) for c in group.candidates if c.seed == group.config.seeds[0]
-        ]
-        whole = [row for row in rows if "validation_accuracy" in row]
-        if not whole:
-            return None
-        best = best_on_validation(whole)
-        choice = {"raf": best["raf"], "variant": best["variant"], "candidates": rows}
-        write_json(file, choice)
-    picked = read_json(file)
-    return next(
-        c
-        for c in group.candidates
-        if (c.raf, list(c.variant)) == (picked["raf"], picked["variant"])
-    )
-
-
-def _validation_row(group: Group, candidate: SweepRun) -> dict[str, Any]:
-    """Return a candidate's mean validation accuracy and loss over the seeds, or which seeds failed."""
-    row: dict[str, Any] = {"raf": candidate.raf, "variant": list(candidate.variant)}
-    runs = [r for r in group.candidates if r.label == candidate.label]
-    failed = [run.seed for run in runs if read_done(group.folder_of(run)) is None]
-    if failed:
-        return row | {"left_out": f"training failed at seeds {failed}"}
-    last = [read_metrics(group.folder_of(run))[-1] for run in runs]
-    for name in ("validation_accuracy", "validation_loss"):
-        row[name] = sum(line[name] for line in last) / len(last)
-    return row

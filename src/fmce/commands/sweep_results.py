@@ -16,8 +16,9 @@ from fmce.commands.arm_statistics import (
 from fmce.commands.arms import BASELINE, TREATMENT
 from fmce.commands.show import number, percent, print_table
 from fmce.commands.sweep_grid import ORACLE, Group, SweepRun
+from fmce.commands.sweep_pick import candidate_label, candidate_rows, left_out, read_pick
 from fmce.commands.sweep_tasks import read_state
-from fmce.engine.files import read_json, write_json
+from fmce.engine.files import write_json
 from fmce.engine.runlog import read_done, read_metrics
 
 Table = Literal["csv", "parquet"]
@@ -57,20 +58,13 @@ def group_rows(group: Group, out: Path) -> list[dict[str, Any]]:
     return [about | _row(group, run, picked, out) for run in group.runs]
 
 
-def read_pick(group: Group) -> dict[str, Any] | None:
-    """Return the contents of `pick.json`; None before the pick."""
-    file = group.folder / "pick.json"
-    return dict(read_json(file)) if file.exists() else None
-
-
 def _row(
     group: Group, run: SweepRun, picked: Mapping[str, Any] | None, out: Path
 ) -> dict[str, Any]:
-    folder = group.folder_of(run)
+    folder, status = group.folder_of(run), run_status(group, run)
     lines, done = read_metrics(folder), read_done(folder)
     last = lines[-1] if done is not None and lines else {}
     raf, variant = _raf_and_variant(run, picked)
-    state = read_state(folder)
     return {
         "arm": run.arm,
         "raf": raf,
@@ -82,8 +76,8 @@ def _row(
         "test_accuracy": (done or {}).get("test_accuracy"),
         "test_loss": (done or {}).get("test_loss"),
         "seconds": sum(line["time_seconds"] for line in lines) if lines else None,
-        "status": run_status(group, run),
-        "error": state.get("error", "") if state.get("state") == "failed" else "",
+        "status": status,
+        "error": read_state(folder)["error"] if status == "failed" else "",
         "folder": _relative(folder, out),
     }
 
@@ -100,16 +94,30 @@ def _raf_and_variant(run: SweepRun, picked: Mapping[str, Any] | None) -> tuple[f
 
 
 def run_status(group: Group, run: SweepRun) -> str:
-    """Return done, trained (test images unread), failed, running (or stopped meanwhile) or waiting."""
+    """Return done, trained (test images unread), failed, running (or stopped meanwhile) or waiting.
+
+    What is finished counts as that, whatever was noted before: a kill may fall between the two.
+    """
     folder = group.folder_of(run)
-    done, state = read_done(folder), read_state(folder).get("state")
+    done = read_done(folder)
     if run.arm == ORACLE and group.given_oracle is not None:
         return "done"
-    if state in ("failed", "running"):
-        return str(state)
-    if done is None:
-        return "waiting"
-    return "done" if "test_accuracy" in done else "trained"
+    if done is not None and (run.arm != ORACLE or oracle_is_ready(group)):
+        return "done" if "test_accuracy" in done else "trained"
+    state = read_state(folder).get("state")
+    return str(state) if state in ("failed", "running") else "waiting"
+
+
+def oracle_is_ready(group: Group) -> bool:
+    """Return whether the group's oracle has every FMCE-Net that its arms need."""
+    return all(read_done(folder) is not None for folder in group.net_folders)
+
+
+def unread_folders(group: Group) -> list[Path]:
+    """Return the folders of a group's finished trainings whose test accuracy was not read yet."""
+    runs = [run for run in group.runs if run.arm != ORACLE or group.given_oracle is None]
+    finished = {folder: read_done(folder) for folder in map(group.folder_of, runs)}
+    return [f for f, done in finished.items() if done is not None and "test_accuracy" not in done]
 
 
 def _relative(folder: Path, out: Path) -> str:
@@ -119,10 +127,15 @@ def _relative(folder: Path, out: Path) -> str:
 
 def _failures(group: Group) -> dict[str, str]:
     """Return the error of each task that is left failed, that of reading test images included."""
-    folders = {f"{group.name}/{run.name}": group.folder_of(run) for run in group.runs}
-    folders[f"{group.name}/test images"] = group.folder
-    states = {name: read_state(folder) for name, folder in folders.items()}
-    return {n: str(s["error"]) for n, s in states.items() if s.get("state") == "failed"}
+    failed = {
+        f"{group.name}/{run.name}": read_state(group.folder_of(run))["error"]
+        for run in group.runs
+        if run_status(group, run) == "failed"
+    }
+    state = read_state(group.folder)
+    if state.get("state") == "failed" and unread_folders(group):
+        failed[f"{group.name}/test images"] = state["error"]
+    return failed
 
 
 def _group_result(group: Group, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -139,7 +152,7 @@ def _group_result(group: Group, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
         if run.arm != ORACLE and row["test_accuracy"] is not None
     ]
     chosen = read_pick(group)
-    label = None if chosen is None else _label(chosen)
+    label = None if chosen is None else candidate_label(chosen)
     controls = {} if label is None else {str(c): (str(c), label) for c in group.config.controls}
     return {
         "group": group.name,
@@ -152,15 +165,12 @@ def _group_result(group: Group, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
         "seeds": list(group.config.seeds),
         "pick": chosen,
         "picked": label,
+        "left_out": left_out(candidate_rows(group) if chosen is None else chosen["candidates"]),
         "rows": read,
         "arms": summaries(read),
         "comparisons": comparisons(read),
         "over_controls": compare_pairs(read, controls),
     }
-
-
-def _label(chosen: Mapping[str, Any]) -> str:
-    return SweepRun(TREATMENT, 0, chosen["raf"], tuple(chosen["variant"])).label
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], out: Path, table: Table) -> Path:
@@ -240,11 +250,15 @@ def _print_group(group: Mapping[str, Any]) -> None:
         f"{group['group']}: test accuracy after {group['epochs']} epochs, seeds {group['seeds']}"
     )
     header = ("arm", "mean ± sd", "− baseline", "95 % interval", "p (Holm)", "epoch time")
-    rows = [arm_cells(arm, against.get(arm["arm"])) for arm in group["arms"]]
+    seeds = len(group["seeds"])
+    rows = [arm_cells(arm, against.get(arm["arm"]), seeds) for arm in group["arms"]]
     if rows:
         print_table(title, header, rows)
     if group["picked"] is None:
-        print("no RAF was picked: no candidate has all its trainings")
+        print(
+            f"no RAF was picked, for want of {'; '.join(group['left_out'])}; the same command tries again, and "
+            "--leave-out-failed picks, for good, among the candidates that are whole"
+        )
         return
     print_table(
         "Candidates on validation images, mean over seeds",
@@ -262,7 +276,7 @@ def _print_group(group: Mapping[str, Any]) -> None:
 
 
 def _candidate_cells(row: Mapping[str, Any], picked: str) -> tuple[str, str, str]:
-    name = _label(row)
+    name = candidate_label(row)
     mark = f"{name} (picked)" if name == picked else name
     if "left_out" in row:
         return mark, "left out", str(row["left_out"])

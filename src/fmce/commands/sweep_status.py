@@ -7,7 +7,8 @@ from typing import Any
 
 from fmce.commands.show import percent, print_table
 from fmce.commands.sweep_grid import ORACLE, Group, SweepRun, make_groups
-from fmce.commands.sweep_results import read_pick, run_status
+from fmce.commands.sweep_pick import candidate_rows, left_out, read_pick
+from fmce.commands.sweep_results import run_status, unread_folders
 from fmce.commands.sweep_tasks import read_state
 from fmce.configs import from_yaml
 from fmce.engine.runlog import read_done, read_metrics
@@ -88,15 +89,25 @@ def _note(folder: Path, status: str) -> str:
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:
-    """Say what was picked in each group, and which test images could not be read."""
+    """Say what was picked in each group, what was left out of that, and which test images could not be read."""
     notes = []
     for group in groups:
         picked = read_pick(group)
         if picked is not None:
             variant = " ".join(picked["variant"])
             notes.append(f"{group.name}: RAF {picked['raf']} picked {variant}".rstrip())
+            notes += [
+                f"{group.name}: {candidate} was left out of the pick"
+                for candidate in left_out(picked["candidates"])
+            ]
+        elif any(run_status(group, run) == "failed" for run in group.candidates):
+            wanting = "; ".join(left_out(candidate_rows(group)))
+            notes.append(
+                f"{group.name}: no RAF is picked, for want of {wanting}; the same command tries again, and "
+                "--leave-out-failed picks among the others"
+            )
         state = read_state(group.folder)
-        if state.get("state") == "failed":
+        if state.get("state") == "failed" and unread_folders(group):
             notes.append(f"{group.name}: reading test images failed: {state['error']}")
     return notes
 

@@ -160,10 +160,10 @@ def holm(p_values: ArrayLike) -> FloatArray:
     which is valid whatever the dependence between the comparisons.
 
     Args:
-        p_values: (m,) p-values in [0, 1]; NaN marks a comparison that was not made.
+        p_values: (m,) p-values in [0, 1]; NaN marks a comparison that was made but shows no spread.
 
     Returns:
-        (m,) adjusted p-values in the order given; NaN stays NaN and does not count into m.
+        (m,) adjusted p-values in the order given; NaN stays NaN and counts into m as p = 1.
 
     Raises:
         ValueError: If a p-value is outside [0, 1] or the array is not one-dimensional.
@@ -172,18 +172,15 @@ def holm(p_values: ArrayLike) -> FloatArray:
         >>> holm([0.01, 0.04, 0.03]).tolist()
         [0.03, 0.06, 0.06]
     """
-    values = np.asarray(p_values, dtype=np.float64)
-    made = ~np.isnan(values)
-    if values.ndim != 1 or np.any((values[made] < 0) | (values[made] > 1)):
-        raise ValueError(f"expected a list of p-values in [0, 1], got {values.tolist()}")
-    order = np.argsort(values[made], kind="stable")
+    given = np.asarray(p_values, dtype=np.float64)
+    values = np.where(np.isnan(given), 1.0, given)
+    if values.ndim != 1 or np.any((values < 0) | (values > 1)):
+        raise ValueError(f"expected a list of p-values in [0, 1], got {given.tolist()}")
+    order = np.argsort(values, kind="stable")
     factors = np.arange(len(order), 0, -1)
-    stepped = np.minimum(1.0, np.maximum.accumulate(factors * values[made][order]))
     adjusted = np.empty(len(order))
-    adjusted[order] = stepped
-    result = np.full(values.shape, np.nan)
-    result[made] = adjusted
-    return result
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * values[order]))
+    return np.where(np.isnan(given), np.nan, adjusted)
 
 
 def _checked(name: str, values: ArrayLike) -> FloatArray:
