@@ -1,5 +1,6 @@
 """`fmce frames`: shards of real clips, the same after kills; damaged videos named, a rate kept."""
 
+import io
 import json
 import os
 import shutil
@@ -9,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fmce.commands.frames import frames
 from fmce.data.pack import pack_video
-from fmce.data.shards import open_shards
+from fmce.data.shards import ShardReader, open_shards
 from fmce.data.video import FrameSettings
 
 pytest.importorskip("av")
@@ -92,6 +95,55 @@ def test_a_damaged_video_is_named_and_leaves_no_shard_behind(tmp_path):
     pack_video(videos / "cut.mp4", tmp_path, SETTINGS)
     assert "cut.mp4" in json.loads((tmp_path / ".videos" / "cut.json").read_text())["damaged"]
     assert not list(tmp_path.glob("*.tar"))
+
+
+def make_plain(path, level, num_frames):
+    """Write a video of one grey level."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(num_frames):
+            grey = np.full((48, 64, 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey)))
+        container.mux(stream.encode())
+
+
+def levels(folder):
+    """Return each shard's grey level."""
+    opened = open_shards(str(folder))
+    reader = ShardReader(opened)
+    stored = [reader.fetch(shard, 0)[0] for shard in opened.shards]
+    return [round(float(np.asarray(Image.open(io.BytesIO(raw))).mean()), -1) for raw in stored]
+
+
+def test_shards_that_a_killed_call_made_of_another_video_are_made_again(tmp_path):
+    video, out = tmp_path / "a.mp4", tmp_path / "out"
+    settings = FrameSettings(every=1, shard_frames=10)
+    make_plain(video, 20, 40)
+    make_plain(tmp_path / "a-0001.mp4", 100, 10)
+    videos = [video, tmp_path / "a-0001.mp4"]
+    frames(videos, out, settings, workers=1, quiet=True)
+    assert levels(out) == [20, 100, 20, 20, 20]  # "a-0001-0000" is before "a-0001"
+    # As a kill leaves it: no record, the last shard not written; then the video is another.
+    (out / ".videos" / "a.json").unlink()
+    (out / "a-0003.tar").unlink()
+    other = (out / "a-0001-0000.tar").stat().st_mtime_ns
+    make_plain(video, 230, 20)
+    frames(videos, out, settings, workers=1, quiet=True)
+    assert levels(out) == [230, 100, 230]
+    assert not (out / "a-0002.tar").exists()
+    assert (out / "a-0001-0000.tar").stat().st_mtime_ns == other  # of a video of a like name
+
+
+def test_another_video_of_the_same_size_is_refused(tmp_path):
+    video, out = tmp_path / "a.mp4", tmp_path / "out"
+    make_plain(video, 20, 10)
+    frames([video], out, workers=1, quiet=True)
+    raw = video.read_bytes()
+    video.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(ValueError, match="made from another video"):
+        frames([video], out, workers=1, quiet=True)
 
 
 def test_damaged_videos_beyond_the_rate_are_an_error_that_names_them(tmp_path):

@@ -1,6 +1,8 @@
 """Which frames of a video are kept, under which keys, and what counts as damaged; videos made here."""
 
 import io
+import struct
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -59,6 +61,98 @@ def test_a_video_cut_short_is_damaged(tmp_path):
     assert len(list(decode_video(path, 1))) == 40
     with pytest.raises(DamagedVideoError, match=r"a\.avi"):
         list(decode_video(cut(path, 0.5), 1))
+
+
+def make_noise(path, codec, times):
+    """Write a video of noise, whose frames are shown at the given times in milliseconds."""
+    draw = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=1000)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.gop_size = 12
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(draw.integers(0, 256, (48, 64, 3), np.uint8))
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+STEADY = range(0, 4000, 40)
+MATROSKA = [("a.mkv", "mpeg4"), ("a.webm", "libvpx")]
+
+
+@pytest.mark.parametrize(("name", "codec"), MATROSKA)
+def test_a_matroska_video_cut_short_is_damaged_though_it_tells_no_number(tmp_path, name, codec):
+    path = make_noise(tmp_path / name, codec, STEADY)
+    assert len(list(decode_video(path, 1))) == 100
+    with pytest.raises(DamagedVideoError, match=rf"{name} ends after [23]\.\d of 4\.\d s"):
+        list(decode_video(cut(path, 0.7), 1))
+
+
+@pytest.mark.parametrize(("name", "codec"), MATROSKA)
+def test_a_matroska_video_with_a_hole_is_damaged(tmp_path, name, codec):
+    path = make_noise(tmp_path / name, codec, STEADY)
+    raw = bytearray(path.read_bytes())
+    middle, hole = len(raw) // 2, len(raw) // 10
+    raw[middle : middle + hole] = bytes(hole)
+    path.write_bytes(raw)
+    with pytest.raises(DamagedVideoError, match=r"no frames for 0\.\d s after frame|is corrupt"):
+        list(decode_video(path, 1))
+
+
+def test_a_gap_in_an_undamaged_file_is_told_with_its_place(tmp_path):
+    times = [*range(0, 2000, 40), *range(3000, 5000, 40)]
+    path = make_noise(tmp_path / "a.mkv", "mpeg4", times)
+    with pytest.raises(DamagedVideoError, match=r"no frames for 1\.0 s after frame 49, at 2\.0 s"):
+        list(decode_video(path, 1))
+
+
+def test_a_changing_rate_is_no_damage(tmp_path):
+    times = [*range(0, 1000, 20), *range(1000, 3000, 100), 3150, 3300]  # 50, 10 and 7 a second
+    path = make_noise(tmp_path / "a.mkv", "mpeg4", times)
+    assert len(list(decode_video(path, 1))) == 72
+
+
+# What the header's matrix does to x and y, and where the stored picture's left edge is then shown.
+TURNS = {
+    (0, 1, -1, 0): "top",  # a quarter clockwise
+    (0, -1, 1, 0): "bottom",
+    (-1, 0, 0, -1): "right",
+}
+
+
+@pytest.mark.parametrize("matrix", TURNS)
+@pytest.mark.parametrize("height", [None, 24])
+def test_a_turned_video_is_stored_upright(tmp_path, matrix, height):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        picture = np.zeros((48, 64, 3), np.uint8)
+        picture[:, :32] = 255
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+    raw = bytearray(path.read_bytes())
+    place = raw.find(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version 0's dates, layer and volume before it
+    a, b, c, d = matrix
+    fields = [value * 2**16 for value in (a, b, 0, c, d, 0, 0, 0, 0)]
+    raw[place : place + 36] = struct.pack(">9i", *fields[:8], 2**30)
+    path.write_bytes(raw)
+    ((_, frame),) = decode_video(path, 1)
+    shown = Image.open(io.BytesIO(to_jpeg(frame, height, 90)))
+    across, down = (64, 48) if a else (48, 64)
+    scale = 1 if height is None else height / down
+    assert shown.size == (round(across * scale / 2) * 2, round(down * scale))
+    levels = np.asarray(shown.convert("L"), float)
+    third = {axis: size // 3 for axis, size in enumerate(levels.shape)}
+    edges = {
+        "top": levels[: third[0]],
+        "bottom": levels[-third[0] :],
+        "left": levels[:, : third[1]],
+        "right": levels[:, -third[1] :],
+    }
+    assert max(edges, key=lambda name: edges[name].mean()) == TURNS[matrix]
 
 
 @pytest.mark.parametrize("content", [b"", b"no video"])

@@ -13,7 +13,7 @@ from typing import Any
 from fmce.configs import to_yaml
 from fmce.data.frames import is_excluded_name
 from fmce.data.image_files import first_names, read_stems
-from fmce.data.pack import pack_video, read_record, record_names
+from fmce.data.pack import fingerprint, pack_video, read_record, record_names
 from fmce.data.shards import Shard, write_index
 from fmce.data.video import FrameSettings, list_videos
 from fmce.engine.jobs import run_jobs
@@ -73,11 +73,13 @@ def _is_packed(out: Path, prefix: str, video: Path) -> bool:
     record = read_record(out, prefix)
     if record is None or "damaged" in record:
         return False
-    size = video.stat().st_size
-    if record["bytes"] != size:
+    source = fingerprint(video)
+    # Folders of earlier versions know the size alone.
+    made_from = {name: record[name] for name in source if name in record}
+    if not made_from.items() <= source.items():
         raise ValueError(
-            f"{video} has {size} bytes, its shards in {out} were made from {record['bytes']}; rename it, "
-            "choose another folder, or delete its shards and its record"
+            f"{video} has {source['bytes']} bytes, its shards in {out} were made from another video of "
+            f"{record['bytes']}; rename it, choose another folder, or delete its shards and its record"
         )
     return True
 

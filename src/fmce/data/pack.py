@@ -1,8 +1,10 @@
 """One video to its shards, in a process of its own; a kill costs at most the shard being written."""
 
+import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,12 +25,15 @@ if TYPE_CHECKING:
 
 # One small file a video says that its shards are whole; hidden, since readers need the index only.
 RECORDS = ".videos"
+# Bytes at each end of a video that tell it from others.
+_END = 2**16
 
 
 def pack_video(video: Path, out: Path, settings: FrameSettings, threads: int = 1) -> None:
-    """Write the shards of a video and then its record; finished shards are left as they are.
+    """Write the shards of a video and then its record; its own finished shards are left as they are.
 
-    A damaged video gets a record that says so, and no shards.
+    A damaged video gets a record that says so, and no shards. Shards that a killed call made from
+    another video of this name are made again.
 
     Args:
         video: The file.
@@ -37,20 +42,55 @@ def pack_video(video: Path, out: Path, settings: FrameSettings, threads: int = 1
         threads: Of the decoder.
     """
     prefix = frame_prefix(video.name)
-    made: list[Path] = []
     try:
-        shards = list(_shards(video, prefix, out, settings, threads, made))
+        source = fingerprint(video)
+        _keep_shards_of(source, out, prefix)
+        shards = list(_shards(video, prefix, out, settings, threads))
     except DamagedVideoError as error:
-        for path in made:
-            path.unlink(missing_ok=True)
+        _delete_shards(out, prefix)
         _write_record(out, prefix, {"video": video.name, "damaged": str(error)})
         return
-    about = {"video": video.name, "bytes": video.stat().st_size}
+    about = {"video": video.name, **source}
     _write_record(out, prefix, about | {"shards": [asdict(shard) for shard in shards]})
 
 
+def fingerprint(video: Path) -> dict[str, Any]:
+    """Return what tells a video from another of its name: its size, and a hash of its two ends.
+
+    Videos that differ at all do so there, in their index; reading all of them would take hours.
+
+    Raises:
+        DamagedVideoError: The file cannot be read.
+    """
+    try:
+        size = video.stat().st_size
+        with open(video, "rb") as file:
+            digest = hashlib.sha256(file.read(_END))
+            file.seek(max(0, size - _END))
+            digest.update(file.read(_END))
+    except OSError as error:
+        raise DamagedVideoError(f"{video} cannot be read: {error.strerror}") from error
+    return {"bytes": size, "ends": digest.hexdigest()}
+
+
+def _keep_shards_of(source: Mapping[str, Any], out: Path, prefix: str) -> None:
+    """Delete shards that were begun from another source, and note this one before its first."""
+    begun = out / RECORDS / f".{prefix}.source"
+    if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) == source:
+        return
+    _delete_shards(out, prefix)
+    _write_json(begun, source)
+
+
+def _delete_shards(out: Path, prefix: str) -> None:
+    own = re.compile(rf"{re.escape(prefix)}-\d{{4,}}\.tar")  # not those of a video "PREFIX-0001"
+    for path in out.glob("*.tar"):
+        if own.fullmatch(path.name):
+            path.unlink()
+
+
 def _shards(
-    video: Path, prefix: str, out: Path, settings: FrameSettings, threads: int, made: list[Path]
+    video: Path, prefix: str, out: Path, settings: FrameSettings, threads: int
 ) -> Iterator[Shard]:
     frames = decode_video(video, settings.every, threads=threads)
     for number in itertools.count():
@@ -59,7 +99,6 @@ def _shards(
             return
         whole = itertools.chain(part, itertools.islice(frames, settings.shard_frames - 1))
         path = out / f"{prefix}-{number:04d}.tar"
-        made.append(path)
         if path.exists():
             for _ in whole:  # decoded all the same: later frames depend on earlier ones
                 pass
@@ -90,11 +129,14 @@ def record_names(out: Path) -> list[str]:
 
 
 def _write_record(out: Path, prefix: str, record: Mapping[str, Any]) -> None:
-    folder = out / RECORDS
-    folder.mkdir(exist_ok=True)
-    beside = folder / f".{prefix}.tmp"
+    _write_json(out / RECORDS / f"{prefix}.json", record)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
     with open(beside, "w", encoding="utf-8") as file:
-        json.dump(record, file)
+        json.dump(values, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(beside, folder / f"{prefix}.json")
+    os.replace(beside, path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from fmce.data.frames import is_excluded_name
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 # Headers may promise a frame or two more than there are; a file that was cut lacks far more.
 _PROMISED_SHARE = 0.95
+# A gap between two frames that is a hole: this many times the steps that 95 % do not exceed (rates
+# vary), and no shorter than a camera's hiccup in seconds.
+_HOLE_STEPS = 5
+_LEAST_HOLE = 0.2
 # JPEG's subsampling of colour by two in both directions, which video frames have anyway.
 _SUBSAMPLING = 2
 
@@ -136,11 +141,12 @@ def decode_video(path: Path, every: int, *, threads: int = 1) -> Iterator[tuple[
 
     Raises:
         DamagedVideoError: The video does not open, has no video stream, holds a corrupt frame, or
-            ends before its header says.
+            ends before its header says; without a number of frames there (Matroska, WebM), its
+            frames' times end early or have a hole.
         ModuleNotFoundError: PyAV is not installed.
     """
     av = _pyav()
-    decoded = 0
+    times: list[float | None] = []
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -149,31 +155,61 @@ def decode_video(path: Path, every: int, *, threads: int = 1) -> Iterator[tuple[
             stream.codec_context.thread_count = threads
             for frame in container.decode(stream):
                 if frame.is_corrupt:
-                    raise DamagedVideoError(f"{path}: frame {decoded} is corrupt")
-                if decoded % every == 0:
-                    yield decoded, frame
-                decoded += 1
-            promised = stream.frames
+                    raise DamagedVideoError(f"{path}: frame {len(times)} is corrupt")
+                if len(times) % every == 0:
+                    yield len(times), frame
+                times.append(frame.time)
+            promised, seconds = stream.frames, _seconds(container, stream)
     except av.error.FFmpegError as error:
-        raise DamagedVideoError(f"{path}: {error.strerror} after {decoded} frames") from error
-    if decoded == 0 or decoded < _PROMISED_SHARE * promised:
-        raise DamagedVideoError(f"{path} ends after {decoded} of {promised} frames")
+        raise DamagedVideoError(f"{path}: {error.strerror} after {len(times)} frames") from error
+    if not times or len(times) < _PROMISED_SHARE * promised:
+        raise DamagedVideoError(f"{path} ends after {len(times)} of {promised} frames")
+    if not promised:
+        _expect_no_hole(path, [time for time in times if time is not None], seconds)
+
+
+def _seconds(container: Any, stream: Any) -> float | None:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return container.duration / 1e6 if container.duration else None
+
+
+def _expect_no_hole(path: Path, times: Sequence[float], seconds: float | None) -> None:
+    """Hold the frames' times, ascending, against the video's duration and against one another."""
+    if len(times) < 2:
+        return
+    steps = np.diff(times)
+    usual = float(np.quantile(steps, 0.95))
+    covered = times[-1] - times[0] + float(np.median(steps))
+    if seconds is not None and covered < _PROMISED_SHARE * seconds:
+        raise DamagedVideoError(f"{path} ends after {covered:.1f} of {seconds:.1f} s")
+    hole = int(steps.argmax())
+    if steps[hole] > max(_LEAST_HOLE, _HOLE_STEPS * usual):
+        raise DamagedVideoError(
+            f"{path} has no frames for {steps[hole]:.1f} s after frame {hole}, at {times[hole]:.1f} s"
+        )
 
 
 def to_jpeg(frame: "VideoFrame", height: int | None, quality: int) -> bytes:
-    """Encode a frame as JPEG.
+    """Encode a frame as JPEG, upright: turned as the video says that it is to be shown.
 
     Args:
         frame: As `decode_video` yields it.
-        height: Largest height in pixels; None keeps the frame's own.
+        height: Largest height in pixels of the upright frame; None keeps its own.
         quality: 1 … 100.
     """
-    if height is not None and frame.height > height:
-        # Even sides, which subsampled colours want.
-        width = max(2, round(frame.width * height / frame.height / 2) * 2)
-        frame = frame.reformat(width=width, height=height, interpolation="AREA")
+    turn = frame.rotation  # degrees counter-clockwise
+    sideways = turn % 180 == 90
+    upright = (frame.height, frame.width) if sideways else (frame.width, frame.height)
+    if height is not None and upright[1] > height:
+        # An even side, which subsampled colours want.
+        size = (max(2, round(upright[0] * height / upright[1] / 2) * 2), height)
+        width, high = reversed(size) if sideways else size
+        frame = frame.reformat(width=width, height=high, interpolation="AREA")
     stored = io.BytesIO()
     image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
+    if turn:
+        image = image.rotate(turn, expand=True)
     image.save(stored, "JPEG", quality=quality, subsampling=_SUBSAMPLING)
     return stored.getvalue()
 
