@@ -288,6 +288,12 @@ def test_a_class_name_given_twice_is_refused():
         PoolConfig(class_names=("car", "car"))
 
 
+@pytest.mark.parametrize(("task", "name"), [("detect", "yolo"), ("segment", "folder")])
+def test_folders_beside_built_in_scenes_name_data_that_take_them(task, name):
+    with pytest.raises(ValueError, match=rf"--set data\.name={name}"):
+        load_matching_data(task, PoolConfig(folders=("frames",)))
+
+
 def test_unknown_detection_data_is_named():
     with pytest.raises(ValueError, match="choose from scenes, bdd100k, kitti, coco, yolo, voc"):
         load_matching_data("detect", PoolConfig(name="camvid"))

@@ -37,7 +37,15 @@ def detection_data(config: PoolConfig) -> MatchingData:
         ValueError: the data set is unknown or incomplete, boxes are wrong, or the images would not
             fit in memory.
     """
-    return _scenes(config) if config.name == "scenes" else _files(config)
+    data = _scenes(config) if config.name == "scenes" else _files(config)
+    for name in ("labelled", "validation"):
+        targets = getattr(data, name).targets
+        if not ((targets[..., 4] >= 0) & (targets[..., 5] == 0)).any():
+            raise ValueError(
+                f"{config.name}: no box to find is left in {len(targets)} {name} images once they are brought to "
+                f"{config.height}×{config.width}; take more of them, or a larger data.height and data.width"
+            )
+    return data
 
 
 def _scenes(config: PoolConfig) -> MatchingData:

@@ -32,6 +32,8 @@ from fmce.matching_pools import (
     with_statistics,
 )
 
+# What `prepare_matching_data` writes into an experiment's folder; the last where frames stay in files.
+PREPARED = ("data.json", "data.safetensors", "unlabelled.json")
 # What pretrained encoders were trained with, on the 0–1 scale.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -60,9 +62,10 @@ def load_matching_data(task: MatchingTask, config: PoolConfig) -> MatchingData:
     """
     made = task == "classify" or config.name == "scenes"
     if made and config.folders:
+        other = "yolo (or bdd100k, kitti, coco, voc)" if task == "detect" else "folder"
         raise ValueError(
             f"data.folders is for labelled images in files; {config.name} has unlabelled images of its own, "
-            "so leave the folders out or name other data: --set data.name=folder"
+            f"so leave the folders out or name other data: --set data.name={other}"
         )
     if task == "classify":
         data = _classification(config)

@@ -233,6 +233,16 @@ def test_function_matching_without_unlabelled_images_is_refused(tmp_path):
         distill(config, tmp_path / "x", quiet=True)
 
 
+def test_held_out_images_that_leave_none_are_told_and_claim_no_folder(tmp_path):
+    images = (
+        "data={labelled: 60, unlabelled: null, held_out: 5000, validation: 40, height: 8, width: 8}"
+    )
+    out = tmp_path / "x"
+    with pytest.raises(ValueError, match=r"data\.held_out=5000 took all \d+ that there are"):
+        distill(with_settings(matching_preset("digits"), [images]), out, quiet=True)
+    assert {path.name for path in out.iterdir()} == {".lock", "versions.json"}
+
+
 def test_classification_runs_the_same_path(tmp_path):
     settings = [
         "data={labelled: 60, unlabelled: 100, held_out: 10, validation: 40, height: 8, width: 8}",

@@ -160,6 +160,87 @@ def test_official_boxes_of_a_folder_are_scored_like_the_validation(experiment, t
     assert [frame["name"] for frame in official] == [f"{i}.png" for i in range(6)]
 
 
+def scalabel(path, *names, category="car"):
+    box = {"x1": 1, "y1": 1, "x2": 9, "y2": 9}
+    frames = [{"name": name, "labels": [{"category": category, "box2d": box}]} for name in names]
+    path.write_text(json.dumps(frames))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two images and a damaged one."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(2):
+        scene = render_scene(number, height=24, width=40)
+        Image.fromarray(scene.image).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def test_labels_that_do_not_fit_are_refused_before_anything_is_predicted(
+    experiment, pictures, tmp_path
+):
+    wrong = (
+        (pictures, "expected a file of labels at .*pictures.*: Is a directory"),
+        (tmp_path / "none.json", "expected a file of labels at .*none.json"),
+        (scalabel(tmp_path / "ufo.json", "0.png", category="ufo"), "unknown class, 0: 'ufo'"),
+        (scalabel(tmp_path / "others.json", "x.png"), "it names x, the images are 0, 1, broken"),
+    )
+    for labels, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            predict(experiment, pictures, tmp_path / "out", labels=labels, quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_without_labels_and_labels_without_images_are_counted_and_told(
+    experiment, pictures, tmp_path, capsys, caplog
+):
+    labels = scalabel(tmp_path / "some.json", "0.png", "7.png", "8.png")
+    result = predict(experiment, pictures, tmp_path / "out", labels=labels)
+    assert (result["images"], len(result["unreadable"])) == (2, 1)
+    assert (result["images_without_labels"], result["labels_without_image"]) == (2, 2)
+    assert result["scores"]["boxes"] == 1
+    said = capsys.readouterr().out
+    assert "2 images have no labels and count as images without objects" in said
+    assert "2 labelled images are not in the folder" in said
+    assert "broken.png cannot be read, it has no boxes" in said
+    assert "it is left out" in caplog.text
+    assert "stands in" not in caplog.text
+
+
+def test_a_student_of_other_levels_is_refused_before_anything_is_written(config, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match=r"over levels of \(15, 6\) .* over \(60, 15\); give both"):
+        distill(with_settings(config, ["student.options.strides=[8, 16]"]), out, quiet=True)
+    assert not out.exists()
+
+
+def test_an_undefined_score_of_the_teacher_is_told(experiment, config, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(experiment, copy)
+    card = copy / "teacher" / "teacher.json"
+    about = json.loads(card.read_text())
+    about["scores"]["ap"] = None
+    card.write_text(json.dumps(about))
+    with pytest.raises(
+        ValueError, match="teacher's ap is undefined: the 6 validation images hold no"
+    ):
+        distill(config, copy, quiet=True)
+
+
+def test_validation_images_whose_boxes_are_cut_away_claim_no_folder(config, tmp_path):
+    save_yolo(tmp_path, "train", range(4))
+    save_yolo(tmp_path, "val", range(4, 6))
+    for path in (tmp_path / "labels" / "val").iterdir():
+        path.write_text("0 0.05 0.5 0.1 0.5\n")  # of 24×40; brought to 24×24, the middle is left
+    files = [f"data={{name: yolo, root: {tmp_path}, width: 24, class_names: [a, b, c]}}"]
+    files += ["data.labelled=2", "data.held_out=0", "data.validation=null"]
+    with pytest.raises(ValueError, match="no box to find is left in 2 validation images"):
+        distill(with_settings(config, files), tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out" / "config.yaml").exists()
+
+
 class OneBox(torch.nn.Module):
     """A detector of one's own that always sees a box at 10, 5 … 20, 15 pixels."""
 

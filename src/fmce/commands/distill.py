@@ -42,7 +42,7 @@ from fmce.engine.ranks import ALONE
 from fmce.engine.runlog import mark_done, open_for_writing, read_done
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.matching_config import Arm, MatchingConfig
-from fmce.matching_data import images_of, prepare_matching_data, read_matching_data
+from fmce.matching_data import PREPARED, images_of, prepare_matching_data, read_matching_data
 from fmce.metrics.detection import TEACHER_SCORE
 from fmce.tasks.detect import DetectTask
 from fmce.tasks.match_teacher import MatchingTask, SegmentTask, matching_step, supervised_step
@@ -83,7 +83,6 @@ def distill(
     ranks.from_first(lambda: check_networks(config))
     with open_for_writing(out, text, defaults=defaults, ranks=ranks):
         data = _prepared(config, out, runtime)
-        _check_pools(config, data)
         make_teacher(config, out, data, runtime, quiet)
         _train_arms(config, out, runtime, jobs, quiet)
         result = ranks.from_first_slowly(lambda: _conclude(config, out, data, runtime))
@@ -117,11 +116,13 @@ def _prepared(config: MatchingConfig, out: Path, runtime: Runtime) -> MatchingDa
 
 def _prepare(config: MatchingConfig, out: Path) -> None:
     try:
-        prepare_matching_data(out, config.task, images_of(config))
+        _check_pools(config, prepare_matching_data(out, config.task, images_of(config)))
     except (ValueError, OSError):
-        # A wrong path claims no folder: the mended command may have the same one.
-        if {path.name for path in out.iterdir()} <= {".lock", "config.yaml", "versions.json"}:
-            (out / "config.yaml").unlink()
+        # Images that nothing can be trained on claim no folder: the mended command may have the same one.
+        made = {"config.yaml", *PREPARED}
+        if {path.name for path in out.iterdir()} <= made | {".lock", "versions.json"}:
+            for name in made:
+                (out / name).unlink(missing_ok=True)
         raise
 
 
@@ -245,6 +246,11 @@ def _step_of(
 
 def _check_pools(config: MatchingConfig, data: MatchingData) -> None:
     if "funmatch" in config.arms and len(data.unlabelled) == 0:
+        if len(data.held_out):
+            raise ValueError(
+                f"the funmatch arm needs unlabelled images, and data.held_out={config.data.held_out} took all "
+                f"{len(data.held_out)} that there are; lower data.held_out, or name more folders (data.folders)"
+            )
         raise ValueError(
             "the funmatch arm needs unlabelled images and there are none; name folders "
             "(data.folders), label fewer images (data.labelled), or leave the arm out"

@@ -20,6 +20,7 @@ from fmce.engine.loop import Batches, EpochResult, StepOutput
 from fmce.engine.resumable import fit_in_folder
 from fmce.engine.runtime import Runtime
 from fmce.engine.seeding import seed_epoch
+from fmce.losses.detection import check_same_places
 from fmce.matching_config import Arm, MatchingConfig, NetConfig, StepsConfig
 from fmce.models.build import build_model, import_function
 from fmce.models.checks import unsafe_in_channels_last
@@ -44,13 +45,19 @@ def check_networks(config: MatchingConfig) -> None:
     """Build both networks once, so that a wrong name is known before anything is read or trained.
 
     Raises:
-        ValueError: a network cannot be built.
+        ValueError: a network cannot be built, or two detectors have other locations.
     """
+    networks = []
     for net in (config.teacher, config.student):
         try:
-            _build(config, replace(net, weights=None), classes=2, auxiliary=True)
+            networks.append(_build(config, replace(net, weights=None), classes=2, auxiliary=True))
         except TypeError as error:
             raise ValueError(f"{net.name} does not take its options: {error}") from error
+    if config.task == "detect":
+        image = torch.zeros(1, 3, config.data.height, config.data.width)
+        with torch.inference_mode():
+            teacher, student = (DetectTask(2, ()).outputs(net.eval(), image) for net in networks)
+        check_same_places(student, teacher)
 
 
 def make_network(

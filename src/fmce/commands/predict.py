@@ -62,7 +62,7 @@ def predict(
         network: "teacher", or the arm of a student.
         seed: of the student; the experiment's first by default.
         masks: masks of the same names with the truth; the predictions are scored against them.
-        labels: for task "detect": Scalabel JSON with the true boxes.
+        labels: for task "detect": Scalabel JSON with the true boxes, checked before anything is predicted.
         runtime: device and precision.
         quiet: print nothing.
 
@@ -71,7 +71,7 @@ def predict(
 
     Raises:
         FileNotFoundError: the experiment or the student is not there.
-        ValueError: the experiment segments nothing, there are no images, or masks do not fit.
+        ValueError: the experiment segments nothing, there are no images, or masks or labels do not fit.
         UnreadableDataError: more than one image in a hundred, and at least five, cannot be read.
     """
     if not (experiment / "distill.json").exists():
@@ -238,7 +238,7 @@ def _write_masks(
     quiet: bool,
 ) -> list[str]:
     """Write every image's mask; return the files that could not be read."""
-    failures = ReadFailures(len(paths))
+    failures = ReadFailures(len(paths), instead="it is left out")
     with Progress("predicting", len(paths), quiet=quiet) as progress, torch.inference_mode():
         for number, path in enumerate(paths):
             try:

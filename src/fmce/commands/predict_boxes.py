@@ -1,6 +1,6 @@
 """`fmce predict` for detection: the boxes of a folder of images as BDD100K's official JSON, scored where labelled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fmce.commands.show import percent, print_table
-from fmce.data.detection_labels import Classes, RawLabels
-from fmce.data.image_files import DAMAGE_ERRORS, ImageArray, ReadFailures, read_rgb, stem_of
+from fmce.data.boxes import ImageBoxes
+from fmce.data.detection_labels import Classes, by_stem
+from fmce.data.image_files import (
+    DAMAGE_ERRORS,
+    ImageArray,
+    ReadFailures,
+    first_names,
+    read_rgb,
+    stem_of,
+)
 from fmce.data.scalabel import BDD100K_BOX_CLASSES, BDD100K_NAMES, read_scalabel, to_scalabel
 from fmce.data.views import Views
 from fmce.engine.files import write_json
@@ -51,8 +59,13 @@ def predict_boxes(
 
     Returns:
         Counts, unreadable files, and scores or None.
+
+    Raises:
+        ValueError: the labels cannot be read or do not fit; no image was predicted then.
+        UnreadableDataError: too many images cannot be read.
     """
-    failures = ReadFailures(len(paths))
+    truth = None if labels is None else read_truth(labels, paths, task.class_names)
+    failures = ReadFailures(len(paths), instead="it is left out")
     names, found = [], []
     with Progress("predicting", len(paths), quiet=quiet) as progress, torch.inference_mode():
         for number, path in enumerate(paths):
@@ -68,13 +81,16 @@ def predict_boxes(
             progress.advance(path.stem)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "predictions_official.json", to_scalabel(names, found, task.class_names))
-    scores = None
-    if labels is not None:
-        scores = score_boxes(names, found, read_scalabel(labels), task.class_names)
-    if not quiet:
-        _print(out, len(names), scores)
     unreadable = [str(paths[i]) for i in failures.failed_items]
-    return {"images": len(names), "unreadable": unreadable, "scores": scores}
+    result: dict[str, Any] = {"images": len(names), "unreadable": unreadable, "scores": None}
+    if truth is not None:
+        stems = {stem_of(path.name) for path in paths}
+        result["images_without_labels"] = len(stems - truth.keys())
+        result["labels_without_image"] = len(truth.keys() - stems)
+        result["scores"] = score_boxes(names, found, truth, task.class_names)
+    if not quiet:
+        _print(out, result)
+    return result
 
 
 def boxes_of_image(
@@ -104,29 +120,76 @@ def boxes_of_image(
     return values | {"boxes": values["boxes"] * back}
 
 
+def read_truth(
+    labels: Path, images: Sequence[Path], class_names: Sequence[str]
+) -> dict[str, ImageBoxes]:
+    """Read the true boxes of images.
+
+    Args:
+        labels: Scalabel JSON.
+        images: files that will be predicted.
+        class_names: of the ids; BDD100K's ten bring its other names along.
+
+    Returns:
+        Boxes by stem, of all images that the file names with labels.
+
+    Raises:
+        ValueError: it cannot be read, has unknown classes or names none of the images, or two images
+            have one stem.
+    """
+    official = tuple(class_names) == BDD100K_BOX_CLASSES
+    classes = BDD100K_NAMES if official else Classes(tuple(class_names))
+    raw = read_scalabel(labels)
+    classes.refuse_unknown(raw, str(labels))
+    truth = {stem: classes.to_boxes(rows) for stem, rows in raw.items() if rows is not None}
+    stems = by_stem(((str(path), path) for path in images), "images to score")
+    if not truth.keys() & stems.keys():
+        raise ValueError(
+            f"expected labels of the images in {labels}, got none of the {len(stems)}: it names "
+            f"{first_names(list(truth), 3) or 'no image with labels'}, the images are {first_names(list(stems), 3)}"
+        )
+    return truth
+
+
 def score_boxes(
-    names: Sequence[str], found: Sequence[Found], labels: RawLabels, class_names: Sequence[str]
+    names: Sequence[str],
+    found: Sequence[Found],
+    truth: Mapping[str, ImageBoxes],
+    class_names: Sequence[str],
 ) -> dict[str, Any]:
-    """Score predictions against a Scalabel file; an image that it does not name has no objects.
+    """Score predictions; an image without true boxes has no objects.
 
     Args:
         names: file names of the images.
         found: predictions.
-        labels: by stem.
-        class_names: of the ids; BDD100K's ten bring its other names along.
+        truth: by stem.
+        class_names: of the ids.
     """
-    official = tuple(class_names) == BDD100K_BOX_CLASSES
-    classes = BDD100K_NAMES if official else Classes(tuple(class_names))
-    truth = [classes.to_boxes(labels.get(stem_of(name)) or ()) for name in names]
+    nothing = Classes(()).to_boxes(())
     wanted = [
-        {field: torch.from_numpy(value) for field, value in image._asdict().items()}
-        for image in truth
+        {
+            field: torch.from_numpy(value)
+            for field, value in truth.get(stem_of(name), nothing)._asdict().items()
+        }
+        for name in names
     ]
     return detection_scores(wanted, found, len(class_names)).to_dict(class_names)
 
 
-def _print(out: Path, count: int, scores: dict[str, Any] | None) -> None:
+def _print(out: Path, result: Mapping[str, Any]) -> None:
+    for path in result["unreadable"]:
+        print(f"warning: {path} cannot be read, it has no boxes")
+    scores = result["scores"]
     if scores is not None:
+        for key, said in (
+            ("images_without_labels", "images have no labels and count as images without objects"),
+            ("labels_without_image", "labelled images are not in the folder and do not count"),
+        ):
+            if result[key]:
+                print(f"warning: {result[key]} {said}")
         rows = [(name, percent(value)) for name, value in scores["ap_by_class"].items()]
         print_table(f"AP {percent(scores['ap'])}", ("class", "AP"), rows)
-    print(f"boxes of {count} images written to {out / 'predictions_official.json'}")
+    left_out = f", {len(result['unreadable'])} cannot be read" if result["unreadable"] else ""
+    print(
+        f"boxes of {result['images']} images written to {out / 'predictions_official.json'}{left_out}"
+    )

@@ -49,6 +49,11 @@ def make_teacher(
     about = ranks.from_first(lambda: read_json(folder / "teacher.json"))
     scores = dict(about["scores"])
     name = make_task(config, data).score_name
+    if scores[name] is None:
+        raise ValueError(
+            f"the teacher's {name} is undefined: the {len(data.validation)} validation images hold no box to "
+            "find; take others, in another folder"
+        )
     if scores[name] < config.teacher_floor:
         raise ValueError(
             f"the teacher's {name} on validation images is {scores[name]:.4f}, below the floor "

@@ -173,9 +173,17 @@ class ReadFailures:
         max_rate: Failures over reads above which reading raises.
         min_files: Different damaged files below which it never raises, whatever the rate: one
             damaged file of a small set, met every epoch, is no reason to stop.
+        instead: What becomes of a failing item, for the warning.
     """
 
-    def __init__(self, num_items: int, *, max_rate: float = 0.01, min_files: int = 5) -> None:
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        max_rate: float = 0.01,
+        min_files: int = 5,
+        instead: str = "the next readable item stands in",
+    ) -> None:
         if not 0 <= max_rate <= 1 or min_files < 1:
             raise ValueError(
                 "expected max_rate in [0, 1] and min_files of at least 1, got "
@@ -183,6 +191,7 @@ class ReadFailures:
             )
         self.max_rate = max_rate
         self.min_files = min_files
+        self.instead = instead
         self._counts = torch.zeros(2, _SLOTS, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._failed = torch.zeros(max(1, num_items), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
 
@@ -215,9 +224,7 @@ class ReadFailures:
         self._counts[:, _slot()] += 1
         if not self._failed[index]:
             self._failed[index] = True
-            _log.warning(
-                "cannot read %s: %s; the next readable item stands in", name_of(index), error
-            )
+            _log.warning("cannot read %s: %s; %s", name_of(index), error, self.instead)
         reads, failures = self.reads, self.failures
         damaged = self.failed_items if failures > self.max_rate * reads else []
         if len(damaged) >= self.min_files:
