@@ -1,12 +1,14 @@
 """`open_run`: a run read back from its folder."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from fmce.convergence.phases import find_phases
 from fmce.engine.runtime import make_runtime
 from fmce.models.fmce_net import FMCENet
-from fmce.run_folder import MapExtractor, open_run
+from fmce.run_folder import MapExtractor, check_same_data, open_run
 
 CPU = make_runtime("cpu")
 
@@ -98,3 +100,18 @@ def test_weights_of_another_model_are_refused(finished_run):
     net = finished_run.path / "fmce_net" / "map" / "fmce_net.safetensors"
     with pytest.raises(ValueError, match="does not fit the model 'tiny'"):
         finished_run.model_from(net)
+
+
+def test_the_same_data_may_be_named_by_path_or_by_the_environment(
+    finished_run, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FMCE_DATA", str(tmp_path))
+
+    def at(root):
+        config = finished_run.config
+        return replace(config, data=replace(config.data, root=root))
+
+    for root in (str(tmp_path), f"{tmp_path}/../{tmp_path.name}/"):
+        check_same_data(at(root), finished_run)
+    with pytest.raises(ValueError, match=f"data.root is '/elsewhere' here and '{tmp_path}' in"):
+        check_same_data(at("/elsewhere"), finished_run)

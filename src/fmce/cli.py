@@ -373,7 +373,7 @@ def sweep(
     ] = (),
     settings: Settings = (),
     preset: Annotated[str | None, arg(help="as in train", metavar="NAME")] = None,
-    oracles: Annotated[tuple[Path, ...], arg(help="runs with FMCE-Net", metavar="RUN …")] = (),
+    oracles: Annotated[tuple[Path, ...], arg(help="run folders with FMCE-Net", metavar="R …")] = (),
     length: Annotated[
         Literal["convergence", "full"] | None, arg(help="epochs: E_K, or all", metavar="…")
     ] = None,
@@ -383,10 +383,12 @@ def sweep(
         FlagCreatePairsOff[bool], arg(help="pick among the RAFs that are whole")
     ] = False,
     engine: Annotated[Literal["local", "ray"], arg(help="this machine, or a cluster")] = "local",
-    address: Annotated[str | None, arg(help="of the Ray cluster", metavar="HOST:PORT")] = None,
+    address: Annotated[str | None, arg(help="HOST:PORT of the Ray cluster", metavar="H:P")] = None,
     cpus: Annotated[float, arg(help="of a training, on Ray")] = 1,
     gpus: Annotated[float | None, arg(help="of a training, on Ray", metavar="FLOAT")] = None,
-    format: Annotated[Literal["csv", "parquet"], arg(help="of the rows")] = "csv",  # noqa: A002
+    format: Annotated[  # noqa: A002
+        Literal["csv", "parquet"], arg(help="of the rows: csv, parquet", metavar="F")
+    ] = "csv",
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:

@@ -356,12 +356,17 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is no YAML mapping.
         FileNotFoundError: there is no such file.
+        OSError: it cannot be read, such as a folder.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = str(error).replace("\n", " ")
         raise ValueError(f"{path} is not valid YAML: {place}") from error
+    except OSError as error:
+        raise type(error)(
+            f"expected a YAML file of config sections at {path}, which cannot be read: {error.strerror}"
+        ) from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -428,11 +433,12 @@ def parse_value(setting: str, text: str) -> Any:
 
 
 def _build(cls: type[C], values: Mapping[str, Any], base: C | None, where: str) -> C:
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    names = _field_names(cls)
+    types_of = typing.get_type_hints(cls)
+    hints = {name: types_of[name] for name in names}
     for key in values:
         if key not in names:
-            raise ValueError(_unknown_key(where + str(key), names, str(key)))
+            raise ValueError(_unknown_key(where, str(key), hints))
     arguments = {} if base is None else {n: getattr(base, n) for n in names}
     for key, value in values.items():
         inner = arguments.get(key)
@@ -471,7 +477,15 @@ def _convert(value: Any, hint: Any, base: Any, where: str) -> Any:
     raise ValueError(f"{where}: expected {names}, got {value!r}")
 
 
-def _unknown_key(full: str, names: Sequence[str], key: str) -> str:
-    near = difflib.get_close_matches(key, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown config key {full!r}{hint} Choices: {', '.join(names)}"
+def _unknown_key(where: str, key: str, hints: Mapping[str, Any]) -> str:
+    """Name the field that is meant: one of that name in a single section, else the nearest."""
+    sections = [name for name, hint in hints.items() if key in _field_names(hint)]
+    near = difflib.get_close_matches(key, hints, n=1)
+    if len(sections) == 1:
+        near = [f"{where}{sections[0]}.{key}"]
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"unknown config key {where + key!r}{hint} Choices: {', '.join(hints)}"
+
+
+def _field_names(cls: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []

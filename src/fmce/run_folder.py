@@ -17,6 +17,7 @@ from fmce.configs import RunConfig, from_yaml
 from fmce.convergence.phases import Phases
 from fmce.data.batch import ImageBatches, ImageSet
 from fmce.data.classification import ClassificationData, load_classification
+from fmce.data.specs import data_root
 from fmce.data.transforms import ImageTransform
 from fmce.engine.checkpoint import checkpoint_epochs, checkpoint_path, load_weights
 from fmce.engine.runlog import read_done, read_metrics
@@ -240,6 +241,8 @@ def check_same_data(config: RunConfig, other: Run) -> None:
     """
     for name in ("name", "root", "split_seed", "train_images"):
         here, there = getattr(config.data, name), getattr(other.config.data, name)
+        if name == "root":
+            here, there = (str(data_root(root).resolve()) for root in (here, there))
         if here != there:
             raise ValueError(
                 f"data.{name} is {here!r} here and {there!r} in {other.path}; both must have the same train, "

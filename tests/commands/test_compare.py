@@ -159,6 +159,7 @@ def test_settings_of_the_auxiliary_loss_are_fmce_net_pps_alone(oracle, tmp_path,
     ("setting", "error", "message"),
     [
         ("auxiliary.evry=2", ValueError, "did you mean 'every'"),
+        ("auxiliary.target_phase=4", ValueError, "must be in 1…3, the oracle's phases, got 4"),
         ("auxiliary.oracle_width=0.5", FileNotFoundError, "--split map --set width=0.5"),
     ],
 )

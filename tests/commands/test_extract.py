@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fmce.commands.evaluate import evaluate
-from fmce.commands.extract import extract, images_digest
+from fmce.commands.extract import _writing, extract, images_digest
 from fmce.commands.train_net import map_source, train_net
 from fmce.configs import ScorerConfig
 from fmce.data.batch import ImageSet
@@ -236,6 +236,22 @@ def test_ranks_write_their_shares_and_the_last_one_the_manifest(stored_run, own_
 def test_several_workers_write_what_one_writes(stored_run, own_run):
     manifest = extract(own_run, workers=2, runtime=CPU, quiet=True)
     assert manifest["shards"] == json.loads((stored_run.path / "maps.json").read_text())["shards"]
+
+
+def test_two_extractions_of_one_run_do_not_write_the_same_shards(own_run, monkeypatch):
+    """One on its own keeps all others out; ranks of one torchrun let each other in, and nobody else."""
+    refused = "another process stores maps of .*--workers N"
+    with _writing(own_run), monkeypatch.context() as elsewhere:
+        elsewhere.setattr("os.getpid", lambda: 1)
+        with pytest.raises(BlockingIOError, match=refused):
+            extract(own_run, runtime=CPU, quiet=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with _writing(own_run), _writing(own_run):
+        monkeypatch.setenv("MASTER_PORT", "29501")
+        with pytest.raises(BlockingIOError, match=refused):
+            extract(own_run, runtime=CPU, quiet=True)
+    assert not (own_run.path / "maps.zarr").exists()
 
 
 def test_workers_under_torchrun_are_refused(own_run, monkeypatch):

@@ -360,6 +360,11 @@ def test_a_failed_oracle_leaves_its_arms_waiting_and_exit_code_1(tmp_path, capsy
     assert status["counts"] == {"failed": 1, "waiting": 21}
 
 
+def test_the_status_of_a_run_that_is_no_sweep_is_refused(finished_run):
+    with pytest.raises(FileNotFoundError, match="holds no sweep; begin one with"):
+        sweep_status(finished_run.path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -374,6 +379,10 @@ def test_a_failed_oracle_leaves_its_arms_waiting_and_exit_code_1(tmp_path, capsy
         ("--out OUT --data digit", "did you mean 'digits'"),
         ("--out OUT --vary auxiliary.evry=1", "unknown config key"),
         ("--out OUT --seeds 0 1", "oracle's seed 0 must not be among"),
+        (
+            "--out OUT --set auxiliary.target_phase=11",
+            "must be in 1…10, the oracle's phases, got 11",
+        ),
     ],
 )
 def test_a_mistake_in_the_grid_is_one_line(arguments, message, tmp_path, capsys):

@@ -115,6 +115,10 @@ def test_a_given_oracle_serves_its_model_and_data_alone(finished_run, tmp_path):
         ({"seeds": (0, 1), "oracle_seed": 5}, "seed 0 is that of the oracle"),
         ({"oracle_split": "image"}, "fmce train-net"),
         ({"data": ("digits", "digit")}, "did you mean 'digits'"),
+        (
+            {"vary": {"auxiliary.target_phase": [3, 4]}},
+            "must be in 1…3, the oracle's phases, got 4",
+        ),
         ({"vary": {"auxiliary.evry": [1]}}, "unknown config key 'auxiliary.evry'"),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_finished_run_is_not_repeated(own_run, capsys):
 
 def test_more_epochs_of_a_finished_run_are_refused(own_run):
     before = stamps(own_run.path)
-    with pytest.raises(FileExistsError, match="there 'epochs: 8', here 'epochs: 9'"):
+    with pytest.raises(FileExistsError, match=r"train\.epochs: there 8, here 9"):
         train(short(own_run, epochs=9), own_run.path, quiet=True)
     assert stamps(own_run.path) == before
 

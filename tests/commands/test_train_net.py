@@ -93,7 +93,7 @@ def test_a_finished_net_is_not_trained_again(own_run):
 
 
 def test_another_scorer_config_is_refused(own_run):
-    with pytest.raises(FileExistsError, match="there 'epochs: 2', here 'epochs: 1'"):
+    with pytest.raises(FileExistsError, match=r"scorer\.epochs: there 2, here 1"):
         train_net(own_run, "map", config=QUICK, quiet=True)
 
 

@@ -138,6 +138,24 @@ def test_a_row_without_a_loss_is_no_epoch(write, name, text, place):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "[3.0, 2, 1.5]",
+        '{"train_loss": [3.0, 2, 1.5]}',
+        '{"epochs": 3, "train": 7, "loss": [3.0, 2, 1.5], "val_loss": [4, 3, null]}',
+    ],
+)
+def test_json_of_plain_lists_is_a_curve(write, text):
+    assert read_curve(write("run.json", text)).losses == (3.0, 2.0, 1.5)
+
+
+def test_other_lists_of_an_object_are_columns_beside_the_loss(write):
+    text = '{"nll": [3, 2, 1], "lr": [0.1, 0.2, 0.1]}'
+    curve = read_curve(write("run.json", text), lr_column="lr")
+    assert (curve.column, curve.learning_rates) == ("nll", (0.1, 0.2, 0.1))
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("run.csv", "", "holds no values"),
@@ -145,8 +163,12 @@ def test_a_row_without_a_loss_is_no_epoch(write, name, text, place):
         ("run.jsonl", "\n\n", "holds no values"),
         ("run.json", "[]", "holds no values"),
         ("run.json", " ", "holds no values"),
-        ("run.json", "{}", "expected a list of objects; got an object"),
-        ("run.json", "[1, 2]", "record 1: expected an object; got 1"),
+        ("run.json", "{}", "expected an object of lists of one length; got no list"),
+        ("run.json", '{"loss": 1}', "got no list: name the file .jsonl"),
+        ("run.json", '{"a": [1], "b": [1, 2]}', "got 'a' of 1, 'b' of 2"),
+        ("run.json", "3", "expected a list of objects or of losses, or an object of lists; got 3"),
+        ("run.json", "[1, true]", "record 2: expected an object; got True"),
+        ("run.json", '["1"]', "record 1: expected an object; got '1'"),
         ("run.json", "[{]", "no valid JSON"),
         ("run.jsonl", '{"loss": 1}\n{"loss"', "line 2: no valid JSON"),
         ("run.jsonl", "[" * 100_000, "line 1: no valid JSON"),

@@ -50,6 +50,7 @@ def test_a_wrong_address_is_one_line(tmp_path, capsys, free_port):
     assert len(said) == 1
     assert "fmce: no Ray cluster answers at" in said[0]
     assert f":{free_port} (" in said[0]
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from torch import nn
 
 from fmce.models import checks, compiled
 from fmce.models.build import build_model
-from fmce.models.checks import check_channels_last, check_image_size
+from fmce.models.checks import check_channels_last, check_classifier
 
 CPU = torch.device("cpu")
 
@@ -31,14 +31,31 @@ def test_images_of_a_size_that_a_model_cannot_take_are_refused(name):
     with torch.device("meta"):
         model = build_model(name, 10)
     with pytest.raises(ValueError, match=r"cannot take images of 16×16 pixels .* data\.image_size"):
-        check_image_size(model, 16)
+        check_classifier(model, 16, 10)
+
+
+@pytest.mark.parametrize("outputs", [9, 11])
+def test_a_model_without_one_logit_a_class_is_refused(outputs):
+    model = build_model("tiny", outputs, options={"width": 4})
+    message = rf"expected logits of shape \(1, 10\) for one image, .*got \(1, {outputs}\)"
+    with pytest.raises(ValueError, match=message):
+        check_classifier(model, 16, 10)
+
+
+def test_a_model_that_gives_no_logits_alone_is_refused():
+    class Two(nn.Identity):
+        def forward(self, images):
+            return images, images
+
+    with pytest.raises(ValueError, match="got tuple from Two; let its builder"):
+        check_classifier(Two(), 16, 10)
 
 
 def test_checking_leaves_the_model_and_random_draws_as_they_were():
     model = build_model("tiny", 10, options={"width": 4})
     before = {k: v.clone() for k, v in model.state_dict().items()}
     state = torch.random.get_rng_state()
-    check_image_size(nn.Sequential(model, nn.Dropout()), 16)
+    check_classifier(nn.Sequential(model, nn.Dropout()), 16, 10)
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert model.training

@@ -21,6 +21,7 @@ from fmce.commands.arms import (
     treatment_with,
 )
 from fmce.commands.show import number, percent, print_table
+from fmce.commands.train import check_target_phase
 from fmce.configs import AuxiliaryConfig, RunConfig, defaults_of, to_dict
 from fmce.engine.files import write_json
 from fmce.engine.jobs import run_jobs
@@ -140,7 +141,8 @@ def compare(
 
 def _check_oracle(oracle: Run, plan: Comparison) -> None:
     treatment = _treatment(oracle.config, plan, plan.rafs[0], plan.seeds[0])
-    oracle.scorer(plan.oracle_split, treatment.oracle_width)
+    net = oracle.scorer(plan.oracle_split, treatment.oracle_width)
+    check_target_phase(treatment, net.num_phases)
     last = oracle.phases.convergence_epoch
     if plan.controls and last not in oracle.epochs:
         raise FileNotFoundError(

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import itertools
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -74,6 +75,7 @@ def extract(
         FileNotFoundError: phases or marker checkpoints are missing.
         ValueError: maps of other checkpoints or images are there, the disk is too small, or values
             are beyond float16.
+        BlockingIOError: another extraction writes this run's maps.
     """
     runtime, share = _placed(runtime or make_runtime())
     if workers < 1 or (workers > 1 and share != (0, 1)):
@@ -83,21 +85,24 @@ def extract(
     identity = identity_of(run, runtime)
     if dry_run:
         return _prediction(run, _sampled(run, identity, runtime), ())
-    with _locked(run):
-        known = _prepare(run, identity, runtime)
-        if (run.path / MANIFEST).exists():
-            return known
-    if workers == 1:
-        _write_share(run, known, runtime, share, quiet)
-    else:
-        device, precision = str(runtime.device), runtime.precision
-        jobs = {
-            f"worker {i}": (str(run.path), device, precision, (i, workers)) for i in range(workers)
-        }
-        with Progress(f"storing maps of {run.path}", workers, quiet=quiet) as progress:
-            run_jobs(work, jobs, workers, progress, what="extractions")
-    with _locked(run):
-        return _finish(run, known)
+    with _writing(run):
+        with _locked(run):
+            known = _prepare(run, identity, runtime)
+            if (run.path / MANIFEST).exists():
+                return known
+        if workers == 1:
+            _write_share(run, known, runtime, share, quiet)
+        else:
+            _write_with_workers(run, runtime, workers, quiet)
+        with _locked(run):
+            return _finish(run, known)
+
+
+def _write_with_workers(run: Run, runtime: Runtime, workers: int, quiet: bool) -> None:
+    device, precision = str(runtime.device), runtime.precision
+    jobs = {f"worker {i}": (str(run.path), device, precision, (i, workers)) for i in range(workers)}
+    with Progress(f"storing maps of {run.path}", workers, quiet=quiet) as progress:
+        run_jobs(work, jobs, workers, progress, what="extractions")
 
 
 def work(path: str, device: str, precision: str, share: tuple[int, int]) -> None:
@@ -210,6 +215,41 @@ def _locked(run: Run) -> Iterator[None]:
     with open(run.path / ".maps.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _writing(run: Run) -> Iterator[None]:
+    """Own a run's maps while writing them, together with the ranks of the same torchrun.
+
+    Raises:
+        BlockingIOError: processes that do not belong to this one write them.
+    """
+    with open(run.path / ".maps.writers", "a+", encoding="utf-8") as writers:
+        with _locked(run):
+            try:
+                fcntl.flock(
+                    writers, fcntl.LOCK_EX | fcntl.LOCK_NB
+                )  # nobody's: note whose it is now
+                writers.truncate(0)
+                writers.write(_writer_set())
+                writers.flush()
+            except BlockingIOError:
+                writers.seek(0)
+                if writers.read() != _writer_set():
+                    raise BlockingIOError(
+                        f"another process stores maps of {run.path}; wait for it, or let processes share the "
+                        "work by --workers N or torchrun"
+                    ) from None
+            fcntl.flock(writers, fcntl.LOCK_SH)
+        yield
+
+
+def _writer_set() -> str:
+    """Return what the ranks of one torchrun have in common, and nobody else has."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return f"process {os.getpid()} of {platform.node()}"
+    names = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "WORLD_SIZE")
+    return "ranks of " + " ".join(os.environ.get(name, "") for name in names)
 
 
 def _prepare(run: Run, identity: dict[str, Any], runtime: Runtime) -> dict[str, Any]:

@@ -88,8 +88,9 @@ def sweep(
     place = Place(device, precision)
     groups = make_groups(config, out)
     pool = workers or make_workers("local", out, None, device)
-    with open_for_writing(out, to_yaml(config), defaults=defaults_of(SweepConfig)):
-        with pool, _progress(groups, quiet) as progress:
+    claim = open_for_writing(out, to_yaml(config), defaults=defaults_of(SweepConfig))
+    with pool, claim:  # workers first: a cluster that is not there must not leave a claimed folder
+        with _progress(groups, quiet) as progress:
             waves = {group.name: _waves(group, place, leave_out_failed) for group in groups}
             _run_all(waves, pool, retries, progress)
         result = sweep_result(groups, out)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fmce.commands.arms import BASELINE, TREATMENT, arm_config, base_config, treatment_with
 from fmce.commands.settings import make_config
+from fmce.commands.train import check_target_phase
 from fmce.configs import AuxiliaryConfig, RunConfig, with_settings
 from fmce.run_folder import Run, open_run
 from fmce.sweep_config import SweepConfig
@@ -217,8 +218,9 @@ def _check_group(group: Group) -> None:
         )
     _check_names([run.name for run in group.runs])
     oracle = Run(group.oracle_folder, config)
+    phases = len(oracle.phases.markers) if group.given_oracle else config.phases.num_phases
     for candidate in group.candidates:
-        group.treatment(candidate, oracle)
+        check_target_phase(group.treatment(candidate, oracle), phases)
     if not group.given_oracle:
         return
     for width in group.net_folders.values():

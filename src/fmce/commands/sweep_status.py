@@ -10,7 +10,7 @@ from fmce.commands.sweep_grid import ORACLE, Group, SweepRun, make_groups
 from fmce.commands.sweep_pick import candidate_rows, left_out, read_pick
 from fmce.commands.sweep_results import run_status, unread_folders
 from fmce.commands.sweep_tasks import read_state
-from fmce.configs import from_yaml
+from fmce.configs import from_yaml, read_yaml
 from fmce.engine.runlog import read_done, read_metrics
 from fmce.run_folder import open_run
 from fmce.sweep_config import SweepConfig
@@ -29,9 +29,14 @@ def sweep_status(out: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no sweep.
     """
-    if not (out / "config.yaml").exists():
-        raise FileNotFoundError(f"{out} holds no sweep; begin one with: fmce sweep --out {out}")
-    groups = make_groups(from_yaml(SweepConfig, out / "config.yaml"), out)
+    config = out / "config.yaml"
+    if not config.exists() or "models" not in read_yaml(
+        config
+    ):  # other commands' folders have one too
+        raise FileNotFoundError(
+            f"{out} holds no sweep; begin one with: fmce sweep --out FOLDER, and name that folder"
+        )
+    groups = make_groups(from_yaml(SweepConfig, config), out)
     active = _is_locked(out)
     runs = [_entry(group, run, active) for group in groups for run in group.runs]
     counts: dict[str, int] = {}

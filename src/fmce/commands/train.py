@@ -23,7 +23,7 @@ from fmce.engine.runlog import mark_done, open_for_writing
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.engine.seeding import seed_epoch
 from fmce.models.build import feature_shape
-from fmce.models.checks import check_channels_last, check_image_size
+from fmce.models.checks import check_channels_last, check_classifier
 from fmce.models.compiled import CompiledModel
 from fmce.models.features import FeatureMaps
 from fmce.models.fmce_net import FMCENet
@@ -88,7 +88,7 @@ def train(
     if runtime.channels_last or runtime.compile:
         check_channels_last(model, runtime.device)
     model = runtime.put(model)
-    check_image_size(model, config.data.image_size)
+    check_classifier(model, config.data.image_size, len(data.class_names))
     _map_shape(config, model)  # a tap that gives no map is told now, not epochs later
     # The step first: a wrong oracle must not leave a folder that belongs to a config of no use.
     text, defaults = to_yaml(config), defaults_of(RunConfig)
@@ -285,16 +285,26 @@ def _capturing(
 def load_oracle(auxiliary: AuxiliaryConfig, run: Run, seed: int) -> FMCENet:
     """Return the frozen FMCE-Net, or one of its shape with random weights for the control."""
     oracle = run.scorer(auxiliary.oracle_split, auxiliary.oracle_width)
-    if auxiliary.target_phase is not None and not 1 <= auxiliary.target_phase <= oracle.num_phases:
-        raise ValueError(
-            f"auxiliary.target_phase must be in 1…{oracle.num_phases}, got {auxiliary.target_phase}"
-        )
+    check_target_phase(auxiliary, oracle.num_phases)
     if auxiliary.oracle_weights == "random":
         generator_state = torch.random.get_rng_state()
         torch.manual_seed(seed)
         oracle = FMCENet(oracle.map_shape, oracle.num_phases, width=oracle.width)
         torch.random.set_rng_state(generator_state)
     return oracle.eval().requires_grad_(False)
+
+
+def check_target_phase(auxiliary: AuxiliaryConfig, num_phases: int) -> None:
+    """Refuse a target phase that an oracle of so many phases does not know.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    phase = auxiliary.target_phase
+    if phase is not None and not 1 <= phase <= num_phases:
+        raise ValueError(
+            f"auxiliary.target_phase must be in 1…{num_phases}, the oracle's phases, got {phase}"
+        )
 
 
 def _map_shape(config: RunConfig, model: nn.Module) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Read a loss curve from a log file: CSV, TSV, JSON lines or a JSON list of objects.
+"""Read a loss curve from a log file: CSV, TSV, JSON lines or JSON.
 
 Serves the loss sequence L_1 … L_M of FMCE (section IV-A) to ``find_phases``, whoever trained the
 model. Judges the file, not the curve: whether losses can have phases is checked there.
@@ -60,8 +60,9 @@ def read_curve(
     """Read the losses, and learning rates if asked for, of a log file.
 
     The suffix says the format: ``.csv`` and ``.tsv`` with a header line, ``.jsonl`` and
-    ``.ndjson`` with an object a line, ``.json`` with one list of objects. In objects, a dotted
-    name such as ``train.loss`` reaches into nested ones. Without ``column`` or ``key`` the losses
+    ``.ndjson`` with an object a line, ``.json`` with one list of objects, an object of equally long
+    lists, or a plain list of losses. In objects, a dotted name such as ``train.loss`` reaches into
+    nested ones. Without ``column`` or ``key`` the losses
     are those called ``loss``, else ``train_loss``, else the only other column of numbers.
 
     Without ``epoch_column`` every row is an epoch. With it, rows of the same epoch are averaged,

@@ -1,4 +1,4 @@
-"""Read a training log as a table of named cells: CSV, TSV, JSON lines or a JSON list of objects.
+"""Read a training log as a table of named cells: CSV, TSV, JSON lines or JSON.
 
 Holds no equation. It names file, line and value of whatever it cannot read; which cells are losses
 is decided in ``curve_files.py``.
@@ -35,7 +35,8 @@ def read_table(path: Path) -> Table:
     """Read a log file in the format that its suffix says.
 
     Args:
-        path: A CSV or TSV file with a header line, JSON lines, or a JSON list of objects.
+        path: A CSV or TSV file with a header line, JSON lines, or JSON: a list of objects, a list of
+            losses, or an object of equally long lists.
 
     Returns:
         The table, with the keys of nested objects joined by dots and numbers read as numbers.
@@ -119,14 +120,31 @@ def _json_list(path: Path, text: str) -> Iterator[Row]:
     if not text.strip():
         return
     records = _parse_json(path, "text", text)
+    if isinstance(records, dict):
+        records = _records_of(path, records)
     if not isinstance(records, list):
         raise ValueError(
-            f"{path}: expected a list of objects; got {_json_type(records)}: for an object a line "
-            "name the file .jsonl"
+            f"{path}: expected a list of objects or of losses, or an object of lists; got "
+            f"{_json_type(records)}"
         )
     for number, record in enumerate(records, start=1):
         place = f"record {number}"
+        # A bare number is a loss.
+        record = {"loss": record} if is_number(record) else record
         yield Row(place, _flat_record(path, place, record))
+
+
+def _records_of(path: Path, columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return an object of lists, one an epoch's values, as a list of objects; other entries are left out."""
+    lists = {name: values for name, values in columns.items() if isinstance(values, list)}
+    lengths = {name: len(values) for name, values in lists.items()}
+    if len(set(lengths.values())) != 1:
+        found = ", ".join(f"{n!r} of {length}" for n, length in lengths.items()) or "no list"
+        raise ValueError(
+            f"{path}: expected an object of lists of one length; got {found}: name the file .jsonl if it holds an "
+            "object a line"
+        )
+    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
 def _parse_json(path: Path, place: str, text: str) -> Any:

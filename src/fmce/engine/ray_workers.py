@@ -181,6 +181,7 @@ def check_shared(folder: Path) -> None:
     ray = _import_ray()
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    folder.mkdir(parents=True, exist_ok=True)
     token = f".shared-{secrets.token_hex(8)}"
     (folder / token).write_text("", encoding="utf-8")
     try:

@@ -91,9 +91,10 @@ def _claim(folder: Path, config_yaml: str, defaults: Mapping[str, Any]) -> None:
     path = folder / "config.yaml"
     if path.exists():
         before = path.read_text(encoding="utf-8")
-        if not _mean_the_same(before, config_yaml, defaults):
+        difference = "" if before == config_yaml else _difference(before, config_yaml, defaults)
+        if difference:
             raise FileExistsError(
-                f"{folder} holds a run of another config ({_difference(before, config_yaml)}); "
+                f"{folder} holds a run of another config ({difference}); "
                 "repeat the command that made it, choose another folder, or delete this one to start anew"
             )
         return
@@ -107,11 +108,26 @@ def _claim(folder: Path, config_yaml: str, defaults: Mapping[str, Any]) -> None:
     write_text(path, config_yaml)
 
 
-def _mean_the_same(before: str, now: str, defaults: Mapping[str, Any]) -> bool:
-    if before == now:
-        return True
+def _difference(before: str, now: str, defaults: Mapping[str, Any]) -> str:
+    """Say which fields differ, at most three of them; nothing where both mean the same."""
     old, new = yaml.safe_load(before), yaml.safe_load(now)
-    return isinstance(old, dict) and bool(_filled(old, defaults) == new)
+    if not isinstance(old, dict):
+        return f"there {before[:40]!r}, which is no config"
+    there, here = dict(_fields(_filled(old, defaults))), dict(_fields(new))
+    names = [n for n in {**here, **there} if (n in there, there.get(n)) != (n in here, here.get(n))]
+    said = [
+        f"{n}: there {there.get(n, 'nothing')}, here {here.get(n, 'nothing')}" for n in names[:3]
+    ]
+    return "; ".join(said) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each field with its dotted name."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _fields(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,14 +137,6 @@ def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
         if isinstance(default, Mapping) and isinstance(whole[key], Mapping):
             whole[key] = _filled(whole[key], default)
     return whole
-
-
-def _difference(before: str, now: str) -> str:
-    old, new = before.splitlines(), now.splitlines()
-    for a, b in zip(old, new, strict=False):
-        if a != b:
-            return f"there {a.strip()!r}, here {b.strip()!r}"
-    return f"{len(old)} lines there, {len(new)} here"
 
 
 def environment() -> dict[str, Any]:

@@ -48,32 +48,40 @@ def unsafe_in_channels_last(model: nn.Module, device: torch.device) -> str | Non
     return next(found, None)
 
 
-def check_image_size(model: nn.Module, side: int) -> None:
-    """Refuse square images that a model cannot take, such as ones that its strides shrink to nothing.
+def check_classifier(model: nn.Module, side: int, num_classes: int) -> None:
+    """Refuse a model that cannot take square images of a size, or gives other than one logit a class.
 
     Runs one black image in eval mode; the model is left as found.
 
     Args:
-        model: takes images (B, 3, side, side).
+        model: takes images (B, 3, side, side), gives logits (B, num_classes).
         side: pixels.
+        num_classes: of the data set.
 
     Raises:
-        ValueError: If the model fails on such an image; the message holds its reason.
+        ValueError: If the model fails on such an image (the message holds its reason), or its output is
+            of another form.
 
     Example:
-        >>> check_image_size(nn.Conv2d(3, 8, 3), 16)
+        >>> check_classifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), 8, 5)
     """
     parameter = next(model.parameters(), torch.empty(0))
     image = torch.zeros(1, 3, side, side, device=parameter.device, dtype=parameter.dtype)
     try:
         with eval_mode(model), torch.no_grad():
-            model(image)
+            logits = model(image)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{type(model).__name__} cannot take images of {side}×{side} pixels ({reason}); set "
             "data.image_size to what it needs, or give its builder a size by model.options"
         ) from error
+    form = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if form != (1, num_classes):
+        raise ValueError(
+            f"expected logits of shape {(1, num_classes)} for one image, one a class, got {form} from "
+            f"{type(model).__name__}; let its builder use the num_classes that it is given"
+        )
 
 
 def _is_unsafe(convolution: nn.Conv2d) -> bool:

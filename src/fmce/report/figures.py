@@ -88,6 +88,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ValueError: The suffix is another one, or the folder does not exist.
+        OSError: The file cannot be written there.
     """
     target = Path(path)
     suffix = target.suffix.lower()
@@ -104,8 +105,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)
+    except OSError as error:
+        raise type(error)(f"cannot write the figure {target}: {error.strerror}") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             beside.unlink()
 
 
