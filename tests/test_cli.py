@@ -11,6 +11,7 @@ import torch
 
 import fmce
 from fmce.cli import app, main
+from fmce.matching_config import MATCHING_PRESETS
 
 COMMANDS = sorted(app._subcommands)
 
@@ -43,6 +44,12 @@ def test_help_fits_a_screen_and_its_example_uses_flags_that_exist(command, wide,
     (example,) = [line for line in lines if line.startswith(f"Example: fmce {command} ")]
     listed = "\n".join(line for line in lines if line != example)
     assert all(flag in listed for flag in re.findall(r"--[a-z-]+", example))
+
+
+def test_the_help_of_distill_names_every_preset(wide, capsys):
+    fmce_exit(["distill", "--help"])
+    words = set(re.split(r"[\s,()]+", capsys.readouterr().out))
+    assert set(MATCHING_PRESETS) <= words
 
 
 def test_help_of_the_whole_lists_every_command(wide, capsys):

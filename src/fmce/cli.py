@@ -462,7 +462,11 @@ def explain(
 def distill(
     out: Annotated[Path, arg(help="folder to write; an unfinished one goes on")],
     preset: Annotated[
-        str | None, arg(help="scenes, camvid, bdd100k, digits, cifar10", metavar="NAME")
+        str | None,
+        arg(
+            help="scenes, scenes-detect, camvid, kitti, bdd100k, bdd100k-detect, digits, cifar10",
+            metavar="NAME",
+        ),
     ] = None,
     task: Annotated[
         Literal["segment", "classify", "detect"] | None, arg(help="which; the preset's if left out")
