@@ -139,6 +139,41 @@ def test_damaged_files_of_every_pool_are_counted_and_named(tmp_path):
     assert all(path.name in damaged[pool]["first"] for pool, _, path in broken)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_labelled_images_are_neither_in_the_pool_nor_held_out(seed, tmp_path):
+    """Each image has a level of its own: training 0, 10, …, 90, validation 200 and 210, frames 150 …"""
+    for kind, mode in (("images", "RGB"), ("masks", "L")):
+        for split, count in (("train", 10), ("val", 2)):
+            (tmp_path / kind / split).mkdir(parents=True)
+            for number in range(count):
+                level = 10 * number + (200 if split == "val" else 0)
+                picture = Image.new(mode, (16, 8), (level,) * 3 if mode == "RGB" else number % 2)
+                picture.save(tmp_path / kind / split / f"{split}{number}.png")
+    (tmp_path / "more").mkdir()
+    for number in range(3):
+        Image.new("RGB", (16, 8), (150 + number,) * 3).save(tmp_path / f"more/{number}.png")
+    config = PoolConfig(
+        name="folder",
+        root=str(tmp_path),
+        height=8,
+        width=16,
+        labelled=6,
+        unlabelled=None,
+        held_out=4,
+        folders=(str(tmp_path / "images"), str(tmp_path / "more")),
+        class_names=("road", "sky"),
+        seed=seed,
+    )
+    data = load_matching_data("segment", config)
+    levels = {
+        name: [int(image[0, 0, 0]) for image in getattr(data, name).images]
+        for name in ("labelled", "unlabelled", "held_out")
+    }
+    rest = set(range(0, 100, 10)) - set(levels["labelled"]) | {150, 151, 152}
+    assert (len(levels["labelled"]), len(levels["held_out"]), len(rest)) == (6, 4, 4 + 3)
+    assert sorted(levels["unlabelled"] + levels["held_out"]) == sorted(rest)
+
+
 def test_normalisation_can_be_another_than_the_labelled_images(tmp_path):
     fixed = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     size = {"height": 16, "width": 16, "labelled": 2, "unlabelled": 2, "held_out": 0}

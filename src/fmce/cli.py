@@ -477,7 +477,7 @@ def distill(
         tuple[str, ...], arg(help="unlabelled images, nested or not", metavar="FOLDER …")
     ] = (),
     exclude: Annotated[
-        Path | None, arg(help="stems that must not be in the pool", metavar="FILE")
+        Path | None, arg(help="stems of images to leave out of all sets", metavar="FILE")
     ] = None,
     teacher: Annotated[str | None, arg(help="network, such as pspnet:resnet101")] = None,
     student: Annotated[str | None, arg(help="network, such as pspnet:resnet18")] = None,

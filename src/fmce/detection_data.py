@@ -89,7 +89,7 @@ def _files(config: PoolConfig) -> MatchingData:
         files.require_boxes()
     left_out = [train.image_paths[i] for i in np.sort(order[count:])]
     pool, held_out = unlabelled_pools(
-        config, validation.stems, left_out, others=count + len(validation)
+        config, validation.stems, labelled.stems, left_out, others=len(labelled) + len(few)
     )
     return with_statistics(
         _labelled(labelled, config),

@@ -43,9 +43,10 @@ class PoolConfig:
     record_frames: bool = False
     """In files: write down which frames each interval saw, in `frames/` of the student's run folder."""
     exclude: str | None = None
-    """Text file of stems that must not be in the pool, one a line."""
+    """Text file of stems, one a line, of images to leave out: of the pool, the labelled and the validation ones."""
     held_out: int = 100
-    """Unlabelled images kept out of the pool, on which agreement is measured."""
+    """Unlabelled images kept out of the pool, on which agreement is measured; of shards, whole videos where
+    there are enough."""
     validation: int | None = None
     """Most validation images; None is all."""
     class_names: tuple[str, ...] = ()

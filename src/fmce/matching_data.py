@@ -180,12 +180,13 @@ def _files(config: PoolConfig) -> MatchingData:
     order = np.random.default_rng(config.seed).permutation(len(train))
     count = min(config.labelled or len(train), len(train))
     left_out = [train.image_paths[i] for i in np.sort(order[count:])]
+    labelled = train.select(np.sort(order[:count]).tolist())
     pool, held_out = unlabelled_pools(
-        config, validation.stems, left_out, others=count + len(validation)
+        config, validation.stems, labelled.stems, left_out, others=count + len(validation)
     )
     few = some_positions(len(validation), config.validation, config.seed)
     return with_statistics(
-        _labelled(train.select(np.sort(order[:count]).tolist()), config),
+        _labelled(labelled, config),
         pool,
         held_out,
         _labelled(validation.select(few), config),

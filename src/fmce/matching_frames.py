@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fmce.data.frame_pool import FramePool, choose_frames
+from fmce.data.frame_choice import choose_frames
+from fmce.data.frame_pool import FramePool
 from fmce.data.frame_table import FileFrames, FrameTable, ShardFrames
 from fmce.data.frames import is_excluded, list_frames
+from fmce.data.image_files import stem_of
 from fmce.data.memory import available_memory
 from fmce.data.pools import ImagePool
 from fmce.data.shards import excluded_frames, holds_shards, open_shards
@@ -25,13 +27,20 @@ _MEMORY_SHARE = 0.6
 
 
 def unlabelled_pools(
-    config: PoolConfig, validation: Iterable[str], left_out: Sequence[Path], *, others: int
+    config: PoolConfig,
+    validation: Iterable[str],
+    labelled: Iterable[str],
+    left_out: Sequence[Path],
+    *,
+    others: int,
 ) -> tuple[ImagePool | FramePool, ImagePool]:
     """Find the frames of `config.folders`: folders of images, folders or addresses of shards.
 
     Args:
         config: which frames, how many, and whether they are read into memory.
         validation: stems of the validation images, which must not be in the pool.
+        labelled: stems of the labelled images, which are trained on anyway; other frames of their
+            videos may be in the pool.
         left_out: training images whose labels are not used; they join.
         others: images that memory must hold besides.
 
@@ -43,7 +52,9 @@ def unlabelled_pools(
     """
     size = (config.height, config.width)
     forbidden = forbidden_stems(config, validation)
-    table, held = _choose(config, _files(config, left_out, forbidden), forbidden)
+    known = frozenset(labelled)
+    files = _files(config, left_out, forbidden, known)
+    table, held = _choose(config, files, forbidden, known)
     pool = FramePool(table, *size, window=config.window, max_damaged=config.max_damaged)
     held_out = replace(pool, table=held).in_memory()
     image = 3 * size[0] * size[1]
@@ -81,13 +92,16 @@ def check_memory(count: int, config: PoolConfig) -> None:
     keeps_files("memory", count * 3 * config.height * config.width, 0)
 
 
-def _files(config: PoolConfig, left_out: Sequence[Path], exclude: frozenset[str]) -> list[Path]:
+def _files(
+    config: PoolConfig, left_out: Sequence[Path], exclude: frozenset[str], known: frozenset[str]
+) -> list[Path]:
     """Return the image files in random order."""
     folders = [folder for folder in config.folders if not holds_shards(folder)]
     # BDD100K's 10k training images overlap the validation set of its 100k.
     found = [path for path in left_out if not is_excluded(path, exclude)]
     if folders:
-        found += list_frames(folders, exclude=exclude)
+        listed = list_frames(folders, exclude=exclude)
+        found += [path for path in listed if stem_of(path.name) not in known]
     # Absolute: a training may be taken up again from another working folder.
     found = list(dict.fromkeys(path.absolute() for path in found))
     order = np.random.default_rng(config.seed + 1).permutation(len(found))
@@ -95,7 +109,7 @@ def _files(config: PoolConfig, left_out: Sequence[Path], exclude: frozenset[str]
 
 
 def _choose(
-    config: PoolConfig, files: Sequence[Path], exclude: frozenset[str]
+    config: PoolConfig, files: Sequence[Path], exclude: frozenset[str], known: frozenset[str]
 ) -> tuple[FrameTable, FrameTable]:
     """Return the frames of the pool and those held out."""
     folders = [
@@ -111,7 +125,7 @@ def _choose(
     dropped = [
         int(start) + place
         for start, folder in zip(starts, folders, strict=False)
-        for place in excluded_frames(folder, exclude)
+        for place in excluded_frames(folder, exclude | known)
     ]
     return choose_frames(
         sources,

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from fmce.data.frame_batches import FrameBatches
-from fmce.data.frame_pool import FramePool, choose_frames
+from fmce.data.frame_choice import choose_frames
+from fmce.data.frame_pool import FramePool
 from fmce.data.frame_table import FileFrames, FrameTable, ShardFrames
 from fmce.data.image_files import UnreadableDataError
 from fmce.data.pools import as_pool
