@@ -385,8 +385,9 @@ def test_yolo_text_files_are_nested_as_the_images_are(tmp_path):
     "names", ["names: car", "- car", "names: {0: car, 2: bus}", "names: []", "names: [car", "3"]
 )
 def test_yolo_names_of_another_form_are_refused(tmp_path, names):
-    with pytest.raises(ValueError, match=r"expected (names|YAML) in .*data\.yaml"):
+    with pytest.raises(ValueError, match=r"expected (names|YAML) in .*data\.yaml") as refused:
         yolo_detection(yolo(tmp_path, "", names), "train")
+    assert "\n" not in str(refused.value)
 
 
 def test_yolo_mistakes_are_named(tmp_path):

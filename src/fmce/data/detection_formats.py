@@ -209,7 +209,8 @@ def _yolo_names(path: Path) -> tuple[str, ...]:
     try:
         content = yaml.safe_load(read_label_text(path)) if path.is_file() else None
     except yaml.YAMLError as error:
-        raise ValueError(f"expected YAML in {path}, got {error}.") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"expected YAML in {path}, got: {said}") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[i] for i in range(len(names))]
