@@ -18,6 +18,7 @@ import pytest
 from tests.conftest import NEWER, SETTINGS, without
 
 from fmce.cli import main
+from fmce.commands import sweep_estimate as sweep_estimate_module
 from fmce.commands.sweep import sweep
 from fmce.commands.sweep_estimate import print_estimate, sweep_estimate
 from fmce.commands.sweep_grid import make_groups
@@ -312,6 +313,38 @@ def test_a_dry_run_counts_what_is_done_and_learns_from_it(disturbed, grid):
     assert entries[gone.name]["source"] == "finished epochs"
     assert entries[gone.name]["seconds"] == pytest.approx(8 * statistics.median(times))
     assert sum(e["seconds"] > 0 for e in entries.values()) == 1
+
+
+def test_a_dry_run_counts_the_epochs_that_a_stopped_training_lacks(grid, copied):
+    folder = folder_of(copied, "baseline-seed1")
+    (folder / "DONE.json").unlink()
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:5]))
+    (entry,) = (e for e in sweep_estimate(grid, copied)["runs"] if e["seconds"])
+    plain = [Path(grid.oracles[0])]
+    plain += [
+        folder_of(copied, f"{a}-seed{s}") for a in ("baseline", "scaled_rate") for s in (1, 2)
+    ]
+    times = [row["time_seconds"] for run in plain for row in read_metrics(run)]
+    assert entry["name"] == "tiny-digits/runs/baseline-seed1"
+    assert entry["seconds"] == pytest.approx(3 * statistics.median(times))
+
+
+def test_a_dry_run_times_each_form_of_the_step(grid, tmp_path, monkeypatch):
+    """With a clock that counts 1 s for a plain step and 2 s more for asking FMCE-Net."""
+
+    def clock(step, *_):
+        return 3.0 if step.__qualname__.startswith("ral_step") else 1.0
+
+    monkeypatch.setattr(sweep_estimate_module, "_step_seconds", clock)
+    vary = {"auxiliary.every": [1, 4], "auxiliary.oracle_width": [None]}
+    config = replace(grid, rafs=(0.9,), vary=vary, controls=("phase_1",))
+    entries = {e["name"].split("/")[-1]: e for e in sweep_estimate(config, tmp_path / "no")["runs"]}
+    steps = math.ceil(1257 / 128)
+    seconds = {name: e["seconds"] / (8 * steps) for name, e in entries.items() if "seed1" in name}
+    assert seconds["raf0.9-every=1-oracle_width=null-seed1"] == pytest.approx(3)
+    assert seconds["raf0.9-every=4-oracle_width=null-seed1"] == pytest.approx(1.5)
+    assert seconds["phase_1-seed1"] == pytest.approx(3)
 
 
 def test_the_oracle_is_trained_first_where_none_is_given(finished_run, tmp_path, capsys):

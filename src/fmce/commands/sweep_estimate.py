@@ -5,9 +5,9 @@ A training is counted as its epochs' steps; starting processes, reading data and
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from fmce.commands.arms import BASELINE, base_config
 from fmce.commands.show import print_table
 from fmce.commands.sweep_grid import ORACLE, Group, SweepRun, make_groups
+from fmce.commands.sweep_pick import candidate_label, read_pick
 from fmce.commands.sweep_results import run_status
 from fmce.commands.train import settled
 from fmce.configs import RunConfig
@@ -65,8 +66,8 @@ def _entries(group: Group, runtime: Runtime) -> list[dict[str, Any]]:
     for run in group.runs:
         status = run_status(group, run)
         epochs = config.train.epochs if run.arm == ORACLE else arms.train.epochs
-        left = 0 if status in ("done", "trained") else epochs
-        seconds, source = (0.0, "–") if left == 0 else times.of(run, left)
+        left = max(0, epochs - len(read_metrics(group.folder_of(run))))
+        seconds, source = (0.0, "–") if status in ("done", "trained") else times.of(run, left)
         entries.append(
             {
                 "name": f"{group.name}/{run.name}",
@@ -87,47 +88,67 @@ def _oracle_run(group: Group) -> Run | None:
     return open_run(group.oracle_folder)
 
 
+class Form(NamedTuple):
+    """What decides the time of FMCE-Net++'s step: see `AuxiliaryConfig` for the cheaper forms."""
+
+    every: int
+    batch_share: float
+    width: float
+
+
 class _Times:
     """Seconds of a group's trainings: of finished ones of the same kind, else of a probe made once a group."""
 
     def __init__(self, group: Group, config: RunConfig, runtime: Runtime) -> None:
         self.group = group
         self.config, self.runtime = settled(config, runtime)
-        self._probed: dict[str, float] = {}
+        self._forms = {c.label: self._form(c) for c in group.candidates}
+        chosen = read_pick(group)
+        # Before the pick a control is counted in the form that stands first in the grid.
+        self._controls = self._forms[candidate_label(chosen or vars(group.candidates[0]))]
+        self._probed: dict[str | Form, float] = {}
+
+    def _form(self, candidate: SweepRun) -> Form:
+        oracle = Run(self.group.oracle_folder, self.config)
+        loss = self.group.treatment(candidate, oracle)
+        width = self.config.scorer.width if loss.oracle_width is None else loss.oracle_width
+        return Form(loss.every, loss.batch_share, width)
+
+    def kind(self, run: SweepRun) -> str | Form:
+        """Return which kind of step a training makes: plain, feature_matching or a form of FMCE-Net++."""
+        if run.arm in (ORACLE, BASELINE, "scaled_rate"):
+            return "plain"
+        if run.arm == "feature_matching":
+            return run.arm
+        return self._forms.get(run.label, self._controls)
 
     def of(self, run: SweepRun, epochs: int) -> tuple[float, str]:
-        """Return a training's seconds and where the number comes from."""
-        siblings = [r for r in self.group.runs if _kind(r) == _kind(run)]
+        """Return the seconds of so many epochs of a training, and where the number comes from."""
+        siblings = [r for r in self.group.runs if self.kind(r) == self.kind(run)]
         times = [
             line["time_seconds"] for r in siblings for line in read_metrics(self.group.folder_of(r))
         ]
         if times and run.arm != ORACLE:
             return epochs * float(np.median(times)), "finished epochs"
         if not self._probed:
-            self._probed = probe(self.config, self.runtime)
-        seconds = epochs * self._probed[_kind(run).split()[0]]
+            self._probed = probe(self.config, self.runtime, set(self._forms.values()))
+        seconds = epochs * self._probed[self.kind(run)]
         if run.arm == ORACLE:
             seconds += self._probed["fmce_net"]
         return seconds, "timed steps"
 
 
-def _kind(run: SweepRun) -> str:
-    """Return which kind of step a training makes; variants of FMCE-Net++ may differ in theirs."""
-    if run.arm in (ORACLE, BASELINE, "scaled_rate"):
-        return "plain"
-    return run.arm if run.arm == "feature_matching" else " ".join(("ral", *run.variant))
-
-
-def probe(config: RunConfig, runtime: Runtime) -> dict[str, float]:
-    """Time a few steps of each kind on the real images, with an FMCE-Net of random weights.
+def probe(config: RunConfig, runtime: Runtime, forms: Collection[Form]) -> dict[str | Form, float]:
+    """Time a few steps of each kind on the real images, with FMCE-Nets of random weights.
 
     Args:
         config: of the plain training.
         runtime: device and precision.
+        forms: of FMCE-Net++, the published one or cheaper.
 
     Returns:
-        Seconds of an epoch of "plain", "ral" and "feature_matching", and of all of FMCE-Net's training
-        ("fmce_net").
+        Seconds of an epoch of "plain", "feature_matching" and each form, and of training an FMCE-Net in
+        each of the forms' widths ("fmce_net").
     """
     run = Run(Path(), config)
     model, tap, side = runtime.put(run.new_model()), run.tap, config.data.image_size
@@ -135,21 +156,29 @@ def probe(config: RunConfig, runtime: Runtime) -> dict[str, float]:
         run.data.train, run.transform, config.train.batch_size, seed=0, device=runtime.device
     )
     shape = feature_shape(model, tap, (3, side, side), runtime.device)
-    net = runtime.put(FMCENet(shape, config.phases.num_phases)).eval().requires_grad_(False)
+    nets = {
+        width: runtime.put(FMCENet(shape, config.phases.num_phases, width=width)).eval()
+        for width in {form.width for form in forms}
+    }
     plain = _step_seconds(classification_step(model), model, batches, runtime)
+    ral = {}
     with FeatureMaps(model, tap, keep_gradients=True) as maps:
-        ral = _step_seconds(ral_step(model, maps, tap, net, raf=0.5), model, batches, runtime)
+        for form in forms:
+            net, share = nets[form.width].requires_grad_(False), form.batch_share
+            step = ral_step(model, maps, tap, net, raf=0.5, batch_share=share)
+            # FMCE-Net is asked in every n-th step only; the others are plain ones.
+            extra = _step_seconds(step, model, batches, runtime) - plain
+            ral[form] = plain + extra / form.every
     extractor = MapExtractor(model, tap, runtime)
     batch = runtime.put(next(iter(batches.epoch(1))))
     forward = _median_seconds(lambda: extractor(batch.images), runtime)
-    steps = len(batches)
+    steps, one = len(batches), forward / len(batch.targets)
+    images = len(run.data.train)
     return {
         "plain": steps * plain,
-        "ral": steps * ral,
         "feature_matching": steps * (plain + forward),
-        "fmce_net": _net_seconds(
-            config, len(run.data.train), net, forward / len(batch.targets), runtime
-        ),
+        **{form: steps * seconds for form, seconds in ral.items()},
+        "fmce_net": sum(_net_seconds(config, images, n, one, runtime) for n in nets.values()),
     }
 
 
