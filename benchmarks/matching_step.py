@@ -68,7 +68,7 @@ def matching(preset: str, device: str, repeats: int) -> dict[str, float]:
     config = matching_preset(preset)
     few = replace(config.data, labelled=IMAGES, unlabelled=1, held_out=0, validation=1)
     config = replace(config, data=few)
-    data = load_matching_data(config.task, config.data).to(runtime.device)
+    data = load_matching_data(config.task, config.data)
     task = make_task(config, data)
     teacher = make_network(config, config.teacher, data, 0, auxiliary=True).to(runtime.device)
     students = [
@@ -76,7 +76,7 @@ def matching(preset: str, device: str, repeats: int) -> dict[str, float]:
         for _ in range(3)
     ]
     adams = [torch.optim.Adam(s.parameters(), lr=1e-3, fused=True) for s in students]
-    pool = data.labelled.unlabelled()
+    pool = data.labelled.unlabelled().to(runtime.device)
     batches = PoolBatches(
         pool, views_of(config, data), config.student_steps.batch_size, STEPS, seed=0
     )

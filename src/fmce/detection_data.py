@@ -1,5 +1,6 @@
 """The images and boxes of a detection experiment: built-in scenes, or labelled files of any format."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,11 +13,19 @@ from fmce.data.detection_formats import (
     voc_detection,
     yolo_detection,
 )
-from fmce.data.pools import ImagePool, MatchingData, as_pool, cover, empty_pool
+from fmce.data.pools import (
+    ImageArray,
+    ImagePool,
+    MatchingData,
+    as_pool,
+    cover,
+    empty_pool,
+    stack_images,
+)
 from fmce.data.scalabel import bdd100k_detection
 from fmce.data.scenes import SCENE_BOX_CLASSES, SceneBatch, render_scenes
 from fmce.matching_config import PoolConfig
-from fmce.matching_frames import check_memory, unlabelled_pools
+from fmce.matching_frames import check_memory, image_bytes, unlabelled_pools
 from fmce.matching_pools import (
     OTHER_WORLD,
     SCENES_FOR_VALIDATION,
@@ -89,7 +98,11 @@ def _files(config: PoolConfig) -> MatchingData:
         files.require_boxes()
     left_out = [train.image_paths[i] for i in np.sort(order[count:])]
     pool, held_out = unlabelled_pools(
-        config, validation.stems, labelled.stems, left_out, others=len(labelled) + len(few)
+        config,
+        validation.stems,
+        labelled.stems,
+        left_out,
+        others=image_bytes(config, len(labelled) + len(few)),
     )
     return with_statistics(
         _labelled(labelled, config),
@@ -143,10 +156,13 @@ def detection_files(config: PoolConfig, split: str) -> DetectionFiles:
 
 def _labelled(files: DetectionFiles, config: PoolConfig) -> ImagePool:
     size = (config.height, config.width)
-    images, boxes = [], []
-    for i in range(len(files)):
-        item = files[i]
-        height, width = item.image.shape[:2]
-        images.append(cover(item.image, *size))
-        boxes.append(cover_boxes(item.boxes, (height, width), size))
-    return ImagePool(as_pool(images).images, pack_boxes(boxes), files.damaged)
+    boxes: list[ImageBoxes] = []
+
+    def images() -> Iterator[ImageArray]:
+        for i in range(len(files)):
+            item = files[i]
+            height, width = item.image.shape[:2]
+            boxes.append(cover_boxes(item.boxes, (height, width), size))
+            yield cover(item.image, *size)
+
+    return ImagePool(stack_images(images(), len(files)), pack_boxes(boxes), files.damaged)

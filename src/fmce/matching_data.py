@@ -1,5 +1,6 @@
 """The images of a function-matching experiment: prepared once, then read by all its trainings."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,17 @@ from safetensors.torch import save_file
 from fmce.data.classification import load_classification
 from fmce.data.frame_pool import FramePool
 from fmce.data.image_files import first_names
-from fmce.data.pools import POOLS, ImagePool, MatchingData, as_pool, cover, cover_mask, empty_pool
+from fmce.data.pools import (
+    POOLS,
+    ImageArray,
+    ImagePool,
+    MatchingData,
+    as_pool,
+    cover,
+    cover_mask,
+    empty_pool,
+    stack_images,
+)
 from fmce.data.scenes import SCENE_CLASSES, render_scenes
 from fmce.data.segmentation_files import (
     SegmentationFiles,
@@ -23,7 +34,13 @@ from fmce.data.segmentation_files import (
 from fmce.detection_data import detection_data
 from fmce.engine.files import read_json, write_json
 from fmce.matching_config import MatchingConfig, MatchingTask, PoolConfig
-from fmce.matching_frames import check_memory, read_frames, unlabelled_pools, write_frames
+from fmce.matching_frames import (
+    check_memory,
+    image_bytes,
+    read_frames,
+    unlabelled_pools,
+    write_frames,
+)
 from fmce.matching_pools import (
     OTHER_WORLD,
     SCENES_FOR_VALIDATION,
@@ -181,10 +198,11 @@ def _files(config: PoolConfig) -> MatchingData:
     count = min(config.labelled or len(train), len(train))
     left_out = [train.image_paths[i] for i in np.sort(order[count:])]
     labelled = train.select(np.sort(order[:count]).tolist())
-    pool, held_out = unlabelled_pools(
-        config, validation.stems, labelled.stems, left_out, others=count + len(validation)
-    )
     few = some_positions(len(validation), config.validation, config.seed)
+    others = image_bytes(config, len(labelled) + len(few), masks=True)
+    pool, held_out = unlabelled_pools(
+        config, validation.stems, labelled.stems, left_out, others=others
+    )
     return with_statistics(
         _labelled(labelled, config),
         pool,
@@ -219,12 +237,17 @@ def _segmentation(config: PoolConfig, split: str) -> SegmentationFiles:
 
 
 def _labelled(files: SegmentationFiles, config: PoolConfig) -> ImagePool:
-    images, masks = [], []
-    for i in range(len(files)):
-        item = files[i]
-        images.append(cover(item.image, config.height, config.width))
-        masks.append(cover_mask(item.mask, config.height, config.width))
-    return replace(as_pool(images, masks), damaged=files.damaged)
+    size = (config.height, config.width)
+    masks = np.empty((len(files), *size), np.uint8)
+
+    def images() -> Iterator[ImageArray]:
+        for i in range(len(files)):
+            item = files[i]
+            masks[i] = cover_mask(item.mask, *size)
+            yield cover(item.image, *size)
+
+    images_of_all = stack_images(images(), len(files))
+    return ImagePool(images_of_all, torch.from_numpy(masks), files.damaged)
 
 
 def _classification(config: PoolConfig) -> MatchingData:

@@ -42,7 +42,7 @@ def unlabelled_pools(
         labelled: stems of the labelled images, which are trained on anyway; other frames of their
             videos may be in the pool.
         left_out: training images whose labels are not used; they join.
-        others: images that memory must hold besides.
+        others: bytes of the images that memory must hold besides.
 
     Returns:
         The pool, possibly empty, and the frames held out of it.
@@ -57,8 +57,8 @@ def unlabelled_pools(
     table, held = _choose(config, files, forbidden, known)
     pool = FramePool(table, *size, window=config.window, max_damaged=config.max_damaged)
     held_out = replace(pool, table=held).in_memory()
-    image = 3 * size[0] * size[1]
-    if keeps_files(config.backing, len(pool) * image, (len(held_out) + others) * image):
+    pool_bytes, held_bytes = (image_bytes(config, len(p)) for p in (pool, held_out))
+    if keeps_files(config.backing, pool_bytes, held_bytes + others):
         return pool, held_out
     return pool.in_memory(), held_out
 
@@ -81,15 +81,22 @@ def keeps_files(backing: str, pool_bytes: int, other_bytes: int) -> bool:
     needed = 0 if backing == "files" else pool_bytes
     if needed > room:
         raise ValueError(
-            f"the images take {(needed + other_bytes) / 2**30:.1f} GiB, and {(free or 0) / 2**30:.1f} GiB "
-            "are free; set data.backing=files, or lower data.unlabelled, data.labelled or the size"
+            f"the images take {(needed + other_bytes) / 2**30:.1f} GiB, more than {_MEMORY_SHARE:.0%} of the "
+            f"{(free or 0) / 2**30:.1f} GiB that are free; {'set data.backing=files, ' if needed else ''}"
+            "lower data.labelled, data.validation or the size"
+            + (", or data.unlabelled" if needed else "")
         )
     return backing == "files"
 
 
 def check_memory(count: int, config: PoolConfig) -> None:
-    """Refuse that many images where they do not fit in memory."""
-    keeps_files("memory", count * 3 * config.height * config.width, 0)
+    """Refuse that many rendered images, held twice for a while, where they do not fit in memory."""
+    keeps_files("memory", 2 * image_bytes(config, count), 0)
+
+
+def image_bytes(config: PoolConfig, count: int, *, masks: bool = False) -> int:
+    """Return the bytes of that many images at the training's size, with their masks or without."""
+    return count * (4 if masks else 3) * config.height * config.width
 
 
 def _files(

@@ -208,3 +208,18 @@ def test_a_pool_that_cannot_fit_in_memory_says_what_to_do(labelled, tmp_path, mo
     config = config_of(labelled, tmp_path, "data.held_out=0", "data.backing=memory").data
     with pytest.raises(ValueError, match=r"set data\.backing=files"):
         load_matching_data("segment", config)
+
+
+def test_labelled_and_validation_images_that_cannot_fit_are_refused(
+    labelled, tmp_path, monkeypatch
+):
+    Image.new("RGB", (24, 16)).save(tmp_path / "a.png")
+    config = config_of(labelled, tmp_path, "data.held_out=0", "data.backing=files").data
+    data = load_matching_data("segment", config)
+    needed = data.labelled.nbytes + data.validation.nbytes  # images and masks
+    assert needed == (len(data.labelled) + len(data.validation)) * 4 * config.height * config.width
+    monkeypatch.setattr("fmce.matching_frames.available_memory", lambda: int(needed / 0.6) + 2)
+    load_matching_data("segment", config)
+    monkeypatch.setattr("fmce.matching_frames.available_memory", lambda: int(needed / 0.6) - 2)
+    with pytest.raises(ValueError, match=r"60% of the .* free; lower data\.labelled, data\.valid"):
+        load_matching_data("segment", config)

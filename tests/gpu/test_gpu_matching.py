@@ -1,11 +1,17 @@
 """On a GPU: the teacher's passes are in bfloat16, and distill runs through to its result."""
 
+import shutil
+
 import pytest
 import torch
 
-from fmce.commands.distill import distill
+from fmce.commands.distill import distill, train_arm_on
+from fmce.commands.matching import arm_folder
 from fmce.commands.teacher import teacher_autocast
 from fmce.configs import with_settings
+from fmce.data.pools import ImagePool
+from fmce.data.views import PoolBatches, Views
+from fmce.engine.runlog import read_done
 from fmce.engine.runtime import make_runtime
 from fmce.matching_config import MatchingConfig
 
@@ -30,6 +36,28 @@ def test_the_teachers_passes_have_the_precision_asked_for(precision, expected):
     x = torch.ones(4, 4, device="cuda")
     with teacher_autocast(config, make_runtime("cuda"))():
         assert (x @ x).dtype == expected
+
+
+def test_views_are_the_same_wherever_the_pool_is():
+    images = torch.randint(0, 256, (9, 3, 16, 24), dtype=torch.uint8)
+    pool, views = ImagePool(images), Views((0.5,) * 3, (0.2,) * 3, zoom=1.5, flip=True)
+    gpu = torch.device("cuda")
+    on_host, on_gpu = (
+        [batch.images for batch in PoolBatches(p, views, 4, 3, seed=0, device=gpu).epoch(1)]
+        for p in (pool, pool.to(gpu))
+    )
+    assert all(a.device.type == "cuda" for a in on_host)
+    assert all(torch.equal(a, b) for a, b in zip(on_host, on_gpu, strict=True))
+
+
+def test_teacher_and_student_train_on_images_that_stay_on_the_host(tmp_path, monkeypatch):
+    config, out = with_settings(MatchingConfig(), SMALL), tmp_path / "x"
+    monkeypatch.setattr("fmce.data.pools.stays_resident", lambda _size, _device: False)
+    distill(config, out, runtime=make_runtime("cuda"), quiet=True)  # students: other processes
+    student = arm_folder(out, "funmatch", 1)
+    shutil.rmtree(student)
+    train_arm_on(config, out, "funmatch", 1, make_runtime("cuda"))
+    assert "scores" in read_done(student)
 
 
 def test_distill_runs_on_the_device_and_its_scores_are_scores(tmp_path):

@@ -184,7 +184,7 @@ def train_arm(
 def train_arm_on(config: MatchingConfig, out: Path, arm: Arm, seed: int, runtime: Runtime) -> None:
     """Do what `train_arm` does, in the processes that train together."""
     ranks = runtime.ranks
-    data = read_matching_data(out, workers=_decoders(runtime)).to(runtime.device)
+    data = read_matching_data(out, workers=_decoders(runtime))
     task = make_task(config, data)
     student = make_network(config, config.student, data, seed, auxiliary=arm == "supervised")
     teacher = load_teacher(config, out, data)
@@ -195,6 +195,7 @@ def train_arm_on(config: MatchingConfig, out: Path, arm: Arm, seed: int, runtime
         if ranks.from_first(lambda: read_done(folder)) is not None:
             return
         pool = data.labelled if arm != "funmatch" else data.labelled.unlabelled() + data.unlabelled
+        pool, data = data.placed(pool, runtime.device)
         fit_steps(
             folder,
             student,

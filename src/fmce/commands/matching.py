@@ -160,7 +160,8 @@ def _batches(
     """Give batches and, for frames in files, what is to be told of each interval's loading."""
     ranks, steps = runtime.ranks, (budget.batch_size, budget.interval)
     if isinstance(pool, ImagePool):
-        yield PoolBatches(pool, views, *steps, seed=seed, share=ranks.share), dict
+        device, share = runtime.device, ranks.share
+        yield PoolBatches(pool, views, *steps, seed=seed, device=device, share=share), dict
         return
     batches = FrameBatches(pool, views, *steps, seed=seed, device=runtime.device, share=ranks.share)
 

@@ -29,7 +29,8 @@ def make_teacher(
     """Train the teacher or load the given one; evaluate it and hold it against the floor."""
     folder, ranks = out / "teacher", runtime.ranks
     if not ranks.from_first((folder / "teacher.json").exists):
-        resident = data.to(runtime.device)
+        labelled, resident = data.placed(data.labelled, runtime.device)
+        resident = replace(resident, labelled=labelled)
         task = make_task(config, resident)
         given = config.teacher_checkpoint is not None
         # A checkpoint replaces all weights; none are downloaded for it.

@@ -18,7 +18,7 @@ from fmce.data.frame_table import (
     ShardFrames,
 )
 from fmce.data.image_files import DAMAGE_ERRORS, ImageArray, ReadFailures, read_or_substitute
-from fmce.data.pools import ImagePool, as_pool, cover, empty_pool
+from fmce.data.pools import ImagePool, cover, empty_pool, stack_images
 from fmce.data.shards import ShardFolder
 
 
@@ -40,6 +40,11 @@ class FramePool:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes where a network runs: none but its batches'."""
+        return 0
 
     def to(self, _device: torch.device) -> Self:
         """Return the pool as it is: batches are made on the host and go to the device one by one."""
@@ -72,8 +77,9 @@ class FramePool:
             return decode(payload, self.height, self.width)
 
         key = self.table.key
-        pool = as_pool([read_or_substitute(n, len(self), read, failures, key) for n in wanted])
-        return replace(pool, damaged=tuple(key(n) for n in failures.failed_items))
+        images = (read_or_substitute(n, len(self), read, failures, key) for n in wanted)
+        stacked = stack_images(images, len(wanted))
+        return ImagePool(stacked, damaged=tuple(key(n) for n in failures.failed_items))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `from_dict` needs to make the pool again, as plain values for JSON."""

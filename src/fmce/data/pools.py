@@ -1,8 +1,8 @@
 """Pools of images for function matching: kept as uint8 arrays, with targets where there are labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fmce.data.memory import stays_resident
+
 if TYPE_CHECKING:
     from fmce.data.frame_pool import FramePool
 
+Pool = TypeVar("Pool", "ImagePool", "ImagePool | FramePool")
 ImageArray = NDArray[np.uint8]
 POOLS = ("labelled", "unlabelled", "held_out", "validation")
 
@@ -35,6 +38,11 @@ class ImagePool:
     def device(self) -> torch.device:
         """Where the images are."""
         return self.images.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of images and targets."""
+        return self.images.nbytes + (0 if self.targets is None else self.targets.nbytes)
 
     def to(self, device: torch.device) -> "ImagePool":
         """Return the pool on a device."""
@@ -82,10 +90,20 @@ class MatchingData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def to(self, device: torch.device) -> Self:
-        """Return all pools on a device."""
-        pools = {name: getattr(self, name).to(device) for name in POOLS}
-        return replace(self, **pools)
+    def placed(self, pool: Pool, device: torch.device) -> tuple[Pool, "MatchingData"]:
+        """Put a training's pool, and what it is evaluated on, on a device if all may stay there together.
+
+        Else they are as they were: their batches are copied to the device one by one.
+
+        Args:
+            pool: what is trained on.
+            device: where the network runs.
+        """
+        evaluated = (self.held_out, self.validation)
+        if not stays_resident(pool.nbytes + sum(p.nbytes for p in evaluated), device):
+            return pool, self
+        held_out, validation = (p.to(device) for p in evaluated)
+        return pool.to(device), replace(self, held_out=held_out, validation=validation)
 
 
 def cover(image: ImageArray, height: int, width: int) -> ImageArray:
@@ -131,8 +149,28 @@ def as_pool(
     targets: Sequence[ImageArray] | ImageArray | None = None,
 ) -> ImagePool:
     """Stack uint8 images (H,W,3), all of one size, and their targets."""
-    stacked = torch.from_numpy(np.asarray(images)).permute(0, 3, 1, 2).contiguous()
+    stacked = stack_images(images, len(images))
     return ImagePool(stacked, None if targets is None else torch.from_numpy(np.asarray(targets)))
+
+
+def stack_images(images: Iterable[ImageArray], count: int) -> Tensor:
+    """Put images into one tensor as they come: where each is decoded when it is asked for, memory holds them once.
+
+    Args:
+        images: uint8 (H,W,3), all of one size, at least one.
+        count: N, how many.
+
+    Returns:
+        uint8 (N,3,H,W).
+    """
+    stacked: ImageArray | None = None
+    for image, place in zip(images, range(count), strict=True):
+        if stacked is None:
+            stacked = np.empty((count, 3, *image.shape[:2]), np.uint8)
+        stacked[place] = image.transpose(2, 0, 1)
+    if stacked is None:
+        raise ValueError("expected at least one image, got none")
+    return torch.from_numpy(stacked)
 
 
 def empty_pool(height: int, width: int) -> ImagePool:
