@@ -1,5 +1,6 @@
 """`fmce report`: one page that needs nothing but itself."""
 
+import json
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -125,3 +126,13 @@ def test_folders_that_are_not_what_they_should_be_are_refused(own_run, tmp_path)
         report(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"has no compare.json; run: fmce compare"):
         report(own_run.path, comparison=own_run.path)
+
+
+def test_a_mean_over_fewer_seeds_says_of_how_many(finished_run, compared, tmp_path):
+    _, _, result = compared
+    few = {**result["arms"][0], "n": 1, "sd": None, "time_over_baseline": None}
+    changed = {**result, "arms": [few, *result["arms"][1:]]}
+    (tmp_path / "compare.json").write_text(json.dumps(changed))
+    text = report_page(finished_run.path, tmp_path)
+    assert f"<td>{100 * few['mean']:.2f} % (1 of 2 seeds)</td>" in text
+    assert text.count("of 2 seeds") == 1

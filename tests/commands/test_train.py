@@ -250,7 +250,7 @@ def test_a_tap_that_gives_no_map_is_refused_before_an_epoch_is_spent(finished_ru
 
 def test_a_target_phase_that_the_oracle_lacks_is_refused(finished_run, tmp_path):
     config = short(finished_run, auxiliary=with_oracle(finished_run, target_phase=4))
-    with pytest.raises(ValueError, match="target_phase must be in 1…3, got 4"):
+    with pytest.raises(ValueError, match="target_phase must be in 1…3, the oracle's phases, got 4"):
         train(config, tmp_path / "r", quiet=True)
 
 
