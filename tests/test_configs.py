@@ -155,6 +155,7 @@ def test_a_section_set_as_a_whole_keeps_the_fields_set_before():
         (["train=3", "train.epochs=4"], "'train' was already set to 3 as a whole"),
         (["train.epochs=0"], "train.epochs must be at least 1"),
         (["model.nam=tiny"], "did you mean 'name'"),
+        (["epochs=3"], "'epochs'; did you mean 'train.epochs' or 'scorer.epochs'\\?"),
         (["split_seed=3"], "unknown config key 'split_seed'; did you mean 'data.split_seed'\\?"),
     ],
 )

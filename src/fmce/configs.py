@@ -478,12 +478,10 @@ def _convert(value: Any, hint: Any, base: Any, where: str) -> Any:
 
 
 def _unknown_key(where: str, key: str, hints: Mapping[str, Any]) -> str:
-    """Name the field that is meant: one of that name in a single section, else the nearest."""
-    sections = [name for name, hint in hints.items() if key in _field_names(hint)]
-    near = difflib.get_close_matches(key, hints, n=1)
-    if len(sections) == 1:
-        near = [f"{where}{sections[0]}.{key}"]
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    """Name what is meant: the fields of that name in a section, else the nearest name."""
+    inside = [f"{where}{name}.{key}" for name, hint in hints.items() if key in _field_names(hint)]
+    near = inside or difflib.get_close_matches(key, hints, n=1)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     return f"unknown config key {where + key!r}{hint} Choices: {', '.join(hints)}"
 
 
