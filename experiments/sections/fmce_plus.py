@@ -63,12 +63,19 @@ def accuracy_lines(row: Row) -> list[tuple[str, ...]]:
     return [
         (
             arm_name(arm["arm"]),
-            f"{100 * arm['mean']:.2f} ± {100 * (arm['sd'] or 0):.2f}",
+            mean_cell(arm, len(row["result"]["seeds"])),
             *against_baseline(against.get(arm["arm"])),
             *(_published_cell(one, raf_of(arm["arm"])) for one in published),
         )
         for arm in row["result"]["arms"]
     ]
+
+
+def mean_cell(arm: Row, seeds: int) -> str:
+    """Format an arm's mean ± sd in percent, and of how many seeds it is where some are missing."""
+    spread = "" if arm["sd"] is None else f" ± {100 * arm['sd']:.2f}"
+    few = f" ({arm['n']} of {seeds} seeds)" if arm.get("n", seeds) < seeds else ""
+    return f"{100 * arm['mean']:.2f}{spread}{few}"
 
 
 def _published_cell(accuracies: dict[float, tuple[float, float]], raf: float | None) -> str:

@@ -105,6 +105,8 @@ def test_pairs_without_spread_and_sweeps_without_a_comparison_are_said_as_such(s
     (said,) = section.reading([sweep_row(equal)])
     assert "differs by -2.00 pp (95 % interval all equal, 3 seeds)" in said
     assert section.accuracy_lines(sweep_row(equal))[1][2:5] == ("-2.00", "all equal", "–")
+    assert section.mean_cell({"mean": 0.8, "sd": 0.01, "n": 2}, 3) == "80.00 ± 1.00 (2 of 3 seeds)"
+    assert section.mean_cell({"mean": 0.8, "sd": None, "n": 3}, 3) == "80.00"
     (nothing,) = section.reading([sweep_row()])
     assert "Nothing to compare" in nothing
 
