@@ -106,7 +106,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
             os.fsync(file.fileno())
         os.replace(beside, target)
     except OSError as error:
-        raise type(error)(f"cannot write the figure {target}: {error.strerror}") from error
+        raise type(error)(f"cannot write the figure {target}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
