@@ -75,7 +75,7 @@ SMALL = (
         SHUFFLENET,
         (
             *("data.image_size=64", "data.train_images=2000", "train.batch_size=64"),
-            *("train.epochs=24", "phases.threshold=2e-2", "runtime.channels_last=true"),
+            *("train.epochs=24", "phases.threshold=4e-2", "runtime.channels_last=true"),
         ),
     ),
     Case("small", "cifar100", "tiny", ("data.image_size=32", *_SHORT), phases=False),
