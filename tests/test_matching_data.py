@@ -215,19 +215,15 @@ def boxed_pictures(root, split, count):
         label.write_text("0 0.4 0.5 0.2 0.3333333\n")
 
 
+def of_boxed_pictures(root, **section):
+    size = {"height": 30, "width": 40, "held_out": 0}
+    return PoolConfig(name="yolo", root=str(root), class_names=("car",), **size, **section)
+
+
 def test_boxes_and_images_of_files_are_brought_to_one_size(tmp_path):
     for split, count in (("train", 4), ("val", 2)):
         boxed_pictures(tmp_path, split, count)
-    config = PoolConfig(
-        name="yolo",
-        root=str(tmp_path),
-        class_names=("car",),
-        height=30,
-        width=40,
-        labelled=3,
-        held_out=0,
-    )
-    data = load_matching_data("detect", config)
+    data = load_matching_data("detect", of_boxed_pictures(tmp_path, labelled=3))
     assert [len(p) for p in (data.labelled, data.unlabelled, data.validation)] == [3, 1, 2]
     (box,) = unpack_boxes(data.labelled.targets)[0]["boxes"].tolist()
     # Halved to 50 pixels wide, of which the middle 40 are kept.
@@ -241,15 +237,7 @@ def test_damaged_labelled_images_of_a_detector_stop_it_above_the_rate_that_was_s
     damaged = [f"train{i}.png" for i in (0, 1, 4, 7, 10, 11)]
     for name in damaged:
         (tmp_path / "images" / "train" / name).write_bytes(b"no picture")
-    config = PoolConfig(
-        name="yolo",
-        root=str(tmp_path),
-        class_names=("car",),
-        height=30,
-        width=40,
-        labelled=None,
-        held_out=0,
-    )
+    config = of_boxed_pictures(tmp_path, labelled=None)
     with pytest.raises(UnreadableDataError, match=r"train11\.png"):
         load_matching_data("detect", config)
     data = load_matching_data("detect", replace(config, max_damaged=0.9))

@@ -227,9 +227,8 @@ def _writing(run: Run) -> Iterator[None]:
     with open(run.path / ".maps.writers", "a+", encoding="utf-8") as writers:
         with _locked(run):
             try:
-                fcntl.flock(
-                    writers, fcntl.LOCK_EX | fcntl.LOCK_NB
-                )  # nobody's: note whose it is now
+                # Nobody's: note whose it is now.
+                fcntl.flock(writers, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 writers.truncate(0)
                 writers.write(_writer_set())
                 writers.flush()

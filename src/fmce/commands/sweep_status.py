@@ -30,9 +30,8 @@ def sweep_status(out: Path) -> dict[str, Any]:
         FileNotFoundError: there is no sweep.
     """
     config = out / "config.yaml"
-    if not config.exists() or "models" not in read_yaml(
-        config
-    ):  # other commands' folders have one too
+    # Folders of other commands have a config too, but none of theirs names several models.
+    if not config.exists() or "models" not in read_yaml(config):
         raise FileNotFoundError(
             f"{out} holds no sweep; begin one with: fmce sweep --out FOLDER, and name that folder"
         )
