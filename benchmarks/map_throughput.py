@@ -1,6 +1,6 @@
 """Feature maps at scale: throughput over bare inference of the same backbones, and peak memory over N.
 
-    python benchmarks/map_throughput.py [--model tiny] [--device auto] [--repeats 5] [--record]
+    python benchmarks/map_throughput.py [--model tiny] [--device auto] [--repeats 5] [--clock wall] [--record]
 
 Prints, and appends to results/benchmarks.jsonl with --record:
 - maps recomputed on the fly, shuffled and mixed, over bare inference (aim: at least 0.90);
@@ -38,8 +38,8 @@ from fmce.engine.runlog import record_result
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.models.build import default_tap
 from fmce.run_folder import MapExtractor
-from step_overhead import RESULTS, build, median_ratio, take_turns
-from turns import command
+from step_overhead import RESULTS, build
+from turns import add_options, command, median_ratio, take_turns
 
 IMAGES = {"tiny": 2000}
 SIDES = {"tiny": 28}  # of others 64: ShuffleNet v2's maps are 2×2 there, at 28 px 1×1
@@ -49,14 +49,12 @@ def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--images", type=int)
     parser.add_argument("--side", type=int, help="pixels that images are resized to")
     parser.add_argument("--backbones", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--buffer", type=int, default=4096)
     parser.add_argument("--memory", type=int, nargs=2, metavar="N", help="image counts to compare")
-    parser.add_argument("--record", action="store_true", help="append to results/benchmarks.jsonl")
+    add_options(parser, repeats=5)
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)  # of a process of its own
     options = parser.parse_args()
     options.side = options.side or SIDES.get(options.model, 64)
@@ -93,12 +91,17 @@ def throughput(options: argparse.Namespace, runtime: Runtime) -> dict[str, objec
             for _ in maps.batches(np.arange(options.backbones * count), 256, generator):
                 pass
 
-        streamed, first = take_turns(lambda: through(stream), bare, runtime, options.repeats)
-        read, second = take_turns(lambda: through(source), bare, runtime, options.repeats)
+        streamed, first = take_turns(
+            (lambda: through(stream), bare), runtime, options.repeats, options.clock
+        )
+        read, second = take_turns(
+            (lambda: through(source), bare), runtime, options.repeats, options.clock
+        )
     return {
         "images": count,
         "map_shape": list(source.map_shape),
         "repeats": options.repeats,
+        "clock": options.clock,
         "threads": torch.get_num_threads(),
         "stream_over_bare": median_ratio(first, streamed),
         "stored_over_bare": median_ratio(second, read),

@@ -1,6 +1,6 @@
 """Cost of a function-matching step over a bare loop of teacher forward and student step, as ratios within one run.
 
-    python benchmarks/matching_step.py [--preset scenes] [--device auto] [--repeats 15]
+    python benchmarks/matching_step.py [--preset scenes] [--device auto] [--repeats 15] [--clock wall] [--record]
 
 Prints, and appends to results/benchmarks.jsonl with --record:
 - steps through `fit`, views drawn from the pool included, over a bare loop on views that lie ready
@@ -14,7 +14,6 @@ take turns; a ratio is the median over the turns. About a minute on 2 CPU cores.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +33,7 @@ from fmce.matching_config import matching_preset
 from fmce.matching_data import load_matching_data
 from fmce.models.pspnet import segmentation_output
 from fmce.tasks.match_teacher import matching_step
-from turns import command
+from turns import add_options, command, median_ratio, take_turns
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 STEPS, IMAGES = 6, 64
@@ -44,9 +43,7 @@ def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="scenes", choices=("scenes", "cifar10"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--record", action="store_true", help="append to results/benchmarks.jsonl")
+    add_options(parser, repeats=15)
     options = parser.parse_args()
     row: dict[str, object] = {
         "command": command(),
@@ -54,15 +51,16 @@ def main() -> None:
         "model": options.preset,
         "device": make_runtime(options.device).device.type,
         "repeats": options.repeats,
+        "clock": options.clock,
     }
-    row |= matching(options.preset, options.device, options.repeats)
+    row |= matching(options.preset, options.device, options.repeats, options.clock)
     for name in ("step_over_bare", "step_over_bare_with_views", "bare_step_seconds"):
         print(f"{name:26s} {row[name]:.4f}")
     if options.record:
         record_result(RESULTS / "benchmarks.jsonl", row, key=("benchmark", "model", "device"))
 
 
-def matching(preset: str, device: str, repeats: int) -> dict[str, float]:
+def matching(preset: str, device: str, repeats: int, clock: str) -> dict[str, float]:
     """Time the same steps through `fit` and in bare loops."""
     runtime = make_runtime(device)
     config = matching_preset(preset)
@@ -114,10 +112,10 @@ def matching(preset: str, device: str, repeats: int) -> dict[str, float]:
     for side in sides:
         side()
     check_alike(students, start)
-    times = take_turns(sides, repeats, device=runtime.device)
+    times = take_turns(sides, runtime, repeats, clock)
     return {
-        "step_over_bare": ratio(times[0], times[1]),
-        "step_over_bare_with_views": ratio(times[0], times[2]),
+        "step_over_bare": median_ratio(times[0], times[1]),
+        "step_over_bare_with_views": median_ratio(times[0], times[2]),
         "bare_step_seconds": statistics.median(times[1]) / STEPS,
     }
 
@@ -149,34 +147,6 @@ def check_alike(students: list[torch.nn.Module], start: dict[str, torch.Tensor])
     for other in students[1:]:
         apart = sum((p - first[n]).abs().sum() for n, p in other.named_parameters())
         assert apart < 0.05 * moved, "both sides must have trained alike"
-
-
-def take_turns(
-    sides: list[Callable[[], None]], repeats: int, *, device: torch.device
-) -> list[list[float]]:
-    """Time functions in turn, each first as often as the others, after an uncounted turn each."""
-    times: list[list[float]] = [[] for _ in sides]
-    for turn in range(repeats + 1):
-        for place in range(len(sides)):
-            number = (turn + place) % len(sides)
-            synchronize(device)
-            started = time.perf_counter()
-            sides[number]()
-            synchronize(device)
-            if turn:
-                times[number].append(time.perf_counter() - started)
-    return times
-
-
-def ratio(ours: list[float], bare: list[float]) -> float:
-    """Return the median of the turns' ratios."""
-    return statistics.median(a / b for a, b in zip(ours, bare, strict=True))
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

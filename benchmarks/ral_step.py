@@ -178,8 +178,7 @@ def measured(bench: Bench, form: Form, repeats: int, clock: str) -> dict[str, fl
     """Time a form against the plain step, both over whole rounds of the form's steps."""
     oracle, steps = bench.oracle(form.width), form.every
     ours, plain = take_turns(
-        lambda: bench.with_oracle(form, oracle, steps),
-        lambda: bench.plain(steps),
+        (lambda: bench.with_oracle(form, oracle, steps), lambda: bench.plain(steps)),
         bench.runtime,
         repeats,
         clock,
@@ -221,8 +220,7 @@ def oracle_saving(bench: Bench, repeats: int, clock: str) -> float:
 
     torch.testing.assert_close(back_to_the_maps(now), back_to_the_maps(before))
     times = take_turns(
-        lambda: drop(back_to_the_maps(now)),
-        lambda: drop(back_to_the_maps(before)),
+        (lambda: drop(back_to_the_maps(now)), lambda: drop(back_to_the_maps(before))),
         bench.runtime,
         repeats,
         clock,

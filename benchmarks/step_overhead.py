@@ -112,7 +112,7 @@ def training(work: Work, runtime: Runtime, repeats: int, clock: str) -> dict[str
             loss.backward()
             bare_adam.step()
 
-    fit_times, bare_times = take_turns(through_fit, in_a_bare_loop, runtime, repeats, clock)
+    fit_times, bare_times = take_turns((through_fit, in_a_bare_loop), runtime, repeats, clock)
     assert all(
         torch.equal(a, b) for a, b in zip(ours.parameters(), bare.parameters(), strict=True)
     ), "both sides must have trained alike"
@@ -154,7 +154,7 @@ def streaming(
             for model in bare_models:
                 model(inputs)
 
-    stream_times, bare_times = take_turns(streamed, bare, runtime, repeats, clock)
+    stream_times, bare_times = take_turns((streamed, bare), runtime, repeats, clock)
     return {
         "stream_over_bare": median_ratio(bare_times, stream_times),
         "bare_maps_per_second": len(everything) / statistics.median(bare_times),

@@ -1,4 +1,4 @@
-"""Timing for the benchmarks: two sides take turns, so that the noise of a shared machine falls on both."""
+"""Timing for the benchmarks: the sides take turns, so that the noise of a shared machine falls on both."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -39,18 +39,17 @@ def command() -> str:
 
 
 def take_turns(
-    first: Callable[[], None],
-    second: Callable[[], None],
-    runtime: Runtime,
-    repeats: int,
-    clock: str = "wall",
-) -> tuple[list[float], list[float]]:
-    """Time two functions in turn, each first every second time, after an uncounted turn each."""
+    sides: Sequence[Callable[[], None]], runtime: Runtime, repeats: int, clock: str = "wall"
+) -> list[list[float]]:
+    """Time functions in turn, after an uncounted turn of all.
+
+    The order never changes: a function that runs right after itself finds its memory as it left it and
+    is a few percent faster, so each has to come after another one every time.
+    """
     now = CLOCKS[clock]
-    times: tuple[list[float], list[float]] = ([], [])
-    pairs = list(zip((first, second), times, strict=True))
+    times: list[list[float]] = [[] for _ in sides]
     for turn in range(repeats + 1):
-        for function, kept in pairs[:: 1 if turn % 2 else -1]:
+        for function, kept in zip(sides, times, strict=True):
             synchronize(runtime)
             started = now()
             function()
