@@ -41,6 +41,7 @@ from fmce.run_folder import MapExtractor
 from step_overhead import RESULTS, build
 from turns import add_options, command, median_ratio, take_turns
 
+BATCH = 256  # maps
 IMAGES = {"tiny": 2000}
 SIDES = {"tiny": 28}  # of others 64: ShuffleNet v2's maps are 2×2 there, at 28 px 1×1
 
@@ -53,10 +54,21 @@ def main() -> None:
     parser.add_argument("--side", type=int, help="pixels that images are resized to")
     parser.add_argument("--backbones", type=int, default=3)
     parser.add_argument("--buffer", type=int, default=4096)
+    parser.add_argument(
+        "--block", type=int, default=256, help="images through a backbone at a time"
+    )
     parser.add_argument("--memory", type=int, nargs=2, metavar="N", help="image counts to compare")
     add_options(parser, repeats=5)
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)  # of a process of its own
     options = parser.parse_args()
+    room = min(options.buffer // 2, options.buffer - BATCH) // options.backbones
+    if (
+        room < options.block
+    ):  # smaller blocks, which a CPU can be faster with, would be the stream's
+        parser.error(
+            f"--buffer {options.buffer} has room for blocks of {room} images, and both sides must take "
+            f"the same, --block {options.block}: give a larger --buffer or a smaller --block"
+        )
     options.side = options.side or SIDES.get(options.model, 64)
     runtime = make_runtime(options.device)
     if options.peak:
@@ -70,6 +82,7 @@ def main() -> None:
         "side": options.side,
         "backbones": options.backbones,
         "buffer": options.buffer,
+        "block": options.block,
     }
     row |= memory(options) if options.memory else throughput(options, runtime)
     for name, value in row.items():
@@ -88,7 +101,7 @@ def throughput(options: argparse.Namespace, runtime: Runtime) -> dict[str, objec
 
         def through(maps: MapSource) -> None:
             generator = torch.Generator().manual_seed(0)
-            for _ in maps.batches(np.arange(options.backbones * count), 256, generator):
+            for _ in maps.batches(np.arange(options.backbones * count), BATCH, generator):
                 pass
 
         streamed, first = take_turns(
@@ -127,6 +140,7 @@ def make_stream(
         [extractors],
         lambda index: transform(images[index.to(images.device)]),
         count,
+        block=options.block,
         buffer=options.buffer,
     )
 
@@ -156,6 +170,7 @@ def memory(options: argparse.Namespace) -> dict[str, object]:
     row: dict[str, object] = {"images": options.memory}
     same = ["--model", options.model, "--device", options.device, "--buffer", str(options.buffer)]
     same += ["--side", str(options.side), "--backbones", str(options.backbones)]
+    same += ["--block", str(options.block)]
     for kind in ("stream", "stored"):
         found = []
         for count in options.memory:
@@ -176,7 +191,7 @@ def peak(options: argparse.Namespace, runtime: Runtime) -> dict[str, float]:
         if kind == "stored":
             source = stored(stream, Path(folder), runtime, options.buffer)
         generator = torch.Generator().manual_seed(0)
-        for _ in source.batches(np.arange(options.backbones * count), 256, generator):
+        for _ in source.batches(np.arange(options.backbones * count), BATCH, generator):
             pass
     images = count * 64  # the digits are 8×8 bytes
     found = {
