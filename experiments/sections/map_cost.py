@@ -46,7 +46,11 @@ def _throughput(rows: Sequence[Row]) -> list[str]:
 def _memory(rows: Sequence[Row]) -> list[str]:
     header = ("network, device", "kind", *(f"{count:,} images" for count in rows[0]["images"]))
     lines = [
-        (f"{_name(row)}, {row['device']}", kind, *(f"{v:.0f} MB" for v in row[f"{kind}_{where}"]))
+        (
+            f"{_name(row)}, {_backbones(row)}, {row['device']}",
+            kind,
+            *(f"{v:.0f} MB" for v in row[f"{kind}_{where}"]),
+        )
         for row in rows
         for kind in ("stream", "stored")
         for where in ("peak_rss_mb", "peak_gpu_mb")
@@ -57,6 +61,10 @@ def _memory(rows: Sequence[Row]) -> list[str]:
         f"line of a kind is its own memory. Made by `{MEMORY}`."
     )
     return [table(header, lines), note]
+
+
+def _backbones(row: Row) -> str:
+    return f"{row['backbones']} backbones" if row["backbones"] > 1 else "1 backbone"
 
 
 def _name(row: Row) -> str:
@@ -77,7 +85,7 @@ def reading(rows: Sequence[Row]) -> list[str]:
             few, many = row["stream_peak_rss_mb"]
             flat = "is flat" if many < 1.1 * few else "**grows**"
             said.append(
-                f"**Memory of streaming {flat}:** {few:.0f} MB for {row['images'][0]:,} images, "
+                f"**Memory of streaming {flat}** ({_backbones(row)}): {few:.0f} MB for {row['images'][0]:,} images, "
                 f"{many:.0f} MB for {row['images'][1]:,}."
             )
     return said
