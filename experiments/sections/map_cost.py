@@ -36,9 +36,9 @@ def _throughput(rows: Sequence[Row]) -> list[str]:
         for row in rows
     ]
     note = (
-        "Throughput over that of bare inference by the same backbones, in turns. Bare inference runs the whole "
-        "network; a stream stops at the maps and mixes those of all phases in a bounded buffer; stored maps "
-        f"are half-precision zarr shards in the page cache. Aim for streaming: at least {AIM:.2f}."
+        "Throughput over that of bare inference by the same backbones, in turns and in blocks of the same "
+        "size. Both run the whole network; a stream also mixes the maps of all phases in a bounded buffer; "
+        f"stored maps are half-precision zarr shards in the page cache. Aim for streaming: at least {AIM:.2f}."
     )
     return [table(header, lines), note]
 
