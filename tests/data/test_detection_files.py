@@ -349,6 +349,18 @@ def yolo(root, text, names="names: [car, person]"):
     return root
 
 
+def test_yolo_text_files_without_an_image_are_refused(tmp_path):
+    yolo(tmp_path, "0 0.5 0.5 0.2 0.2")
+    picture(tmp_path / "images" / "train" / "sub" / "c.jpg")
+    write(tmp_path / "labels" / "train" / "classes.txt", "car\nperson")
+    write(
+        tmp_path / "labels" / "train" / "c.txt", "1 0.5 0.5 0.25 0.2"
+    )  # not nested as its image is
+    with pytest.raises(ValueError, match=r"labels/train: c\.txt have no image in the same place"):
+        yolo_detection(tmp_path, "train")
+    assert len(yolo_detection(tmp_path, "train", exclude=["c"])) == 2
+
+
 @pytest.mark.parametrize("names", ["names: [car, person]", "names: {0: car, 1: person}"])
 def test_yolo_folders(tmp_path, names):
     files = yolo_detection(yolo(tmp_path, "1 0.5 0.5 0.25 0.2\n", names), "train")

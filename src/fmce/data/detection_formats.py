@@ -4,7 +4,7 @@ Each reader finds images and labels in the usual folders; `detection_files` name
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,7 +14,7 @@ from PIL import Image
 
 from fmce.data.detection_files import DetectionFiles, Missing, join_labels
 from fmce.data.detection_labels import EVERY_CLASS, Classes, RawBox, by_stem, read_label_text
-from fmce.data.image_files import DAMAGE_ERRORS, list_images, read_stems, stem_of
+from fmce.data.image_files import DAMAGE_ERRORS, first_names, list_images, read_stems, stem_of
 
 # The benchmark's three classes; a van is no mistake for a car, nor a seated person for a pedestrian.
 KITTI_NAMES = Classes(
@@ -186,13 +186,16 @@ def yolo_detection(
         exclude: As in `join_labels`.
 
     Raises:
-        ValueError: Folders or names are missing, a line cannot be read, or as in `join_labels`.
+        ValueError: Folders or names are missing, a line cannot be read, a text file has no image in
+            the same place, or as in `join_labels`.
     """
     root = Path(root)
     names = tuple(class_names) or _yolo_names(root / "data.yaml")
     folder, labels = root / "images" / split, root / "labels" / split
     images = list_images(folder)
     _require_folder(labels)
+    left_out = read_stems(exclude)
+    _refuse_lone_texts(labels, {p.relative_to(folder).with_suffix("") for p in images}, left_out)
     raw = {
         stem_of(path.name): _yolo_boxes(
             labels / path.relative_to(folder).with_suffix(".txt"), path, names
@@ -200,8 +203,21 @@ def yolo_detection(
         for path in images
     }
     return join_labels(
-        images, raw, Classes(names), name=f"{root}, {split}", missing=missing, exclude=exclude
+        images, raw, Classes(names), name=f"{root}, {split}", missing=missing, exclude=left_out
     )
+
+
+def _refuse_lone_texts(labels: Path, images: set[Path], left_out: Set[str]) -> None:
+    """Refuse text files without an image: those of moved images would turn into images without objects."""
+    texts = [path.relative_to(labels) for path in sorted(labels.rglob("*.txt"))]
+    # Labelling tools put the names of the classes there too.
+    texts = [t for t in texts if str(t) != "classes.txt" and t.stem not in left_out]
+    alone = [str(t) for t in texts if t.with_suffix("") not in images]
+    if alone:
+        raise ValueError(
+            f"{labels}: {first_names(alone)} have no image in the same place under images/; move or "
+            "delete them, or exclude their stems."
+        )
 
 
 def _yolo_names(path: Path) -> tuple[str, ...]:
