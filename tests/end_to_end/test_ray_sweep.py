@@ -50,7 +50,7 @@ def cluster():
 
 def begin(cluster, config, out):
     arguments = ["sweep", "--out", out, "--config", config, "--engine", "ray"]
-    arguments += ["--address", cluster["address"]]
+    arguments += ["--address", cluster["address"], "--gpus", 0]
     return subprocess.Popen(
         [sys.executable, "-m", "fmce", *map(str, arguments)],
         env=os.environ | ON_LOOPBACK,
@@ -104,6 +104,27 @@ def weights(folders):
     """Return when each file of weights was written, and which file it is."""
     files = [file for folder in folders for file in folder.glob("checkpoints/*/*.safetensors")]
     return {file: (file.stat().st_mtime_ns, file.stat().st_ino) for file in files}
+
+
+JOBS = """
+import subprocess, sys
+from fmce.engine.ray_workers import RayWorkers
+address, file = sys.argv[1:]
+with RayWorkers(address, gpus=1) as workers:
+    for name in ("first", "second"):
+        workers.submit(name, subprocess.run, ["sh", "-c", f"echo $PPID >> {file}"])
+        assert workers.wait() == (name, None, "")
+"""
+
+
+# CUDA reads once in a process which GPUs it may see.
+@needs_ray
+@pytest.mark.slow
+def test_each_job_on_a_gpu_has_a_process_of_its_own(cluster, tmp_path):
+    command = [sys.executable, "-c", JOBS, cluster["address"], tmp_path / "processes"]
+    subprocess.run(command, env=os.environ | ON_LOOPBACK, check=True, timeout=SECONDS)
+    first, second = (tmp_path / "processes").read_text().split()
+    assert first != second
 
 
 @needs_ray

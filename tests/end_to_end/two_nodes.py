@@ -29,7 +29,10 @@ def main(seconds):
     folder = tempfile.mkdtemp(prefix="ray-")
     each = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": MEMORY}
     each |= {"include_log_monitor": False, "include_dashboard": False, "no_monitor": True}
-    cluster = Cluster(initialize_head=True, head_node_args={**each, "temp_dir": folder})
+    # Ray hands out as many GPUs as it is told there are; none need be there.
+    cluster = Cluster(
+        initialize_head=True, head_node_args={**each, "num_gpus": 1, "temp_dir": folder}
+    )
     try:
         second = cluster.add_node(**each)
         nodes = [raylet_of(cluster.head_node), raylet_of(second)]

@@ -82,16 +82,14 @@ class RayWorkers:
 
     def submit(self, name: str, function: Callable[..., Any], *args: Any) -> None:
         """Hand a job to the cluster, which starts it as soon as a node has what it asks for."""
-        task = (
-            _import_ray()
-            .remote(_do)
-            .options(
-                name=name,
-                num_cpus=self.cpus,
-                num_gpus=self.gpus,
-                max_retries=self.max_restarts,
-            )
-        )
+        # A process stays on the GPU that it used first, whichever Ray gives it next, so it does one job.
+        task = _import_ray().remote(
+            name=name,
+            num_cpus=self.cpus,
+            num_gpus=self.gpus,
+            max_retries=self.max_restarts,
+            max_calls=1 if self.gpus else 0,
+        )(_do)
         reference = task.remote(function, args, max(1, int(self.cpus)))
         self._names[reference] = name
 
