@@ -42,6 +42,18 @@ def test_the_tf32_choice_holds_inside_and_is_taken_back(tf32, expected):
     assert [kind.fp32_precision for kind in kinds] == before
 
 
+@pytest.mark.parametrize("tf32", [True, False])
+def test_the_flags_that_the_compiler_reads_say_the_same(tf32):
+    def older():
+        level = torch.get_float32_matmul_precision()
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, level
+
+    before = older()
+    with Runtime(torch.device("cuda"), tf32=tf32, compile=True).arithmetic():
+        assert older() == (tf32, tf32, "high" if tf32 else "highest")
+    assert older() == before
+
+
 def test_on_the_cpu_no_flag_is_touched():
     before = torch.backends.cuda.matmul.fp32_precision
     with Runtime(torch.device("cpu"), tf32=True).arithmetic():

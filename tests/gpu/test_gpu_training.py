@@ -82,8 +82,10 @@ def test_options_stay_near_the_plain_loss(tmp_path, plain, setting, tolerance):
 # Inductor advises TF32, for which there is a choice of its own, and remarks on small GPUs.
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.slow
-def test_compiled_training_stays_near_the_plain_loss(tmp_path, plain):
-    assert loss_of(tmp_path / "run", "runtime.compile=true") == pytest.approx(plain, rel=ROUNDED)
+@pytest.mark.parametrize(("tf32", "tolerance"), [("false", ROUNDED), ("true", HALF)])
+def test_compiled_training_stays_near_the_plain_loss(tmp_path, plain, tf32, tolerance):
+    settings = ("runtime.compile=true", f"runtime.tf32={tf32}")
+    assert loss_of(tmp_path / "run", *settings) == pytest.approx(plain, rel=tolerance)
 
 
 def test_the_same_training_twice_gives_the_same_loss(tmp_path, plain):

@@ -6,11 +6,12 @@ The only file that imports Lightning Fabric, and only where torchrun started mor
 import logging
 import os
 import socket
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -73,15 +74,26 @@ class Runtime:
         if self.device.type != "cuda":
             yield
             return
-        kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+        cudnn: Any = torch.backends.cudnn
+        kinds = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
         before = [kind.fp32_precision for kind in kinds]
         try:
-            for kind in kinds:
-                kind.fp32_precision = "tf32" if self.tf32 else "ieee"
+            _choose(kinds, ["tf32" if self.tf32 else "ieee"] * len(kinds), self.compile)
             yield
         finally:
-            for kind, found in zip(kinds, before, strict=True):
-                kind.fp32_precision = found
+            _choose(kinds, before, self.compile)
+
+
+def _choose(kinds: Sequence[Any], precisions: Sequence[str], for_compiler: bool) -> None:
+    """Set the float32 precision of matrix products and cuDNN's kinds of operations."""
+    if for_compiler:
+        # torch.compile still asks for PyTorch's older flags, and to do so is an error where they differ.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some releases call them deprecated
+            torch.backends.cuda.matmul.allow_tf32 = precisions[0] == "tf32"
+            torch.backends.cudnn.allow_tf32 = precisions[1] == "tf32"
+    for kind, precision in zip(kinds, precisions, strict=True):
+        kind.fp32_precision = precision
 
 
 def _has_channels(value: Tensor | nn.Module) -> bool:
