@@ -1,10 +1,16 @@
 """`open_run`: a run read back from its folder."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 
+from fmce.commands.evaluate import evaluate
+from fmce.commands.extract import extract
+from fmce.commands.score import score
+from fmce.commands.train_net import train_net
+from fmce.configs import RuntimeConfig, to_yaml
 from fmce.convergence.phases import find_phases
 from fmce.engine.runtime import make_runtime
 from fmce.models.fmce_net import FMCENet
@@ -52,6 +58,40 @@ def test_an_extractor_gives_the_taps_maps_of_a_frozen_model(finished_run):
     torch.testing.assert_close(maps, seen[0])
     assert not maps.requires_grad
     assert not any(p.requires_grad for p in extract.model.parameters())
+
+
+def test_an_extractor_keeps_no_maps(finished_run):
+    extract = finished_run.extractor(3, CPU)
+    maps = weakref.ref(extract(torch.zeros(1, 3, 8, 8)))
+    assert maps() is None
+
+
+LATER = {
+    "train-net": lambda run: train_net(run, "image", quiet=True),
+    "evaluate": lambda run: evaluate(run, others=[run], quiet=True),
+    "score": lambda run: score(run, epoch=3),
+    "extract": lambda run: extract(run, quiet=True),
+}
+
+
+@pytest.mark.parametrize("command", LATER)
+def test_later_commands_map_images_in_the_memory_order_and_tf32_of_the_training(
+    own_run, monkeypatch, command
+):
+    how = RuntimeConfig(channels_last=True, tf32=True)
+    run = replace(own_run, config=replace(own_run.config, runtime=how))
+    (run.path / "config.yaml").write_text(to_yaml(run.config))
+    seen = []
+    plain = MapExtractor.__init__
+
+    def noting(self, model, tap, runtime):
+        order = model.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+        seen.append((runtime.channels_last, runtime.tf32, order))
+        plain(self, model, tap, runtime)
+
+    monkeypatch.setattr(MapExtractor, "__init__", noting)
+    LATER[command](run)
+    assert set(seen) == {(True, True, True)}
 
 
 def test_an_extractor_in_half_precision_gives_float32(finished_run):

@@ -4,7 +4,7 @@ The folder is the interface between commands; `open_run` is the way in for a pro
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -127,14 +127,22 @@ class Run:
             ) from error
         return model.to(device).eval()
 
+    def as_trained(self, runtime: Runtime) -> Runtime:
+        """Return a runtime with the memory order and the TF32 choice that the run was trained with, or its own."""
+        section = self.config.runtime
+        channels_last = runtime.channels_last or section.channels_last
+        return replace(runtime, channels_last=channels_last, tf32=runtime.tf32 or section.tf32)
+
     def extractor(self, epoch: int, runtime: Runtime) -> "MapExtractor":
         """Return the map from images to feature maps that the network was after an epoch."""
-        return MapExtractor(self.model(epoch, runtime.device), self.tap, runtime)
+        return MapExtractor(runtime.put(self.model(epoch)), self.tap, runtime)
 
     def images(self, part: ImageSet, runtime: Runtime) -> Callable[[Tensor], Tensor]:
         """Return the map from positions in a split to unvaried network input."""
         stored, transform = part.placed(runtime.device).images, self.transform
-        return lambda index: transform(stored[index.to(stored.device)].to(runtime.device))
+        return lambda index: transform(
+            stored[index.to(stored.device, non_blocking=True)].to(runtime.device)
+        )
 
     def batches(self, part: ImageSet, runtime: Runtime, batch_size: int = 512) -> ImageBatches:
         """Return unvaried batches of a split, in order; of several ranks, each gets its share of them."""
@@ -207,7 +215,9 @@ class MapExtractor:
         """Return the maps of a batch."""
         with self.runtime.autocast():
             self.model(self.runtime.put(images))
-        return self._maps.single(self.tap).float()
+        maps = self._maps.single(self.tap).float()
+        self._maps.clear()  # of many networks side by side, each would hold a block of maps
+        return maps
 
 
 def task_loss(row: dict[str, Any]) -> float:

@@ -46,6 +46,15 @@ def test_a_checkpoint_gives_back_weights_state_and_metrics(tmp_path):
     assert noted_metrics(tmp_path) == {7: {"epoch": 7, "loss": 0.1}}
 
 
+def test_state_saved_on_another_device_is_read_onto_the_cpu(tmp_path, monkeypatch):
+    # What torch notes beside each tensor that it saves; a GPU of this number is on no machine.
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda _storage: "cuda:99")
+    folder = save(tmp_path, 7)
+    monkeypatch.undo()
+    moments = load_checkpoint(checkpoint_path(folder, 7), with_state=True).state["optimizer"]
+    assert moments["moments"].device == torch.device("cpu")
+
+
 def test_only_the_newest_two_keep_optimiser_state(tmp_path):
     save(tmp_path, 1, 2, 3, 4)
     assert checkpoint_epochs(tmp_path) == [1, 2, 3, 4]

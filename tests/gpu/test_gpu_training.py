@@ -6,8 +6,12 @@ import torch
 from fmce.commands.train import train
 from fmce.configs import RunConfig, with_settings
 from fmce.data.batch import ImageBatches, ImageSet
+from fmce.data.map_splits import split_maps
+from fmce.data.map_stream import MapStream
 from fmce.data.transforms import ImageTransform
 from fmce.engine.runtime import make_runtime
+from fmce.models.tiny import tiny
+from fmce.run_folder import MapExtractor
 
 pytestmark = [
     pytest.mark.gpu,
@@ -86,6 +90,38 @@ def test_options_stay_near_the_plain_loss(tmp_path, plain, setting, tolerance):
 def test_compiled_training_stays_near_the_plain_loss(tmp_path, plain, tf32, tolerance):
     settings = ("runtime.compile=true", f"runtime.tf32={tf32}")
     assert loss_of(tmp_path / "run", *settings) == pytest.approx(plain, rel=tolerance)
+
+
+@pytest.fixture
+def never_waiting():
+    """Make it an error that the host waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def test_images_are_varied_without_waiting_for_the_gpu(images, never_waiting):
+    transform = ImageTransform(32, (0.5,) * 3, (0.2,) * 3, shift=3, noise=0.1, flip=True)
+    draw = torch.Generator("cuda").manual_seed(0)
+    assert transform(images.images.to("cuda", non_blocking=True), draw).is_cuda
+
+
+def test_the_host_does_not_wait_between_the_backbones_of_a_stream(images, never_waiting):
+    runtime = make_runtime("cuda")
+    stored, transform = (
+        images.images.to("cuda", non_blocking=True),
+        ImageTransform(8, (0.5,) * 3, (0.2,) * 3),
+    )
+    backbones = [MapExtractor(runtime.put(tiny(7)), "blocks.2", runtime) for _ in range(3)]
+    stream = MapStream(
+        [backbones],
+        lambda i: transform(stored[i.to("cuda", non_blocking=True)]),
+        len(stored),
+        block=64,
+    )
+    wanted = split_maps("map", num_images=len(stored), num_phases=3).train
+    seen = sum(len(batch.maps) for batch in stream.batches(wanted, 50, torch.Generator()))
+    assert seen == len(wanted)
 
 
 def test_the_same_training_twice_gives_the_same_loss(tmp_path, plain):

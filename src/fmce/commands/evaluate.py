@@ -28,7 +28,7 @@ def evaluate(
         split: which FMCE-Net.
         others: runs whose maps the FMCE-Net is asked about too, though it was not trained on them.
         settings: `field=value` on top of the other runs' `scorer` section, such as "maps=stored".
-        runtime: device and precision.
+        runtime: device and precision; memory order and TF32 are the run's own.
         quiet: print nothing.
 
     Returns:
@@ -38,7 +38,7 @@ def evaluate(
         FileNotFoundError: phases, checkpoints or the FMCE-Net are missing.
         ValueError: another run's maps have another shape or number of phases.
     """
-    runtime = runtime or make_runtime()
+    runtime = run.as_trained(runtime or make_runtime())
     for other in others:
         check_same_data(run.config, other)
     net = run.scorer(split).to(runtime.device)
@@ -64,7 +64,7 @@ def _classifier_rows(run: Run, runtime: Runtime) -> list[dict[str, Any]]:
     test = run.batches(run.data.test, runtime)
     rows = []
     for phase, epoch in enumerate(run.phases.markers, start=1):
-        scores = evaluate_classifier(run.model(epoch, runtime.device), test, runtime)
+        scores = evaluate_classifier(runtime.put(run.model(epoch)), test, runtime)
         rows.append(
             {
                 "phase": phase,

@@ -28,7 +28,7 @@ def explain(
         run: has phases and its marker checkpoints.
         num_images: test images, the first of each class in turn.
         signed: keep evidence against the class too; numbers are of the rectified map.
-        runtime: device and precision.
+        runtime: device; memory order and TF32 are the run's own, precision is float32.
         quiet: print nothing.
 
     Returns:
@@ -38,7 +38,7 @@ def explain(
         FileNotFoundError: phases or checkpoints are missing.
         ValueError: more images are asked for than there are.
     """
-    runtime = runtime or make_runtime()
+    runtime = run.as_trained(runtime or make_runtime())
     test = run.data.test
     if not 1 <= num_images <= len(test):
         raise ValueError(f"expected 1 to {len(test)} images, got {num_images}")
@@ -46,13 +46,11 @@ def explain(
     targets = test.targets[index].to(runtime.device)
     images = run.images(test, runtime)(index)
     phases = run.phases
-    cams = torch.stack(
-        [
-            grad_cam(run.model(e, runtime.device), images, targets, run.tap, signed=signed).cpu()
-            for e in phases.markers
-        ]
-    )
-    numbers = _numbers(cams.clamp_min(0).numpy())
+    models = (runtime.put(run.model(epoch)) for epoch in phases.markers)
+    with runtime.arithmetic():
+        cams = [grad_cam(m, images, targets, run.tap, signed=signed).cpu() for m in models]
+    maps = torch.stack(cams)
+    numbers = _numbers(maps.clamp_min(0).numpy())
     result = {
         "epochs": list(phases.markers),
         "test_index": index.tolist(),
@@ -61,7 +59,7 @@ def explain(
         "per_phase": [_means(n) for n in numbers],
         "per_image": [{k: _plain(v) for k, v in n._asdict().items()} for n in numbers],
     }
-    _write(run.path / "explain", cams.numpy(), test.images[index].numpy(), result)
+    _write(run.path / "explain", maps.numpy(), test.images[index].numpy(), result)
     if not quiet:
         _print(run, result)
     return result

@@ -63,7 +63,7 @@ def extract(
     Args:
         run: has phases and its marker checkpoints.
         workers: processes here; several share the GPUs, or the cores.
-        runtime: device and precision.
+        runtime: device and precision; memory order and TF32 are the run's own.
         dry_run: only predict the size.
         quiet: print no progress.
 
@@ -77,7 +77,7 @@ def extract(
             are beyond float16.
         BlockingIOError: another extraction writes this run's maps.
     """
-    runtime, share = _placed(runtime or make_runtime())
+    runtime, share = _placed(run.as_trained(runtime or make_runtime()))
     if workers < 1 or (workers > 1 and share != (0, 1)):
         raise ValueError(
             f"workers must be at least 1, and 1 under torchrun, whose ranks share the work; got {workers}"
@@ -109,6 +109,7 @@ def work(path: str, device: str, precision: str, share: tuple[int, int]) -> None
     """Write one worker's share of the shards of a store that `extract` has prepared."""
     run = open_run(path)
     runtime = make_runtime(_device_of(torch.device(device), share[0]), precision)
+    runtime = run.as_trained(runtime)
     _write_share(run, read_json(run.path / NOTES / "identity.json"), runtime, share, quiet=True)
 
 

@@ -37,7 +37,7 @@ def score(
         checkpoint: a checkpoint folder or its model.safetensors, or any safetensors file of a state
             dict; of this run or another of the same model.
         split: which FMCE-Net.
-        runtime: device and precision.
+        runtime: device and precision; memory order and TF32 are the run's own.
 
     Returns:
         Mean and standard deviation of the expected phase over images, share of images per phase,
@@ -47,14 +47,14 @@ def score(
         ValueError: neither or both of epoch and checkpoint are given, or the maps do not fit.
         FileNotFoundError: checkpoint or FMCE-Net are missing.
     """
-    runtime = runtime or make_runtime()
+    runtime = run.as_trained(runtime or make_runtime())
     if (epoch is None) == (checkpoint is None):
         raise ValueError("name one checkpoint: either --epoch N or --checkpoint FOLDER")
     folder = checkpoint or checkpoint_path(run.path / "checkpoints", int(epoch or 0))
     if folder.name == "model.safetensors" and (folder.parent / "meta.json").exists():
         folder = folder.parent
     net = run.scorer(split).to(runtime.device)
-    extract = MapExtractor(run.model_from(folder, runtime.device), run.tap, runtime)
+    extract = MapExtractor(runtime.put(run.model_from(folder)), run.tap, runtime)
     batches = (
         MapBatch(extract(batch.images), batch.targets, batch.image_index, batch.image_index)
         for batch in run.batches(run.data.test, runtime).epoch(0)

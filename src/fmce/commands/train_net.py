@@ -48,7 +48,7 @@ def train_net(
         split: what is held out: maps (the paper), images, runs, or only the test images.
         others: further runs of the same data and model, whose maps join; needed for split "run".
         config: training of FMCE-Net; the run's own `scorer` section by default.
-        runtime: device and precision.
+        runtime: device and precision; memory order and TF32 are the run's own.
         quiet: print no progress.
 
     Returns:
@@ -58,7 +58,7 @@ def train_net(
         FileNotFoundError: phases or marker checkpoints are missing.
         ValueError: the runs do not fit together.
     """
-    runtime = runtime or make_runtime(together=True)
+    runtime = run.as_trained(runtime or make_runtime(together=True))
     config, ranks = config or run.config.scorer, runtime.ranks
     runs = [run, *others]
     phases = _phases_of(runs)

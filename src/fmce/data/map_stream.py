@@ -137,7 +137,8 @@ class MapStream:
             chosen, mine = inputs, rows == row
             if mine.sum() < len(block):
                 place = torch.from_numpy(np.searchsorted(block, images[mine]))
-                chosen = inputs[place.to(inputs.device)]
+                # Else the host would wait for each backbone before it begins the next.
+                chosen = inputs[place.to(inputs.device, non_blocking=True)]
             yield numbers[mine], self.extractors[run][phase](chosen)
 
 

@@ -86,8 +86,10 @@ class ImageTransform:
             x = torch.where(drawn.mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
         if drawn.corner is not None:
             x = cut_windows(x, drawn.corner, self.shift)
+        # torch.tensor(…, device) would make the host wait for all that the GPU has still to do.
         mean, std = (
-            torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std)
+            torch.tensor(v).view(1, 3, 1, 1).to(x.device, non_blocking=True)
+            for v in (self.mean, self.std)
         )
         x = (x - mean) / std
         return x if drawn.noise is None else x + self.noise * drawn.noise

@@ -61,7 +61,9 @@ class Views:
             if self.brightness:
                 x = self._relight(x, generator, share)
         mean, std = (
-            torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std)
+            # As in `ImageTransform`: the host need not wait for the GPU.
+            torch.tensor(v).view(1, 3, 1, 1).to(x.device, non_blocking=True)
+            for v in (self.mean, self.std)
         )
         return (x - mean) / std, y
 

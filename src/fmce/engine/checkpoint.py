@@ -99,7 +99,9 @@ def load_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
     names = ["model.safetensors", "state.pt"] if with_state else ["model.safetensors"]
     for name in names:
         _verify(path / name, meta["sha256"].get(name, "none"))
-    state = torch.load(path / "state.pt", weights_only=True) if with_state else None
+    # Onto the CPU: the GPU it was saved from may not be here, and several ranks read what one saved.
+    file = path / "state.pt"
+    state = torch.load(file, map_location="cpu", weights_only=True) if with_state else None
     return Checkpoint(meta["epoch"], load_file(path / "model.safetensors"), state, meta)
 
 

@@ -168,6 +168,11 @@ class FeatureMaps:
             )
         return maps[0]
 
+    def clear(self) -> None:
+        """Drop what the latest forward left, so that its memory is free."""
+        for name in self.names:
+            self._held[name] = []
+
     def _maps_of(self, name: str) -> list[Tensor]:
         if name not in self._held:
             raise ValueError(f"{name!r} is not captured here; captured: {', '.join(self.names)}")
@@ -199,8 +204,7 @@ class FeatureMaps:
         if torch.compiler.is_compiling():
             return
         self._called_compiled = module is not self.model
-        for name in self.names:
-            self._held[name] = []
+        self.clear()
 
     def _holder(self, name: str) -> Any:
         def hold(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:

@@ -39,6 +39,7 @@ def score_maps(
             if not len(batch.scores):
                 continue  # the last batch may have fewer maps than there are ranks
             with runtime.autocast():
-                logits.append(scorer(runtime.put(batch.maps)).float().cpu())
-            phases.append(batch.scores.cpu())
-    return torch.cat(logits), torch.cat(phases)
+                # They stay there to the end: to fetch each batch's would make the host wait each time.
+                logits.append(scorer(runtime.put(batch.maps)).float())
+            phases.append(batch.scores)
+    return torch.cat(logits).cpu(), torch.cat(phases).cpu()
