@@ -1,6 +1,6 @@
 """Function matching for segmentation and classification, beside the slides' table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from paper_tables import paper_table
 from result_rows import (
@@ -23,6 +23,7 @@ PREFIX = "function matching on "
 # What each row is called on the page, and what makes it; others of the same experiments follow.
 EXPECTED = {"built-in scenes": COMMAND, "CamVid": REAL, "CIFAR-10": CLASSIFY}
 OWN_FRAMES = "CamVid, own frames only"
+SCORES = {"miou": "mIoU", "accuracy": "accuracy", "ap": "AP"}
 NAMES = {
     "teacher": "large (teacher), supervised",
     "supervised": "compact, supervised",
@@ -39,16 +40,28 @@ def covers(row: Row) -> bool:
 
 def section(rows: Sequence[Row]) -> list[str]:
     """Return the table beside the slides', agreement, training length and step time."""
-    whole = [row for row in rows if set(NAMES) <= scores(row).keys()]
-    absent = [
-        missing(f"{PREFIX}{name}", command)
-        for name, command in EXPECTED.items()
-        if result_of(rows, f"{PREFIX}{name}") is None
-    ]
-    parts = ["## Function matching", *absent]
-    if whole:
-        parts += [beside_slides(whole), *(set_up(row) for row in whole), agreement(whole)]
+    parts = ["## Function matching", *absent(rows, PREFIX, EXPECTED)]
+    if whole := whole_rows(rows):
+        parts += [
+            beside_slides(whole, "mIoU", slides(), digits=2),
+            *(set_up(row) for row in whole),
+            agreement(whole, "same answer as the teacher"),
+        ]
     return [*parts, *own_frames(rows), *lengths(rows), *step_time(rows)]
+
+
+def absent(rows: Sequence[Row], prefix: str, expected: Mapping[str, str]) -> list[str]:
+    """Name the experiments that have no row, each with the command that makes one."""
+    return [
+        missing(f"{prefix}{name}", command)
+        for name, command in expected.items()
+        if result_of(rows, f"{prefix}{name}") is None
+    ]
+
+
+def whole_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that have the teacher and all three arms."""
+    return [row for row in rows if set(NAMES) <= scores(row).keys()]
 
 
 def scores(row: Row) -> dict[str, float]:
@@ -60,9 +73,9 @@ def scores(row: Row) -> dict[str, float]:
     return {"teacher": result["teacher"][result["score_name"]], **means}
 
 
-def slides() -> dict[str, float]:
-    """Return the slides' mIoU by our names of the arms, in percent."""
-    published: dict[str, float] = dict(paper_table("function_matching")["segmentation_miou"])
+def slides(score: str = "segmentation_miou") -> dict[str, float]:
+    """Return the slides' scores by our names of the arms, in percent."""
+    published: dict[str, float] = dict(paper_table("function_matching")[score])
     return {"labelled" if name == "distill" else name: v for name, v in published.items()}
 
 
@@ -75,16 +88,17 @@ def gap(values: dict[str, float]) -> float:
     return (values["funmatch"] - values["supervised"]) / (values["teacher"] - values["supervised"])
 
 
-def beside_slides(rows: Sequence[Row]) -> str:
-    """Return one column an experiment, the slides' first."""
-    theirs = slides()
+def beside_slides(
+    rows: Sequence[Row], score: str, theirs: Mapping[str, float], *, digits: int
+) -> str:
+    """Return one column an experiment, the slides' first, whose score has so many digits."""
     header = (
         "",
-        "slides: BDD100K, mIoU",
-        *(f"{name_of(r)}, {r['result']['score_name']}" for r in rows),
+        f"slides: BDD100K, {score}",
+        *(f"{name_of(row)}, {SCORES[row['result']['score_name']]}" for row in rows),
     )
     lines = [
-        (label, f"{theirs[arm]:.2f}", *(with_spread(row, arm) for row in rows))
+        (label, f"{theirs[arm]:.{digits}f}", *(with_spread(row, arm) for row in rows))
         for arm, label in NAMES.items()
     ]
     shares = [row["result"]["gap_closed"] for row in rows]
@@ -93,8 +107,8 @@ def beside_slides(rows: Sequence[Row]) -> str:
 
 
 def name_of(row: Row) -> str:
-    """Return the data set of a row."""
-    return str(row["what"]).removeprefix(PREFIX)
+    """Return the data set of a row, which follows "… function matching on "."""
+    return str(row["what"]).partition(" on ")[2]
 
 
 def with_spread(row: Row, arm: str) -> str:
@@ -126,17 +140,18 @@ def network(net: Row) -> str:
     return f"`{net['name']}`" + (f" ({told})" if told else "")
 
 
-def agreement(rows: Sequence[Row]) -> str:
-    """Return how often each arm answers as the teacher does."""
+def agreement(rows: Sequence[Row], measure: str) -> str:
+    """Return how nearly each arm answers as the teacher does."""
     pools = {"validation": "validation", "held_out_frames": "unlabelled, kept aside"}
     header = (
-        "same answer as the teacher",
+        measure,
         *(f"{name_of(r)}: {p}" for r in rows for p in pools.values()),
     )
     lines = []
     for arm in ("supervised", "labelled", "funmatch"):
         found = [{a["arm"]: a["agreement"] for a in row["result"]["arms"]}[arm] for row in rows]
-        cells = [percent(one[pool]) if pool in one else "–" for one in found for pool in pools]
+        shares = [one.get(pool) for one in found for pool in pools]
+        cells = ["–" if share is None else percent(share) for share in shares]
         lines.append((NAMES[arm], *cells))
     return table(header, lines)
 
@@ -201,33 +216,41 @@ def step_time(rows: Sequence[Row]) -> list[str]:
 
 def reading(rows: Sequence[Row]) -> list[str]:
     """Say for each experiment whether the slides' effect shows."""
-    said = [verdict(row) for row in rows if set(NAMES) <= scores(row).keys()]
-    return [*said, *pool_reading(rows)]
+    return [*(verdict(row, slides()) for row in whole_rows(rows)), *pool_reading(rows)]
 
 
-def verdict(row: Row) -> str:
+def verdict(row: Row, theirs: Mapping[str, float]) -> str:
     """Judge one experiment by its paired interval, not by its mean."""
-    result, name = row["result"], name_of(row)
+    result, name = row["result"], row["what"]
     matched = next((c for c in result["comparisons"] if c["arm"] == "funmatch"), None)
     if matched is None:
-        return f"**Cannot be judged: function matching on {name}**, with a single seed."
+        return f"**Cannot be judged: {name}**, with a single seed."
     share = result["gap_closed"]
-    closed = "there is no gap" if share is None else f"share of the gap closed {share:.2f}"
+    closed = (
+        "the teacher is no better than the supervised student, so there is no gap to close"
+        if share is None
+        else f"share of the gap closed {share:.2f}"
+    )
     numbers = (
         f"The matched student is {signed(matched['mean_difference'])} pp from the supervised one "
         f"({100 * matched['confidence']:.0f} % interval {interval(matched)}, {matched['n']} seeds); {closed}, slides "
-        f"{gap(slides()):.2f}.{apart(result)}"
+        f"{gap(theirs):.2f}.{apart(row)}"
     )
     if off_zero(matched) and matched["mean_difference"] > 0:
-        return f"**Reproduces in kind: function matching on {name}.** {numbers}"
+        return f"**Reproduces in kind: {name}.** {numbers}"
     if off_zero(matched):
-        return f"**Does not reproduce: function matching on {name}.** {numbers}"
-    return f"**No gain established: function matching on {name}.** {numbers}"
+        return f"**Does not reproduce: {name}.** {numbers}"
+    return f"**No gain established: {name}.** {numbers}"
 
 
-def apart(result: Row) -> str:
-    """Say how often both students answer as the teacher does on images of the pool's own kind."""
-    shares = {arm["arm"]: arm["agreement"].get("held_out_frames") for arm in result["arms"]}
+def apart(row: Row) -> str:
+    """Say how often both students answer as the teacher does on images of the pool's own kind.
+
+    For boxes that is no share of positions, and the table says it.
+    """
+    if row["experiment"] == "funmatch_detection":
+        return ""
+    shares = {arm["arm"]: arm["agreement"].get("held_out_frames") for arm in row["result"]["arms"]}
     if None in (shares["funmatch"], shares["supervised"]):
         return ""
     return (
