@@ -14,6 +14,7 @@ MATCHING = {
     "matching_data",
     "matching_frames",
     "matching_pools",
+    "matching_scenes",
     "detection_data",
 }
 MAY_IMPORT = {
@@ -31,9 +32,11 @@ MAY_IMPORT = {
     "sweep_config": {"configs"},
     "matching_pools": {"matching_config", "data"},
     "matching_frames": {"matching_config", "matching_pools", "data", "engine"},
-    "detection_data": {"matching_config", "matching_frames", "matching_pools", "data"},
-    "matching_data": {"matching_config", "matching_frames", "matching_pools", "detection_data"}
-    | {"data", "engine"},
+    "matching_scenes": {"matching_config", "matching_frames", "matching_pools", "data"},
+    "detection_data": {"matching_config", "matching_frames", "matching_pools", "matching_scenes"}
+    | {"data"},
+    "matching_data": {"matching_config", "matching_frames", "matching_pools", "matching_scenes"}
+    | {"detection_data", "data", "engine"},
     "tasks": {"tasks", "engine", "losses", "metrics", "data.batch", "data.boxes", "data.shares"}
     | {"models.detection", "models.features", "models.pspnet"},
     "commands": BELOW

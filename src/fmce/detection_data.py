@@ -19,20 +19,18 @@ from fmce.data.pools import (
     MatchingData,
     as_pool,
     cover,
-    empty_pool,
     stack_images,
 )
 from fmce.data.scalabel import bdd100k_detection
-from fmce.data.scenes import SCENE_BOX_CLASSES, SceneBatch, render_scenes
+from fmce.data.scenes import SCENE_BOX_CLASSES, SceneBatch
 from fmce.matching_config import PoolConfig
-from fmce.matching_frames import check_memory, image_bytes, unlabelled_pools
+from fmce.matching_frames import image_bytes, unlabelled_pools
 from fmce.matching_pools import (
-    OTHER_WORLD,
-    SCENES_FOR_VALIDATION,
     data_root,
     some_positions,
     with_statistics,
 )
+from fmce.matching_scenes import scene_data
 
 # Of a scene's objects, those with fewer visible pixels are ignored: at a few pixels a pedestrian
 # is a smudge that nobody could name.
@@ -46,7 +44,8 @@ def detection_data(config: PoolConfig) -> MatchingData:
         ValueError: the data set is unknown or incomplete, boxes are wrong, or the images would not
             fit in memory.
     """
-    data = _scenes(config) if config.name == "scenes" else _files(config)
+    built_in = config.name == "scenes"
+    data = scene_data(config, _with_boxes, SCENE_BOX_CLASSES) if built_in else _files(config)
     for name in ("labelled", "validation"):
         targets = getattr(data, name).targets
         if not ((targets[..., 4] >= 0) & (targets[..., 5] == 0)).any():
@@ -55,27 +54,6 @@ def detection_data(config: PoolConfig) -> MatchingData:
                 f"{config.height}×{config.width}; take more of them, or a larger data.height and data.width"
             )
     return data
-
-
-def _scenes(config: PoolConfig) -> MatchingData:
-    labelled = config.labelled or 60
-    extra = config.unlabelled or 4000
-    size = {"height": config.height, "width": config.width}
-    check_memory(labelled + extra + config.held_out, config)
-    train = render_scenes(range(labelled), seed=config.seed, **size)
-    others = render_scenes(
-        range(labelled, labelled + extra + config.held_out), seed=config.seed, **size
-    )
-    validation = render_scenes(
-        range(config.validation or SCENES_FOR_VALIDATION), seed=config.seed + OTHER_WORLD, **size
-    )
-    return with_statistics(
-        _with_boxes(train),
-        as_pool(others.images[:extra]),
-        as_pool(others.images[extra:]) if config.held_out else empty_pool(**size),
-        _with_boxes(validation),
-        SCENE_BOX_CLASSES,
-    )
 
 
 def _with_boxes(scenes: SceneBatch) -> ImagePool:

@@ -21,10 +21,9 @@ from fmce.data.pools import (
     as_pool,
     cover,
     cover_mask,
-    empty_pool,
     stack_images,
 )
-from fmce.data.scenes import SCENE_CLASSES, render_scenes
+from fmce.data.scenes import SCENE_CLASSES, SceneBatch
 from fmce.data.segmentation_files import (
     SegmentationFiles,
     bdd100k_segmentation,
@@ -35,19 +34,17 @@ from fmce.detection_data import detection_data
 from fmce.engine.files import read_json, write_json
 from fmce.matching_config import MatchingConfig, MatchingTask, PoolConfig
 from fmce.matching_frames import (
-    check_memory,
     image_bytes,
     read_frames,
     unlabelled_pools,
     write_frames,
 )
 from fmce.matching_pools import (
-    OTHER_WORLD,
-    SCENES_FOR_VALIDATION,
     data_root,
     some_positions,
     with_statistics,
 )
+from fmce.matching_scenes import scene_data
 
 # What `prepare_matching_data` writes into an experiment's folder; the last where frames stay in files.
 PREPARED = ("data.json", "data.safetensors", "unlabelled.json")
@@ -89,7 +86,7 @@ def load_matching_data(task: MatchingTask, config: PoolConfig) -> MatchingData:
     elif task == "detect":
         data = detection_data(config)
     elif config.name == "scenes":
-        data = _scenes(config)
+        data = scene_data(config, _with_masks, SCENE_CLASSES)
     else:
         data = _files(config)
     return replace(data, mean=config.mean, std=config.std) if config.mean else data
@@ -169,25 +166,8 @@ def damaged_images(folder: Path) -> dict[str, Any]:
     return dict(read_json(folder / "data.json").get("damaged", {}))
 
 
-def _scenes(config: PoolConfig) -> MatchingData:
-    labelled = config.labelled or 60
-    extra = config.unlabelled or 4000
-    size = {"height": config.height, "width": config.width}
-    check_memory(labelled + extra + config.held_out, config)
-    train = render_scenes(range(labelled), seed=config.seed, **size)
-    others = render_scenes(
-        range(labelled, labelled + extra + config.held_out), seed=config.seed, **size
-    )
-    validation = render_scenes(
-        range(config.validation or SCENES_FOR_VALIDATION), seed=config.seed + OTHER_WORLD, **size
-    )
-    return with_statistics(
-        as_pool(train.images, train.masks),
-        as_pool(others.images[:extra]),
-        as_pool(others.images[extra:]) if config.held_out else empty_pool(**size),
-        as_pool(validation.images, validation.masks),
-        SCENE_CLASSES,
-    )
+def _with_masks(scenes: SceneBatch) -> ImagePool:
+    return as_pool(scenes.images, scenes.masks)
 
 
 def _files(config: PoolConfig) -> MatchingData:

@@ -89,11 +89,6 @@ def keeps_files(backing: str, pool_bytes: int, other_bytes: int) -> bool:
     return backing == "files"
 
 
-def check_memory(count: int, config: PoolConfig) -> None:
-    """Refuse that many rendered images, held twice for a while, where they do not fit in memory."""
-    keeps_files("memory", 2 * image_bytes(config, count), 0)
-
-
 def image_bytes(config: PoolConfig, count: int, *, masks: bool = False) -> int:
     """Return the bytes of that many images at the training's size, with their masks or without."""
     return count * (4 if masks else 3) * config.height * config.width

@@ -12,10 +12,6 @@ from fmce.data.pools import ImagePool, MatchingData
 from fmce.data.transforms import channel_statistics
 from fmce.matching_config import PoolConfig
 
-# Validation scenes come from a world of their own.
-OTHER_WORLD = 1_000_003
-SCENES_FOR_VALIDATION = 200
-
 
 def forbidden_stems(config: PoolConfig, validation: Iterable[str]) -> frozenset[str]:
     """Return the stems that must not be in the pool.
