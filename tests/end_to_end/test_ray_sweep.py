@@ -112,19 +112,21 @@ from fmce.engine.ray_workers import RayWorkers
 address, file = sys.argv[1:]
 with RayWorkers(address, gpus=1) as workers:
     for name in ("first", "second"):
-        workers.submit(name, subprocess.run, ["sh", "-c", f"echo $PPID >> {file}"])
+        workers.submit(name, subprocess.run, ["sh", "-c", f"echo $PPID $FMCE_DATA $PWD >> {file}"])
         assert workers.wait() == (name, None, "")
 """
 
 
-# CUDA reads once in a process which GPUs it may see.
+# A process for each since CUDA reads once in a process which GPUs it may see.
 @needs_ray
 @pytest.mark.slow
-def test_each_job_on_a_gpu_has_a_process_of_its_own(cluster, tmp_path):
-    command = [sys.executable, "-c", JOBS, cluster["address"], tmp_path / "processes"]
-    subprocess.run(command, env=os.environ | ON_LOOPBACK, check=True, timeout=SECONDS)
-    first, second = (tmp_path / "processes").read_text().split()
-    assert first != second
+def test_a_job_on_a_gpu_has_its_own_process_and_finds_data_as_it_was_handed_in(cluster, tmp_path):
+    command = [sys.executable, "-c", JOBS, cluster["address"], tmp_path / "said"]
+    env = os.environ | ON_LOOPBACK | {"FMCE_DATA": "sets"}
+    subprocess.run(command, env=env, cwd=tmp_path, check=True, timeout=SECONDS)
+    first, second = (line.split() for line in (tmp_path / "said").read_text().splitlines())
+    assert first[0] != second[0]
+    assert first[1:] == second[1:] == ["sets", str(tmp_path)]
 
 
 @needs_ray

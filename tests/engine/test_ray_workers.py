@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from fmce.cli import main
-from fmce.engine.ray_workers import RayWorkers, answer, check_answers
+from fmce.engine.ray_nodes import answer, check_answer, code_digest
+from fmce.engine.ray_workers import RayWorkers, check_answers
 
 
 @pytest.fixture
@@ -71,5 +72,26 @@ def test_what_a_job_asks_for_must_make_sense(values):
 
 def test_a_node_answers_in_the_shared_folder_and_not_in_another(tmp_path):
     (tmp_path / "token").touch()
-    assert (tmp_path / answer(tmp_path, "token")).name.startswith("token-")
-    assert answer(tmp_path / "elsewhere", "token") == ""
+    said = answer(tmp_path, "token")
+    assert said.file.startswith("token-")
+    check_answer(said, tmp_path, "token", "node")
+    assert answer(tmp_path / "elsewhere", "token").file == ""
+    for other in (said._replace(file=""), said._replace(file="token-written-elsewhere")):
+        with pytest.raises(
+            ValueError, match=rf"node 10\.0\.0\.7 does not share the folder {tmp_path};"
+        ):
+            check_answer(other, tmp_path, "token", "10.0.0.7")
+
+
+def test_a_node_with_other_code_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "token").touch()
+    (tmp_path / "__init__.py").write_text("older = True\n")
+    ours = code_digest()
+    with monkeypatch.context() as there:
+        there.setattr("fmce.engine.ray_nodes.PACKAGE", tmp_path)
+        said = answer(tmp_path, "token")
+    assert said.code != ours
+    with pytest.raises(
+        ValueError, match=r"node 10\.0\.0\.7 has other code of fmce than this machine"
+    ):
+        check_answer(said, tmp_path, "token", "10.0.0.7")

@@ -1,14 +1,15 @@
 """Jobs as tasks of a Ray cluster; Ray gives a job whose worker process died to another one."""
 
 import os
-import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from fmce.engine.ray_nodes import alive, check_nodes
 from fmce.engine.workers import Finished, call
 
 # Seconds to wait for the head of a cluster to answer; Ray itself would ask for minutes.
@@ -51,7 +52,8 @@ class RayWorkers:
 
         Raises:
             ConnectionError: no cluster answers at the address, or it does not take this process in.
-            ValueError: the address is none, no node is large enough, or one does not see the shared folder.
+            ValueError: the address is none, no node is large enough, or one has other code than this machine
+                or does not see the shared folder.
         """
         ray = _import_ray()
         if not ray.is_initialized():
@@ -59,7 +61,7 @@ class RayWorkers:
             self._connected = True
         try:
             if self.shared is not None:
-                check_shared(self.shared)
+                check_nodes(ray, self.shared)
             if self.gpus is None:
                 self.gpus = 1 if ray.cluster_resources().get("GPU", 0) > 0 else 0
             self._check_fits(ray)
@@ -90,7 +92,7 @@ class RayWorkers:
             max_retries=self.max_restarts,
             max_calls=1 if self.gpus else 0,
         )(_do)
-        reference = task.remote(function, args, max(1, int(self.cpus)))
+        reference = task.remote(function, args, max(1, int(self.cpus)), os.getcwd(), _settings())
         self._names[reference] = name
 
     def wait(self) -> Finished:
@@ -108,7 +110,7 @@ class RayWorkers:
 
     def _check_fits(self, ray: Any) -> None:
         """Refuse what no node offers: Ray would wait for such a node without end."""
-        for node in _alive(ray):
+        for node in alive(ray):
             has = node["Resources"]
             if has.get("CPU", 0) >= self.cpus and has.get("GPU", 0) >= (self.gpus or 0):
                 return
@@ -170,59 +172,28 @@ def check_answers(address: str, own_ip: Callable[[], str]) -> None:
         ) from error
 
 
-def check_shared(folder: Path) -> None:
-    """Let every node of the cluster write into a folder, and look for what each wrote.
-
-    Raises:
-        ValueError: a node does not see the folder, or sees another one of that name.
-    """
-    ray = _import_ray()
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    folder.mkdir(parents=True, exist_ok=True)
-    token = f".shared-{secrets.token_hex(8)}"
-    (folder / token).write_text("", encoding="utf-8")
-    try:
-        replies = {}
-        for node in _alive(ray):
-            where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = ray.remote(answer).options(num_cpus=0, scheduling_strategy=where)
-            replies[task.remote(folder, token)] = node
-        for reply, node in replies.items():
-            _check_reply(ray.get(reply), folder, token, node)
-    finally:
-        for file in folder.glob(f"{token}*"):
-            file.unlink()
-
-
-def answer(folder: Path, token: str) -> str:
-    """Answer a file beside it, from another machine; return the answer's name, or nothing if it is not there."""
-    if not (folder / token).exists():
-        return ""
-    name = f"{token}-{secrets.token_hex(8)}"
-    (folder / name).write_text("", encoding="utf-8")
-    return name
-
-
-def _check_reply(name: str, folder: Path, token: str, node: dict[str, Any]) -> None:
-    if name.startswith(token) and (folder / name).exists():
-        return
-    raise ValueError(
-        f"the Ray node {node['NodeManagerAddress']} ({node['NodeManagerHostname']}) does not share the folder "
-        f"{folder}; put it on a file system that all nodes mount at the same path"
-    )
-
-
-def _alive(ray: Any) -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
+def _settings() -> dict[str, str]:
+    """Return this package's environment variables, such as FMCE_DATA."""
+    return {name: value for name, value in os.environ.items() if name.startswith("FMCE_")}
 
 
 def _do(
-    function: Callable[..., Any], args: tuple[Any, ...], threads: int
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    threads: int,
+    folder: str,
+    settings: Mapping[str, str],
 ) -> tuple[str | None, str]:
-    """Do a job in a worker of the cluster; its exceptions come back as values, only deaths as Ray's."""
+    """Do a job in a worker of the cluster; its exceptions come back as values, only deaths as Ray's.
+
+    Data sets are looked for as they would be where the job was handed in: a node's own environment and
+    folder are those of whoever began Ray there.
+    """
     import torch
 
+    os.environ.update(settings)
+    with suppress(OSError):  # a folder that only that machine has
+        os.chdir(folder)
     torch.set_num_threads(threads)
     return call(function, args)
 
