@@ -57,5 +57,5 @@ def reading(rows: Sequence[Row]) -> list[str]:
         f"{one['smoothing_distance']:.1f} epochs away on average. Without smoothing the same curve's "
         f"last marker is epoch {(one['unsmoothed_markers'] or ['none'])[-1]} instead of "
         f"{one['markers'][-1]}. At that epoch the cosine schedule has brought the learning rate to "
-        f"{one['lr_fraction']:.2f} of its peak, so CQI measures the schedule too."
+        f"{one['lr_fraction']:.2f} of its peak."
     ]

@@ -62,6 +62,6 @@ def reading(rows: Sequence[Row]) -> list[str]:
     )
     return [
         "**Grad-CAM over phases, in numbers.** The paper sees attention settle on the object. From the first "
-        f"phase to the last the maps grow more concentrated in {narrower} of {len(rows)} runs, and change less "
-        f"from phase to phase in {settled} of {len(rows)} ({'; '.join(said)})."
+        f"phase to the last the mean Gini rises in {narrower} of {len(rows)} runs, and the overlap with the phase "
+        f"before in {settled} of {len(rows)} ({'; '.join(said)})."
     ]

@@ -26,7 +26,7 @@ def section(rows: Sequence[Row]) -> list[str]:
     note = (
         "“To step curve” is the mean distance to the markers of a curve that falls in one step, "
         "smoothed alike; below 2 the smoother makes them. “lr” is a share of the peak: below 0.25 the "
-        "cosine's end made the convergence."
+        "cosine's end may have made the convergence."
     )
     return [*parts, *absent, table(HEADER, marker_lines(rows)), table(header, lines), note]
 
@@ -130,9 +130,10 @@ def _makers(rows: Sequence[Row]) -> list[str]:
     late = [one["lr_fraction"] for one in known]
     driven = sum(value < 0.25 for value in late)
     return [
-        f"**Convergence is partly the schedule's.** In {driven} of {len(known)} of these runs the "
+        f"**The rate was low when runs “converged”.** In {driven} of {len(known)} of these runs the "
         f"cosine had brought the learning rate below a quarter of its peak at E_K ({min(late):.3f} to "
-        f"{max(late):.3f}); a step curve's markers are {min(near):.1f} to {max(near):.1f} epochs away."
+        f"{max(late):.3f}), so it may have a part in E_K; a step curve's markers are {min(near):.1f} to "
+        f"{max(near):.1f} epochs away."
     ]
 
 

@@ -41,7 +41,7 @@ def test_markers_are_compared_with_the_published_ones_as_shares_of_the_last(sect
     assert even[0] == pytest.approx(by_hand)
 
 
-def test_a_low_learning_rate_at_convergence_is_counted_as_the_schedules_doing(section):
+def test_a_low_learning_rate_at_convergence_is_counted(section):
     rows = [
         markers_row(list(range(3, 13)), lr_fraction=0.2),
         markers_row(list(range(3, 13)), lr_fraction=0.3),
@@ -85,6 +85,17 @@ def test_one_schedule_alone_decides_nothing(section):
     assert section("sensitivity_curves").reading(rows) == []
     (said,) = section("sensitivity_curves").reading([*rows, schedule_row("constant", None)])
     assert "cosine E_K 9, constant no E_K" in said
+    assert "The schedule decides when" in said
+
+
+@pytest.mark.parametrize(("constant", "verdict"), [(21, "hardly moves E_K"), (23, "decides when")])
+def test_the_schedule_is_blamed_only_where_another_one_moves_convergence(
+    section, constant, verdict
+):
+    rows = [schedule_row("cosine", [3, 20]), schedule_row("constant", [3, constant])]
+    rows += [schedule_row("cosine", [3, 9], "mnist"), schedule_row("step", [3, 9], "mnist")]
+    (said,) = section("sensitivity_curves").reading(rows)
+    assert f"The schedule {verdict}" in said
 
 
 def test_settings_are_said_to_move_convergence_by_the_extremes_over_curves(section):

@@ -106,7 +106,9 @@ def test_the_page_names_forms_that_differ_and_what_could_go_unseen(section, vari
     assert "In test accuracy these differ (every 4) from the published form" in said
     # width 0.25 − published: 0, −0.01, 0: ± 4.3027 · 0.57735/√3 pp, the widest.
     assert "a difference below 1.43 pp could go unseen" in said
-    assert "In the pull on the maps none differs." in said
+    # Means − published: −3, −0.33 pp, and those of the forms that are alike.
+    assert "means lie -3.00 to " in said
+    assert "In the pull on the maps no difference is established." in said
     page = "\n".join(section.section([row]))
     assert "| every 4 | 95.00 ± 1.00 | -3.00 (" in page
 
