@@ -138,7 +138,7 @@ def make_stream(
     ]
     stream = MapStream(
         [extractors],
-        lambda index: transform(images[index.to(images.device)]),
+        lambda index: transform(images[index.to(images.device, non_blocking=True)]),
         count,
         block=options.block,
         buffer=options.buffer,

@@ -218,7 +218,11 @@ def oracle_saving(bench: Bench, repeats: int, clock: str) -> float:
             loss = fmcs_loss(oracle(inputs))
         return torch.autograd.grad(loss, inputs)[0]
 
-    torch.testing.assert_close(back_to_the_maps(now), back_to_the_maps(before))
+    with bench.runtime.arithmetic():
+        after, expected = back_to_the_maps(now), back_to_the_maps(before)
+    rounding = 1e-4 if bench.runtime.precision == "float32" else 5e-2
+    largest = expected.abs().max().item()
+    torch.testing.assert_close(after, expected, rtol=rounding, atol=rounding * largest)
     times = take_turns(
         (lambda: drop(back_to_the_maps(now)), lambda: drop(back_to_the_maps(before))),
         bench.runtime,
