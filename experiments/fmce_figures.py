@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paper_runs import Case, options_parser, parse, record, rows_of, trained, with_phases
+from paper_runs import (
+    Case,
+    each_case,
+    end,
+    options_parser,
+    parse,
+    record,
+    rows_of,
+    trained,
+    with_phases,
+)
 from run_script import run_script
 
 from fmce.commands.explain import explain
@@ -37,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=100, help="test images the numbers are of")
     parser.add_argument("--shown", type=int, default=6, help="how many of them are drawn")
     options = parse(parser, argv)
-    for case in () if options.rows else options.cases:
-        if case.phases:
-            draw_case(case, options)
+    options.cases = [case for case in options.cases if case.phases]
+    failed = each_case(options, lambda case: draw_case(case, options))
     print_numbers(rows_of(options, EXPERIMENT))
+    end(failed)
 
 
 def draw_case(case: Case, options: argparse.Namespace) -> None:

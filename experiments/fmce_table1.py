@@ -13,7 +13,17 @@ MNIST, Fashion-MNIST and CIFAR-10; test accuracy near 0.98, 0.88 and 0.68.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paper_runs import options_parser, parse, record, rows_of, trained, training_result
+from paper_runs import (
+    Case,
+    each_case,
+    end,
+    options_parser,
+    parse,
+    record,
+    rows_of,
+    trained,
+    training_result,
+)
 from run_script import run_script
 from sections.fmce_markers import HEADER, marker_lines
 
@@ -27,11 +37,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = options_parser(__doc__, "fmce.jsonl")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="runs of each case")
     options = parse(parser, argv)
-    for case in () if options.rows else options.cases:
+
+    def train_case(case: Case) -> None:
         for seed in options.seeds:
             run = trained(case, seed, options)
             record(options, EXPERIMENT, WHAT, case, run, training_result(run))
+
+    failed = each_case(options, train_case)
     print_markers(rows_of(options, EXPERIMENT))
+    end(failed)
 
 
 def print_markers(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -16,7 +16,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-from paper_runs import Case, options_parser, parse, record, rows_of, trained, with_phases
+from paper_runs import (
+    Case,
+    each_case,
+    end,
+    options_parser,
+    parse,
+    record,
+    rows_of,
+    trained,
+    with_phases,
+)
 from run_script import run_script
 from sections.fmce_nets import HEADER, score_lines
 
@@ -36,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--splits", nargs="+", choices=splits, default=list(splits))
     parser.add_argument("--scorer-epochs", type=int, help="epochs of FMCE-Net; 10 by default")
     options = parse(parser, argv)
-    for case in () if options.rows else options.cases:
-        if case.phases:
-            score_case(case, options)
+    options.cases = [case for case in options.cases if case.phases]
+    failed = each_case(options, lambda case: score_case(case, options))
     print_scores(rows_of(options, EXPERIMENT))
+    end(failed)
 
 
 def score_case(case: Case, options: argparse.Namespace) -> None:

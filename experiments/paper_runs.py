@@ -6,7 +6,7 @@ is taken as it is and an unfinished one goes on, so every script may be given ag
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from result_rows import read_file
 from fmce.commands.settings import make_config
 from fmce.commands.train import train
 from fmce.configs import Keep, RunConfig, to_dict
+from fmce.engine.loop import TrainingStoppedError
 from fmce.engine.runlog import record_result
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.run_folder import Run
@@ -163,6 +164,36 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     except ValueError as error:
         parser.error(str(error))
     return options
+
+
+def each_case(options: argparse.Namespace, work: Callable[[Case], None]) -> list[str]:
+    """Do every case, so that hours of others do not wait for one whose data is missing or that has no phases.
+
+    Args:
+        options: says by its `rows` that nothing is to be done.
+        work: does a case.
+
+    Returns:
+        What could not be done, with the reason.
+    """
+    failed = []
+    for case in () if options.rows else options.cases:
+        try:
+            work(case)
+        except (ValueError, OSError, TrainingStoppedError) as error:
+            failed.append(f"{case.name}: {error}")
+            print(f"not done: {failed[-1]}", flush=True)
+    return failed
+
+
+def end(failed: Sequence[str]) -> None:
+    """End a script whose cases were not all done as one that failed.
+
+    Raises:
+        ValueError: says what was not done.
+    """
+    if failed:
+        raise ValueError(f"{len(failed)} not done: {'; '.join(failed)}")
 
 
 def trained(case: Case, seed: int, options: argparse.Namespace) -> Run:

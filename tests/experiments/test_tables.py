@@ -134,6 +134,22 @@ def test_table_1_runs_on_real_images_records_its_row_and_goes_on(script, tmp_pat
     assert len((tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", SCRIPTS[:3])
+def test_a_case_without_its_images_keeps_no_other_from_being_done(
+    script, name, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("FMCE_DATA", str(tmp_path / "nothing"))
+    arguments = ["--small", "--data", "mnist", "cifar10", "--model", "tiny"]
+    arguments += ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "rows.jsonl")]
+    with pytest.raises(ValueError, match=r"2 not done: mnist: .*; cifar10: "):
+        script(name).main(arguments)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[1].strip() for line in said if "not done" in line] == [
+        "mnist",
+        "cifar10",
+    ]
+
+
 def test_each_variant_of_the_settings_is_tried_on_the_curve(script, finished_run):
     found = script("sensitivity").variants(finished_run)
     names = [one["setting"] for one in found]
