@@ -69,4 +69,4 @@ def median_ratio(numerators: list[float], denominators: list[float]) -> float:
 def synchronize(runtime: Runtime) -> None:
     """Wait for the device."""
     if runtime.device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(runtime.device)

@@ -55,7 +55,8 @@ def costs(rows: Sequence[Row]) -> list[str]:
 
 def place(row: Row) -> str:
     """Say what a row was timed on."""
-    kind = row["environment"]["gpu"] or "CPU"
+    # The environment names a machine's GPU also where the processor was timed.
+    kind = row["environment"]["gpu"] if row["device"] == "cuda" else "CPU"
     precision = "" if row["precision"] == "float32" else f", {row['precision']}"
     clock = ", processor time" if row["clock"] == "process" else ""
     return f"{kind}, batch {row['batch_size']}{precision}{clock}"

@@ -76,6 +76,31 @@ def test_fmce_nets_verdict_is_held_against_the_lowest_published_accuracy(
 def test_another_runs_maps_are_reported_apart(section):
     moved = {"accuracy": 0.12, "mae": 3.5}
     (said,) = section("fmce_nets").reading([net_row("run", 0.15, map_split_on_other_run=moved)])
+    assert "Does not carry over to another run" in said
+    (said,) = section("fmce_nets").reading([net_row("run", 0.4, map_split_on_other_run=moved)])
+    assert "Partly carries over" in said
+
+
+def test_the_size_of_the_network_is_an_excuse_for_small_rows_alone(section):
+    rows = [net_row("map", 0.5), net_row("image", 0.5)]
+    assert "a small network" in section("fmce_nets").reading(rows)[0]
+    rows[0]["scale"] = "paper"
+    assert "a small network" not in section("fmce_nets").reading(rows)[0]
+
+
+def test_a_training_without_its_ten_phases_is_part_of_the_verdict(section):
+    lost = row({"markers": None, "epochs": 30}, "mnist")
+    lost["config"] = CONFIG | {"phases": {"threshold": 0.02, "num_phases": 10}}
+    (said, *_) = section("fmce_markers").reading([lost])
+    assert "Does not reproduce: ten phases.** No ten phases at the µ used: MNIST, tiny" in said
+    (said, *_) = section("fmce_markers").reading([markers_row(list(range(3, 13))), lost])
+    assert "Reproduces in part" in said
+    assert "No ten phases at the µ used: MNIST" in said
+
+
+def test_both_ways_to_another_run_are_told(section):
+    moved = {"accuracy": 0.12, "mae": 3.5}
+    (said,) = section("fmce_nets").reading([net_row("run", 0.15, map_split_on_other_run=moved)])
     assert "15.00 %" in said
     assert "12.00 %" in said
 

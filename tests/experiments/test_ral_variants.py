@@ -58,9 +58,16 @@ def benchmark_row(times):
         "batch_size": 8,
         "image_size": 224,
         "oracle_after_over_before": 0.9,
+        "device": "cpu",
         "environment": {"gpu": None},
         "forms": forms,
     }
+
+
+def test_a_processors_time_is_its_own_on_a_machine_with_a_gpu_too(section):
+    row = benchmark_row({"published": 1.5}) | {"environment": {"gpu": "H100"}}
+    assert "shufflenet_v2_x1_0 (CPU, batch 8)" in section.reading([row])[0]
+    assert "(H100, batch 8)" in section.reading([row | {"device": "cuda"}])[0]
 
 
 def test_forms_are_compared_with_the_published_one_seed_by_seed(variants):

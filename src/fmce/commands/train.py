@@ -79,7 +79,8 @@ def train(
     config, ranks = as_recorded(config), runtime.ranks
     quiet = quiet or not ranks.first
     if download:
-        ranks.from_first(lambda: download_data(config.data.name, config.data.root))
+        # A download may take longer than ranks wait for one another.
+        ranks.from_first_slowly(lambda: download_data(config.data.name, config.data.root))
     run = Run(out, config)
     data = run.data
     _say(quiet or not data.source, _about(data))
