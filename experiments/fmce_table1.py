@@ -2,6 +2,7 @@
 
     python experiments/fmce_table1.py --small [--data mnist …] [--out runs/papers]
     python experiments/fmce_table1.py                         (224 px, for a GPU)
+    torchrun --standalone --nproc-per-node=4 experiments/fmce_table1.py      (for four of them)
 
 Time: `--small`, each set of 10,000 images about 8 minutes on one idle CPU core. At the paper's scale
 nothing was run here; by multiply-adds we expect (an estimate, not a measurement) half an hour for
@@ -36,15 +37,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, record a row each, print both columns."""
     parser = options_parser(__doc__, "fmce.jsonl")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="runs of each case")
-    options = parse(parser, argv)
+    options = parse(parser, argv, together=True)
+    ranks = options.runtime.ranks
 
     def train_case(case: Case) -> None:
         for seed in options.seeds:
             run = trained(case, seed, options)
-            record(options, EXPERIMENT, WHAT, case, run, training_result(run))
+            if ranks.first:
+                record(options, EXPERIMENT, WHAT, case, run, training_result(run))
 
     failed = each_case(options, train_case)
-    print_markers(rows_of(options, EXPERIMENT))
+    if ranks.first:
+        print_markers(rows_of(options, EXPERIMENT))
     end(failed)
 
 

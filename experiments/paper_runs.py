@@ -19,7 +19,7 @@ from fmce.commands.train import train
 from fmce.configs import Keep, RunConfig, to_dict
 from fmce.engine.loop import TrainingStoppedError
 from fmce.engine.runlog import record_result
-from fmce.engine.runtime import Runtime, make_runtime
+from fmce.engine.runtime import Runtime, make_runtime, ranks_started
 from fmce.run_folder import Run
 
 Scale = Literal["small", "paper"]
@@ -138,9 +138,19 @@ def rows_of(options: argparse.Namespace, experiment: str) -> list[dict[str, Any]
     return found
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse and check; adds `cases` and `runtime`. What is wrong ends the script with exit code 2."""
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, together: bool = False
+) -> argparse.Namespace:
+    """Parse and check; adds `cases` and `runtime`. What is wrong ends the script with exit code 2.
+
+    Args:
+        parser: from `options_parser`.
+        argv: None is the command line's.
+        together: whether processes that torchrun started train each network together; else they are refused.
+    """
     options = parser.parse_args(argv)
+    if ranks_started() > 1 and not together:
+        parser.error("runs in one process; torchrun is for fmce_table1.py and fmce_table2.py")
     options.scale = "small" if options.small else "paper"
     all_cases = cases = SMALL if options.small else PAPER
     for field, wanted in (("data", options.data), ("model", options.model)):
@@ -158,7 +168,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         )
     options.cases = cases
     try:
-        options.runtime = make_runtime(options.device)
+        options.runtime = make_runtime(options.device, together=together)
         for case in cases:
             case.config(0, options.settings)
     except ValueError as error:
@@ -182,7 +192,8 @@ def each_case(options: argparse.Namespace, work: Callable[[Case], None]) -> list
             work(case)
         except (ValueError, OSError, TrainingStoppedError) as error:
             failed.append(f"{case.name}: {error}")
-            print(f"not done: {failed[-1]}", flush=True)
+            if options.runtime.ranks.first:
+                print(f"not done: {failed[-1]}", flush=True)
     return failed
 
 
@@ -249,7 +260,9 @@ def training_result(run: Run) -> dict[str, Any]:
 def record(
     options: argparse.Namespace, experiment: str, what: str, case: Case, run: Run, result: Any
 ) -> None:
-    """Record one row in place of an earlier one of the same case, seed and name."""
+    """Record one row in place of an earlier one of the same case, seed and name, by the first process alone."""
+    if not options.runtime.ranks.first:
+        return
     row = {
         "experiment": experiment,
         "what": what,

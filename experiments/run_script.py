@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fmce.engine.loop import TrainingStoppedError
+from fmce.engine.lost_rank import RankLostError
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -15,7 +16,13 @@ def run_script(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except (ValueError, OSError, ModuleNotFoundError, TrainingStoppedError) as error:
+    except (
+        ValueError,
+        OSError,
+        ModuleNotFoundError,
+        TrainingStoppedError,
+        RankLostError,
+    ) as error:
         if os.environ.get("FMCE_TRACEBACK"):
             raise
         print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -234,3 +234,26 @@ def test_a_command_of_one_process_is_refused_under_torchrun(finished_run, fmce_c
     result = fmce_command("evaluate", finished_run.path, env={**os.environ, **started})
     assert result.returncode == 2
     assert "fmce evaluate runs in one process, but torchrun started 2" in result.stderr
+
+
+SMALLEST = (
+    *("data.train_images=200", "data.image_size=8", "data.shift=1", "train.epochs=5"),
+    *("model.options={width: 2}", "phases.num_phases=3", "phases.if_not_converged=last"),
+    *("phases.threshold=0.01", "phases.smoothing=none", "train.learning_rate=1e-2"),
+)
+
+
+@pytest.mark.skipif("FMCE_DATA" not in os.environ, reason="needs FMCE_DATA with MNIST")
+def test_two_processes_make_a_table_each_row_once(tmp_path):
+    script = Path(__file__).resolve().parents[2] / "experiments" / "fmce_table2.py"
+    words = ["--small", "--data", "mnist", "--model", "tiny", "--splits", "map", "run"]
+    words += ["--scorer-epochs", "1", "--device", "cpu", "--out", tmp_path / "runs"]
+    words += ["--results", tmp_path / "rows.jsonl"]
+    words += [word for setting in SMALLEST for word in ("--set", setting)]
+    process = torchrun(script, *words)
+    out, error = ended(process)
+    assert process.returncode == 0, error
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["what"] for row in rows] == ["FMCE-Net, split map", "FMCE-Net, split run"]
+    assert 0 <= rows[1]["result"]["map_split_on_other_run"]["accuracy"] <= 1
+    assert out.count("FMCE, Table II: ours beside the paper's") == 1

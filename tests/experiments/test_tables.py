@@ -54,6 +54,16 @@ def test_what_cannot_be_run_is_an_error_of_one_line(script, name, arguments, sai
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_scripts_of_one_process_say_so_under_torchrun(script, capsys, monkeypatch):
+    named = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+    for name, value in [*((n, "0") for n in named), ("WORLD_SIZE", "2")]:
+        monkeypatch.setenv(name, value)
+    for name in ("fmce_figures", "fmce_net_pp_table1", "fmce_net_pp_figures"):
+        with pytest.raises(SystemExit):
+            script(name).main(["--small"])
+        assert "runs in one process; torchrun is for" in capsys.readouterr().err
+
+
 def test_the_papers_scale_is_not_begun_by_mistake_on_a_processor(script, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit):
