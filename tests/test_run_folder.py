@@ -8,6 +8,8 @@ import torch
 
 from fmce.commands.evaluate import evaluate
 from fmce.commands.extract import extract
+from fmce.commands.phases import run_phases
+from fmce.commands.report import report
 from fmce.commands.score import score
 from fmce.commands.train_net import train_net
 from fmce.configs import RuntimeConfig, to_yaml
@@ -15,6 +17,7 @@ from fmce.convergence.phases import find_phases
 from fmce.engine.runtime import make_runtime
 from fmce.models.fmce_net import FMCENet
 from fmce.run_folder import MapExtractor, check_same_data, open_run
+from fmce.sweep_config import SweepConfig
 
 CPU = make_runtime("cpu")
 
@@ -155,3 +158,11 @@ def test_the_same_data_may_be_named_by_path_or_by_the_environment(
         check_same_data(at(root), finished_run)
     with pytest.raises(ValueError, match=f"data.root is '/elsewhere' here and '{tmp_path}' in"):
         check_same_data(at("/elsewhere"), finished_run)
+
+
+def test_a_folder_of_another_command_is_named_as_such(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(SweepConfig()))
+    for read in (open_run, run_phases, report):
+        with pytest.raises(ValueError, match=rf"{tmp_path} is not a run folder .* has 'models'"):
+            read(tmp_path)
+    assert not (tmp_path / "report.html").exists()

@@ -251,7 +251,7 @@ def evaluate(
     ] = (),
     settings: Annotated[
         UseAppendAction[tuple[str, ...]],
-        arg(name="set", help="scorer value for the others, as maps=stored", metavar="FIELD=VALUE"),
+        arg(name="set", help="which FMCE-Net: width=…; others' maps=stored", metavar="FIELD=VALUE"),
     ] = (),
     json: Json = False,
     device: Device = "auto",
@@ -728,7 +728,7 @@ def _first_part(box: str) -> str:
     """Return the text of a drawn box up to its first rule, on one line."""
     rows = [row.strip("│ \n") for row in box.splitlines()]
     inside = [row for row in rows if row and row[0] not in "╭╰"]
-    rule = next((i for i, row in enumerate(inside) if set(row) == {"─"}), len(inside))
+    rule = next((i for i, row in enumerate(inside) if set(row) <= {"─", "-"}), len(inside))
     return " ".join(" ".join(inside[:rule]).split())
 
 

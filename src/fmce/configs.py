@@ -350,6 +350,26 @@ def from_yaml(cls: type[C], path: str | Path, *, base: C | None = None) -> C:
     return from_dict(cls, read_yaml(path), base=base)
 
 
+def run_config(folder: Path) -> RunConfig:
+    """Read the config of a run folder.
+
+    Raises:
+        FileNotFoundError: the folder has no config.
+        ValueError: the config is another command's, or no valid one.
+    """
+    file = folder / "config.yaml"
+    if not file.exists():
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no config.yaml")
+    values = read_yaml(file)
+    strangers = [key for key in values if key not in _field_names(RunConfig)]
+    if strangers:
+        raise ValueError(
+            f"{folder} is not a run folder of fmce train: its config.yaml has {strangers[0]!r}, as another "
+            "command's has; name one of the runs in it"
+        )
+    return from_dict(RunConfig, values)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file of config sections, unchecked; an empty one has none.
 

@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from fmce.configs import RunConfig, from_yaml
+from fmce.configs import RunConfig, run_config
 from fmce.convergence.phases import Phases
 from fmce.data.batch import ImageBatches, ImageSet
 from fmce.data.classification import ClassificationData, load_classification
@@ -233,14 +233,12 @@ def open_run(path: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: there is no such folder, or it is no run folder.
-        ValueError: its config cannot be read.
+        ValueError: its config cannot be read, or is another command's.
     """
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"no run folder {path}; make one with: fmce train --out {path}")
-    if not (path / "config.yaml").exists():
-        raise FileNotFoundError(f"{path} is not a run folder: it has no config.yaml")
-    return Run(path, from_yaml(RunConfig, path / "config.yaml"))
+    return Run(path, run_config(path))
 
 
 def check_same_data(config: RunConfig, other: Run) -> None:

@@ -1,11 +1,14 @@
 """`fmce evaluate`: classifier by marker, FMCE-Net on test images and on other runs."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
 from fmce.commands.evaluate import evaluate
 from fmce.commands.phases import run_phases
+from fmce.commands.train_net import train_net
 from fmce.run_folder import open_run
 
 
@@ -48,3 +51,26 @@ def test_it_prints_both_tables(own_run, capsys):
 def test_without_a_net_it_says_how_to_train_one(own_run):
     with pytest.raises(FileNotFoundError, match=r"fmce train-net .* --split image"):
         evaluate(own_run, "image", quiet=True)
+
+
+def test_the_width_says_which_net(own_run, capsys):
+    train_net(own_run, config=replace(own_run.config.scorer, epochs=1, width=0.25), quiet=True)
+    trained = json.loads((own_run.scorer_folder("map", 0.25) / "metrics.json").read_text())
+    result = evaluate(own_run, settings=["width=0.25"])
+    assert result["fmce_net"]["test_images"] == trained["test_images"]
+    assert result["fmce_net"] != evaluate(own_run, quiet=True)["fmce_net"]
+    assert "FMCE-Net, split map, width 0.25" in capsys.readouterr().out
+
+
+def test_settings_of_training_are_refused(own_run):
+    with pytest.raises(ValueError, match="'epochs=3' is for training an FMCE-Net"):
+        evaluate(own_run, settings=["epochs=3"], quiet=True)
+
+
+def test_a_run_it_was_trained_on_is_not_called_another(own_run, other_run, capsys, monkeypatch):
+    monkeypatch.chdir(own_run.path.parent)  # short names stay on their line
+    shutil.copytree(other_run.path, "other")
+    evaluate(own_run, others=[open_run(own_run.path.name), open_run("other")])
+    out = capsys.readouterr().out
+    assert f"a run it was trained on: {own_run.path.name}" in out
+    assert "other run: other" in out

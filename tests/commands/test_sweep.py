@@ -26,7 +26,7 @@ from fmce.commands.sweep_pick import pick, read_pick
 from fmce.commands.sweep_results import print_sweep, sweep_result
 from fmce.commands.sweep_status import sweep_status
 from fmce.commands.sweep_tasks import note_state, read_state
-from fmce.configs import to_yaml
+from fmce.configs import from_yaml, to_yaml
 from fmce.engine.runlog import open_for_writing, read_metrics
 from fmce.engine.workers import LocalWorkers
 from fmce.metrics.statistics import holm, paired_comparison
@@ -425,3 +425,20 @@ def test_a_mistake_in_the_grid_is_one_line(arguments, message, tmp_path, capsys)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_status_can_be_read_whatever_became_of_the_oracle(swept, own_run, tmp_path):
+    copied = tmp_path / "out"
+    shutil.copytree(swept[0], copied)
+    config = from_yaml(SweepConfig, copied / "config.yaml")
+
+    def with_oracle(path, *settings):
+        changed = replace(config, oracles=(str(path),), settings=settings)
+        (copied / "config.yaml").write_text(to_yaml(changed))
+        return sweep_status(copied)
+
+    phase_too_many = with_oracle(own_run.path, "auxiliary.target_phase=99")
+    assert phase_too_many["counts"] == {"done": 11}
+    gone = with_oracle(tmp_path / "gone")
+    assert gone["counts"] == {"waiting": 1, "done": 10}
+    assert "gone is not there any more" in gone["notes"][0]

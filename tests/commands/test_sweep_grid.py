@@ -120,6 +120,8 @@ def test_a_given_oracle_serves_its_model_and_data_alone(finished_run, tmp_path):
             "must be in 1…3, the oracle's phases, got 4",
         ),
         ({"vary": {"auxiliary.evry": [1]}}, "unknown config key 'auxiliary.evry'"),
+        ({"models": ("tiny", "resnet18")}, "unknown model 'resnet18'; near: torchvision:resnet18"),
+        ({"models": ("tiny", "timm:vit_tiny_patch16_224")}, "name the module|no submodule"),
     ],
 )
 def test_what_could_only_fail_later_is_refused(finished_run, tmp_path, values, message):

@@ -65,6 +65,11 @@ def test_split_run_of_one_run_is_refused(own_run):
         train_net(own_run, "run", quiet=True)
 
 
+def test_a_run_named_twice_is_refused_lest_what_is_held_out_is_trained_on(own_run):
+    with pytest.raises(ValueError, match="is named twice"):
+        train_net(own_run, "run", others=[open_run(own_run.path)], config=QUICK, quiet=True)
+
+
 def test_recomputed_and_kept_maps_are_the_same_maps(finished_run):
     sources = [
         map_source(

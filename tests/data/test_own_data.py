@@ -26,6 +26,17 @@ def nothing():
     return None
 def unpaired():
     return {"train": np.zeros((4, 2, 2), np.uint8)}
+def another_argument(root, fold):
+    return {}
+def strange_class():
+    x = np.zeros((8, 2, 2), np.uint8)
+    return {"train": (x, np.arange(8) % 2), "test": (x, np.arange(8) % 3)}
+def three():
+    return {"train": (np.zeros((3, 2, 2), np.uint8), [0, 1, 1])}
+def two_colours():
+    x = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3)).astype(np.uint8)
+    x[..., 2] = 9
+    return {"train": (x, np.arange(40) % 4)}
 def misspelt():
     return {"train": (np.zeros((4, 2, 2), np.uint8), [0, 1, 0, 1]), "val": ()}
 """
@@ -48,6 +59,12 @@ def test_arrays_of_each_split_become_images_and_targets(own):
     assert data.validation.targets.bincount().tolist() == [1, 1, 1, 1]
     assert data.class_names == tuple("abcd")
     assert data.mean == pytest.approx((7 / 255,) * 3)
+
+
+def test_an_empty_channel_is_not_divided_by_its_deviation(own):
+    data = load_classification(f"{own}:two_colours")
+    assert data.std[:2] != (1.0, 1.0)
+    assert (data.mean[2], data.std[2]) == (pytest.approx(9 / 255), 1.0)
 
 
 def test_splits_left_out_are_drawn_from_the_training_images(own):
@@ -73,6 +90,9 @@ def test_whole_data_sets_are_taken_as_they_are(own):
         ("nothing", 'returned a NoneType; expected ClassificationData, or a mapping with "train"'),
         ("unpaired", r"expected 'train': \(images, targets\), got a ndarray"),
         ("misspelt", "unknown key 'val'; choices: train, validation, test, class_names"),
+        ("another_argument", "needs the argument 'fold', but .* root, image_size, split_seed"),
+        ("strange_class", r"test: classes \[2\] have no training images"),
+        ("three", "2 classes with one image each cannot be split"),
         ("gone", "module 'own_data_for_test' has no function 'gone'"),
     ],
 )

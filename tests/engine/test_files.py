@@ -64,3 +64,8 @@ def test_what_a_killed_writer_left_does_not_get_into_the_next(tmp_path):
     write_folder(tmp_path / "x", lambda target: (target / "a").write_text("1") and None)
     assert names(tmp_path) == ["x"]
     assert names(tmp_path / "x") == ["a"]
+
+
+def test_a_file_that_cannot_be_written_is_named_itself(tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"cannot write {tmp_path}/no/page.html: No such"):
+        write_text(tmp_path / "no" / "page.html", "text")

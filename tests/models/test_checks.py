@@ -51,6 +51,26 @@ def test_a_model_that_gives_no_logits_alone_is_refused():
         check_classifier(Two(), 16, 10)
 
 
+def _frozen():
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 10)).requires_grad_(False)
+
+
+def _in_half():
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 10)).half()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (_frozen, "no weight that trains"),
+        (_in_half, r"weights in float32, got torch.float16 .*runtime.precision"),
+    ],
+)
+def test_a_model_whose_weights_cannot_be_trained_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        check_classifier(build(), 4, 10)
+
+
 def test_checking_leaves_the_model_and_random_draws_as_they_were():
     model = build_model("tiny", 10, options={"width": 4})
     before = {k: v.clone() for k, v in model.state_dict().items()}

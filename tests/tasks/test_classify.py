@@ -65,3 +65,10 @@ def test_in_half_precision_the_loss_is_taken_in_float32():
     assert F.cross_entropy(net(batch.images), batch.targets).item() == pytest.approx(
         output.loss.item(), rel=0.5
     )
+
+
+def test_a_model_with_auxiliary_outputs_in_training_is_refused():
+    step = classification_step(lambda _images: (torch.zeros(1, 2), torch.zeros(1, 2)))
+    batch = ImageBatch(torch.zeros(1, 3, 1, 1), torch.tensor([0]), torch.arange(1))
+    with pytest.raises(ValueError, match="one tensor, got a tuple in training mode"):
+        step(batch)

@@ -1,15 +1,19 @@
 """`fmce evaluate`: a run's classifier at each marker, and its FMCE-Net on maps of test images and of other runs."""
 
 from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from fmce.commands.show import number, percent, print_table
 from fmce.commands.train_net import measure_on_test_images
-from fmce.configs import Split, with_settings
+from fmce.configs import ScorerConfig, Split, read_yaml, with_settings
 from fmce.engine.files import read_json, write_json
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.run_folder import Run, check_same_data
 from fmce.tasks.classify import evaluate_classifier
+
+_OF_TRAINING = {f.name for f in fields(ScorerConfig)} - {"width", "maps", "buffer"}
 
 
 def evaluate(
@@ -27,7 +31,8 @@ def evaluate(
         run: has phases and an FMCE-Net.
         split: which FMCE-Net.
         others: runs whose maps the FMCE-Net is asked about too, though it was not trained on them.
-        settings: `field=value` on top of the other runs' `scorer` section, such as "maps=stored".
+        settings: `field=value` on top of the `scorer` sections: "width=0.25" says which FMCE-Net,
+            "maps=stored" and "buffer=512" how the other runs' maps are read.
         runtime: device and precision; memory order and TF32 are the run's own.
         quiet: print nothing.
 
@@ -36,20 +41,22 @@ def evaluate(
 
     Raises:
         FileNotFoundError: phases, checkpoints or the FMCE-Net are missing.
-        ValueError: another run's maps have another shape or number of phases.
+        ValueError: another run's maps have another shape or number of phases, or a setting is of training.
     """
     runtime = run.as_trained(runtime or make_runtime())
     for other in others:
         check_same_data(run.config, other)
-    net = run.scorer(split).to(runtime.device)
-    trained = read_json(run.scorer_folder(split) / "metrics.json")
+    width = _with_settings(run, settings).width
+    net = run.scorer(split, width).to(runtime.device)
+    trained = read_json(run.scorer_folder(split, width) / "metrics.json")
     result = {
         "split": split,
+        "width": width,
         "classifier": _classifier_rows(run, runtime),
         "fmce_net": {key: trained[key] for key in ("held_out", "test_images")},
         "other_runs": {
             str(other.path): measure_on_test_images(
-                net, other, other.phases, runtime, with_settings(other.config.scorer, settings)
+                net, other, other.phases, runtime, _with_settings(other, settings)
             ).to_dict()
             for other in others
         },
@@ -58,6 +65,17 @@ def evaluate(
     if not quiet:
         _print(run, result)
     return result
+
+
+def _with_settings(run: Run, settings: Sequence[str]) -> ScorerConfig:
+    """Return a run's scorer section with what bears on a trained FMCE-Net; refuse the rest."""
+    for setting in settings:
+        if setting.partition("=")[0].strip() in _OF_TRAINING:
+            raise ValueError(
+                f"{setting!r} is for training an FMCE-Net (fmce train-net); here width says which one, and "
+                "maps and buffer how the other runs' maps are read"
+            )
+    return with_settings(run.config.scorer, settings)
 
 
 def _classifier_rows(run: Run, runtime: Runtime) -> list[dict[str, Any]]:
@@ -88,8 +106,21 @@ def _print(run: Run, result: dict[str, Any]) -> None:
         ("held-out maps", result["fmce_net"]["held_out"]),
         ("test images", result["fmce_net"]["test_images"]),
     ]
-    nets += [(f"other run: {name}", metrics) for name, metrics in result["other_runs"].items()]
-    print_metrics(f"FMCE-Net, split {result['split']}", nets)
+    seen = _trained_on(run, result["split"], result["width"])
+    for name, metrics in result["other_runs"].items():
+        kind = "a run it was trained on" if Path(name).resolve() in seen else "other run"
+        nets.append((f"{kind}: {name}", metrics))
+    narrow = "" if result["width"] == 1 else f", width {result['width']:g}"
+    print_metrics(f"FMCE-Net, split {result['split']}{narrow}", nets)
+
+
+def _trained_on(run: Run, split: Split, width: float) -> set[Path]:
+    """Return the runs whose maps an FMCE-Net was trained on."""
+    folder = run.scorer_folder(split, width)
+    others = [other["path"] for other in read_yaml(folder / "config.yaml")["others"]]
+    held_out = read_json(folder / "metrics.json")["held_out_runs"]
+    known = {run.path.resolve(), *(Path(path).resolve() for path in others)}
+    return known - {Path(path).resolve() for path in held_out}
 
 
 def print_metrics(title: str, rows: Sequence[tuple[str, dict[str, Any] | None]]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fmce.commands.event_files import holds_events, read_event_curve
 from fmce.commands.show import epochs, number, print_table
-from fmce.configs import RunConfig, from_yaml, with_settings
+from fmce.configs import run_config, with_settings
 from fmce.convergence.curve_files import LossCurve, read_curve
 from fmce.convergence.phases import PhaseConfig, Phases, find_phases, window_sensitivity
 from fmce.engine.files import write_text
@@ -26,12 +26,11 @@ def run_phases(run: Path, settings: Sequence[str] = ()) -> tuple[list[float], Ph
         ValueError: the curve has no phases, for a reason the message gives.
         FileNotFoundError: the folder is no run folder.
     """
-    if not (run / "config.yaml").exists():
-        raise FileNotFoundError(f"{run} is not a run folder: it has no config.yaml")
+    section = run_config(run).phases
     rows = read_metrics(run)
     if not rows:
         raise ValueError(f"{run} has no metrics yet; train it first: fmce train --out {run}")
-    config = with_settings(from_yaml(RunConfig, run / "config.yaml").phases, settings)
+    config = with_settings(section, settings)
     losses = [float(row.get("task_loss", row["loss"])) for row in rows]
     found = find_phases(losses, config, learning_rates=[row["learning_rate"] for row in rows])
     write_text(run / "phases.json", found.to_json())

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fmce.configs import run_config
 from fmce.engine.files import write_text
 from fmce.report.matching_page import matching_page
 from fmce.report.page import report_page
@@ -17,7 +18,9 @@ def report(run: Path, *, comparison: Path | None = None, out: Path | None = None
 
     Raises:
         FileNotFoundError: a folder is not what it should be.
+        ValueError: it is another command's.
     """
+    run_config(run)  # a page of such a folder would be empty
     path = out or run / "report.html"
     page = report_page(run, comparison)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,12 @@ from fmce.commands.arms import BASELINE, TREATMENT, arm_config, base_config, tre
 from fmce.commands.settings import make_config
 from fmce.commands.train import check_target_phase
 from fmce.configs import AuxiliaryConfig, RunConfig, with_settings
-from fmce.run_folder import Run, open_run
+from fmce.models.features import find_module
+from fmce.run_folder import Run, make_model, open_run, tap_of
 from fmce.sweep_config import SweepConfig
 
 ORACLE = "oracle"
+_SOME_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -157,20 +159,32 @@ def make_groups(config: SweepConfig, out: Path) -> list[Group]:
         ValueError: a name or setting is unknown, an oracle fits no group or two, or it has an arm's seed.
         FileNotFoundError: a given oracle has no phases or no FMCE-Net.
     """
-    out = out.absolute()
-    groups = []
-    for model, data, settings in itertools.product(
-        config.models, config.data, config.group_settings
-    ):
-        fields = [setting.partition(".")[2] for setting in settings]
-        folder = out / _slug(" ".join([model, data, *fields]))
-        groups.append(Group(config, model, data, settings, folder))
+    groups = _lay_out(config, out)
     _check_names([group.name for group in groups])
     oracles = [open_run(Path(path).absolute()) for path in config.oracles]
     groups = [_with_oracle(group, oracles) for group in groups]
     _check_all_used(groups, oracles)
     for group in groups:
         _check_group(group)
+    _check_models([group.oracle_config() for group in groups if not group.given_oracle])
+    return groups
+
+
+def begun_groups(config: SweepConfig, out: Path) -> list[Group]:
+    """Lay out a sweep that was begun, unchecked: what it was begun with may be gone, or be refused by now."""
+    there = [Path(path) for path in config.oracles if (Path(path) / "config.yaml").exists()]
+    oracles = [open_run(path) for path in there]
+    return [_with_oracle(group, oracles) for group in _lay_out(config, out)]
+
+
+def _lay_out(config: SweepConfig, out: Path) -> list[Group]:
+    groups = []
+    for model, data, settings in itertools.product(
+        config.models, config.data, config.group_settings
+    ):
+        fields = [setting.partition(".")[2] for setting in settings]
+        folder = out.absolute() / _slug(" ".join([model, data, *fields]))
+        groups.append(Group(config, model, data, settings, folder))
     return groups
 
 
@@ -231,6 +245,17 @@ def _check_group(group: Group) -> None:
             f"{oracle.path} has no checkpoint of epoch {last}, which the control feature_matching needs; "
             "train that run again, or leave the control out"
         )
+
+
+def _check_models(configs: Sequence[RunConfig]) -> None:
+    """Build each kind of network once: a wrong name, option or tap must not wait for its first training."""
+    built = []
+    for config in configs:
+        if config.model not in built:
+            built.append(config.model)
+            # How many classes there are only the data say.
+            model = make_model(config, _SOME_CLASSES)
+            find_module(model, tap_of(config, model))
 
 
 def _slug(text: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fmce.commands.show import percent, print_table
-from fmce.commands.sweep_grid import ORACLE, Group, SweepRun, make_groups
+from fmce.commands.sweep_grid import ORACLE, Group, SweepRun, begun_groups
 from fmce.commands.sweep_pick import candidate_rows, left_out, read_pick
 from fmce.commands.sweep_results import run_status, unread_folders
 from fmce.commands.sweep_tasks import read_state
@@ -35,13 +35,23 @@ def sweep_status(out: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{out} holds no sweep; begin one with: fmce sweep --out FOLDER, and name that folder"
         )
-    groups = make_groups(from_yaml(SweepConfig, config), out)
+    grid = from_yaml(SweepConfig, config)
+    groups = begun_groups(grid, out)
     active = _is_locked(out)
     runs = [_entry(group, run, active) for group in groups for run in group.runs]
     counts: dict[str, int] = {}
     for entry in runs:
         counts[entry["status"]] = counts.get(entry["status"], 0) + 1
-    return {"active": active, "counts": counts, "runs": runs, "notes": _notes(groups)}
+    return {"active": active, "counts": counts, "runs": runs, "notes": _gone(grid) + _notes(groups)}
+
+
+def _gone(config: SweepConfig) -> list[str]:
+    """Say which of the oracles that the sweep was given are not there any more."""
+    return [
+        f"the oracle {path} is not there any more; its groups cannot go on without it"
+        for path in config.oracles
+        if not (Path(path) / "config.yaml").exists()
+    ]
 
 
 def _is_locked(out: Path) -> bool:

@@ -232,6 +232,13 @@ def _check_alike(runs: Sequence[Run], split: Split) -> None:
         raise ValueError(
             "split 'run' holds out whole runs and needs more than one; name others with --others"
         )
+    places = [run.path.resolve() for run in runs]
+    twice = [str(run.path) for run in runs if places.count(run.path.resolve()) > 1]
+    if twice:
+        raise ValueError(
+            f"{twice[-1]} is named twice; expected different runs, since one that is held out must not be "
+            "trained on too"
+        )
     first = runs[0].config
     for run in runs[1:]:
         check_same_data(first, run)

@@ -163,7 +163,7 @@ def _complete(name: str, parts: DataParts, spec: DataSpec, seed: int) -> Classif
     """Draw the splits that the files do not have, test first, both from the training images."""
     train, validation, test = parts.train, parts.validation, parts.test
     if test is None:
-        train, test = _split(train, round(TEST_SHARE * len(train)), seed)
+        train, test = _split(train, max(1, round(TEST_SHARE * len(train))), seed)
     if validation is None:
         train, validation = _split(train, validation_count(len(train)), seed)
     mean, std = spec.mean, spec.std

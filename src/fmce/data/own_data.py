@@ -30,11 +30,22 @@ def call_own(name: str, *, root: Path, image_size: int | None, split_seed: int) 
         What the function returned.
 
     Raises:
-        ValueError: the module or function is not found.
+        ValueError: the module or function is not found, or the function needs other arguments.
     """
     function = _find(name)
     known = {"root": root, "image_size": image_size, "split_seed": split_seed}
     parameters = inspect.signature(function).parameters
+    needed = [
+        p.name
+        for p in parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    strange = [p for p in needed if p not in known]
+    if strange:
+        raise ValueError(
+            f"{name} needs the argument {strange[0]!r}, but data functions are called with "
+            f"{', '.join(known)}, those of them that they have; give the others a default"
+        )
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return function(**{k: v for k, v in known.items() if takes_all or k in parameters})
 
@@ -63,6 +74,14 @@ def own_parts(name: str, returned: Any) -> DataParts:
         for split in _SPLITS
         if split in returned
     }
+    trained = set(sets["train"].targets.tolist())
+    for split, part in sets.items():
+        strangers = sorted(set(part.targets.tolist()) - trained)
+        if strangers:
+            raise ValueError(
+                f"{name}, {split}: classes {strangers[:5]} have no training images; every split needs the "
+                "same classes"
+            )
     highest = max(int(part.targets.max()) for part in sets.values())
     names = names or tuple(str(c) for c in range(highest + 1))
     return DataParts(

@@ -1,5 +1,6 @@
 """From stored uint8 images to a network's input, whole batches at a time on any device."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -137,6 +138,9 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
     Args:
         images: uint8 (N,C,H,W), C = 1 or 3; one channel counts for all three.
+
+    Returns:
+        Means and deviations. A channel of one level has deviation 1, since images are divided by it.
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean, std = [], []
@@ -146,7 +150,9 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         counts = torch.stack([torch.bincount(p.flatten(), minlength=256) for p in parts]).sum(0)
         share = counts.cpu().double() / channel.numel()
         mean.append((share @ levels).item())
-        std.append((share @ (levels - mean[-1]).square()).sqrt().item())
+        variance = (share @ (levels - mean[-1]).square()).item()
+        # Two-colour images, such as of microscopes, leave their third channel empty.
+        std.append(math.sqrt(variance) if (counts > 0).sum() > 1 else 1.0)
     repeat = 3 // len(mean)
     return tuple(mean * repeat), tuple(std * repeat)
 

@@ -9,13 +9,20 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text`, atomically."""
+    """Replace the file at `path` by `text`, atomically.
+
+    Raises:
+        OSError: it cannot be written; the message names it, not the file beside it.
+    """
     beside = path.with_name(f".{path.name}.tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise type(error)(f"cannot write {path}: {error.strerror}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -59,29 +59,37 @@ def check_classifier(model: nn.Module, side: int, num_classes: int) -> None:
         num_classes: of the data set.
 
     Raises:
-        ValueError: If the model fails on such an image (the message holds its reason), or its output is
-            of another form.
+        ValueError: If no weight of it can be trained or one is not float32, if the model fails on such an
+            image (the message holds its reason), or its output is of another form.
 
     Example:
         >>> check_classifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), 8, 5)
     """
-    parameter = next(model.parameters(), torch.empty(0))
-    image = torch.zeros(1, 3, side, side, device=parameter.device, dtype=parameter.dtype)
+    name, parameters = type(model).__name__, list(model.parameters())
+    other = {p.dtype for p in parameters} - {torch.float32}
+    if other:
+        raise ValueError(
+            f"expected weights in float32, got {other.pop()} from {name}; leave that to the run: "
+            "runtime.precision=bfloat16 computes forward passes in bfloat16"
+        )
+    image = torch.zeros(1, 3, side, side, device=next(iter(parameters), torch.empty(0)).device)
     try:
         with eval_mode(model), torch.no_grad():
             logits = model(image)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{type(model).__name__} cannot take images of {side}×{side} pixels ({reason}); set "
+            f"{name} cannot take images of {side}×{side} pixels ({reason}); set "
             "data.image_size to what it needs, or give its builder a size by model.options"
         ) from error
     form = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if form != (1, num_classes):
         raise ValueError(
             f"expected logits of shape {(1, num_classes)} for one image, one a class, got {form} from "
-            f"{type(model).__name__}; let its builder use the num_classes that it is given"
+            f"{name}; let its builder use the num_classes that it is given"
         )
+    if not any(p.requires_grad for p in parameters):
+        raise ValueError(f"{name} has no weight that trains; leave requires_grad on for some")
 
 
 def _is_unsafe(convolution: nn.Conv2d) -> bool:

@@ -25,6 +25,11 @@ def classification_step(model: nn.Module) -> Callable[[ImageBatch], StepOutput]:
 
     def step(batch: ImageBatch) -> StepOutput:
         logits = model(batch.images)
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"expected logits, one tensor, got a {type(logits).__name__} in training mode; let the model "
+                "return no auxiliary outputs"
+            )
         return classifier_output(F.cross_entropy(logits.float(), batch.targets), logits, batch)
 
     return step
