@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fmce_net_pp_table1 import sweep_folder
+from fmce_net_pp_table1 import sweep_folder, swept_cases
 from paper_runs import is_asked, options_parser, parse, rows_of
 from run_script import run_script
 from sections.fmce_plus import arm_name
@@ -42,14 +42,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--shown", type=int, default=6, help="how many of them are drawn")
     options = parse(parser, argv)
     if not options.rows:
-        file = sweep_folder(options) / "sweep.json"
-        if not file.exists():
-            parser.error(f"no sweep in {file.parent}; run fmce_net_pp_table1.py first")
-        result = read_json(file)
-        for group in (one for one in result["groups"] if is_asked(options, one)):
-            rows = [row for row in result["rows"] if row["group"] == group["group"]]
-            draw_group(group, rows, options)
+        folders = [sweep_folder(options, case) for case in swept_cases(options)]
+        swept = [folder for folder in folders if (folder / "sweep.json").exists()]
+        if not swept:
+            parser.error(
+                f"no sweep in {' or '.join(map(str, folders))}; run fmce_net_pp_table1.py first"
+            )
+        for folder in swept:
+            draw_sweep(folder, options)
     print_numbers(rows_of(options, EXPERIMENT))
+
+
+def draw_sweep(folder: Path, options: argparse.Namespace) -> None:
+    """Draw the figures of a sweep's groups that are asked for."""
+    result = read_json(folder / "sweep.json")
+    for group in (one for one in result["groups"] if is_asked(options, one)):
+        rows = [
+            {**row, "folder": folder / row["folder"]}
+            for row in result["rows"]
+            if row["group"] == group["group"]
+        ]
+        draw_group(group, rows, options)
 
 
 def draw_group(
@@ -60,7 +73,7 @@ def draw_group(
     folder.mkdir(parents=True, exist_ok=True)
     title = f"{group['model']} on {group['data']}, {len(group['seeds'])} seeds"
     label = "validation accuracy (%)"
-    curves = accuracy_curves_figure(curves_of(rows, options), title=title, label=label)
+    curves = accuracy_curves_figure(curves_of(rows), title=title, label=label)
     save_figure(curves, folder / f"{group['group']}-epochs.png")
     arms = [{**arm, "arm": arm_name(arm["arm"])} for arm in group["arms"]]
     save_figure(raf_bars_figure(arms, title=title), folder / f"{group['group']}-rafs.png")
@@ -88,18 +101,11 @@ def label_of(row: Mapping[str, Any]) -> str:
     return "plain training" if row["arm"] == "baseline" else f"RAF {row['raf']:g}"
 
 
-def folder_of(row: Mapping[str, Any], options: argparse.Namespace) -> Path:
-    """Return a training's run folder."""
-    return sweep_folder(options) / row["folder"]
-
-
-def curves_of(
-    rows: Sequence[Mapping[str, Any]], options: argparse.Namespace
-) -> dict[str, np.ndarray[Any, Any]]:
+def curves_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray[Any, Any]]:
     """Return each arm's validation accuracy, seeds by epochs."""
     curves: dict[str, list[list[float]]] = {}
     for row in plain_and_treated(rows):
-        lines = read_metrics(folder_of(row, options))
+        lines = read_metrics(row["folder"])
         curves.setdefault(label_of(row), []).append([one["validation_accuracy"] for one in lines])
     return {arm: np.array(values) for arm, values in curves.items()}
 
@@ -112,7 +118,7 @@ def draw_cams(
 ) -> tuple[list[str], list[dict[str, float]]]:
     """Draw Grad-CAM of the last checkpoints over RAF, first seed; return arms and mean numbers."""
     chosen = [r for r in plain_and_treated(rows) if r["seed"] == group["seeds"][0]]
-    runs = [open_run(folder_of(row, options)) for row in chosen]
+    runs = [open_run(row["folder"]) for row in chosen]
     test = runs[0].data.test
     index = one_of_each_class(test.targets, options.images)
     targets = test.targets[index].to(options.runtime.device)
@@ -120,7 +126,8 @@ def draw_cams(
     cams = []
     for run in runs:
         model = run.model((read_done(run.path) or {})["epochs"], options.runtime.device)
-        cams.append(grad_cam(model, images, targets, run.tap).cpu())
+        with options.runtime.arithmetic():
+            cams.append(grad_cam(model, images, targets, run.tap).cpu())
     stack, shown = torch.stack(cams).numpy(), options.shown
     classes = [runs[0].data.class_names[t] for t in targets[:shown].tolist()]
     names = [label_of(row) for row in chosen]

@@ -6,19 +6,22 @@
 `--small`: 5,000 images of Fashion-MNIST at 16 px with `tiny`, three RAFs and three seeds, all four
 controls: 24 trainings of E_K epochs, about 40 minutes on one idle CPU core (`--jobs 2` takes two). Its
 oracle is the cosine run of sensitivity.py with an FMCE-Net of split `map`. At the paper's scale nothing
-was run here; the plan is eight RAFs and five seeds per row, 66 trainings with the oracle's, which
-`--engine ray` spreads over machines. Trainings that are done are never redone. Puts one row a
+was run here; the plan is eight RAFs and five seeds per row, 66 trainings with the oracle's. Each is about as
+long as one of fmce_table1.py's: by the estimate there, on one GPU a day or two a row for ShuffleNet v2 and more
+than a week for ResNet-50. So --model and --data pick rows, and `--engine ray` spreads each row's trainings over
+GPUs and machines. Trainings that are done are never redone. Puts one row a
 network and data set into results/fmce_net_pp.jsonl. Expected: no difference that is clear of zero.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sensitivity
-from paper_runs import REDUCED, options_parser, parse, rows_of, with_phases
+from paper_runs import REDUCED, Case, each_case, end, options_parser, parse, rows_of, with_phases
 from run_script import run_script
 from sections.fmce_plus import HEADER, about, accuracy_lines
 
@@ -45,14 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--address", help="Ray cluster to use; by default one on this machine")
     options = parse(parser, argv)
     check_group(parser, options)
-    if not options.rows:
-        config = small_sweep(options) if options.small else paper_sweep(options)
-        place = (options.engine, sweep_folder(options), options.jobs, options.device)
-        workers = make_workers(*place, address=options.address)
-        result = sweep(config, sweep_folder(options), workers=workers, device=options.device)
-        for group in result["groups"]:
-            record(options, config, group, result["failed"])
+    options.cases = swept_cases(options)
+    failed = each_case(options, partial(sweep_case, options))
     print_accuracies(rows_of(options, EXPERIMENT))
+    end(failed)
 
 
 def check_group(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -64,10 +63,37 @@ def check_group(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error(f"--small sweeps tiny on {SMALL_DATA} alone; leave --data and --model out")
 
 
-def sweep_folder(options: argparse.Namespace) -> Path:
-    """Return the sweep's folder."""
+def swept_cases(options: argparse.Namespace) -> list[Case]:
+    """Return the cases that are swept: at `--small` the reduced one, else all that the paper's table has."""
+    if options.small:
+        return [case for case in options.cases if case.settings == REDUCED]
+    return [case for case in options.cases if case.data != "mini-imagenet"]
+
+
+def sweep_folder(options: argparse.Namespace, case: Case) -> Path:
+    """Return the sweep's folder: each case has its own, so that rows can be asked for one by one."""
     folder: Path = options.out / "sweeps" / options.scale
-    return folder
+    return folder if options.small else folder / case.name
+
+
+def sweep_case(options: argparse.Namespace, case: Case) -> None:
+    """Train what a case's sweep lacks, and record its row.
+
+    Raises:
+        ValueError: trainings are left failed.
+    """
+    config = small_sweep(options) if options.small else paper_sweep(options, case)
+    folder = sweep_folder(options, case)
+    workers = make_workers(
+        options.engine, folder, options.jobs, options.device, address=options.address
+    )
+    result = sweep(config, folder, workers=workers, device=options.device)
+    for group in result["groups"]:
+        record(options, config, group, result["failed"])
+    if result["failed"]:
+        raise ValueError(
+            f"failed trainings: {', '.join(result['failed'])}; the same command tries them again"
+        )
 
 
 def small_sweep(options: argparse.Namespace) -> SweepConfig:
@@ -95,12 +121,11 @@ def small_oracle(options: argparse.Namespace) -> Run:
     return run
 
 
-def paper_sweep(options: argparse.Namespace) -> SweepConfig:
-    """Return the paper's grid for the networks and data sets asked for."""
-    cases = [case for case in options.cases if case.data != "mini-imagenet"]
+def paper_sweep(options: argparse.Namespace, case: Case) -> SweepConfig:
+    """Return the paper's grid for a network on a data set."""
     return SweepConfig(
-        models=tuple(dict.fromkeys(case.model for case in cases)),
-        data=tuple(dict.fromkeys(case.data for case in cases)),
+        models=(case.model,),
+        data=(case.data,),
         rafs=PAPER_RAFS,
         seeds=(1, 2, 3, 4, 5),
         preset="paper",

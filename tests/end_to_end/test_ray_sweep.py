@@ -32,7 +32,7 @@ SECONDS = 300  # the most that the cluster and the sweep may take, on a busy mac
 def cluster():
     """Address and the nodes' process ids of a cluster that ends with this module."""
     process = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("two_nodes.py"), str(SECONDS)],
+        [sys.executable, Path(__file__).with_name("two_nodes.py"), str(2 * SECONDS)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -134,13 +134,37 @@ def test_rows_are_those_of_the_data_sets_asked_for(script, tmp_path, capsys):
 def test_the_papers_grid_is_its_networks_and_sets_at_five_seeds(script):
     table = script("fmce_net_pp_table1")
     parser = script("paper_runs").options_parser("Doc.\n\nMore.", "rows.jsonl")
-    options = script("paper_runs").parse(parser, ["--device", "cpu", "--data", "mnist"])
-    config = table.paper_sweep(options)
-    assert config.data == ("mnist",)
-    assert len(config.models) == 2
-    assert len(config.seeds) == 5
+    options = script("paper_runs").parse(parser, ["--device", "cpu"])
+    cases = table.swept_cases(options)
+    grids = [table.paper_sweep(options, case) for case in cases]
+    asked = {(model, data) for grid in grids for model in grid.models for data in grid.data}
+    assert len(asked) == len(cases) == 6
     published = script("paper_tables").paper_table("fmce_net_pp_table_1")["raf"]
-    assert set(config.rafs) == set(published) - {0, 1}
+    for grid in grids:
+        assert len(grid.seeds) == 5
+        assert set(grid.rafs) == set(published) - {0, 1}
+
+
+def test_rows_of_the_papers_grid_may_be_asked_for_one_after_another(
+    script, tmp_path, monkeypatch, capsys
+):
+    """What a sweep does with its folder, without its trainings: the second row must not meet the first's."""
+    from fmce.configs import to_yaml
+    from fmce.engine.runlog import open_for_writing
+
+    table = script("fmce_net_pp_table1")
+
+    def claim(config, out, **_):
+        with open_for_writing(out, to_yaml(config)):
+            return {"groups": [], "failed": {"a/training": "why"}}
+
+    monkeypatch.setattr(table, "sweep", claim)
+    for data in ("cifar10", "mnist"):
+        words = ["--device", "cpu", "--model", "torchvision:shufflenet_v2_x1_0", "--data", data]
+        words += ["--out", str(tmp_path), "--results", str(tmp_path / "rows.jsonl")]
+        with pytest.raises(ValueError, match=f"{data}-shufflenet_v2_x1_0: failed trainings: a/tr"):
+            table.main(words)
+    assert len(list(tmp_path.glob("sweeps/paper/*/config.yaml"))) == 2
 
 
 def test_figures_are_drawn_from_a_finished_sweep(script, finished_run, tmp_path, capsys):
