@@ -43,6 +43,7 @@ from turns import add_options, command, median_ratio, take_turns
 
 BATCH = 256  # maps
 IMAGES = {"tiny": 2000}
+KINDS = ("stream", "stored")
 SIDES = {"tiny": 28}  # of others 64: ShuffleNet v2's maps are 2×2 there, at 28 px 1×1
 
 
@@ -58,6 +59,8 @@ def main() -> None:
         "--block", type=int, default=256, help="images through a backbone at a time"
     )
     parser.add_argument("--memory", type=int, nargs=2, metavar="N", help="image counts to compare")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS),
+        help="whose memory; 50,000 stored maps of ten ResNet-50 would take 100 GB of disk")  # fmt: skip
     add_options(parser, repeats=5)
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)  # of a process of its own
     options = parser.parse_args()
@@ -171,7 +174,7 @@ def memory(options: argparse.Namespace) -> dict[str, object]:
     same = ["--model", options.model, "--device", options.device, "--buffer", str(options.buffer)]
     same += ["--side", str(options.side), "--backbones", str(options.backbones)]
     same += ["--block", str(options.block)]
-    for kind in ("stream", "stored"):
+    for kind in options.kinds:
         found = []
         for count in options.memory:
             command = [sys.executable, __file__, *same, "--peak", kind, str(count)]
