@@ -28,7 +28,7 @@ def test_each_point_of_the_tag_is_an_epoch_whatever_the_steps_distance(tmp_path,
     write(tmp_path, steps=steps, new_style=new_style, train__loss=[2.0, 1.5, 0.25], other=[1, 2, 3])
     curve = read_event_curve(tmp_path, tag="train/loss")
     assert curve.losses == (2.0, 1.5, 0.25)
-    assert (curve.column, curve.first_epoch, curve.learning_rates) == ("train/loss", None, None)
+    assert (curve.column, curve.epochs, curve.learning_rates) == ("train/loss", None, None)
 
 
 def test_a_single_file_is_read_as_its_folder_is(tmp_path):
@@ -63,7 +63,7 @@ def test_of_a_step_written_twice_in_one_file_the_last_holds(tmp_path):
 def test_points_of_an_epoch_are_averaged_by_an_epoch_tag(tmp_path):
     write(tmp_path, loss=[4.0, 2.0, 1.5, 0.5], epoch=[0, 0, 1, 1])
     curve = read_event_curve(tmp_path, epoch_tag="epoch")
-    assert (curve.losses, curve.first_epoch) == ((3.0, 1.0), 0)
+    assert (curve.losses, curve.epochs) == ((3.0, 1.0), (0, 1))
 
 
 def test_points_per_step_do_not_pass_for_epochs_where_a_scalar_betrays_them(tmp_path):

@@ -45,6 +45,22 @@ def test_steps_are_averaged_by_epoch(tmp_path, capsys):
     assert found.markers == find_phases(LOSSES, PhaseConfig(threshold=1e-2)).markers
 
 
+def test_markers_are_given_in_the_files_own_epochs_too(tmp_path, capsys):
+    path = tmp_path / "every_fifth.csv"
+    rows = [f"{5 * i},{loss!r}" for i, loss in enumerate(LOSSES)]
+    path.write_text("\n".join(["epoch,loss", *rows]))
+    found = phases(path, ["threshold=1e-2", "num_phases=3"])
+    own = ", ".join(str(5 * (marker - 1)) for marker in found.markers)
+    assert f"as the file numbers epochs: [{own}]" in capsys.readouterr().out
+
+
+def test_where_the_file_counts_likewise_nothing_is_said(curve, capsys):
+    phases(curve, ["threshold=1e-2"])
+    out = capsys.readouterr().out
+    assert f"{curve.name}, train_loss" in "".join(out.splitlines())
+    assert "the file" not in out
+
+
 @pytest.mark.parametrize("name", ["phases.png", "new/phases.svg"])
 def test_the_figure_is_drawn_where_asked(curve, tmp_path, name, capsys):
     phases(curve, ["threshold=1e-2"], figure=tmp_path / name)
@@ -71,6 +87,8 @@ def test_a_run_that_was_killed_in_its_last_line_has_phases_of_the_rest(own_run):
 def test_a_folder_without_a_run_or_lines_is_refused(own_run, tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run folder"):
         phases(tmp_path / "run" / "checkpoints")
+    with pytest.raises(FileNotFoundError, match="no config.yaml; nor does it hold event files"):
+        phases(tmp_path)
     (own_run.path / "metrics.jsonl").unlink()
     with pytest.raises(ValueError, match="has no metrics yet; train it first"):
         phases(own_run.path)

@@ -20,7 +20,7 @@ def write(tmp_path):
 
 def test_csv_takes_the_column_called_loss(write):
     path = write("run.csv", "epoch,accuracy,loss\n1,0.1,2.5\n2,0.4,1.5\n")
-    assert read_curve(path) == LossCurve((2.5, 1.5), None, str(path), "loss")
+    assert read_curve(path) == LossCurve((2.5, 1.5), None, str(path), "loss", (1, 2))
 
 
 def test_train_loss_is_the_second_choice_and_the_only_number_column_the_third(write):
@@ -67,7 +67,7 @@ def test_steps_are_averaged_by_epoch_in_epoch_order(write):
     curve = read_curve(path, epoch_column="epoch", lr_column="lr")
     assert curve.losses == (7.0, 3.0)
     assert curve.learning_rates == (0.4, 0.2)  # each epoch's last
-    assert (curve.first_epoch, curve.skipped_rows) == (0, 0)
+    assert (curve.epochs, curve.skipped_rows) == ((0, 1), 0)
 
 
 def test_rows_of_other_kinds_are_skipped_and_counted_when_averaging(write):
@@ -223,3 +223,22 @@ def test_a_curve_from_a_file_has_the_phases_of_the_same_list(write):
     config = PhaseConfig(threshold=2e-3)
     curve = read_curve(write("step.csv", text))
     assert find_phases(curve.losses, config) == find_phases(losses, config)
+
+
+def test_rows_that_stand_newest_first_are_refused(write):
+    path = write("new.csv", "epoch,loss\n3,1\n2,2\n1,3\n")
+    with pytest.raises(ValueError, match=r"line 3: epoch 2\.0 follows 3\.0.*--epoch-column epoch"):
+        read_curve(path)
+    assert read_curve(path, epoch_column="epoch").losses == (3, 2, 1)
+
+
+def test_the_files_own_epochs_are_kept_whatever_their_distance(write):
+    path = write("fifth.csv", "epoch,loss\n4,3\n9,2\n14,1\n")
+    assert read_curve(path).epochs == (4, 9, 14)
+    assert read_curve(write("bare.csv", "loss\n3\n2\n")).epochs is None
+
+
+def test_columns_separated_by_another_sign_are_named_as_that(write):
+    path = write("excel.csv", "epoch;loss\n1;2,5\n2;1,5\n")
+    with pytest.raises(ValueError, match="separated by ','; got ';': save it with ','"):
+        read_curve(path)

@@ -68,12 +68,16 @@ def phases(
     """
     if not source.exists():
         raise FileNotFoundError(
-            f"nothing is at {source}; expected a run folder or a file of losses"
+            f"nothing is at {source}; expected a run folder, a file of losses or TensorBoard's event files"
         )
     if source.is_dir() and not _of_tensorboard(source):
+        if not (source / "config.yaml").exists():
+            raise FileNotFoundError(
+                f"{source} is not a run folder: it has no config.yaml; nor does it hold event files"
+            )
         if any((column, key, epoch_column, lr_column, tag)):
             raise ValueError(f"{source} is a run folder, whose columns are known; leave them out")
-        losses, found = run_phases(source, settings)
+        curve, (losses, found) = None, run_phases(source, settings)
         figure = figure or source / "figures" / "phases.png"
     else:
         config = with_settings(PhaseConfig(), settings)
@@ -85,7 +89,9 @@ def phases(
     if as_json:
         print(found.to_json(), end="")
     else:
-        _print(source, losses, found)
+        _print(str(source) if curve is None else f"{source}, {curve.column}", losses, found)
+        for line in [] if curve is None else _about(curve, found):
+            print(line)
         if figure is not None:
             print(f"figure: {figure}")
     return found
@@ -124,7 +130,19 @@ def _draw(losses: Sequence[float], found: Phases, path: Path) -> None:
     save_figure(loss_phases_figure(losses, found), path)
 
 
-def _print(source: Path, losses: Sequence[float], found: Phases) -> None:
+def _about(curve: LossCurve, found: Phases) -> list[str]:
+    """Say how the file's own epochs, which name its checkpoints, differ from those printed; what was left out."""
+    lines = []
+    counted = tuple(range(1, len(curve.losses) + 1))
+    if curve.epochs is not None and curve.epochs != counted:
+        own = ", ".join(f"{curve.epochs[epoch - 1]:g}" for epoch in found.markers)
+        lines.append(f"the same markers as the file numbers epochs: [{own}]")
+    if curve.skipped_rows:
+        lines.append(f"rows without a loss, left out: {curve.skipped_rows}")
+    return lines
+
+
+def _print(source: str, losses: Sequence[float], found: Phases) -> None:
     rows = [
         (
             k,

@@ -36,8 +36,8 @@ class LossCurve:
         learning_rates: One per epoch, finite; None where none were asked for.
         source: Path of the file.
         column: Column or dotted key that the losses came from.
-        first_epoch: The file's own number of the first epoch, for files that count from 0 or go
-            on from elsewhere; None without an epoch column.
+        epochs: The file's own number of each epoch, for files that count from 0, go on from elsewhere
+            or leave epochs out; None where no column called "epoch" and no other tells.
         skipped_rows: Rows without a loss, left out of their epoch's mean.
     """
 
@@ -45,7 +45,7 @@ class LossCurve:
     learning_rates: tuple[float, ...] | None
     source: str
     column: str
-    first_epoch: int | None = None
+    epochs: tuple[float, ...] | None = None
     skipped_rows: int = 0
 
 
@@ -65,7 +65,7 @@ def read_curve(
     nested ones. Without ``column`` or ``key`` the losses
     are those called ``loss``, else ``train_loss``, else the only other column of numbers.
 
-    Without ``epoch_column`` every row is an epoch. With it, rows of the same epoch are averaged,
+    Without ``epoch_column`` every row is an epoch, in the file's order. With it, rows of the same epoch are averaged,
     unweighted, in rising epoch order, whatever their order in the file, and rows without a loss
     are skipped (loggers put validation and training on rows of their own).
 
@@ -83,7 +83,7 @@ def read_curve(
     Raises:
         ValueError: The file is missing, empty, of another format or damaged; a name is unknown or
             none can be chosen; a value is no finite number (named with its line); epochs are
-            missing, or repeat without ``epoch_column``.
+            missing, or repeat or go back without ``epoch_column``.
     """
     table = read_table(Path(path))
     name = _loss_name(table, column, key, {epoch_column, lr_column})
@@ -143,28 +143,32 @@ def _is_numeric(table: Table, name: str) -> bool:
 
 
 def _row_per_epoch(table: Table, name: str, lr_column: str | None) -> LossCurve:
-    _refuse_repeated_epochs(table)
+    _refuse_other_order(table)
     rates = None
     if lr_column is not None:
         rates = tuple(read_number(table, row, lr_column) for row in table.rows)
     losses = tuple(read_number(table, row, name) for row in table.rows)
-    return LossCurve(losses, rates, str(table.source), name)
+    numbers = [row.cells.get("epoch") for row in table.rows]
+    epochs = tuple(float(n) for n in numbers if is_number(n))
+    whole = epochs if len(epochs) == len(losses) else None
+    return LossCurve(losses, rates, str(table.source), name, whole)
 
 
-def _refuse_repeated_epochs(table: Table) -> None:
-    """Refuse a per-step log that would pass for one row an epoch without anybody noticing."""
-    seen: set[float] = set()
+def _refuse_other_order(table: Table) -> None:
+    """Refuse a log per step, or newest first, that would pass for one row an epoch without anybody noticing."""
+    last = -math.inf
     for row in table.rows:
         epoch = row.cells.get("epoch")
         if not is_number(epoch):
             continue
-        if epoch in seen:
+        if epoch <= last:
+            what = "occurs again" if epoch == last else f"follows {last}"
             raise ValueError(
-                f"{table.source}, {row.place}: epoch {epoch} occurs again, so rows are no "
-                "epochs: pass epoch_column='epoch' (--epoch-column epoch) to average each "
-                "epoch's rows"
+                f"{table.source}, {row.place}: epoch {epoch} {what}, so rows are no "
+                "epochs in their order: pass epoch_column='epoch' (--epoch-column epoch) to average "
+                "each epoch's rows"
             )
-        seen.add(epoch)
+        last = epoch
 
 
 def _mean_per_epoch(table: Table, name: str, epoch_column: str, lr_column: str | None) -> LossCurve:
@@ -187,7 +191,8 @@ def _mean_per_epoch(table: Table, name: str, epoch_column: str, lr_column: str |
     if lr_column is not None and (lacking := [e for e in epochs if e not in rates]):
         raise ValueError(f"{table.source}: no {lr_column!r} in epoch {lacking[0]}")
     used = None if lr_column is None else tuple(rates[e] for e in epochs)
-    return LossCurve(means, used, str(table.source), name, epochs[0], skipped)
+    own = tuple(map(float, epochs))
+    return LossCurve(means, used, str(table.source), name, own, skipped)
 
 
 def _mean(values: list[float]) -> float:

@@ -73,7 +73,7 @@ def _parse(path: Path, suffix: str, file: Iterable[str]) -> Iterator[Row]:
 def _csv_rows(path: Path, file: Iterable[str], delimiter: str) -> Iterator[Row]:
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     try:
-        header = _csv_header(path, next(filter(None, reader), []))  # blank lines read as []
+        header = _csv_header(path, next(filter(None, reader), []), delimiter)  # blank lines read as []
         for cells in reader:
             if any(cell.strip() for cell in cells[len(header) :]):
                 raise ValueError(
@@ -91,8 +91,14 @@ def _csv_rows(path: Path, file: Iterable[str], delimiter: str) -> Iterator[Row]:
         raise ValueError(f"{path}, line {reader.line_num}: broken table: {error}") from error
 
 
-def _csv_header(path: Path, cells: list[str]) -> list[str]:
+def _csv_header(path: Path, cells: list[str], delimiter: str) -> list[str]:
     header = [cell.strip() for cell in cells]
+    other = next((d for d in ",;\t" if d in header[0]), None) if len(header) == 1 else None
+    if other is not None:
+        raise ValueError(
+            f"{path}, line 1: expected columns separated by {delimiter!r}; got {other!r}: save it with "
+            f"{delimiter!r}, and decimal points"
+        )
     named = [name for name in header if name]
     if named and all(isinstance(_number_or_text(name), float) for name in named):
         raise ValueError(f"{path}, line 1: expected column names; got numbers: add a header line")
