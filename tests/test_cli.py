@@ -95,6 +95,14 @@ def test_arguments_that_do_not_parse_exit_with_2(arguments, capsys):
         ("train --out OUT --set train.epochs", "expected section.field=value"),
         ("train --out OUT --set train.epochs=[", "not valid YAML"),
         ("train --out OUT --set auxiliary.init=checkpoint", "there is no run to start from"),
+        (
+            "train --out OUT --epochs 1 --set train.epochs=2",
+            "an option says train.epochs=1, but --set says something else",
+        ),
+        (
+            "train --out OUT --data digits --set data.name=mnist",
+            'option says data.name="digits", but',
+        ),
         ("train --out OUT --tap blocks.9 --epochs 1", "has no submodule 'blocks.9'"),
         ("train --out OUT --device tpu", "use auto, cpu, cuda or cuda:N"),
         ("train --out RUN --seed 5", "holds a run of another config"),
@@ -273,4 +281,5 @@ def test_arguments_that_cannot_be_parsed_end_with_one_line(capsys, arguments, sa
     assert end.value.code == 2
     assert message.startswith("fmce: ")
     assert said in message
+    assert "---" not in message  # neither a rule of the drawn box nor the help below it
     assert message.count("\n") == 1

@@ -524,11 +524,7 @@ def distill(
     }
     options = _assignments(given)
     chosen = with_settings(chosen, [*_assignments(networks), *options, *settings])
-    for option in options:
-        if with_settings(chosen, [option]) != chosen:
-            raise ValueError(
-                f"an option says {option}, but --set says something else; leave one of them out"
-            )
+    _check_options_hold(chosen, options)
     runtime = _runtime(device, precision, together=True)
     run_distill(chosen, out, jobs=jobs, runtime=runtime)
     if runtime.ranks.first:
@@ -728,6 +724,8 @@ def _first_part(box: str) -> str:
     """Return the text of a drawn box up to its first rule, on one line."""
     rows = [row.strip("│ \n") for row in box.splitlines()]
     inside = [row for row in rows if row and row[0] not in "╭╰"]
+    if len(inside) > 1 and set(inside[1]) == {"-"}:
+        inside = inside[2:]  # where output is no UTF-8, the title stands inside the box
     rule = next((i for i, row in enumerate(inside) if set(row) <= {"─", "-"}), len(inside))
     return " ".join(" ".join(inside[:rule]).split())
 
@@ -760,6 +758,7 @@ def _config(
 
     base = base_config(preset, data, file=file, settings=settings)
     auxiliary: dict[str, Any] = {"auxiliary.raf": raf}
+    options = _assignments({"data.name": data, **given, **auxiliary})
     if oracle is not None:
         kind = base.auxiliary.kind if base.auxiliary.kind != "none" else "ral"
         auxiliary |= {"auxiliary.kind": kind, "auxiliary.oracle": str(oracle.resolve())}
@@ -770,7 +769,20 @@ def _config(
         given = {"train.epochs": _oracle_length(oracle, file, settings)} | {
             k: v for k, v in given.items() if v is not None
         }
-    return with_settings(base, [*_assignments(given | auxiliary), *settings])
+    chosen = with_settings(base, [*_assignments(given | auxiliary), *settings])
+    _check_options_hold(chosen, options)
+    return chosen
+
+
+def _check_options_hold(chosen: Any, options: Sequence[str]) -> None:
+    """Refuse an option that a setting overrides: which of the two was meant only the user knows."""
+    from fmce.configs import with_settings
+
+    for option in options:
+        if with_settings(chosen, [option]) != chosen:
+            raise ValueError(
+                f"an option says {option}, but --set says something else; leave one of them out"
+            )
 
 
 def _oracle_length(oracle: Path, file: Path | None, settings: Sequence[str]) -> int | None:

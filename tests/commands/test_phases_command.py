@@ -87,7 +87,7 @@ def test_a_run_that_was_killed_in_its_last_line_has_phases_of_the_rest(own_run):
 def test_a_folder_without_a_run_or_lines_is_refused(own_run, tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run folder"):
         phases(tmp_path / "run" / "checkpoints")
-    with pytest.raises(FileNotFoundError, match="no config.yaml; nor does it hold event files"):
+    with pytest.raises(FileNotFoundError, match=r"no config\.yaml; nor does it hold event files"):
         phases(tmp_path)
     (own_run.path / "metrics.jsonl").unlink()
     with pytest.raises(ValueError, match="has no metrics yet; train it first"):
