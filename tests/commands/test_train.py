@@ -234,6 +234,21 @@ def test_an_oracle_of_other_markers_is_refused(own_run, tmp_path):
         train(short(own_run, auxiliary=with_oracle(own_run)), tmp_path / "r", quiet=True)
 
 
+def test_keep_last_never_has_more_checkpoints_than_a_resume_needs(
+    finished_run, tmp_path, monkeypatch
+):
+    counts = []
+
+    def scores(*arguments):
+        counts.append(len(list((tmp_path / "run" / "checkpoints").glob("epoch_*"))))
+        return evaluate_classifier(*arguments)
+
+    monkeypatch.setattr("fmce.commands.train.evaluate_classifier", scores)
+    run = train(short(finished_run, epochs=5, seed=4), tmp_path / "run", keep="last", quiet=True)
+    assert counts == [0, 1, 2, 2, 2, 2]  # at each epoch's end, and before the test images
+    assert run.epochs == [5]
+
+
 def test_keep_markers_holds_for_a_finished_run_too(own_run):
     train(own_run.config, own_run.path, keep="markers", quiet=True)
     wanted = {1, own_run.config.train.epochs, *own_run.phases.markers}

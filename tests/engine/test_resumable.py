@@ -29,7 +29,7 @@ class StopError(Exception):
     """Stands for whatever ends a process between two epochs' records."""
 
 
-def train(folder, *, stop_after=None, measure=lambda _r, _rows: {}):
+def train(folder, *, stop_after=None, measure=lambda _r, _rows: {}, **options):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 1))
 
@@ -52,6 +52,7 @@ def train(folder, *, stop_after=None, measure=lambda _r, _rows: {}):
         runtime=Runtime(torch.device("cpu")),
         measure=measured,
         quiet=True,
+        **options,
     )
 
 
@@ -88,6 +89,19 @@ def test_a_stopped_training_ends_as_an_uninterrupted_one(uninterrupted, stopped)
     assert checkpoint_epochs(stopped / "checkpoints") == [1, 2, 3, 4]
     train(stopped)
     assert_same_end(stopped, uninterrupted)
+
+
+def test_with_the_newest_checkpoints_alone_it_ends_alike(uninterrupted, tmp_path):
+    folder = tmp_path / "newest"
+    folder.mkdir()
+    with pytest.raises(StopError):
+        train(folder, stop_after=5, newest_only=True)
+    assert checkpoint_epochs(folder / "checkpoints") == [3, 4]
+    file = checkpoint_path(folder / "checkpoints", 4) / "state.pt"
+    file.write_bytes(file.read_bytes()[:-8])  # what the second is kept for
+    train(folder, newest_only=True)
+    assert checkpoint_epochs(folder / "checkpoints") == [EPOCHS - 1, EPOCHS]
+    assert_same_end(folder, uninterrupted)
 
 
 def test_a_truncated_newest_checkpoint_falls_back_and_says_so(uninterrupted, stopped, capsys):

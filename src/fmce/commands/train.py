@@ -62,7 +62,7 @@ def train(
         runtime: the device, chosen automatically by default. How passes are computed is the config's
             `runtime` section; what differs here from the defaults goes into the run's config.
         keep: "markers" deletes, once phases are known, every checkpoint but the first, the markers' and the last;
-            "last" deletes all but the last at the end, with phases or without.
+            "last" keeps the newest two while it trains and the last at the end, with phases or without.
         download: fetch the data set first, if it is not there and torchvision can.
         read_test: evaluate on the test images at the end; off for runs that only choose a setting.
         quiet: print no progress.
@@ -121,6 +121,7 @@ def train(
             measure=_measure(run, model, runtime),
             title=f"training {out.name}",
             quiet=quiet,
+            newest_only=keep == "last",
         )
         _finish(run, model, runtime, keep, read_test, quiet)
     return run

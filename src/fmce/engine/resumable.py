@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from fmce.engine.checkpoint import (
+    STATES_KEPT,
     checkpoint_epochs,
+    delete_checkpoints,
     newest_resumable,
     noted_metrics,
     save_checkpoint,
@@ -45,6 +47,7 @@ def fit_in_folder(
     ] = lambda _r, _rows: {},
     title: str = "training",
     quiet: bool = False,
+    newest_only: bool = False,
 ) -> None:
     """Train with Adam for `epochs` in all, counting those that the folder holds already.
 
@@ -61,6 +64,7 @@ def fit_in_folder(
         measure: epoch's result and earlier metrics lines → further fields of the epoch's line.
         title: names the work in the progress display.
         quiet: print nothing but warnings.
+        newest_only: keep no more checkpoints than a resume may need.
     """
     # fused: one kernel for all weights, where a small network's step would mostly be Adam's.
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
@@ -89,6 +93,9 @@ def fit_in_folder(
             folder / "checkpoints", result.epoch, model.state_dict(), state, {"metrics": row}
         )
         append_metrics(folder, row)
+        if newest_only:
+            newest = checkpoint_epochs(folder / "checkpoints")[-STATES_KEPT:]
+            delete_checkpoints(folder / "checkpoints", keep=newest)
         progress.advance(f"loss {result.loss:.4f}")
 
     with Progress(title, epochs, start=first - 1, quiet=quiet) as progress:

@@ -176,9 +176,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
-    """Add an epoch's metrics line."""
+    """Add an epoch's metrics line, flushed to disk: its checkpoint may be deleted before the training's end."""
     with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def restore_metrics(
@@ -186,8 +188,7 @@ def restore_metrics(
 ) -> list[dict[str, Any]]:
     """Make the metrics lines end with the checkpoint that training resumes from.
 
-    A kill may have fallen between checkpoint and line, or in the middle of a line; after a power
-    failure the last lines may be lost, since only checkpoints are flushed to disk.
+    A kill may have fallen between checkpoint and line, or in the middle of a line.
 
     Args:
         folder: the run folder.
