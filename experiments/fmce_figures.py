@@ -1,6 +1,6 @@
 """FMCE's figures: loss with its phases, Grad-CAM over the phases with numbers, and what FMCE-Net confuses.
 
-    python experiments/fmce_figures.py --small [--data mnist …] [--images 6]
+    python experiments/fmce_figures.py --small | --medium [--data mnist …] [--images 6]
     python experiments/fmce_figures.py                        (224 px, for a GPU)
 
 Uses the runs of fmce_table1.py, trained first where they are missing; the confusion matrices need

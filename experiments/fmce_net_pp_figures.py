@@ -1,6 +1,6 @@
 """FMCE-Net++'s figures: validation accuracy over epochs, test accuracy by RAF, Grad-CAM over RAF.
 
-    python experiments/fmce_net_pp_figures.py --small [--out runs/papers]
+    python experiments/fmce_net_pp_figures.py --small | --medium [--out runs/papers]
     python experiments/fmce_net_pp_figures.py                 (224 px, after fmce_net_pp_table1.py)
 
 Draws from the finished trainings of fmce_net_pp_table1.py and trains nothing; under a minute a group on

@@ -1,16 +1,17 @@
 """FMCE-Net++'s Table I: test accuracy by RAF with plain training and four controls, beside the paper's.
 
-    python experiments/fmce_net_pp_table1.py --small [--out runs/papers]
+    python experiments/fmce_net_pp_table1.py --small | --medium [--out runs/papers]
     python experiments/fmce_net_pp_table1.py [--model …] [--data …]     (224 px, for a GPU)
 
-`--small`: 5,000 images of Fashion-MNIST at 16 px with `tiny`, three RAFs and three seeds, all four
-controls: 24 trainings of E_K epochs, about 40 minutes on one idle CPU core (`--jobs 2` takes two). Its
-oracle is the cosine run of sensitivity.py with an FMCE-Net of split `map`. At the paper's scale nothing
-was run here; the plan is eight RAFs and five seeds per row, 66 trainings with the oracle's. Each is about as
-long as one of fmce_table1.py's: by the estimate there, on one GPU a day or two a row for ShuffleNet v2 and more
-than a week for ResNet-50. So --model and --data pick rows, and `--engine ray` spreads each row's trainings over
-GPUs and machines. Trainings that are done are never redone. Puts one row a
-network and data set into results/fmce_net_pp.jsonl. Expected: no difference that is clear of zero.
+Fashion-MNIST at 16 px with `tiny`, three RAFs and three seeds, all four controls: 24 trainings of E_K
+epochs. `--medium`: 5,000 images, about 40 minutes on one idle CPU core (`--jobs 2` takes two); its oracle
+is the cosine run of sensitivity.py with an FMCE-Net of split `map`. `--small`: 1,000 images, SMALL_TIME.
+At the paper's scale nothing was run here; the plan is eight RAFs and five seeds per row, 66 trainings with
+the oracle's. Each is about as long as one of fmce_table1.py's: by the estimate there, on one GPU a day or two
+a row for ShuffleNet v2 and more than a week for ResNet-50. So --model and --data pick rows, and
+`--engine ray` spreads each row's trainings over GPUs and machines. Trainings that are done are never
+redone. Puts one row a network and data set into results/fmce_net_pp.jsonl. Expected: no difference
+that is clear of zero.
 """
 
 import argparse
@@ -21,7 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import sensitivity
-from paper_runs import REDUCED, Case, each_case, end, options_parser, parse, rows_of, with_phases
+from paper_runs import (
+    SWEPT,
+    Case,
+    each_case,
+    end,
+    options_parser,
+    parse,
+    rows_of,
+    trained,
+    with_phases,
+)
 from run_script import run_script
 from sections.fmce_plus import HEADER, about, accuracy_lines
 
@@ -35,7 +46,7 @@ from fmce.run_folder import Run
 from fmce.sweep_config import SweepConfig
 
 EXPERIMENT, WHAT = "fmce_net_pp_table1", "FMCE-Net++ sweep"
-SMALL_DATA = "fashion-mnist"
+SWEPT_DATA = "fashion-mnist"
 PAPER_RAFS = (0.95, 0.9, 0.85, 0.8, 0.78, 0.75, 0.7, 0.5)
 
 
@@ -55,25 +66,27 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check_group(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse another group than the one that `--small` sweeps."""
-    if options.small and (options.data or [SMALL_DATA], options.model or ["tiny"]) != (
-        [SMALL_DATA],
+    """Refuse another group than the one that is swept below the paper's scale."""
+    if options.scale in SWEPT and (options.data or [SWEPT_DATA], options.model or ["tiny"]) != (
+        [SWEPT_DATA],
         ["tiny"],
     ):
-        parser.error(f"--small sweeps tiny on {SMALL_DATA} alone; leave --data and --model out")
+        parser.error(
+            f"--{options.scale} sweeps tiny on {SWEPT_DATA} alone; leave --data and --model out"
+        )
 
 
 def swept_cases(options: argparse.Namespace) -> list[Case]:
-    """Return the cases that are swept: at `--small` the reduced one, else all that the paper's table has."""
-    if options.small:
-        return [case for case in options.cases if case.settings == REDUCED]
+    """Return the cases that are swept: a reduced one on processors, else all that the paper's table has."""
+    if options.scale in SWEPT:
+        return [SWEPT[options.scale]]
     return [case for case in options.cases if case.data != "mini-imagenet"]
 
 
 def sweep_folder(options: argparse.Namespace, case: Case) -> Path:
     """Return the sweep's folder: each case has its own, so that rows can be asked for one by one."""
     folder: Path = options.out / "sweeps" / options.scale
-    return folder if options.small else folder / case.name
+    return folder / case.name if options.scale == "paper" else folder
 
 
 def sweep_case(options: argparse.Namespace, case: Case) -> None:
@@ -82,7 +95,8 @@ def sweep_case(options: argparse.Namespace, case: Case) -> None:
     Raises:
         ValueError: trainings are left failed.
     """
-    config = small_sweep(options) if options.small else paper_sweep(options, case)
+    subset = options.scale in SWEPT
+    config = subset_sweep(options, case) if subset else paper_sweep(options, case)
     folder = sweep_folder(options, case)
     workers = make_workers(
         options.engine, folder, options.jobs, options.device, address=options.address
@@ -96,26 +110,30 @@ def sweep_case(options: argparse.Namespace, case: Case) -> None:
         )
 
 
-def small_sweep(options: argparse.Namespace) -> SweepConfig:
-    """Return the small grid, its oracle trained."""
-    oracle = small_oracle(options)
+def subset_sweep(options: argparse.Namespace, case: Case) -> SweepConfig:
+    """Return the grid on a subset, its oracle trained."""
+    oracle = subset_oracle(options, case)
     return SweepConfig(
         models=("tiny",),
-        data=(SMALL_DATA,),
+        data=(SWEPT_DATA,),
         # The three that the paper has for both networks on Fashion-MNIST, without its weakest.
         rafs=(0.95, 0.9, 0.75),
         seeds=(1, 2, 3),
         preset="small",
-        settings=(*REDUCED, *options.settings),
+        settings=(*case.settings, *options.settings),
         oracles=(str(oracle.path.resolve()),),
     )
 
 
-def small_oracle(options: argparse.Namespace) -> Run:
+def subset_oracle(options: argparse.Namespace, case: Case) -> Run:
     """Return the oracle's run with its FMCE-Net: the paper's split, all maps in memory."""
-    folder = sensitivity.schedule_folder(options.out, SMALL_DATA, "cosine")
-    config = sensitivity.schedule_config(SMALL_DATA, "cosine", options.settings)
-    run = with_phases(train(config, folder, runtime=options.runtime))
+    if options.scale == "small":
+        run = trained(case, 0, options)
+    else:
+        folder = sensitivity.schedule_folder(options.out, SWEPT_DATA, "cosine")
+        config = sensitivity.schedule_config(SWEPT_DATA, "cosine", options.settings)
+        run = train(config, folder, runtime=options.runtime)
+    with_phases(run)
     scorer = replace(run.config.scorer, maps="memory")
     train_net(run, "map", config=scorer, runtime=options.runtime)
     return run

@@ -1,8 +1,10 @@
-"""The trainings behind the papers' tables, at two scales, and what their scripts share.
+"""The trainings behind the papers' tables, at three scales, and what their scripts share.
 
-`paper`: the papers' networks at 224 px with preset `paper`, most valuable first; for GPUs. `small`: real
-images at their own size, class-balanced subsets, with a network for processors. A finished run folder
-is taken as it is and an unfinished one goes on, so every script may be given again at any time.
+`paper`: the papers' networks at 224 px with preset `paper`, most valuable first; for GPUs. `medium`: real
+images at their own size, class-balanced subsets of 10,000, with a network for processors; hours on a
+processor, and what docs/results.md is made of. `small`: the same with few images, done in minutes. A
+finished run folder is taken as it is and an unfinished one goes on, so every script may be given again
+at any time.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from fmce.engine.runlog import record_result
 from fmce.engine.runtime import Runtime, make_runtime, ranks_started
 from fmce.run_folder import Run
 
-Scale = Literal["small", "paper"]
+Scale = Literal["small", "medium", "paper"]
 
 ROOT = Path(__file__).resolve().parent.parent
 SHUFFLENET, RESNET = "torchvision:shufflenet_v2_x1_0", "torchvision:resnet50"
@@ -51,7 +53,8 @@ class Case:
     def config(self, seed: int, extra: Sequence[str] = ()) -> RunConfig:
         """Return the config of its run with a seed; `extra` settings win."""
         own = [f"model.name={self.model}", *self.settings, f"train.seed={seed}", *extra]
-        return make_config(self.scale, self.data, settings=own)
+        preset = "paper" if self.scale == "paper" else "small"
+        return make_config(preset, self.data, settings=own)
 
 
 # Written out although the preset `small` has the same µ and epochs: these runs are recorded with them.
@@ -64,14 +67,14 @@ REDUCED = (
 )
 _SHORT = ("train.epochs=12", "phases.threshold=0.1", "phases.num_phases=5")
 
-SMALL = (
-    Case("small", "mnist", "tiny", ("data.image_size=28", *_BALANCED)),
-    Case("small", "fashion-mnist", "tiny", ("data.image_size=28", *_BALANCED)),
-    Case("small", "cifar10", "tiny", ("data.image_size=32", *_BALANCED)),
-    Case("small", "fashion-mnist", "tiny", REDUCED, label="16px"),
+MEDIUM = (
+    Case("medium", "mnist", "tiny", ("data.image_size=28", *_BALANCED)),
+    Case("medium", "fashion-mnist", "tiny", ("data.image_size=28", *_BALANCED)),
+    Case("medium", "cifar10", "tiny", ("data.image_size=32", *_BALANCED)),
+    Case("medium", "fashion-mnist", "tiny", REDUCED, label="16px"),
     # At 32 px its maps are 1×1 and say nothing in space; 64 px give 2×2. Fewer images and epochs: it is slow.
     Case(
-        "small",
+        "medium",
         "mnist",
         SHUFFLENET,
         (
@@ -79,10 +82,27 @@ SMALL = (
             *("train.epochs=24", "phases.threshold=4e-2", "runtime.channels_last=true"),
         ),
     ),
-    Case("small", "cifar100", "tiny", ("data.image_size=32", *_SHORT), phases=False),
+    Case("medium", "cifar100", "tiny", ("data.image_size=32", *_SHORT), phases=False),
     Case(
-        "small", "image-folder:imagenette-84", "tiny", ("data.image_size=42", *_SHORT), phases=False
+        "medium",
+        "image-folder:imagenette-84",
+        "tiny",
+        ("data.image_size=42", *_SHORT),
+        phases=False,
     ),
+)
+# So short that no µ fits all sets: each has its own, a share of how far the loss falls.
+_FEW = (
+    *("data.train_images=1000", "train.batch_size=32", "train.epochs=16", "scorer.epochs=5"),
+    *("phases.relative_threshold=0.065", "runtime.channels_last=true"),
+)
+SMALL = (
+    Case("small", "mnist", "tiny", ("data.image_size=28", *_FEW)),
+    Case("small", "fashion-mnist", "tiny", ("data.image_size=28", *_FEW)),
+    Case("small", "cifar10", "tiny", ("data.image_size=32", *_FEW)),
+)
+SMALL_SWEEP = Case(
+    *("small", "fashion-mnist", "tiny"), ("data.image_size=16", "data.shift=2", *_FEW), label="16px"
 )
 PAPER = (
     *(Case("paper", data, SHUFFLENET) for data in ("cifar10", "mnist", "fashion-mnist")),
@@ -92,10 +112,18 @@ PAPER = (
 )
 
 
+# What FMCE-Net++ is swept on where the paper's grid is too much.
+SWEPT: Mapping[str, Case] = {
+    "small": SMALL_SWEEP,
+    "medium": next(case for case in MEDIUM if case.settings == REDUCED),
+}
+CASES: Mapping[Scale, Sequence[Case]] = {"small": SMALL, "medium": MEDIUM, "paper": PAPER}
+
+
 def missing_cases(rows: Sequence[Mapping[str, Any]], *, phases_only: bool = False) -> list[str]:
-    """Return the names of the small cases that none of these rows is of."""
+    """Return the names of the medium cases that none of these rows is of."""
     there = {row.get("case") for row in rows}
-    wanted = [case for case in SMALL if case.phases or not phases_only]
+    wanted = [case for case in MEDIUM if case.phases or not phases_only]
     return [case.name for case in wanted if case.name not in there]
 
 
@@ -111,7 +139,22 @@ def options_parser(doc: str, results: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("--small", action="store_true", help="subsets and small networks, for processors")
+    scale = parser.add_mutually_exclusive_group()
+    scale.add_argument(
+        "--small",
+        action="store_const",
+        const="small",
+        dest="scale",
+        default="paper",
+        help="few images and a small network: minutes on a processor",
+    )
+    scale.add_argument(
+        "--medium",
+        action="store_const",
+        const="medium",
+        dest="scale",
+        help="subsets of 10,000 images and small networks: hours on a processor",
+    )
     add("--data", nargs="+", metavar="NAME", help="only these data sets")
     add("--model", nargs="+", metavar="NAME", help="only these networks")
     add("--out", type=Path, default=Path("runs/papers"), help="folder of the runs (%(default)s)")
@@ -151,8 +194,7 @@ def parse(
     options = parser.parse_args(argv)
     if ranks_started() > 1 and not together:
         parser.error("runs in one process; torchrun is for fmce_table1.py and fmce_table2.py")
-    options.scale = "small" if options.small else "paper"
-    all_cases = cases = SMALL if options.small else PAPER
+    all_cases = cases = tuple(CASES[options.scale])
     for field, wanted in (("data", options.data), ("model", options.model)):
         known = list(dict.fromkeys(getattr(case, field) for case in all_cases))
         unknown = sorted(set(wanted or ()) - set(known))
@@ -161,9 +203,10 @@ def parse(
         cases = tuple(c for c in cases if not wanted or getattr(c, field) in wanted)
     if not cases:
         parser.error("no case has both this --data and this --model")
-    if not (options.small or options.rows or options.device != "auto" or torch.cuda.is_available()):
+    on_processors = options.scale != "paper"
+    if not (on_processors or options.rows or options.device != "auto" or torch.cuda.is_available()):
         parser.error(
-            "the paper's scale wants a GPU and there is none; take --small, or say --device cpu "
+            "the paper's scale wants a GPU and there is none; take --small or --medium, or say --device cpu "
             "if weeks do not matter"
         )
     options.cases = cases
@@ -212,7 +255,7 @@ def trained(case: Case, seed: int, options: argparse.Namespace) -> Run:
     folder = options.out / case.scale / f"{case.name}-seed{seed}"
     runtime: Runtime = options.runtime
     # A network of the paper's takes 5 to 100 MB a checkpoint, and there are 100 to 250 of them.
-    keep: Keep = "all" if options.small else "markers"
+    keep: Keep = "all" if options.scale != "paper" else "markers"
     return train(case.config(seed, options.settings), folder, runtime=runtime, keep=keep)
 
 

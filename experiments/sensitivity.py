@@ -2,7 +2,7 @@
 
     python experiments/sensitivity.py [--out runs/papers]
 
-Takes the real curves of the digits and of the small runs of fmce_table1.py, finds their markers under
+Takes the real curves of the digits and of the `--medium` runs of fmce_table1.py, finds their markers under
 other smoothers, CQI windows B, thresholds µ and numbers of phases K, and holds each against the step
 curve that the same smoother gets. Then trains the digits and 5,000 images of Fashion-MNIST at 16 px
 under cosine, constant and step schedules, all else equal. Time: about 12 minutes on one idle CPU
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paper_runs import REDUCED, ROOT, SMALL, Case
+from paper_runs import MEDIUM, REDUCED, ROOT, Case
 from result_rows import read_file
 from run_script import run_script
 from sections.sensitivity_curves import SCHEDULED, SCHEDULES
@@ -74,15 +74,15 @@ def schedule_folder(out: Path, data: str, schedule: str) -> Path:
 
 
 def curves(out: Path) -> dict[str, Run]:
-    """Return the finished runs whose curves are varied: the digits' and those of the small cases."""
+    """Return the finished runs whose curves are varied: the digits' and those of the medium cases."""
     folders = {"digits": schedule_folder(out, "digits", "cosine")}
-    folders |= {case.name: small_folder(out, case) for case in SMALL if case.phases}
+    folders |= {case.name: medium_folder(out, case) for case in MEDIUM if case.phases}
     return {
         name: open_run(folder) for name, folder in folders.items() if read_done(folder) is not None
     }
 
 
-def small_folder(out: Path, case: Case) -> Path:
+def medium_folder(out: Path, case: Case) -> Path:
     """Return where fmce_table1.py trains a case."""
     return out / case.scale / f"{case.name}-seed0"
 

@@ -122,6 +122,13 @@ def test_sections_have_different_places(results):
     assert places == sorted(set(places))
 
 
+def test_rows_of_the_small_scale_are_not_on_the_page(results):
+    rows = results.read_rows(ROOT / "results")
+    minutes = [{**row, "scale": "small"} for row in rows if row.get("scale") == "medium"]
+    assert minutes
+    assert results.results_page([*rows, *minutes]) == results.results_page(rows)
+
+
 def test_a_readme_without_the_marks_is_refused(results):
     with pytest.raises(ValueError, match="put them back"):
         results.with_table("# fmce\n", [])

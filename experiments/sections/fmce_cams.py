@@ -6,7 +6,7 @@ from result_rows import Row, decimal, missing, table
 
 from sections.fmce_markers import short_name
 
-ORDER, COMMAND = 120, "python experiments/fmce_figures.py --small"
+ORDER, COMMAND = 120, "python experiments/fmce_figures.py --medium"
 NAMES = ("gini", "area_above_half_max", "centroid_drift", "overlap")
 TITLES = ("Gini", "area above half max", "centroid drift", "overlap with the phase before")
 

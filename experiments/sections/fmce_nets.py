@@ -8,7 +8,7 @@ from result_rows import Row, decimal, missing, percent, table
 
 from sections.fmce_markers import short_name
 
-ORDER, COMMAND = 110, "python experiments/fmce_table2.py --small"
+ORDER, COMMAND = 110, "python experiments/fmce_table2.py --medium"
 NAMES = ("accuracy", "precision", "recall", "f1", "mae", "spearman")
 GUESSING = 0.1  # of ten phases
 HEADER = ("FMCE-Net", *NAMES)

@@ -6,7 +6,7 @@ from typing import Any
 from paper_tables import DATA_NAMES, MODEL_NAMES, published_accuracies
 from result_rows import ARMS, Row, against_baseline, clear, difference, missing, percent, table
 
-ORDER, COMMAND = 130, "python experiments/fmce_net_pp_table1.py --small"
+ORDER, COMMAND = 130, "python experiments/fmce_net_pp_table1.py --medium"
 HEADER = (
     *("arm", "here, %", "− plain, pp", "95 % interval", "p (Holm)"),
     *(f"paper, {name}" for name in MODEL_NAMES.values()),

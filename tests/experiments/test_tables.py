@@ -42,7 +42,8 @@ def test_help_shows_the_command_and_ends_well(script, name, capsys):
     [
         (["--small", "--data", "nonsense"], "--data nonsense: expected some of mnist"),
         (["--small", "--model", "vgg"], "--model vgg: expected some of tiny"),
-        (["--small", "--data", "cifar10", "--model", SHUFFLENET], "no case has both"),
+        (["--medium", "--data", "cifar10", "--model", SHUFFLENET], "no case has both"),
+        (["--small", "--medium"], "not allowed with"),
         (["--small", "--set", "train.epoch=3"], "train.epoch"),
         (["--small", "--device", "abacus"], "abacus"),
     ],
@@ -82,13 +83,24 @@ def test_the_papers_cases_have_its_epochs_and_thresholds(script):
             assert config.phases.threshold == published["mu_cqi"]
 
 
-def test_small_cases_train_on_ten_thousand_balanced_images_at_the_sets_own_size(script):
-    cases = [
-        c for c in script("paper_runs").SMALL if c.phases and c.model == "tiny" and not c.label
-    ]
+@pytest.mark.parametrize(("scale", "images"), [("small", 1000), ("medium", 10_000)])
+def test_small_and_medium_cases_train_on_balanced_subsets_at_the_sets_own_size(
+    script, scale, images
+):
+    every = script("paper_runs").CASES[scale]
+    cases = [c for c in every if c.phases and c.model == "tiny" and not c.label]
     sizes = {c.data: c.config(0).data.image_size for c in cases}
     assert sizes == {"mnist": 28, "fashion-mnist": 28, "cifar10": 32}
-    assert {c.config(0).data.train_images for c in cases} == {10_000}
+    assert {c.config(0).data.train_images for c in cases} == {images}
+    assert len({c.name for c in every}) == len(every)
+
+
+def test_a_threshold_relative_to_the_fall_of_the_loss_is_printed_as_such(script, tmp_path, capsys):
+    one = row("fmce_table1", test_accuracy=0.5, train_images=9, epochs=3, markers=[1, 2, 3])
+    phases = {**CONFIG["phases"], "relative_threshold": 0.065}
+    one = {**one, "config": {**CONFIG, "phases": phases}}
+    text = printed([one], tmp_path / "rows.jsonl", script("fmce_table1").main, capsys)
+    assert "0.065 of the fall" in " ".join(text.split())
 
 
 def test_recorded_markers_are_printed_under_the_published_rows_of_their_set(
@@ -128,6 +140,7 @@ def test_table_1_runs_on_real_images_records_its_row_and_goes_on(script, tmp_pat
     settings = ("data.train_images=200", "data.image_size=8", "data.shift=1", "train.epochs=5")
     settings += ("model.options={width: 2}", "phases.num_phases=3", "phases.if_not_converged=last")
     settings += ("phases.threshold=0.01", "phases.smoothing=none", "train.learning_rate=1e-2")
+    settings += ("phases.relative_threshold=null", "runtime.channels_last=false")
     arguments = ["--small", "--data", "mnist", "--model", "tiny", "--out", str(tmp_path / "runs")]
     arguments += ["--results", str(tmp_path / "rows.jsonl")]
     arguments += [text for setting in settings for text in ("--set", setting)]
