@@ -1,5 +1,6 @@
 """Who may write to a run folder, and metrics lines that survive kills."""
 
+import errno
 import json
 import re
 import subprocess
@@ -117,6 +118,25 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
     assert done.returncode == 1
     assert "another process is training in" in done.stderr
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_file_system_without_locks_is_warned_of_and_used(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fmce.engine.locks.fcntl.flock", refuse)
+    claim(tmp_path / "run")
+    assert (tmp_path / "run" / "config.yaml").exists()
+    assert f"file system of {tmp_path / 'run'} has no locks" in capsys.readouterr().err
+
+
+def test_a_lock_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("fmce.engine.locks.fcntl.flock", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        claim(tmp_path / "run")
 
 
 def test_the_lock_is_given_up_after_an_error(tmp_path):

@@ -1,6 +1,5 @@
 """How far a sweep is, read from its folder alone: it may be running, on this machine or another, or not."""
 
-import fcntl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from fmce.commands.sweep_pick import candidate_rows, left_out, read_pick
 from fmce.commands.sweep_results import run_status, unread_folders
 from fmce.commands.sweep_tasks import read_state
 from fmce.configs import from_yaml, read_yaml
+from fmce.engine.locks import locked
 from fmce.engine.runlog import read_done, read_metrics
 from fmce.run_folder import open_run
 from fmce.sweep_config import SweepConfig
@@ -60,11 +60,7 @@ def _is_locked(out: Path) -> bool:
     if not lock.exists():
         return False
     with open(lock) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return locked(file, shared=True) is False
 
 
 def _entry(group: Group, run: SweepRun, active: bool) -> dict[str, Any]:

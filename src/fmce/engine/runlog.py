@@ -5,7 +5,6 @@ resume rebuilds the lines from what the checkpoints' `meta.json` say.
 """
 
 import datetime
-import fcntl
 import json
 import os
 import platform
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fmce.engine.files import read_json, write_json, write_text
+from fmce.engine.locks import locked
 
 if TYPE_CHECKING:  # torch, which `fmce phases` does without
     from fmce.engine.ranks import Ranks
@@ -77,12 +77,17 @@ def _owned(folder: Path, config_yaml: str, defaults: Mapping[str, Any]) -> Itera
     except OSError as error:
         raise type(error)(f"cannot write to the run folder {folder}: {error.strerror}") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        mine = locked(lock)
+        if mine is False:
             raise BlockingIOError(
                 f"another process is training in {folder}; wait for it or choose another folder"
-            ) from None
+            )
+        if mine is None:
+            print(
+                f"warning: the file system of {folder} has no locks; see to it that no second process "
+                "trains there",
+                file=sys.stderr,
+            )
         _claim(folder, config_yaml, defaults)
         yield
 
