@@ -152,6 +152,16 @@ def test_a_gpu_that_is_not_there_is_one_line(tmp_path, capsys):
     assert "torch sees no GPU; use --device cpu" in capsys.readouterr().err
 
 
+def test_a_full_gpu_is_one_line_with_what_takes_less(tmp_path, capsys, monkeypatch):
+    def fill(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("fmce.commands.train.train", fill)
+    assert fmce_exit(["train", "--out", tmp_path / "x", "--device", "cpu"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fmce: CUDA out of memory. Tried to allocate 2.00 GiB. What takes less:")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_is_one_line(tmp_path, capsys):
     tmp_path.chmod(0o500)

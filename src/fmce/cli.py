@@ -33,6 +33,8 @@ Settings = Annotated[
 Net = Annotated[Split, arg(help="what FMCE-Net's training held out")]
 Json = Annotated[FlagCreatePairsOff[bool], arg(name="json", help="print JSON only")]
 
+_FULL = "OutOfMemoryError"  # torch's, which a command without torch must not import
+
 # Commands whose work the processes that torchrun starts share.
 _TOGETHER = ("train", "train-net", "extract", "distill")
 
@@ -673,7 +675,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if code is None or os.environ.get("FMCE_TRACEBACK"):
             raise
         where = f" (rank {rank})" if rank > 0 else ""
-        print(f"fmce{where}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"fmce{where}: {_line_of(error)}", file=sys.stderr)
         sys.exit(code)
 
 
@@ -734,8 +736,19 @@ def _exit_code(error: Exception) -> int | None:
     """Return 2 for what the user can mend, 1 for what stopped and can go on, None for a defect of ours."""
     if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
         return 2
-    stopped = ("TrainingStoppedError", "RankLostError", "UnreachableError")
+    stopped = ("TrainingStoppedError", "RankLostError", "UnreachableError", _FULL)
     return 1 if type(error).__name__ in stopped else None
+
+
+def _line_of(error: Exception) -> str:
+    """Return an error on one line, with the remedy where PyTorch names none of ours."""
+    line = " ".join(str(error).split())
+    if type(error).__name__ != _FULL:
+        return line
+    return (
+        f"{line} What takes less: a smaller train.batch_size, scorer.buffer or data.image_size, or "
+        "--precision bfloat16; each makes another run, in a folder of its own"
+    )
 
 
 def _runtime(device: str, precision: str = "float32", *, together: bool = False) -> "Runtime":

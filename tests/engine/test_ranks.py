@@ -66,3 +66,13 @@ def test_those_of_the_same_host_are_counted():
     counts = [Ranks(p.rank, 5, peers=Peers(p, everyone, 60.0)).here for p in everyone]
     assert counts == [3, 3, 3, 2, 2]
     assert ALONE.here == 1
+
+
+def test_a_full_gpu_is_not_taken_for_a_lost_rank(monkeypatch):
+    def fill(_values):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("torch.distributed.all_reduce", fill)
+    me = Peer(0, "a", 100)
+    with pytest.raises(torch.OutOfMemoryError):
+        Ranks(0, 2, peers=Peers(me, (me,), 60.0)).sum(torch.ones(1))

@@ -176,6 +176,8 @@ class Ranks:
         """Turn the many errors of a lost connection into one that says what to do."""
         try:
             yield
+        except torch.OutOfMemoryError:
+            raise  # this rank's own
         except RuntimeError as error:
             assert self.peers is not None
             raise self.peers.end_after(error) from error
