@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check_group(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse another group than the one that is swept below the paper's scale."""
+    """Refuse another group than the one swept below the paper's scale, and rows that the paper's table lacks."""
+    if not swept_cases(options):
+        parser.error(f"the paper's table has no row of {', '.join(options.data or ())}")
     if options.scale in SWEPT and (options.data or [SWEPT_DATA], options.model or ["tiny"]) != (
         [SWEPT_DATA],
         ["tiny"],
@@ -157,7 +159,10 @@ def record(
     group: Mapping[str, Any],
     failed: Mapping[str, str],
 ) -> None:
-    """Record one group's arms and comparisons."""
+    """Record one group's arms and comparisons; where no test accuracy was read an earlier row stays."""
+    if not group["arms"]:
+        print(f"not recorded: {group['group']}: no test accuracy was read", flush=True)
+        return
     left = ("oracle", "group", "model", "data")
     row = {
         "experiment": EXPERIMENT,

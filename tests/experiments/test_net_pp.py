@@ -1,3 +1,4 @@
+import argparse
 import importlib
 import json
 
@@ -118,6 +119,24 @@ def test_another_group_than_the_one_that_small_sweeps_is_refused(script, tmp_pat
         )
     assert "--small sweeps tiny on fashion-mnist alone" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_data_set_that_the_papers_table_lacks_is_refused(script, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        script("fmce_net_pp_table1").main(["--device", "cpu", "--data", "mini-imagenet"])
+    assert "the paper's table has no row of mini-imagenet" in capsys.readouterr().err
+
+
+def test_a_group_whose_oracle_failed_leaves_the_recorded_row_as_it_is(script, tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    options = argparse.Namespace(results=path, scale="small")
+    group = {"group": "tiny-fashion-mnist", "model": "tiny", "data": "fashion-mnist", "arms": []}
+    row = json.dumps(sweep_row(comparison("raf0.9", 0.0, 1.0))) + "\n"
+    path.write_text(row, encoding="utf-8")
+    table = script("fmce_net_pp_table1")
+    table.record(options, table.SweepConfig(), group | {"seeds": [1, 2]}, {"oracle": "why"})
+    assert path.read_text(encoding="utf-8") == row
+    assert "not recorded: tiny-fashion-mnist" in capsys.readouterr().out
 
 
 def test_rows_are_those_of_the_data_sets_asked_for(script, tmp_path, capsys):

@@ -47,7 +47,7 @@ def read_image_folder(root: Path, size: int) -> DataParts:
     """
     if not root.is_dir():
         raise FileNotFoundError(
-            f"no image folder {root}: expected {_LAYOUT} in it; name another with --data-root, or "
+            f"no image folder {root}: expected {_LAYOUT} in it; name another with FMCE_DATA or --data-root, or "
             "--data image-folder:FOLDER for one under the data root"
         )
     folders = _split_folders(root)

@@ -40,7 +40,7 @@ def read_standard(spec: DataSpec, root: Path) -> DataParts:
     raise FileNotFoundError(
         f"no {spec.name} under {root}: expected {folder} with {', '.join(expected_files(spec))} "
         f"(torchvision's layout) or {npz} (arrays x_train, y_train, x_test, y_test). Name another "
-        "folder with --data-root, or add --download"
+        "folder with FMCE_DATA or --data-root, or add --download"
     )
 
 
