@@ -136,3 +136,12 @@ def test_a_mean_over_fewer_seeds_says_of_how_many(finished_run, compared, tmp_pa
     text = report_page(finished_run.path, tmp_path)
     assert f"<td>{100 * few['mean']:.2f} % (1 of 2 seeds)</td>" in text
     assert text.count("of 2 seeds") == 1
+
+
+def test_damaged_files_are_named(own_run):
+    (own_run.path / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"metrics.jsonl has 0 epochs, but phases.json is of 8"):
+        report(own_run.path)
+    (own_run.path / "DONE.json").write_text("{")
+    with pytest.raises(ValueError, match=r"DONE.json is not valid JSON"):
+        report(own_run.path)

@@ -1,5 +1,6 @@
 """Checkpoints are whole or absent, verified when read, and few keep optimiser state."""
 
+import resource
 import shutil
 
 import pytest
@@ -153,3 +154,21 @@ def test_a_state_that_holds_code_is_not_run(tmp_path):
         torch.load(path / "state.pt", weights_only=True)
     with pytest.raises(ValueError, match="is damaged"):
         load_checkpoint(path, with_state=True)
+
+
+@pytest.mark.parametrize("large", ["weights", "state"])
+def test_a_full_disk_is_said_and_leaves_earlier_checkpoints_whole(tmp_path, large):
+    small = {"x": torch.zeros(1)}
+    save_checkpoint(tmp_path, 1, small, small, {})
+    parts = {"weights": small, "state": small} | {large: {"x": torch.zeros(100_000)}}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # writes beyond it fail
+    try:
+        with pytest.raises(
+            OSError, match=r"cannot write the checkpoint .*epoch_0002.* MB are free"
+        ):
+            save_checkpoint(tmp_path, 2, parts["weights"], parts["state"], {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoint_epochs(tmp_path) == [1]
+    assert load_checkpoint(tmp_path / "epoch_0001").epoch == 1

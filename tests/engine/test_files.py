@@ -69,3 +69,7 @@ def test_what_a_killed_writer_left_does_not_get_into_the_next(tmp_path):
 def test_a_file_that_cannot_be_written_is_named_itself(tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"cannot write {tmp_path}/no/page.html: No such"):
         write_text(tmp_path / "no" / "page.html", "text")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=rf"cannot write {tmp_path}/folder: Is a directory"):
+        write_text(tmp_path / "folder", "text")
+    assert names(tmp_path) == ["folder"]

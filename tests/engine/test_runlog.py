@@ -64,6 +64,7 @@ def test_the_same_config_may_go_on_and_another_is_refused_with_the_difference(tm
         ("a: {}\n", "a: {b: 2}\n", "(a.b: there nothing, here 2"),
         ("a: 1\nb: 1\nc: 1\nd: 1\n", "a: 2\nb: 2\nc: 2\nd: 2\n", "c: there 1, here 2; and 1 more"),
         ("- a\n", "a: 1\n", "which is no config"),
+        ("a: [\n", "a: 1\n", "which is no config"),
     ],
 )
 def test_the_difference_names_the_fields(tmp_path, before, now, said):

@@ -63,6 +63,9 @@ def save_checkpoint(
         weights: a module's state dict.
         state: whatever `torch.load(weights_only=True)` can read back; optimiser state.
         meta: JSON values, such as the epoch's metrics.
+
+    Raises:
+        OSError: it cannot be written; earlier checkpoints are whole.
     """
 
     def fill(target: Path) -> None:
@@ -76,7 +79,15 @@ def save_checkpoint(
         write_json(target / "meta.json", {"epoch": epoch, **meta, "sha256": digests})
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_folder(checkpoint_path(folder, epoch), fill)
+    path = checkpoint_path(folder, epoch)
+    try:
+        write_folder(path, fill)
+    except (SafetensorError, RuntimeError, OSError) as error:  # a full disk has three names
+        free = shutil.disk_usage(folder).free
+        raise OSError(
+            f"cannot write the checkpoint {path}: {error}; {free / 1e6:.0f} MB are free there. Make room, then "
+            "the same command goes on from the last whole epoch"
+        ) from error
     for old in checkpoint_epochs(folder)[:-STATES_KEPT]:
         (checkpoint_path(folder, old) / "state.pt").unlink(missing_ok=True)
 

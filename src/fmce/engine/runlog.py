@@ -115,7 +115,10 @@ def _claim(folder: Path, config_yaml: str, defaults: Mapping[str, Any]) -> None:
 
 def _difference(before: str, now: str, defaults: Mapping[str, Any]) -> str:
     """Say which fields differ, at most three of them; nothing where both mean the same."""
-    old, new = yaml.safe_load(before), yaml.safe_load(now)
+    try:
+        old, new = yaml.safe_load(before), yaml.safe_load(now)
+    except yaml.YAMLError:
+        old = None
     if not isinstance(old, dict):
         return f"there {before[:40]!r}, which is no config"
     there, here = dict(_fields(_filled(old, defaults))), dict(_fields(new))

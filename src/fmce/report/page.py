@@ -69,6 +69,11 @@ def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | Non
     phases = Phases.from_json(text)
     # Phases found while training went on are of the epochs there were then.
     losses = [row.get("task_loss", row["loss"]) for row in rows][: phases.num_epochs]
+    if len(losses) < phases.num_epochs:
+        raise ValueError(
+            f"{run / 'metrics.jsonl'} has {len(losses)} epochs, but phases.json is of {phases.num_epochs}; "
+            f"find them again: fmce phases {run}"
+        )
     markers = [
         {
             "phase": k,
@@ -151,9 +156,16 @@ def template(name: str) -> Template:
 
 
 def read_json_or_none(path: Path) -> Any:
-    """Return a JSON file's contents, None where there is no file."""
+    """Return a JSON file's contents, None where there is no file.
+
+    Raises:
+        ValueError: the file holds no JSON.
+    """
     text = _text(path)
-    return json.loads(text) if text else None
+    try:
+        return json.loads(text) if text else None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); it may be damaged") from error
 
 
 def _text(path: Path) -> str:
