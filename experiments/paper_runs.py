@@ -233,7 +233,7 @@ def each_case(options: argparse.Namespace, work: Callable[[Case], None]) -> list
     for case in () if options.rows else options.cases:
         try:
             work(case)
-        except (ValueError, OSError, TrainingStoppedError) as error:
+        except (ValueError, OSError, TrainingStoppedError, torch.OutOfMemoryError) as error:
             failed.append(f"{case.name}: {error}")
             if options.runtime.ranks.first:
                 print(f"not done: {failed[-1]}", flush=True)

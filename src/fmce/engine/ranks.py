@@ -80,7 +80,8 @@ class Ranks:
         """Return the mean of a scalar over all ranks, each with its weight; a weight of 0 takes no part."""
         if self.count == 1:
             return value
-        own = torch.as_tensor(weight, dtype=torch.float64, device=value.device)
+        # Filled there: a number copied to a GPU would make the host wait for it.
+        own = torch.zeros((), dtype=torch.float64, device=value.device) + weight
         part = torch.where(own > 0, value.detach().double() * own, 0.0)
         total = self.sum(torch.stack([part, own]))
         return (total[0] / total[1]).to(value.dtype)
