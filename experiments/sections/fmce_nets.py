@@ -90,7 +90,7 @@ def _own_run(rows: Sequence[Row]) -> list[str]:
     )
     small = (
         " Our maps are those of a small network on small images, and FMCE-Net saw each of them a few times only."
-        if all(row["scale"] == "small" for row in rows)
+        if all(row["scale"] != "paper" for row in rows)
         else ""
     )
     return [

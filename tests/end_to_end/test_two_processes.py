@@ -240,6 +240,7 @@ SMALLEST = (
     *("data.train_images=200", "data.image_size=8", "data.shift=1", "train.epochs=5"),
     *("model.options={width: 2}", "phases.num_phases=3", "phases.if_not_converged=last"),
     *("phases.threshold=0.01", "phases.smoothing=none", "train.learning_rate=1e-2"),
+    *("phases.relative_threshold=null", "runtime.channels_last=false"),
 )
 
 

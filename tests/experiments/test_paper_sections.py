@@ -83,6 +83,7 @@ def test_another_runs_maps_are_reported_apart(section):
 
 def test_the_size_of_the_network_is_an_excuse_for_small_rows_alone(section):
     rows = [net_row("map", 0.5), net_row("image", 0.5)]
+    rows[1]["scale"] = "medium"
     assert "a small network" in section("fmce_nets").reading(rows)[0]
     rows[0]["scale"] = "paper"
     assert "a small network" not in section("fmce_nets").reading(rows)[0]
