@@ -45,6 +45,7 @@ class RayWorkers:
         self.address, self.shared = address, shared
         self.cpus, self.gpus, self.max_restarts = cpus, gpus, max_restarts
         self._names: dict[Any, str] = {}
+        self._task: Any = None
         self._connected = False
 
     def __enter__(self) -> Self:
@@ -84,15 +85,19 @@ class RayWorkers:
 
     def submit(self, name: str, function: Callable[..., Any], *args: Any) -> None:
         """Hand a job to the cluster, which starts it as soon as a node has what it asks for."""
-        # A process stays on the GPU that it used first, whichever Ray gives it next, so it does one job.
-        task = _import_ray().remote(
-            name=name,
-            num_cpus=self.cpus,
-            num_gpus=self.gpus,
-            max_retries=self.max_restarts,
-            max_calls=1 if self.gpus else 0,
-        )(_do)
-        reference = task.remote(function, args, max(1, int(self.cpus)), os.getcwd(), _settings())
+        if (
+            self._task is None
+        ):  # one for all: Ray warns of a function that it is handed anew each time
+            self._task = _import_ray().remote(
+                num_cpus=self.cpus,
+                num_gpus=self.gpus,
+                max_retries=self.max_restarts,
+                # A process stays on the GPU that it used first, whichever Ray gives it next.
+                max_calls=1 if self.gpus else 0,
+            )(_do)
+        threads = max(1, int(self.cpus))
+        task = self._task.options(name=name)
+        reference = task.remote(function, args, threads, os.getcwd(), _settings())
         self._names[reference] = name
 
     def wait(self) -> Finished:
