@@ -82,6 +82,7 @@ def test_an_unknown_section_names_the_sections():
         ({"train": {"epochs": "many"}}, "train.epochs: expected int, got 'many'"),
         ({"train": {"epochs": True}}, "train.epochs: expected int, got True"),
         ({"train": {"epochs": 2.5}}, "train.epochs: expected int, got 2.5"),
+        ({"model": {"options": 3}}, "model.options: expected a mapping, got 3"),
         ({"train": {"learning_rate": "fast"}}, "expected a number, got 'fast'"),
         ({"train": 3}, "train: expected a mapping, got 3"),
         ({"model": {"name": None}}, "model.name: expected str, got None"),

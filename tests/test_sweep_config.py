@@ -3,7 +3,7 @@
 import pytest
 
 from fmce.configs import from_dict, to_dict
-from fmce.sweep_config import SweepConfig
+from fmce.sweep_config import SweepConfig, make_sweep_config
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,8 @@ def test_a_grid_survives_the_way_through_a_file():
     assert from_dict(SweepConfig, to_dict(config)) == config
     read = from_dict(SweepConfig, {"rafs": [0.9, 0.5], "seeds": [3, 4], "controls": ["phase_1"]})
     assert read == SweepConfig(rafs=(0.9, 0.5), seeds=(3, 4), controls=("phase_1",))
+
+
+def test_one_value_where_a_grid_has_a_list_is_said_as_that():
+    with pytest.raises(ValueError, match="seeds: expected a list, got 3"):
+        make_sweep_config(None, {"seeds": 3})

@@ -493,7 +493,10 @@ def _convert(value: Any, hint: Any, base: Any, where: str) -> Any:
         plain = typing.get_origin(kind) or kind
         if isinstance(value, plain) and not (plain is int and isinstance(value, bool)):
             return value
-    names = " or ".join(getattr(k, "__name__", str(k)) for k in kinds).replace("NoneType", "null")
+    plain_names = (getattr(typing.get_origin(k) or k, "__name__", str(k)) for k in kinds)
+    # As YAML calls them.
+    in_yaml = {"tuple": "a list", "dict": "a mapping", "NoneType": "null"}
+    names = " or ".join(in_yaml.get(name, name) for name in plain_names)
     raise ValueError(f"{where}: expected {names}, got {value!r}")
 
 

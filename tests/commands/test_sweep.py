@@ -28,6 +28,7 @@ from fmce.commands.sweep_status import sweep_status
 from fmce.commands.sweep_tasks import note_state, read_state
 from fmce.configs import from_yaml, to_yaml
 from fmce.engine.runlog import open_for_writing, read_metrics
+from fmce.engine.runtime import make_runtime
 from fmce.engine.workers import LocalWorkers
 from fmce.metrics.statistics import holm, paired_comparison
 from fmce.run_folder import open_run
@@ -299,7 +300,9 @@ def test_a_dry_run_lists_every_training_with_its_time_and_trains_nothing(
     assert {entry["source"] for entry in estimate["runs"]} == {"timed steps"}
     assert all(entry["seconds"] > 0 for entry in estimate["runs"])
     assert estimate["seconds"] == pytest.approx(sum(e["seconds"] for e in estimate["runs"]))
-    assert "11 trainings" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "11 trainings" in said.out
+    assert said.err == "timing a few steps of tiny-digits\n"  # what may take a while is announced
 
 
 def test_a_dry_run_counts_what_is_done_and_learns_from_it(disturbed, grid):
@@ -442,3 +445,14 @@ def test_the_status_can_be_read_whatever_became_of_the_oracle(swept, own_run, tm
     gone = with_oracle(tmp_path / "gone")
     assert gone["counts"] == {"waiting": 1, "done": 10}
     assert "gone is not there any more" in gone["notes"][0]
+
+
+def test_slow_steps_are_timed_fewer_times(monkeypatch):
+    monkeypatch.setattr(sweep_estimate_module, "_ENOUGH_SECONDS", 0.02)
+    calls = []
+
+    def slow():
+        calls.append(time.sleep(0.03))
+
+    assert sweep_estimate_module._median_seconds(slow, make_runtime("cpu")) >= 0.03
+    assert len(calls) == 2  # one to warm up, one that counts

@@ -289,3 +289,11 @@ def test_cifar100_takes_statistics_and_names_from_its_files():
     assert data.class_names[:2] == ("apple", "aquarium_fish")
     # Of the 1,800 training images at hand; the whole set's mean is (0.507, 0.487, 0.441).
     np.testing.assert_allclose(data.mean, (0.507, 0.487, 0.441), atol=0.01)
+
+
+def test_class_indices_in_a_column_as_keras_has_them_are_read(tmp_path):
+    column = (np.arange(200) % 10)[:, None]
+    write_npz(tmp_path / "cifar10.npz", y_train=column)
+    data = load_classification("cifar10", root=tmp_path)
+    assert len(data.train) + len(data.validation) == 200
+    assert data.train.targets.shape == (180,)

@@ -4,6 +4,7 @@ A training is counted as its epochs' steps; starting processes, reading data and
 """
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -35,6 +36,8 @@ from fmce.tasks.with_ral import ral_step
 
 # Steps of the probe: the first ones are slower, and a few are enough for an estimate.
 _WARM_UP, _TIMED = 2, 6
+# Slow ones are timed fewer times, at least once after the first: a list must not take an hour to make.
+_ENOUGH_SECONDS = 5.0
 
 
 def sweep_estimate(
@@ -131,6 +134,7 @@ class _Times:
         if times and run.arm != ORACLE:
             return epochs * float(np.median(times)), "finished epochs"
         if not self._probed:
+            print(f"timing a few steps of {self.group.name}", file=sys.stderr, flush=True)
             self._probed = probe(self.config, self.runtime, set(self._forms.values()))
         seconds = epochs * self._probed[self.kind(run)]
         if run.arm == ORACLE:
@@ -234,7 +238,9 @@ def _median_seconds(action: Callable[[], Any], runtime: Runtime) -> float:
         if runtime.device.type == "cuda":
             torch.cuda.synchronize(runtime.device)
         times.append(time.perf_counter() - started)
-    return float(np.median(times[_WARM_UP:]))
+        if len(times) > 1 and sum(times) > _ENOUGH_SECONDS:
+            break
+    return float(np.median(times[min(_WARM_UP, len(times) - 1) :]))
 
 
 def print_estimate(estimate: dict[str, Any]) -> None:

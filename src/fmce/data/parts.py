@@ -28,7 +28,7 @@ def to_image_set(images: Any, targets: Any, where: str, num_classes: int | None 
 
     Args:
         images: uint8; an array (N,H,W) or (N,H,W,C), or a tensor (N,C,H,W), C = 1 or 3.
-        targets: integers (N,), 0 to `num_classes` − 1.
+        targets: integers (N,), or (N,1) as Keras has them, 0 to `num_classes` − 1.
         where: names them in messages.
         num_classes: None accepts any class index of 0 or more.
 
@@ -42,6 +42,8 @@ def to_image_set(images: Any, targets: Any, where: str, num_classes: int | None 
             f"channels, got {stored.dtype} {tuple(np.shape(images))}"
         )
     classes = np.asarray(targets)
+    if classes.shape == (len(stored), 1):
+        classes = classes[:, 0]
     if classes.shape != (len(stored),) or not len(stored):
         raise ValueError(
             f"{where}: expected one class index an image, got {classes.shape} for {len(stored)} images"
