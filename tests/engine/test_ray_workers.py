@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from fmce.cli import main
+from fmce.commands.sweep import make_workers
 from fmce.engine.ray_nodes import answer, check_answer, code_digest
 from fmce.engine.ray_workers import RayWorkers, check_answers
 
@@ -68,6 +69,13 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch, capsys):
 def test_what_a_job_asks_for_must_make_sense(values):
     with pytest.raises(ValueError, match="expected cpus > 0, gpus ≥ 0 and max_restarts ≥ 0"):
         RayWorkers(**values)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "gpus"), [("cpu", None, 0), ("auto", None, None), ("cpu", 1.0, 1.0)]
+)
+def test_trainings_on_processors_ask_for_no_gpu(tmp_path, device, asked, gpus):
+    assert make_workers("ray", tmp_path, None, device, gpus=asked).gpus == gpus
 
 
 def test_a_node_answers_in_the_shared_folder_and_not_in_another(tmp_path):

@@ -124,7 +124,7 @@ def make_workers(
         device: of the trainings.
         address: of the cluster.
         cpus: processors that a training asks the cluster for.
-        gpus: GPUs that a training asks the cluster for; None takes one where there are any.
+        gpus: GPUs that a training asks the cluster for; None takes one where there are any, none for the CPU.
 
     Raises:
         ValueError: options of the one engine were given for the other.
@@ -136,6 +136,8 @@ def make_workers(
             )
         from fmce.engine.ray_workers import RayWorkers
 
+        if gpus is None and device == "cpu":
+            gpus = 0  # else it would keep GPUs from others, and off nodes that have none
         return RayWorkers(address, shared=out.absolute(), cpus=cpus, gpus=gpus)
     if address is not None:
         raise ValueError("--address names a Ray cluster; add --engine ray")

@@ -85,9 +85,8 @@ class RayWorkers:
 
     def submit(self, name: str, function: Callable[..., Any], *args: Any) -> None:
         """Hand a job to the cluster, which starts it as soon as a node has what it asks for."""
-        if (
-            self._task is None
-        ):  # one for all: Ray warns of a function that it is handed anew each time
+        if self._task is None:
+            # One for all: Ray warns of a function that it is handed anew each time.
             self._task = _import_ray().remote(
                 num_cpus=self.cpus,
                 num_gpus=self.gpus,
