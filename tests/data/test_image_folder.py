@@ -133,6 +133,16 @@ def test_a_class_that_training_lacks_is_named(tmp_path):
         read_image_folder(tmp_path, 4)
 
 
+def test_memory_is_checked_for_all_processes_that_read_on_this_machine(tmp_path, monkeypatch):
+    for label in "ab":
+        write_images(tmp_path / label, 2)
+    monkeypatch.setattr(image_folder, "available_memory", lambda: 2 * 4 * 3 * 8 * 8)
+    assert len(read_image_folder(tmp_path, 8).train) == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"in each of 2 processes, .* or use fewer processes"):
+        read_image_folder(tmp_path, 8)
+
+
 def test_names_lead_to_folders_under_the_root(tmp_path):
     for name in ("mini-imagenet", "mine"):
         for label in "ab":

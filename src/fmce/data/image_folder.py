@@ -3,6 +3,7 @@
 Every image is decoded and resized once, to uint8 in memory; nothing is cut or stored on disk.
 """
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,10 +110,14 @@ def _files(folder: Path, names: Sequence[str], *, every_class: bool) -> _Files:
 
 def _check_memory(root: Path, num_images: int, size: int) -> None:
     needed, free = _COPIES * num_images * 3 * size * size, available_memory()
-    if free is not None and needed > free:
+    # Each process that torchrun starts on this machine reads them all.
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if free is not None and needed * processes > free:
+        each = f" in each of {processes} processes" if processes > 1 else ""
+        fewer = " or use fewer processes" if processes > 1 else ""
         raise ValueError(
             f"{root}: {num_images} images at {size}×{size} pixels need {needed / 2**30:.1f} GiB of "
-            f"memory, {free / 2**30:.1f} GiB are free; set a smaller data.image_size"
+            f"memory{each}, {free / 2**30:.1f} GiB are free; set a smaller data.image_size{fewer}"
         )
 
 
