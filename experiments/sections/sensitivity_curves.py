@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from paper_tables import DATA_NAMES
+from paper_tables import DATA_NAMES, MODEL_NAMES
 from result_rows import Row, decimal, missing, numbers, percent, table
 
 ORDER, COMMAND = 140, "python experiments/sensitivity.py"
@@ -53,8 +53,13 @@ def schedules_of(rows: Sequence[Row]) -> list[Row]:
 
 def curve_name(row: Row) -> str:
     """Say whose curve it is and with which µ it was read."""
-    name = DATA_NAMES.get(row["data"], row["data"])
-    return f"{name}, {row['config']['train']['epochs']} epochs, µ = {row['config']['phases']['threshold']:g}"
+    config = row["config"]
+    data, model = config["data"]["name"], config["model"]["name"]
+    return (
+        f"{DATA_NAMES.get(data, data)}, {MODEL_NAMES.get(model, model)} at "
+        f"{config['data']['image_size']} px, {config['train']['epochs']} epochs, µ = "
+        f"{config['phases']['threshold']:g}"
+    )
 
 
 def variant_lines(row: Row) -> list[tuple[str, ...]]:
