@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from fmce.commands.explain import explain
+from fmce.commands.phases import run_phases
 from fmce.commands.report import report
 from fmce.commands.train import train
 from fmce.commands.train_net import train_net
@@ -145,3 +146,16 @@ def test_damaged_files_are_named(own_run):
     (own_run.path / "DONE.json").write_text("{")
     with pytest.raises(ValueError, match=r"DONE.json is not valid JSON"):
         report(own_run.path)
+
+
+def test_parts_of_earlier_markers_are_marked_as_such(finished_run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(finished_run.path, copied)
+    explain(open_run(copied), num_images=2, quiet=True)
+    earlier = ", ".join(map(str, finished_run.phases.markers))
+    notes = (f"was trained on the markers {earlier}, not", f"Drawn for the markers {earlier}, not")
+    page = report(copied).read_text(encoding="utf-8")
+    assert not any(note in page for note in notes)
+    run_phases(copied, ["num_phases=2"])
+    page = report(copied).read_text(encoding="utf-8")
+    assert all(note in page for note in notes)

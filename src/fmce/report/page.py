@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -107,7 +108,11 @@ def _scorers(run: Path) -> list[dict[str, Any]]:
         name = folder.name
         matrix = confusion_figure(np.array(shown["confusion"]), title=f"split {name}")
         figure = inline(matrix, f"Confusion matrix, split {name}")
-        scorers.append({**metrics, "split": name, "figure": figure})
+        # Of phases found anew since, the metrics say nothing.
+        config = yaml.safe_load(_text(folder / "config.yaml")) or {}
+        scorers.append(
+            {**metrics, "split": name, "figure": figure, "markers": config.get("markers")}
+        )
     return scorers
 
 
