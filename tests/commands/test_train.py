@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fmce.commands.phases import run_phases
 from fmce.commands.train import current_cqi, load_oracle, train
 from fmce.commands.train_net import train_net
 from fmce.configs import AuxiliaryConfig, RunConfig, ScorerConfig, from_yaml
@@ -114,6 +115,19 @@ def test_without_phases_all_is_kept_and_the_reason_said(finished_run, tmp_path):
     assert "3 phases need at least 4 epochs" in run.done["no_phases_because"]
     assert not run.has_phases
     assert "test_accuracy" not in run.done
+
+
+def test_where_a_curve_was_long_enough_other_phases_need_no_new_training(
+    finished_run, tmp_path, capsys
+):
+    section = replace(finished_run.config.phases, threshold=50, if_not_converged="error")
+    config = replace(short(finished_run, epochs=4), phases=section)
+    run = train(config, tmp_path / "r")
+    said = capsys.readouterr().out
+    assert "no phases: CQI is never above the threshold (50)" in said
+    assert f"fmce phases {run.path} --threshold MU" in said
+    run_phases(run.path, ["threshold=0.1", "if_not_converged=last"])
+    assert run.has_phases
 
 
 def test_the_seed_decides_the_weights(finished_run, other_run, tmp_path):

@@ -230,6 +230,10 @@ def _find_phases(run: Run, summary: dict[str, Any], keep: Keep, quiet: bool) -> 
     except ValueError as reason:
         summary["no_phases_because"] = str(reason)
         _say(quiet, f"no phases: {reason}")
+        if run.config.train.epochs > run.config.phases.num_phases:
+            _say(
+                quiet, f"other settings need no new training: fmce phases {run.path} --threshold MU"
+            )
     _thin_out(run, keep)
     mark_done(run.path, summary)
 
