@@ -139,6 +139,13 @@ def test_missing_phases_are_named_with_the_command_that_makes_them(own_run):
         _ = own_run.phases
 
 
+def test_a_damaged_scorer_is_named_with_the_command_that_makes_it_anew(own_run):
+    file = own_run.scorer_file("map")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=rf"delete {file.parent} and run: fmce train-net"):
+        own_run.scorer("map")
+
+
 def test_weights_of_another_model_are_refused(finished_run):
     net = finished_run.path / "fmce_net" / "map" / "fmce_net.safetensors"
     with pytest.raises(ValueError, match="does not fit the model 'tiny'"):

@@ -188,7 +188,7 @@ class Run:
 
         Raises:
             FileNotFoundError: it was not trained yet.
-            ValueError: it was trained on other markers than `phases.json` has now.
+            ValueError: it was trained on other markers than `phases.json` has now, or is damaged.
         """
         self._check_markers_of(split, width)
         file = self.scorer_file(split, width)
@@ -196,7 +196,12 @@ class Run:
             raise FileNotFoundError(
                 f"no FMCE-Net of split {split!r}: {file} is missing; run: {self._train_net(split, width)}"
             )
-        return FMCENet.load(file).eval()
+        try:
+            return FMCENet.load(file).eval()
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; delete {file.parent} and run: {self._train_net(split, width)}"
+            ) from error
 
 
 class MapExtractor:

@@ -190,6 +190,15 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(own_run, mo
     assert not (own_run.path / "maps.zarr").exists()
 
 
+def test_missing_marker_checkpoints_are_named_with_what_to_do(own_run):
+    first = own_run.phases.markers[0]
+    shutil.rmtree(own_run.path / "checkpoints" / f"epoch_{first:04d}")
+    with pytest.raises(
+        FileNotFoundError, match=rf"epoch_{first:04d}/model.*; train again, or find"
+    ):
+        extract(own_run, quiet=True)
+
+
 def test_the_prediction_is_near_what_is_written(stored_run, own_run):
     told = extract(own_run, runtime=CPU, dry_run=True)
     written = json.loads((stored_run.path / "maps.json").read_text())["bytes"]

@@ -177,7 +177,10 @@ def _checkpoints(run: Run, phases: Phases) -> list[dict[str, Any]]:
     }
     missing = [str(f) for f in files.values() if not f.exists()]
     if missing:
-        raise FileNotFoundError(f"marker checkpoints are missing: {', '.join(missing)}")
+        raise FileNotFoundError(
+            f"marker checkpoints are missing: {', '.join(missing)}; train again, or find phases with the "
+            "settings that they were kept for"
+        )
     return [{"epoch": epoch, "sha256": file_digest(file)} for epoch, file in files.items()]
 
 
