@@ -121,7 +121,7 @@ def test_a_given_oracle_serves_its_model_and_data_alone(finished_run, tmp_path):
         ),
         ({"vary": {"auxiliary.evry": [1]}}, "unknown config key 'auxiliary.evry'"),
         ({"models": ("tiny", "resnet18")}, "unknown model 'resnet18'; near: torchvision:resnet18"),
-        ({"models": ("tiny", "timm:vit_tiny_patch16_224")}, "name the module|no submodule"),
+        ({"models": ("tiny", "torchvision:vit_b_16")}, "name the module to measure"),
     ],
 )
 def test_what_could_only_fail_later_is_refused(finished_run, tmp_path, values, message):
@@ -141,3 +141,25 @@ def test_two_groups_do_not_share_a_folder(tmp_path):
     config = SweepConfig(data=("image-folder:a/b", "image-folder:a-b"))
     with pytest.raises(ValueError, match="would share the folder 'tiny-image-folder-a-b'"):
         make_groups(config, tmp_path)
+
+
+def test_an_own_model_is_built_with_the_class_count_of_its_data(tmp_path, monkeypatch):
+    (tmp_path / "choosy.py").write_text(
+        "from fmce.models.build import build_model\n"
+        "def net(num_classes):\n"
+        "    if num_classes != 100:\n"
+        "        raise ValueError(f'made for 100 classes, got {num_classes}')\n"
+        "    return build_model('tiny', num_classes)\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    out, tapped = tmp_path / "sweep", ("model.tap=blocks.1",)
+    own = SweepConfig(models=("choosy:net",), preset="small", settings=tapped)
+    make_groups(replace(own, data=("cifar100",)), out)
+    # How many classes these have is known only once they are read.
+    make_groups(replace(own, data=("image-folder:mine",)), out)
+    with pytest.raises(ValueError, match="made for 100 classes, got 10"):
+        make_groups(replace(own, data=("cifar10",)), out)
+    nowhere = replace(own, models=("choosy:network",), data=("image-folder:mine",))
+    with pytest.raises(ValueError, match="no such function"):
+        make_groups(nowhere, out)

@@ -10,6 +10,8 @@ from fmce.commands.arms import BASELINE, TREATMENT, arm_config, base_config, tre
 from fmce.commands.settings import make_config
 from fmce.commands.train import check_target_phase
 from fmce.configs import AuxiliaryConfig, RunConfig, with_settings
+from fmce.data.specs import spec_of
+from fmce.models.build import LIBRARIES, import_function
 from fmce.models.features import find_module
 from fmce.run_folder import Run, make_model, open_run, tap_of
 from fmce.sweep_config import SweepConfig
@@ -251,10 +253,17 @@ def _check_models(configs: Sequence[RunConfig]) -> None:
     """Build each kind of network once: a wrong name, option or tap must not wait for its first training."""
     built = []
     for config in configs:
-        if config.model not in built:
-            built.append(config.model)
-            # How many classes there are only the data say.
-            model = make_model(config, _SOME_CLASSES)
+        classes = spec_of(config.data.name).num_classes
+        kind = (config.model, classes)
+        if kind in built:
+            continue
+        built.append(kind)
+        family, _, function = config.model.name.partition(":")
+        if classes is None and function and family not in LIBRARIES:
+            # How many classes there are only the data say, and your function may take no other number.
+            import_function(family, function)
+        else:
+            model = make_model(config, classes or _SOME_CLASSES)
             find_module(model, tap_of(config, model))
 
 

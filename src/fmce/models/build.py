@@ -38,6 +38,8 @@ _TORCHVISION_TAPS = {
     "swin": "permute",
     "maxvit": "blocks.3",
 }
+LIBRARIES = ("torchvision", "timm")
+"""Whose classifiers can be named, as "torchvision:NAME"; other prefixes are modules of the user's own."""
 _KINDS = ("tiny", "torchvision:NAME", "timm:NAME", "my.module:function")
 
 
