@@ -218,7 +218,8 @@ def import_function(module_name: str, function_name: str) -> Callable[..., Any]:
     if not callable(function):
         message = f"it has no such function; is it defined in {module_name}?"
         name = f"{module_name}:{function_name}"
-        known = (f"{module_name}:{attribute}" for attribute in vars(module))
+        public = (attribute for attribute in vars(module) if not attribute.startswith("_"))
+        known = (f"{module_name}:{attribute}" for attribute in public)
         raise ValueError(_unknown("model", name, known, message))
     constructor: Callable[..., Any] = function
     return constructor
