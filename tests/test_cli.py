@@ -177,10 +177,10 @@ def test_a_training_that_stops_exits_with_1_and_says_where(tmp_path, capsys):
     assert re.fullmatch(r"fmce: the loss became nan in epoch \d, step \d+; try .*\n", error)
 
 
-def test_a_defect_of_ours_keeps_its_traceback(tmp_path, monkeypatch):
+def test_a_defect_of_ours_keeps_its_traceback(finished_run, tmp_path, monkeypatch):
     monkeypatch.setattr("fmce.commands.report.report_page", lambda *_: {}["gone"])
     with pytest.raises(KeyError, match="gone"):
-        main(["report", str(tmp_path)])
+        main(["report", str(finished_run.path), "--out", str(tmp_path / "report.html")])
 
 
 def test_a_traceback_can_be_asked_for(tmp_path, monkeypatch):
