@@ -7,8 +7,9 @@
 Time on one idle CPU core: `--small`, three trainings on 1,000 images, 4 minutes; `--medium`, about 8
 minutes for each set of 10,000 images. At the paper's scale nothing was run here; by multiply-adds we
 expect (an estimate, not a measurement) half an hour for ShuffleNet v2 and several hours for ResNet-50
-per row on one H100. A killed run goes on where it was. Puts one row a training into results/fmce.jsonl. Expected with `--medium`: ten rising markers on
-MNIST, Fashion-MNIST and CIFAR-10; test accuracy near 0.98, 0.88 and 0.68.
+per row on one H100. A killed run goes on where it was. Puts one row a training into
+results/fmce.jsonl. Expected with `--medium`: ten rising markers on MNIST, Fashion-MNIST and CIFAR-10;
+test accuracy near 0.98, 0.88 and 0.68.
 """
 
 from collections.abc import Mapping, Sequence

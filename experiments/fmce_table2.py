@@ -9,8 +9,9 @@ second seed's). Time on one idle CPU core: `--small`, a minute and a half a spli
 of them for the maps of 10,000 test images; `--medium`, about 4 minutes a split of 100,000 maps, with
 ShuffleNet v2's maps 15. At the paper's scale nothing was run here; the maps are recomputed in every
 epoch, so each split costs about ten inferences of the training set by ten backbones (not measured).
-Puts one row a split into results/fmce.jsonl. Expected with `--medium`: splits `map`, `image` and `test` far above guessing
-(0.10), split `run` near it. The paper does not say its split; `map` shares images between both sides.
+Puts one row a split into results/fmce.jsonl. Expected with `--medium`: splits `map`, `image` and `test`
+far above guessing (0.10), split `run` near it. The paper does not say its split; `map` shares images
+between both sides.
 """
 
 import argparse
