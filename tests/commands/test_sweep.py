@@ -240,8 +240,9 @@ def test_the_status_is_live_while_the_sweep_runs(disturbed, capsys):
     assert "raf0.9 (not trained at seeds [2]) was left out of the pick" in said
 
 
-def test_the_same_command_does_what_failed_and_keeps_the_pick(disturbed, grid):
-    out, _, _ = disturbed
+def test_the_same_command_does_what_failed_and_keeps_the_pick(disturbed, grid, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(disturbed[0], out)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
     (folder_of(out, "raf0.9-seed2") / "notes.txt").unlink()
     result = once(grid, out)
@@ -305,13 +306,12 @@ def test_a_dry_run_lists_every_training_with_its_time_and_trains_nothing(
     assert said.err == "timing a few steps of tiny-digits\n"  # what may take a while is announced
 
 
-def test_a_dry_run_counts_what_is_done_and_learns_from_it(disturbed, grid):
-    out, _, _ = disturbed
-    gone = folder_of(out, "scaled_rate-seed2")
+def test_a_dry_run_counts_what_is_done_and_learns_from_it(grid, copied):
+    gone = folder_of(copied, "scaled_rate-seed2")
     shutil.rmtree(gone)
-    entries = {e["name"].split("/")[-1]: e for e in sweep_estimate(grid, out)["runs"]}
+    entries = {e["name"].split("/")[-1]: e for e in sweep_estimate(grid, copied)["runs"]}
     plain = ("baseline-seed1", "baseline-seed2", "scaled_rate-seed1")
-    times = [r["time_seconds"] for n in plain for r in read_metrics(folder_of(out, n))]
+    times = [r["time_seconds"] for n in plain for r in read_metrics(folder_of(copied, n))]
     times += [r["time_seconds"] for r in read_metrics(Path(grid.oracles[0]))]
     assert entries[gone.name]["source"] == "finished epochs"
     assert entries[gone.name]["seconds"] == pytest.approx(8 * statistics.median(times))
