@@ -5,7 +5,7 @@
 
 Fashion-MNIST at 16 px with `tiny`, three RAFs and three seeds, all four controls: 24 trainings of E_K
 epochs. `--medium`: 5,000 images, about 40 minutes on one idle CPU core (`--jobs 2` takes two); its oracle
-is the cosine run of sensitivity.py with an FMCE-Net of split `map`. `--small`: 1,000 images, some minutes.
+is the cosine run of sensitivity.py with an FMCE-Net of split `map`. `--small`: 1,000 images (not timed).
 At the paper's scale nothing was run here; the plan is eight RAFs and five seeds per row, 66 trainings with
 the oracle's. Each is about as long as one of fmce_table1.py's: by the estimate there, on one GPU a day or two
 a row for ShuffleNet v2 and more than a week for ResNet-50. So --model and --data pick rows, and
