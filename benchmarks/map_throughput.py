@@ -65,9 +65,8 @@ def main() -> None:
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)  # of a process of its own
     options = parser.parse_args()
     room = min(options.buffer // 2, options.buffer - BATCH) // options.backbones
-    if (
-        room < options.block
-    ):  # smaller blocks, which a CPU can be faster with, would be the stream's
+    if room < options.block:
+        # The stream would take smaller blocks than bare inference, which a CPU can be faster with.
         parser.error(
             f"--buffer {options.buffer} has room for blocks of {room} images, and both sides must take "
             f"the same, --block {options.block}: give a larger --buffer or a smaller --block"

@@ -116,8 +116,8 @@ def subset_sweep(options: argparse.Namespace, case: Case) -> SweepConfig:
     """Return the grid on a subset, its oracle trained."""
     oracle = subset_oracle(options, case)
     return SweepConfig(
-        models=("tiny",),
-        data=(SWEPT_DATA,),
+        models=(case.model,),
+        data=(case.data,),
         # The three that the paper has for both networks on Fashion-MNIST, without its weakest.
         rafs=(0.95, 0.9, 0.75),
         seeds=(1, 2, 3),
@@ -132,8 +132,8 @@ def subset_oracle(options: argparse.Namespace, case: Case) -> Run:
     if options.scale == "small":
         run = trained(case, 0, options)
     else:
-        folder = sensitivity.schedule_folder(options.out, SWEPT_DATA, "cosine")
-        config = sensitivity.schedule_config(SWEPT_DATA, "cosine", options.settings)
+        folder = sensitivity.schedule_folder(options.out, case.data, "cosine")
+        config = sensitivity.schedule_config(case.data, "cosine", options.settings)
         run = train(config, folder, runtime=options.runtime)
     with_phases(run)
     scorer = replace(run.config.scorer, maps="memory")

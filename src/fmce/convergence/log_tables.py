@@ -73,9 +73,8 @@ def _parse(path: Path, suffix: str, file: Iterable[str]) -> Iterator[Row]:
 def _csv_rows(path: Path, file: Iterable[str], delimiter: str) -> Iterator[Row]:
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     try:
-        header = _csv_header(
-            path, next(filter(None, reader), []), delimiter
-        )  # blank lines read as []
+        first = next(filter(None, reader), [])  # blank lines read as []
+        header = _csv_header(path, first, delimiter)
         for cells in reader:
             if any(cell.strip() for cell in cells[len(header) :]):
                 raise ValueError(
