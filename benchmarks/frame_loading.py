@@ -27,26 +27,27 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fmce.commands.frames import frames
-from fmce.commands.matching import make_network
-from fmce.configs import with_settings
-from fmce.data.frame_batches import FrameBatches
-from fmce.data.frame_pool import FramePool, decode_batch
-from fmce.data.frame_table import FrameTable, ShardFrames
-from fmce.data.pools import ImagePool, MatchingData, empty_pool
-from fmce.data.shards import open_shards
-from fmce.data.video import FrameSettings
-from fmce.data.views import PoolBatches, Views, view_generator
+from fmce.config.distillation import DistillationConfig
+from fmce.config.io import with_settings
+from fmce.data.augmentation import Augmentation, TrainBatches, view_generator
+from fmce.data.frames.batches import FrameBatches
+from fmce.data.frames.pool import FramePool, decode_batch
+from fmce.data.frames.shards import open_shards
+from fmce.data.frames.table import FrameTable, ShardFrames
+from fmce.data.frames.video import FrameSettings
+from fmce.data.pools import ImagePool, empty_pool
+from fmce.distillation.data.pools import DistillationData
+from fmce.distillation.experiment import make_network
+from fmce.distillation.pack_videos import frames
 from fmce.engine.loop import fit
-from fmce.engine.runlog import record_result
 from fmce.engine.runtime import Runtime, cores, make_runtime
-from fmce.matching_config import MatchingConfig
 from fmce.models.pspnet import pspnet
-from fmce.tasks.match_teacher import SegmentTask, matching_step
+from fmce.runs.log import record_result
+from fmce.tasks.distillation import SegmentTask, matching_step
 from turns import command
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-VIEWS = Views((0.4, 0.4, 0.4), (0.25, 0.25, 0.25), zoom=1.5, flip=True, brightness=0.2)
+VIEWS = Augmentation((0.4, 0.4, 0.4), (0.25, 0.25, 0.25), zoom=1.5, flip=True, brightness=0.2)
 CLASSES = tuple(f"class {i}" for i in range(11))
 
 
@@ -171,7 +172,7 @@ def training(pool: FramePool, options: argparse.Namespace, runtime: Runtime) -> 
         device=runtime.device,
     )
     resident = pool.in_memory().to(runtime.device)
-    in_memory = PoolBatches(resident, VIEWS, options.batch_size, options.steps, seed=0)
+    in_memory = TrainBatches(resident, VIEWS, options.batch_size, options.steps, seed=0)
     times: dict[str, list[float]] = {"files": [], "memory": []}
     waited = 0.0
     trainer = Trainer(options, runtime, resident)
@@ -200,10 +201,11 @@ class Trainer:
 
     def __init__(self, options: argparse.Namespace, runtime: Runtime, images: ImagePool) -> None:
         config = with_settings(
-            MatchingConfig(), [f"teacher.name={options.teacher}", f"student.name={options.student}"]
+            DistillationConfig(),
+            [f"teacher.name={options.teacher}", f"student.name={options.student}"],
         )
         nothing = empty_pool(8, 8)
-        data = MatchingData(images, nothing, nothing, nothing, CLASSES, VIEWS.mean, VIEWS.std)
+        data = DistillationData(images, nothing, nothing, nothing, CLASSES, VIEWS.mean, VIEWS.std)
         networks = [
             make_network(config, net, data, 0, auxiliary=False).to(runtime.device)
             for net in (config.teacher, config.student)
@@ -213,7 +215,7 @@ class Trainer:
         self.step = matching_step(SegmentTask(len(CLASSES), CLASSES), self.student, self.teacher)
         self.optimizer = torch.optim.Adam(self.student.parameters(), lr=1e-3, fused=True)
 
-    def train(self, batches: FrameBatches | PoolBatches, epoch: int) -> float:
+    def train(self, batches: FrameBatches | TrainBatches, epoch: int) -> float:
         """Train for an interval and return its seconds."""
         times: list[float] = []
         fit(

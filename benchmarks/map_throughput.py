@@ -29,15 +29,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fmce.data.classification import digits
-from fmce.data.map_reader import MapStore
-from fmce.data.map_shards import StoredPart, create_store, shards_of, write_shard
-from fmce.data.map_stream import MapSource, MapStream
+from fmce.data.classification.classification import digits
 from fmce.data.transforms import ImageTransform
-from fmce.engine.runlog import record_result
 from fmce.engine.runtime import Runtime, make_runtime
-from fmce.models.build import default_tap
-from fmce.run_folder import MapExtractor
+from fmce.feature_maps.extractor import MapExtractor
+from fmce.feature_maps.recomputed import MapSource, RecomputedMaps
+from fmce.feature_maps.stored import StoredMaps
+from fmce.feature_maps.zarr_shards import StoredPart, create_store, shards_of, write_shard
+from fmce.models.build import default_layer
+from fmce.runs.log import record_result
 from step_overhead import RESULTS, build
 from turns import add_options, command, median_ratio, take_turns
 
@@ -126,7 +126,7 @@ def throughput(options: argparse.Namespace, runtime: Runtime) -> dict[str, objec
 
 def make_stream(
     options: argparse.Namespace, runtime: Runtime, count: int
-) -> tuple[MapStream, Callable[[], None]]:
+) -> tuple[RecomputedMaps, Callable[[], None]]:
     """Return a stream of several backbones over that many images, and their bare inference."""
     data, name = digits(), options.model
     copies = -(-count // len(data.train))
@@ -136,9 +136,9 @@ def make_stream(
         build(name, runtime).eval().requires_grad_(False) for _ in range(2 * options.backbones)
     ]
     extractors = [
-        MapExtractor(m, default_tap(m, name), runtime) for m in models[: options.backbones]
+        MapExtractor(m, default_layer(m, name), runtime) for m in models[: options.backbones]
     ]
-    stream = MapStream(
+    stream = RecomputedMaps(
         [extractors],
         lambda index: transform(images[index.to(images.device, non_blocking=True)]),
         count,
@@ -156,7 +156,7 @@ def make_stream(
     return stream, bare
 
 
-def stored(stream: MapStream, folder: Path, runtime: Runtime, buffer: int) -> MapStore:
+def stored(stream: RecomputedMaps, folder: Path, runtime: Runtime, buffer: int) -> StoredMaps:
     """Write the stream's maps to disk, a shard at a time, and return the source that reads them."""
     counts = {"train": stream.num_images}
     for shard in shards_of(counts, stream.num_phases):
@@ -164,7 +164,7 @@ def stored(stream: MapStream, folder: Path, runtime: Runtime, buffer: int) -> Ma
         maps = stream.extractors[0][shard.phase](stream.images(index))
         create_store(folder, counts, stream.num_phases, tuple(maps.shape[1:]), {})
         write_shard(folder, shard, maps)
-    return MapStore([StoredPart(folder, "train")], runtime.device, buffer=buffer)
+    return StoredMaps([StoredPart(folder, "train")], runtime.device, buffer=buffer)
 
 
 def memory(options: argparse.Namespace) -> dict[str, object]:

@@ -21,18 +21,18 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from fmce.commands.matching import make_network, make_task, views_of
-from fmce.commands.teacher import teacher_autocast
+from fmce.config.distillation import distillation_preset
+from fmce.data.augmentation import TrainBatches
 from fmce.data.batch import ViewBatch
-from fmce.data.views import PoolBatches
+from fmce.distillation.data.dataset import load_distillation_data
+from fmce.distillation.experiment import make_network, make_task, views_of
+from fmce.distillation.teacher import teacher_autocast
 from fmce.engine.loop import fit
-from fmce.engine.runlog import record_result
 from fmce.engine.runtime import make_runtime
-from fmce.engine.seeding import seed_epoch
-from fmce.matching_config import matching_preset
-from fmce.matching_data import load_matching_data
 from fmce.models.pspnet import segmentation_output
-from fmce.tasks.match_teacher import matching_step
+from fmce.runs.log import record_result
+from fmce.seeding import seed_epoch
+from fmce.tasks.distillation import matching_step
 from turns import add_options, command, median_ratio, take_turns
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -63,10 +63,10 @@ def main() -> None:
 def matching(preset: str, device: str, repeats: int, clock: str) -> dict[str, float]:
     """Time the same steps through `fit` and in bare loops."""
     runtime = make_runtime(device)
-    config = matching_preset(preset)
+    config = distillation_preset(preset)
     few = replace(config.data, labelled=IMAGES, unlabelled=1, held_out=0, validation=1)
     config = replace(config, data=few)
-    data = load_matching_data(config.task, config.data)
+    data = load_distillation_data(config.task, config.data)
     task = make_task(config, data)
     teacher = make_network(config, config.teacher, data, 0, auxiliary=True).to(runtime.device)
     students = [
@@ -75,7 +75,7 @@ def matching(preset: str, device: str, repeats: int, clock: str) -> dict[str, fl
     ]
     adams = [torch.optim.Adam(s.parameters(), lr=1e-3, fused=True) for s in students]
     pool = data.labelled.unlabelled().to(runtime.device)
-    batches = PoolBatches(
+    batches = TrainBatches(
         pool, views_of(config, data), config.student_steps.batch_size, STEPS, seed=0
     )
     step = matching_step(
@@ -109,7 +109,7 @@ def matching(preset: str, device: str, repeats: int, clock: str) -> dict[str, fl
 
     sides = [through_fit, bare(1, lambda: ready), bare(2, lambda: batches.epoch(1))]
     start = {name: p.detach().clone() for name, p in students[0].named_parameters()}
-    with runtime.arithmetic():
+    with runtime.matmul_precision():
         for side in sides:
             side()
     check_alike(students, start)

@@ -33,15 +33,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fmce.data.batch import ImageBatch
 from fmce.engine.loop import StepOutput, fit
-from fmce.engine.runlog import record_result
 from fmce.engine.runtime import Runtime, make_runtime
-from fmce.engine.seeding import seed_epoch
-from fmce.losses.ral import fmcs_loss
-from fmce.models.build import build_model, default_tap, feature_shape
+from fmce.losses.auxiliary import fmcs_loss
+from fmce.models.build import build_model, default_layer, feature_shape
 from fmce.models.features import FeatureMaps, eval_mode
 from fmce.models.fmce_net import FMCENet
-from fmce.tasks.classify import classification_step
-from fmce.tasks.with_ral import ral_step
+from fmce.runs.log import record_result
+from fmce.seeding import seed_epoch
+from fmce.tasks.auxiliary_loss import ral_step
+from fmce.tasks.classification import classification_step
 from turns import add_options, command, median_ratio, take_turns
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks.jsonl"
@@ -49,24 +49,24 @@ SIZE, CLASSES, RAF = 224, 10, 0.9
 
 
 @dataclass(frozen=True)
-class Form:
+class LossVariant:
     """How the oracle is asked; the defaults are the published form."""
 
-    every: int = 1
-    batch_share: float = 1.0
+    oracle_every: int = 1
+    oracle_batch_fraction: float = 1.0
     width: float = 1.0
 
 
 FORMS = {
-    "published": Form(),
-    "every 4": Form(every=4),
-    "half of the batch": Form(batch_share=0.5),
-    "quarter of the batch": Form(batch_share=0.25),
-    "width 0.25": Form(width=0.25),
-    "width 0.25, every 2": Form(width=0.25, every=2),
-    "width 0.25, half of the batch": Form(width=0.25, batch_share=0.5),
-    "width 0.25, every 4": Form(width=0.25, every=4),
-    "every 4, quarter of the batch": Form(every=4, batch_share=0.25),
+    "published": LossVariant(),
+    "every 4": LossVariant(oracle_every=4),
+    "half of the batch": LossVariant(oracle_batch_fraction=0.5),
+    "quarter of the batch": LossVariant(oracle_batch_fraction=0.25),
+    "width 0.25": LossVariant(width=0.25),
+    "width 0.25, every 2": LossVariant(width=0.25, oracle_every=2),
+    "width 0.25, half of the batch": LossVariant(width=0.25, oracle_batch_fraction=0.5),
+    "width 0.25, every 4": LossVariant(width=0.25, oracle_every=4),
+    "every 4, quarter of the batch": LossVariant(oracle_every=4, oracle_batch_fraction=0.25),
 }
 
 
@@ -93,29 +93,32 @@ class Bench:
         """Build the network and its maps' shape."""
         seed_epoch(0, 0)
         self.runtime = runtime
-        self.model = runtime.put(build_model(name, CLASSES))
-        self.tap = default_tap(self.model, name)
-        self.map_shape = feature_shape(self.model, self.tap, (3, SIZE, SIZE), runtime.device)
+        self.model = runtime.to_device(build_model(name, CLASSES))
+        self.layer = default_layer(self.model, name)
+        self.map_shape = feature_shape(self.model, self.layer, (3, SIZE, SIZE), runtime.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), fused=True)
-        self.images = runtime.put(torch.randn(batch_size, 3, SIZE, SIZE))
+        self.images = runtime.to_device(torch.randn(batch_size, 3, SIZE, SIZE))
         self.targets = torch.arange(batch_size, device=runtime.device) % CLASSES
 
     def oracle(self, width: float = 1.0) -> FMCENet:
         """Return a frozen FMCE-Net for the network's maps."""
         net = FMCENet(self.map_shape, width=width).eval().requires_grad_(False)
-        return self.runtime.put(net)
+        return self.runtime.to_device(net)
 
     def plain(self, steps: int) -> None:
         """Train on the task alone."""
         self._fit(classification_step(self.model), steps)
 
-    def with_oracle(self, form: Form, oracle: nn.Module, steps: int) -> None:
+    def with_oracle(self, form: LossVariant, oracle: nn.Module, steps: int) -> None:
         """Train in one form of FMCE-Net++."""
-        with FeatureMaps(self.model, self.tap, keep_gradients=True) as maps:
-            options = {"every": form.every, "batch_share": form.batch_share}
-            self._fit(ral_step(self.model, maps, self.tap, oracle, raf=RAF, **options), steps)  # type: ignore[arg-type]
+        with FeatureMaps(self.model, self.layer, keep_gradients=True) as maps:
+            options = {
+                "oracle_every": form.oracle_every,
+                "oracle_batch_fraction": form.oracle_batch_fraction,
+            }
+            self._fit(ral_step(self.model, maps, self.layer, oracle, raf=RAF, **options), steps)  # type: ignore[arg-type]
 
-    def operations(self, form: Form, oracle: nn.Module) -> float:
+    def operations(self, form: LossVariant, oracle: nn.Module) -> float:
         """Return a step's operations over the plain step's.
 
         A backward pass is taken for twice its forward pass where weights are trained, for once where
@@ -123,7 +126,7 @@ class Bench:
         depthwise convolution for that of a dense one.
         """
         plain = 3 * counted(self.model, (3, SIZE, SIZE))
-        asked = form.batch_share / form.every
+        asked = form.oracle_batch_fraction / form.oracle_every
         return 1 + 2 * asked * counted(oracle, self.map_shape) / plain
 
     def _fit(self, step: Callable[[ImageBatch], StepOutput], steps: int) -> None:
@@ -174,9 +177,9 @@ def main() -> None:
             record_result(RESULTS, row, key=key)
 
 
-def measured(bench: Bench, form: Form, repeats: int, clock: str) -> dict[str, float]:
+def measured(bench: Bench, form: LossVariant, repeats: int, clock: str) -> dict[str, float]:
     """Time a form against the plain step, both over whole rounds of the form's steps."""
-    oracle, steps = bench.oracle(form.width), form.every
+    oracle, steps = bench.oracle(form.width), form.oracle_every
     ours, plain = take_turns(
         (lambda: bench.with_oracle(form, oracle, steps), lambda: bench.plain(steps)),
         bench.runtime,
@@ -218,7 +221,7 @@ def oracle_saving(bench: Bench, repeats: int, clock: str) -> float:
             loss = fmcs_loss(oracle(inputs))
         return torch.autograd.grad(loss, inputs)[0]
 
-    with bench.runtime.arithmetic():
+    with bench.runtime.matmul_precision():
         after, expected = back_to_the_maps(now), back_to_the_maps(before)
     rounding = 1e-4 if bench.runtime.precision == "float32" else 5e-2
     largest = expected.abs().max().item()

@@ -27,17 +27,17 @@ import torch
 import torch.nn.functional as F
 
 from fmce.data.batch import ImageBatches, ImageSet
-from fmce.data.classification import digits
-from fmce.data.map_stream import MapStream
+from fmce.data.classification.classification import digits
 from fmce.data.transforms import ImageTransform
-from fmce.engine.checkpoint import save_checkpoint
 from fmce.engine.loop import fit
-from fmce.engine.runlog import record_result
 from fmce.engine.runtime import Runtime, make_runtime
-from fmce.engine.seeding import seed_epoch
-from fmce.models.build import build_model, default_tap
-from fmce.run_folder import MapExtractor
-from fmce.tasks.classify import classification_step
+from fmce.feature_maps.extractor import MapExtractor
+from fmce.feature_maps.recomputed import RecomputedMaps
+from fmce.models.build import build_model, default_layer
+from fmce.runs.checkpoint import save_checkpoint
+from fmce.runs.log import record_result
+from fmce.seeding import seed_epoch
+from fmce.tasks.classification import classification_step
 from turns import add_options, command, median_ratio, take_turns
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -137,8 +137,8 @@ def streaming(
     """Time maps of several backbones through the shuffled stream and by bare inference."""
     name, transform, images = work.model, work.transform, work.images.images
     models = [build(name, runtime).eval() for _ in range(backbones)]
-    extractors = [MapExtractor(m, default_tap(m, name), runtime) for m in models]
-    stream = MapStream(
+    extractors = [MapExtractor(m, default_layer(m, name), runtime) for m in models]
+    stream = RecomputedMaps(
         [extractors],
         lambda index: transform(images[index.to(images.device, non_blocking=True)]),
         len(images),

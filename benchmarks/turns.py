@@ -52,7 +52,7 @@ def take_turns(
         for function, kept in zip(sides, times, strict=True):
             synchronize(runtime)
             # The engine's choice of TF32 for all: PyTorch's own would let a bare loop round and be faster.
-            with runtime.arithmetic():
+            with runtime.matmul_precision():
                 started = now()
                 function()
                 synchronize(runtime)

@@ -15,13 +15,15 @@ from typing import Any
 
 from run_script import run_script
 
-from fmce.commands.compare import Comparison, compare
-from fmce.commands.evaluate import evaluate
-from fmce.commands.train import train
-from fmce.commands.train_net import train_net
-from fmce.configs import RunConfig, preset, to_dict
-from fmce.engine.runlog import record_result
-from fmce.run_folder import Run
+from fmce.config.io import to_dict
+from fmce.config.presets import preset
+from fmce.config.run import RunConfig
+from fmce.fmce_net_pp.compare import Comparison, compare
+from fmce.maturity.evaluate import evaluate
+from fmce.maturity.train import train
+from fmce.maturity.train_fmce_net import train_net
+from fmce.runs.log import record_result
+from fmce.runs.run import Run
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "digits.jsonl"
 

@@ -30,12 +30,12 @@ from paper_runs import (
 )
 from run_script import run_script
 
-from fmce.commands.explain import explain
-from fmce.commands.show import number, print_table
-from fmce.engine.files import read_json
+from fmce.console.tables import number, print_table
+from fmce.files import read_json
+from fmce.maturity.explain import explain
 from fmce.report.figures import loss_phases_figure, save_figure
 from fmce.report.map_figures import confusion_figure
-from fmce.run_folder import Run
+from fmce.runs.run import Run
 
 EXPERIMENT, WHAT = "fmce_figures", "Grad-CAM over phases"
 NAMES = ("gini", "area_above_half_max", "centroid_drift", "overlap")

@@ -21,15 +21,15 @@ from paper_runs import is_asked, options_parser, parse, rows_of
 from run_script import run_script
 from sections.fmce_plus import arm_name
 
-from fmce.commands.explain import one_of_each_class
-from fmce.commands.show import number, print_table
-from fmce.engine.files import read_json
-from fmce.engine.runlog import read_done, read_metrics, record_result
-from fmce.interpret.grad_cam import cam_numbers, grad_cam
+from fmce.console.tables import number, print_table
+from fmce.files import read_json
+from fmce.maturity.explain import one_of_each_class
+from fmce.models.grad_cam import cam_numbers, grad_cam
 from fmce.report.arm_figures import accuracy_curves_figure, raf_bars_figure
 from fmce.report.figures import save_figure
 from fmce.report.map_figures import grad_cam_figure
-from fmce.run_folder import open_run
+from fmce.runs.log import read_done, read_metrics, record_result
+from fmce.runs.run import open_run
 
 EXPERIMENT, WHAT = "fmce_net_pp_figures", "Grad-CAM over RAF"
 NAMES = ("gini", "area_above_half_max")
@@ -126,8 +126,8 @@ def draw_cams(
     cams = []
     for run in runs:
         model = run.model((read_done(run.path) or {})["epochs"], options.runtime.device)
-        with options.runtime.arithmetic():
-            cams.append(grad_cam(model, images, targets, run.tap).cpu())
+        with options.runtime.matmul_precision():
+            cams.append(grad_cam(model, images, targets, run.layer).cpu())
     stack, shown = torch.stack(cams).numpy(), options.shown
     classes = [runs[0].data.class_names[t] for t in targets[:shown].tolist()]
     names = [label_of(row) for row in chosen]

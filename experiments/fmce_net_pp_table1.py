@@ -36,14 +36,14 @@ from paper_runs import (
 from run_script import run_script
 from sections.fmce_plus import HEADER, about, accuracy_lines
 
-from fmce.commands.show import print_table
-from fmce.commands.sweep import make_workers, sweep
-from fmce.commands.train import train
-from fmce.commands.train_net import train_net
-from fmce.configs import to_dict
-from fmce.engine.runlog import record_result
-from fmce.run_folder import Run
-from fmce.sweep_config import SweepConfig
+from fmce.config.io import to_dict
+from fmce.config.sweep import SweepConfig
+from fmce.console.tables import print_table
+from fmce.fmce_net_pp.sweep.run import make_workers, sweep
+from fmce.maturity.train import train
+from fmce.maturity.train_fmce_net import train_net
+from fmce.runs.log import record_result
+from fmce.runs.run import Run
 
 EXPERIMENT, WHAT = "fmce_net_pp_table1", "FMCE-Net++ sweep"
 SWEPT_DATA = "fashion-mnist"
@@ -136,7 +136,7 @@ def subset_oracle(options: argparse.Namespace, case: Case) -> Run:
         config = sensitivity.schedule_config(case.data, "cosine", options.settings)
         run = train(config, folder, runtime=options.runtime)
     with_phases(run)
-    scorer = replace(run.config.scorer, maps="memory")
+    scorer = replace(run.config.fmce_net, storage="memory")
     train_net(run, "map", config=scorer, runtime=options.runtime)
     return run
 

@@ -29,7 +29,7 @@ from paper_runs import (
 from run_script import run_script
 from sections.fmce_markers import HEADER, marker_lines
 
-from fmce.commands.show import print_table
+from fmce.console.tables import print_table
 
 EXPERIMENT, WHAT = "fmce_table1", "original task"
 
@@ -44,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     def train_case(case: Case) -> None:
         for seed in options.seeds:
             run = trained(case, seed, options)
-            if ranks.first:
+            if ranks.is_main:
                 record(options, EXPERIMENT, WHAT, case, run, training_result(run))
 
     failed = each_case(options, train_case)
-    if ranks.first:
+    if ranks.is_main:
         print_markers(rows_of(options, EXPERIMENT))
     end(failed)
 

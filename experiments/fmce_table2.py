@@ -34,13 +34,13 @@ from paper_runs import (
 from run_script import run_script
 from sections.fmce_nets import HEADER, score_lines
 
-from fmce.commands.evaluate import evaluate
-from fmce.commands.show import print_table
-from fmce.commands.train_net import train_net
-from fmce.configs import ScorerConfig, Split
-from fmce.engine.ranks import ALONE
+from fmce.config.run import FMCENetConfig, Split
+from fmce.console.tables import print_table
+from fmce.engine.distributed.ranks import ALONE
 from fmce.engine.runtime import Runtime
-from fmce.run_folder import Run
+from fmce.maturity.evaluate import evaluate
+from fmce.maturity.train_fmce_net import train_net
+from fmce.runs.run import Run
 
 EXPERIMENT = "fmce_table2"
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(parser, argv, together=True)
     options.cases = [case for case in options.cases if case.phases]
     failed = each_case(options, lambda case: score_case(case, options))
-    if options.runtime.ranks.first:
+    if options.runtime.ranks.is_main:
         print_scores(rows_of(options, EXPERIMENT))
     end(failed)
 
@@ -69,7 +69,7 @@ def score_case(case: Case, options: argparse.Namespace) -> None:
         others = [with_phases(trained(case, 1, options))] if split == "run" else []
         result = train_net(run, split, others=others, config=config, runtime=runtime)
         if split == "run":
-            moved = runtime.ranks.from_first_slowly(partial(on_other_run, run, others, runtime))
+            moved = runtime.ranks.on_rank_zero_slowly(partial(on_other_run, run, others, runtime))
             result = result | {"map_split_on_other_run": moved}
         record(
             options, EXPERIMENT, f"FMCE-Net, split {split}", case, run, with_scorer(result, config)
@@ -83,17 +83,17 @@ def on_other_run(run: Run, others: Sequence[Run], runtime: Runtime) -> dict[str,
     return dict(next(iter(across["other_runs"].values())))
 
 
-def with_scorer(result: dict[str, Any], config: ScorerConfig) -> dict[str, Any]:
+def with_scorer(result: dict[str, Any], config: FMCENetConfig) -> dict[str, Any]:
     """Return a result with how its FMCE-Net was trained, and without paths."""
     kept = {k: v for k, v in result.items() if k != "held_out_runs"}
     return kept | {"scorer": {"epochs": config.epochs, "batch_size": config.batch_size}}
 
 
-def scorer_config(run: Run, options: argparse.Namespace) -> ScorerConfig:
+def scorer_config(run: Run, options: argparse.Namespace) -> FMCENetConfig:
     """Return how FMCE-Net is trained: the run's own section, below the paper's scale with all maps in memory."""
-    config = run.config.scorer
+    config = run.config.fmce_net
     if options.scale != "paper":
-        config = replace(config, maps="memory")
+        config = replace(config, storage="memory")
     return replace(config, epochs=options.scorer_epochs or config.epochs)
 
 

@@ -1,6 +1,6 @@
 """Function matching for classification: CIFAR-10 with a tenth of its labels, a wide network teaches a narrow one.
 
-    python experiments/funmatch_classification.py [--full] [--out runs/funmatch-cifar10]
+    python experiments/funmatch_classification.py [--full] [--out runs/function_matching-cifar10]
 
 Needs cifar10 in FMCE_DATA. The teacher and every arm see 4,500 labels, the pool is the rest of the
 training images; scores are on 5,000 test images (10,000 with --full); three seeds, one row in results/funmatch.jsonl;
@@ -15,11 +15,17 @@ from pathlib import Path
 
 from run_script import run_script
 
-from fmce.commands.distill import distill
-from fmce.commands.report import matching_report
-from fmce.configs import to_dict
-from fmce.engine.runlog import record_result
-from fmce.matching_config import MatchingConfig, NetConfig, StepsConfig, ViewConfig, matching_preset
+from fmce.config.distillation import (
+    DistillationConfig,
+    NetConfig,
+    StepsConfig,
+    ViewConfig,
+    distillation_preset,
+)
+from fmce.config.io import to_dict
+from fmce.distillation.distill import distill
+from fmce.report.write import distillation_report
+from fmce.runs.log import record_result
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "funmatch.jsonl"
 
@@ -28,11 +34,11 @@ def main() -> None:
     """Run the experiment, print the gap closed and record the row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="wider and longer, for a GPU")
-    parser.add_argument("--out", type=Path, default=Path("runs/funmatch-cifar10"))
+    parser.add_argument("--out", type=Path, default=Path("runs/function_matching-cifar10"))
     options = parser.parse_args()
     config = full_size() if options.full else reduced()
     result = distill(config, options.out)
-    matching_report(options.out)
+    distillation_report(options.out)
     row = {
         "experiment": "funmatch_classification",
         "what": f"function matching on CIFAR-10{', full size' if options.full else ''}",
@@ -43,9 +49,9 @@ def main() -> None:
     record_result(RESULTS, row, key=("what",))
 
 
-def reduced() -> MatchingConfig:
+def reduced() -> DistillationConfig:
     """Return a size that two CPU cores train in less than an hour."""
-    preset = matching_preset("cifar10")
+    preset = distillation_preset("cifar10")
     return replace(
         preset,
         data=replace(preset.data, held_out=1000, validation=5000),
@@ -58,9 +64,9 @@ def reduced() -> MatchingConfig:
     )
 
 
-def full_size() -> MatchingConfig:
+def full_size() -> DistillationConfig:
     """Return a size for a GPU."""
-    preset = matching_preset("cifar10")
+    preset = distillation_preset("cifar10")
     steps = StepsConfig(steps=20_000, batch_size=256, learning_rate=4e-3, interval=1000)
     return replace(
         preset,

@@ -23,15 +23,15 @@ from typing import Any
 from funmatch_segmentation import clip_frames, real_data
 from run_script import run_script
 
-from fmce.commands.distill import distill
-from fmce.commands.report import matching_report
-from fmce.configs import to_dict
-from fmce.engine.runlog import record_result
-from fmce.matching_config import MatchingConfig, matching_preset
+from fmce.config.distillation import DistillationConfig, distillation_preset
+from fmce.config.io import to_dict
+from fmce.distillation.distill import distill
+from fmce.report.write import distillation_report
+from fmce.runs.log import record_result
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "funmatch.jsonl"
 # "Effectiveness of Function Matching in Driving Scene Recognition" (2022), BDD100K, AP in percent.
-SLIDES = {"teacher": 31.4, "supervised": 29.5, "labelled": 30.4, "funmatch": 31.2}
+SLIDES = {"teacher": 31.4, "supervised": 29.5, "labelled": 30.4, "function_matching": 31.2}
 # Unlabelled driving images of other data sets than KITTI, as far as FMCE_DATA has them.
 FOLDERS = ("camvid/train", "driveai120", "bdd10k-seg-sample/images", "bdd100k-det-sample10/images")
 
@@ -50,21 +50,24 @@ def main() -> None:
     if (options.imagenet or options.folders) and not options.full:
         parser.error("--imagenet and --folders are for --full")
     if options.small:
-        out, config = Path("runs/funmatch-scenes-detect"), matching_preset("scenes-detect")
+        out, config = (
+            Path("runs/function_matching-scenes-detect"),
+            distillation_preset("scenes-detect"),
+        )
         data = "built-in scenes"
     elif options.real:
-        out, data = Path("runs/funmatch-kitti"), "KITTI"
+        out, data = Path("runs/function_matching-kitti"), "KITTI"
         config = real_config(real_data(parser), options.out or out)
     else:
-        out, data = Path("runs/funmatch-bdd100k-detect"), "BDD100K"
+        out, data = Path("runs/function_matching-bdd100k-detect"), "BDD100K"
         config = full_config(real_data(parser), options.folders, options.imagenet)
     run(config, options.out or out, data)
 
 
-def run(config: MatchingConfig, out: Path, data: str) -> None:
+def run(config: DistillationConfig, out: Path, data: str) -> None:
     """Train everything, print the table beside the slides' and record the row."""
     result = distill(config, out)
-    matching_report(out)
+    distillation_report(out)
     print_beside_slides(result)
     row = {
         "experiment": "funmatch_detection",
@@ -76,7 +79,7 @@ def run(config: MatchingConfig, out: Path, data: str) -> None:
     record_result(RESULTS, row, key=("what",))
 
 
-def real_config(data: Path, out: Path) -> MatchingConfig:
+def real_config(data: Path, out: Path) -> DistillationConfig:
     """Return KITTI's frames with a pool of other data sets' images.
 
     Args:
@@ -87,14 +90,14 @@ def real_config(data: Path, out: Path) -> MatchingConfig:
     folders += clip_frames(
         sorted((data / "driving-clips").glob("*.mp4")), out.parent / "clip-frames"
     )
-    config = matching_preset("kitti")
+    config = distillation_preset("kitti")
     pool = replace(config.data, root=str(data / "kitti101"), folders=tuple(folders), held_out=60)
     return replace(config, data=pool)
 
 
-def full_config(data: Path, folders: Sequence[str], imagenet: bool) -> MatchingConfig:
+def full_config(data: Path, folders: Sequence[str], imagenet: bool) -> DistillationConfig:
     """Return the slides' experiment on BDD100K below `data`."""
-    config = matching_preset("bdd100k-detect")
+    config = distillation_preset("bdd100k-detect")
     weights = "imagenet" if imagenet else None
     return replace(
         config,
@@ -110,7 +113,9 @@ def print_beside_slides(result: dict[str, Any]) -> None:
     print(f"{'':12s}{'here':>10s}{'slides':>10s}   AP, %")
     for name, published in SLIDES.items():
         print(f"{name:12s}{100 * ours[name]:10.2f}{published:10.2f}")
-    gap = (SLIDES["funmatch"] - SLIDES["supervised"]) / (SLIDES["teacher"] - SLIDES["supervised"])
+    gap = (SLIDES["function_matching"] - SLIDES["supervised"]) / (
+        SLIDES["teacher"] - SLIDES["supervised"]
+    )
     print(f"{'gap closed':12s}{result['gap_closed'] or float('nan'):10.2f}{gap:10.2f}")
 
 

@@ -23,20 +23,20 @@ from pathlib import Path
 from typing import Any
 
 from run_script import run_script
-from sections.funmatch import gap, slides
+from sections.function_matching import gap, slides
 
-from fmce.commands.distill import distill
-from fmce.commands.report import matching_report
-from fmce.configs import to_dict
-from fmce.engine.runlog import record_result
-from fmce.matching_config import (
-    MatchingConfig,
+from fmce.config.distillation import (
+    DistillationConfig,
+    DistillationDataConfig,
     NetConfig,
-    PoolConfig,
     StepsConfig,
     ViewConfig,
-    matching_preset,
+    distillation_preset,
 )
+from fmce.config.io import to_dict
+from fmce.distillation.distill import distill
+from fmce.report.write import distillation_report
+from fmce.runs.log import record_result
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "funmatch.jsonl"
 # Unlabelled driving images, as far as FMCE_DATA has them.
@@ -71,12 +71,12 @@ def main() -> None:
     if options.imagenet and not options.full:
         parser.error("--imagenet is for --full; the small encoders have no ImageNet weights")
     if options.small:
-        scenes = replace(matching_preset("scenes"), seeds=tuple(options.seeds))
-        out = options.out or Path("runs/funmatch-scenes")
+        scenes = replace(distillation_preset("scenes"), seeds=tuple(options.seeds))
+        out = options.out or Path("runs/function_matching-scenes")
         run(scenes, out, "built-in scenes", lengths=not options.no_lengths)
         return
     out = options.out or Path(
-        "runs/funmatch-camvid-full" if options.full else "runs/funmatch-camvid"
+        "runs/function_matching-camvid-full" if options.full else "runs/function_matching-camvid"
     )
     config = real_config(real_data(parser), out)
     config = replace(config, seeds=tuple(options.seeds))
@@ -97,10 +97,10 @@ def real_data(parser: argparse.ArgumentParser) -> Path:
     return Path(named)
 
 
-def run(config: MatchingConfig, out: Path, data: str, *, lengths: bool = True) -> None:
+def run(config: DistillationConfig, out: Path, data: str, *, lengths: bool = True) -> None:
     """Train everything, print the table beside the slides' and record the row."""
     result = distill(config, out)
-    matching_report(out)
+    distillation_report(out)
     print_beside_slides(result)
     record(config, result, data)  # already here: what follows takes nearly as long again
     if not lengths:
@@ -109,12 +109,12 @@ def run(config: MatchingConfig, out: Path, data: str, *, lengths: bool = True) -
     record(config, result, data)
 
 
-def own_frames(config: MatchingConfig, out: Path, data: str) -> None:
-    """Train the funmatch arm again with a pool of one domain; teacher and other arms would be the same."""
+def own_frames(config: DistillationConfig, out: Path, data: str) -> None:
+    """Train the function_matching arm again with a pool of one domain; teacher and other arms would be the same."""
     alone = replace(
         config,
         data=replace(config.data, folders=()),
-        arms=("funmatch",),
+        arms=("function_matching",),
         teacher_checkpoint=str(out / "teacher"),
     )
     record(
@@ -122,7 +122,7 @@ def own_frames(config: MatchingConfig, out: Path, data: str) -> None:
     )
 
 
-def record(config: MatchingConfig, result: dict[str, Any], data: str) -> None:
+def record(config: DistillationConfig, result: dict[str, Any], data: str) -> None:
     """Record the row in place of an earlier one."""
     row = {
         "experiment": "funmatch_segmentation",
@@ -146,7 +146,7 @@ def without_places(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def shorter(config: MatchingConfig, out: Path) -> list[dict[str, Any]]:
+def shorter(config: DistillationConfig, out: Path) -> list[dict[str, Any]]:
     """Train the same students on schedules of a quarter and half of the steps, with the same teacher."""
     found = []
     for share in (4, 2):
@@ -165,7 +165,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     return {"steps": result["steps"], "arms": result["arms"]}
 
 
-def real_config(data: Path, out: Path) -> MatchingConfig:
+def real_config(data: Path, out: Path) -> DistillationConfig:
     """Return CamVid with a quarter of its labels, at a size that two CPU cores train in an hour.
 
     Args:
@@ -177,8 +177,8 @@ def real_config(data: Path, out: Path) -> MatchingConfig:
         sorted((data / "driving-clips").glob("*.mp4")), out.parent / "clip-frames"
     )
     print(f"unlabelled folders: {', '.join(folders) or 'none'}")
-    return MatchingConfig(
-        data=PoolConfig(
+    return DistillationConfig(
+        data=DistillationDataConfig(
             name="camvid",
             root=str(data / "camvid"),
             height=72,
@@ -197,7 +197,7 @@ def real_config(data: Path, out: Path) -> MatchingConfig:
     )
 
 
-def full_size(config: MatchingConfig, weights: str | None) -> MatchingConfig:
+def full_size(config: DistillationConfig, weights: str | None) -> DistillationConfig:
     """Return the experiment at CamVid's own size with the slides' networks."""
     return replace(
         config,

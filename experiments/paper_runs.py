@@ -16,13 +16,14 @@ from typing import Any, Literal
 import torch
 from result_rows import read_file
 
-from fmce.commands.settings import make_config
-from fmce.commands.train import train
-from fmce.configs import Keep, RunConfig, to_dict
+from fmce.config.io import to_dict
+from fmce.config.presets import make_config
+from fmce.config.run import Keep, RunConfig
 from fmce.engine.loop import TrainingStoppedError
-from fmce.engine.runlog import record_result
 from fmce.engine.runtime import Runtime, make_runtime, ranks_started
-from fmce.run_folder import Run
+from fmce.maturity.train import train
+from fmce.runs.log import record_result
+from fmce.runs.run import Run
 
 Scale = Literal["small", "medium", "paper"]
 
@@ -93,7 +94,7 @@ MEDIUM = (
 )
 # So short that no µ fits all sets: each has its own, a share of how far the loss falls.
 _FEW = (
-    *("data.train_images=1000", "train.batch_size=32", "train.epochs=16", "scorer.epochs=5"),
+    *("data.train_images=1000", "train.batch_size=32", "train.epochs=16", "fmce_net.epochs=5"),
     *("phases.relative_threshold=0.065", "runtime.channels_last=true"),
 )
 SMALL = (
@@ -235,7 +236,7 @@ def each_case(options: argparse.Namespace, work: Callable[[Case], None]) -> list
             work(case)
         except (ValueError, OSError, TrainingStoppedError, torch.OutOfMemoryError) as error:
             failed.append(f"{case.name}: {error}")
-            if options.runtime.ranks.first:
+            if options.runtime.ranks.is_main:
                 print(f"not done: {failed[-1]}", flush=True)
     return failed
 
@@ -304,7 +305,7 @@ def record(
     options: argparse.Namespace, experiment: str, what: str, case: Case, run: Run, result: Any
 ) -> None:
     """Record one row in place of an earlier one of the same case, seed and name, by the first process alone."""
-    if not options.runtime.ranks.first:
+    if not options.runtime.ranks.is_main:
         return
     row = {
         "experiment": experiment,

@@ -20,25 +20,28 @@ import numpy as np
 import torch
 from run_script import run_script
 
-from fmce.commands.train import train
-from fmce.commands.train_net import train_net
-from fmce.configs import AuxiliaryConfig, RunConfig, preset, to_dict
-from fmce.engine.runlog import record_result
+from fmce.config.io import to_dict
+from fmce.config.presets import preset
+from fmce.config.run import AuxiliaryConfig, RunConfig
 from fmce.engine.runtime import Runtime, make_runtime
-from fmce.losses.ral import fmcs_loss
+from fmce.feature_maps.extractor import map_extractor
+from fmce.losses.auxiliary import fmcs_loss
+from fmce.maturity.train import train
+from fmce.maturity.train_fmce_net import train_net
 from fmce.metrics.statistics import holm, mean_sd, paired_comparison
-from fmce.run_folder import Run
+from fmce.runs.log import record_result
+from fmce.runs.run import Run
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "ral_variants.jsonl"
 LEAST_SEEDS = 3
 BASELINE, PUBLISHED, NARROW = "plain training", "published", 0.25
 FORMS: dict[str, dict[str, Any]] = {
     PUBLISHED: {},
-    "every 4": {"every": 4},
-    "quarter of the batch": {"batch_share": 0.25},
+    "every 4": {"oracle_every": 4},
+    "quarter of the batch": {"oracle_batch_fraction": 0.25},
     "width 0.25": {"oracle_width": NARROW},
-    "width 0.25, every 4": {"oracle_width": NARROW, "every": 4},
-    "every 4, quarter of the batch": {"every": 4, "batch_share": 0.25},
+    "width 0.25, every 4": {"oracle_width": NARROW, "oracle_every": 4},
+    "every 4, quarter of the batch": {"oracle_every": 4, "oracle_batch_fraction": 0.25},
 }
 
 
@@ -80,7 +83,7 @@ def record(oracle: Run, about: Mapping[str, Any], rows: Sequence[Mapping[str, An
 
 def train_oracle(run: Run, width: float, runtime: Runtime) -> dict[str, Any]:
     """Train the run's FMCE-Net of a width; return its size and accuracy."""
-    config = replace(run.config.scorer, width=width)
+    config = replace(run.config.fmce_net, width=width)
     metrics = train_net(run, "map", config=config, runtime=runtime)
     return {
         "parameters": metrics["parameters"],
@@ -124,8 +127,8 @@ def folder(out: Path, name: str, raf: float, seed: int) -> Path:
 @torch.no_grad()
 def pull(run: Run, oracle: Run, runtime: Runtime) -> float:
     """Return the published oracle's mean −log q_K on the last checkpoint's maps of test images, in nats."""
-    net = oracle.scorer("map", 1.0).to(runtime.device)
-    extract = run.extractor(run.epochs[-1], runtime)
+    net = oracle.fmce_net("map", 1.0).to(runtime.device)
+    extract = map_extractor(run, run.epochs[-1], runtime)
     total, count = 0.0, 0
     for batch in run.batches(run.data.test, runtime).epoch():
         total += fmcs_loss(net(extract(batch.images))).item() * len(batch.images)

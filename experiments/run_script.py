@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from fmce.engine.distributed.rank_failure import RankLostError
 from fmce.engine.loop import TrainingStoppedError
-from fmce.engine.lost_rank import RankLostError
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -22,14 +22,15 @@ from result_rows import read_file
 from run_script import run_script
 from sections.sensitivity_curves import SCHEDULED, SCHEDULES
 
-from fmce.commands.settings import make_config
-from fmce.commands.show import epochs, number, print_table
-from fmce.commands.train import train
-from fmce.configs import RunConfig, to_dict
+from fmce.config.io import to_dict
+from fmce.config.presets import make_config
+from fmce.config.run import RunConfig
+from fmce.console.tables import epochs, number, print_table
 from fmce.convergence.phases import NoPhasesError, PhaseConfig, find_phases
 from fmce.convergence.smoothing import SMOOTHINGS
-from fmce.engine.runlog import read_done, record_result
-from fmce.run_folder import Run, open_run
+from fmce.maturity.train import train
+from fmce.runs.log import read_done, record_result
+from fmce.runs.run import Run, open_run
 
 EXPERIMENT = "sensitivity"
 

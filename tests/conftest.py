@@ -11,8 +11,8 @@ import yaml
 
 # What a run's config did not have at first.
 NEWER = (
-    *(f"auxiliary.{name}" for name in ("every", "batch_share", "oracle_width")),
-    "scorer.width",
+    *(f"auxiliary.{name}" for name in ("oracle_every", "oracle_batch_fraction", "oracle_width")),
+    "fmce_net.width",
 )
 # Few steps of a narrow network on 8-pixel digits, but every part of the method in place.
 SETTINGS = (
@@ -27,7 +27,7 @@ SETTINGS = (
     "phases.smoothing=none",
     "phases.window=2",
     "phases.if_not_converged=last",
-    "scorer.epochs=2",
+    "fmce_net.epochs=2",
 )
 
 
@@ -50,8 +50,8 @@ def without(file, *names):
 
 
 def train_and_score(config, folder):
-    from fmce.commands.train import train
-    from fmce.commands.train_net import train_net
+    from fmce.maturity.train import train
+    from fmce.maturity.train_fmce_net import train_net
 
     run = train(config, folder, quiet=True)
     train_net(run, "map", quiet=True)
@@ -61,7 +61,8 @@ def train_and_score(config, folder):
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """A finished run of seed 0 with phases and the FMCE-Net of split "map"; never change its folder."""
-    from fmce.configs import RunConfig, with_settings
+    from fmce.config.io import with_settings
+    from fmce.config.run import RunConfig
 
     config = with_settings(RunConfig(), SETTINGS)
     return train_and_score(config, tmp_path_factory.mktemp("shared") / "seed0")
@@ -78,7 +79,7 @@ def other_run(finished_run, tmp_path_factory):
 @pytest.fixture
 def own_run(finished_run, tmp_path):
     """A copy of the finished run that a test may change."""
-    from fmce.run_folder import open_run
+    from fmce.runs.run import open_run
 
     shutil.copytree(finished_run.path, tmp_path / "run")
     return open_run(tmp_path / "run")
@@ -104,8 +105,41 @@ def fmce_command():
 @pytest.fixture(scope="session")
 def compared(finished_run, tmp_path_factory):
     """Plan, folder and result of a comparison: two RAFs, all controls, two seeds, the oracle's apart."""
-    from fmce.commands.compare import Comparison, compare
+    from fmce.fmce_net_pp.compare import Comparison, compare
 
     plan = Comparison(str(finished_run.path), rafs=(0.9, 0.5), seeds=(1, 2), same_seed=True)
     out = tmp_path_factory.mktemp("compare") / "out"
     return plan, out, compare(plan, out, jobs=2, quiet=True)
+
+
+SMALL_DISTILLATION = (
+    "data.height=16",
+    "data.width=24",
+    "data.labelled=8",
+    "data.unlabelled=8",
+    "data.held_out=4",
+    "data.validation=4",
+    "teacher_steps={steps: 4, batch_size: 4, interval: 2}",
+    "student_steps={steps: 4, batch_size: 4, interval: 2}",
+    "student.options={encoder_options: {channels: [4, 4, 4, 8], stem_width: 4}}",
+    "seeds=[1, 2]",
+)
+
+
+@pytest.fixture(scope="session")
+def small_distillation():
+    """Settings of one small function-matching experiment."""
+    return list(SMALL_DISTILLATION)
+
+
+@pytest.fixture(scope="session")
+def experiment(tmp_path_factory, small_distillation):
+    """Its folder: scenes, three arms, two seeds; never change it."""
+    pytest.importorskip("timm")
+    from fmce.config.distillation import DistillationConfig
+    from fmce.config.io import with_settings
+    from fmce.distillation.distill import distill
+
+    out = tmp_path_factory.mktemp("distill") / "scenes"
+    distill(with_settings(DistillationConfig(), small_distillation), out, jobs=2, quiet=True)
+    return out

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from result_rows import Row
 
-from sections.funmatch import (
+from sections.function_matching import (
     absent,
     agreement,
     beside_slides,

@@ -18,41 +18,41 @@ _PUBLIC = {
     "FeatureMaps": "fmce.models.features",
     "FMCENet": "fmce.models.fmce_net",
     "build_model": "fmce.models.build",
-    "representation_auxiliary_loss": "fmce.losses.ral",
-    "PhaseMetrics": "fmce.metrics.scores",
-    "phase_metrics": "fmce.metrics.scores",
+    "representation_auxiliary_loss": "fmce.losses.auxiliary",
+    "PhaseMetrics": "fmce.metrics.phases",
+    "phase_metrics": "fmce.metrics.phases",
     "paired_comparison": "fmce.metrics.statistics",
-    "grad_cam": "fmce.interpret.grad_cam",
-    "RunConfig": "fmce.configs",
-    "Run": "fmce.run_folder",
-    "open_run": "fmce.run_folder",
-    "seed_epoch": "fmce.engine.seeding",
+    "grad_cam": "fmce.models.grad_cam",
+    "RunConfig": "fmce.config.run",
+    "Run": "fmce.runs.run",
+    "open_run": "fmce.runs.run",
+    "seed_epoch": "fmce.seeding",
     "fit": "fmce.engine.loop",
-    "split_maps": "fmce.data.map_splits",
-    "MapStream": "fmce.data.map_stream",
-    "MapMemory": "fmce.data.map_store",
+    "split_maps": "fmce.feature_maps.splits",
+    "RecomputedMaps": "fmce.feature_maps.recomputed",
+    "InMemoryMaps": "fmce.feature_maps.in_memory",
 }
 
 __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:  # the same names for type checkers and editors
-    from fmce.configs import RunConfig
+    from fmce.config.run import RunConfig
     from fmce.convergence.cqi import cqi
     from fmce.convergence.phases import PhaseConfig, Phases, find_phases
     from fmce.convergence.smoothing import smooth_losses
-    from fmce.data.map_splits import split_maps
-    from fmce.data.map_store import MapMemory
-    from fmce.data.map_stream import MapStream
     from fmce.engine.loop import fit
-    from fmce.engine.seeding import seed_epoch
-    from fmce.interpret.grad_cam import grad_cam
-    from fmce.losses.ral import representation_auxiliary_loss
-    from fmce.metrics.scores import PhaseMetrics, phase_metrics
+    from fmce.feature_maps.in_memory import InMemoryMaps
+    from fmce.feature_maps.recomputed import RecomputedMaps
+    from fmce.feature_maps.splits import split_maps
+    from fmce.losses.auxiliary import representation_auxiliary_loss
+    from fmce.metrics.phases import PhaseMetrics, phase_metrics
     from fmce.metrics.statistics import paired_comparison
     from fmce.models.build import build_model
     from fmce.models.features import FeatureMaps
     from fmce.models.fmce_net import FMCENet
-    from fmce.run_folder import Run, open_run
+    from fmce.models.grad_cam import grad_cam
+    from fmce.runs.run import Run, open_run
+    from fmce.seeding import seed_epoch
 
 
 def __getattr__(name: str) -> Any:

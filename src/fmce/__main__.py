@@ -1,5 +1,5 @@
 """`python -m fmce` is the `fmce` command."""
 
-from fmce.cli import main
+from fmce.cli.main import main
 
 main()

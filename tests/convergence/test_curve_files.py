@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fmce import PhaseConfig, find_phases
-from fmce.convergence.curve_files import LossCurve, read_curve
+from fmce.convergence.files.curves import LossCurve, read_curve
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from fmce.data import pools
-from fmce.data.frame_pool import FramePool
-from fmce.data.frame_table import FileFrames, FrameTable
-from fmce.data.pools import ImagePool, MatchingData, empty_pool, stack_images
+from fmce.config.distillation import DistillationDataConfig
+from fmce.data.frames.pool import FramePool
+from fmce.data.frames.table import FileFrames, FrameTable
+from fmce.data.pools import ImagePool, empty_pool, stack_images
 from fmce.data.transforms import channel_statistics
-from fmce.matching_config import PoolConfig
-from fmce.matching_data import load_matching_data
+from fmce.distillation.data import pools as distillation_pools
+from fmce.distillation.data.dataset import load_distillation_data
+from fmce.distillation.data.pools import DistillationData
 
 META = torch.device("meta")
 
@@ -51,7 +52,7 @@ def write_set(root, count):
 
 def test_labelled_images_are_held_once_while_they_are_read(tmp_path):
     write_set(tmp_path, 60)
-    config = PoolConfig(
+    config = DistillationDataConfig(
         name="folder",
         root=str(tmp_path),
         height=96,
@@ -60,8 +61,8 @@ def test_labelled_images_are_held_once_while_they_are_read(tmp_path):
         held_out=0,
         class_names=("road", "sky"),
     )
-    load_matching_data("segment", config)  # what is imported and kept at first use
-    data, peak = peak_of(lambda: load_matching_data("segment", config))
+    load_distillation_data("segment", config)  # what is imported and kept at first use
+    data, peak = peak_of(lambda: load_distillation_data("segment", config))
     held = data.labelled.nbytes + data.validation.nbytes
     assert held == 120 * 96 * 128 * 4
     assert peak < 1.3 * held
@@ -87,13 +88,15 @@ def test_statistics_of_many_images_are_those_of_all_at_once():
 
 
 def data_of(pool, evaluated):
-    return MatchingData(pool, empty_pool(4, 4), evaluated, evaluated, ("a",), (0.5,), (0.2,))
+    return DistillationData(pool, empty_pool(4, 4), evaluated, evaluated, ("a",), (0.5,), (0.2,))
 
 
 @pytest.mark.parametrize(("fits", "kind"), [(True, "meta"), (False, "cpu")])
 def test_all_pools_of_a_training_are_placed_or_none(fits, kind, monkeypatch):
     asked = []
-    monkeypatch.setattr(pools, "stays_resident", lambda size, device: asked.append(size) or fits)
+    monkeypatch.setattr(
+        distillation_pools, "stays_resident", lambda size, device: asked.append(size) or fits
+    )
     trained = ImagePool(
         torch.zeros(5, 3, 4, 4, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64)
     )
@@ -105,7 +108,9 @@ def test_all_pools_of_a_training_are_placed_or_none(fits, kind, monkeypatch):
 
 def test_frames_in_files_count_for_nothing_and_take_labelled_images_in_without_a_copy(monkeypatch):
     asked = []
-    monkeypatch.setattr(pools, "stays_resident", lambda size, device: asked.append(size) or True)
+    monkeypatch.setattr(
+        distillation_pools, "stays_resident", lambda size, device: asked.append(size) or True
+    )
     labelled = ImagePool(torch.zeros(5, 3, 4, 4, dtype=torch.uint8))
     frames = labelled + FramePool(FrameTable([FileFrames(["a.png"])]), 4, 4)
     pool, _ = data_of(labelled, empty_pool(4, 4)).placed(frames, META)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fmce.data.shares import share_of
+from fmce.data.batch_slice import share_of
 from fmce.data.transforms import ImageTransform, channel_statistics, cut_windows
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

@@ -40,7 +40,7 @@ MATCHING = (
     "teacher_steps={steps: 24, batch_size: 4, interval: 3}",
     "student_steps={steps: 24, batch_size: 4, interval: 3, mixup: true}",
     "student.options={encoder_options: {channels: [4, 4, 4, 8], stem_width: 4}}",
-    "arms=[funmatch]",
+    "arms=[function_matching]",
     "seeds=[1]",
 )
 RESULTS = ("DONE.json", "phases.json", "metrics.json", "teacher.json", "config.yaml")
@@ -89,7 +89,12 @@ def kinds(oracle: Path) -> list[Kind]:
         Kind("plain", lambda _: None, train, lambda trial: trial / "run"),
         Kind("FMCE-Net++", lambda _: None, lambda t: train(t) + ral, lambda trial: trial / "run"),
         Kind("FMCE-Net", copy_run, train_net, lambda trial: trial / "run" / "fmce_net" / "map"),
-        Kind("matched student", lambda _: None, distill, lambda t: t / "x/runs/funmatch-seed1"),
+        Kind(
+            "matched student",
+            lambda _: None,
+            distill,
+            lambda t: t / "x/runs/function_matching-seed1",
+        ),
         Kind("its teacher", lambda _: None, distill, lambda trial: trial / "x" / "teacher"),
     ]
 

@@ -2,18 +2,16 @@
 
 import pytest
 
-from fmce.commands.demo import demo
+from fmce.demo import demo
 from fmce.engine.runtime import make_runtime
-from fmce.run_folder import open_run
+from fmce.runs.run import open_run
 
 
 @pytest.mark.slow
 def test_the_demo_goes_from_training_to_report_and_repeats_nothing(
     finished_run, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(
-        "fmce.commands.demo.preset", lambda name: {"digits": finished_run.config}[name]
-    )
+    monkeypatch.setattr("fmce.demo.preset", lambda name: {"digits": finished_run.config}[name])
     page = demo(tmp_path / "demo", runtime=make_runtime("cpu"))
     run = open_run(tmp_path / "demo" / "original")
     assert run.losses == finished_run.losses

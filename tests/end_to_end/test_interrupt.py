@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from fmce.cli import main
-from fmce.run_folder import open_run
+from fmce.cli.main import main
+from fmce.runs.run import open_run
 
 SETTINGS = ("data.image_size=8", "data.shift=1", "model.options={width: 4}")
 
@@ -82,7 +82,7 @@ def test_a_comparison_that_is_stopped_leaves_no_process_and_one_that_is_killed_g
     assert group_is_gone(process.pid)
     if number == signal.SIGINT:
         return
-    from fmce.commands.compare import Comparison, compare
+    from fmce.fmce_net_pp.compare import Comparison, compare
 
     plan = Comparison(
         str(finished_run.path), rafs=(0.9,), seeds=(1, 2), controls=False, length="full"

@@ -5,8 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from faults import campaign, differences, kinds
 from safetensors.numpy import load_file, save_file
+
+from tests.end_to_end.faults import campaign, differences, kinds
 
 
 @pytest.mark.slow

@@ -11,15 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
-from two_nodes import ON_LOOPBACK
 
-from fmce.commands.sweep_grid import make_groups
-from fmce.commands.sweep_tasks import read_state, train_sweep_arm
-from fmce.commands.train import train
-from fmce.configs import from_yaml, to_yaml
-from fmce.engine.runlog import open_for_writing, read_done, read_metrics
-from fmce.run_folder import open_run
-from fmce.sweep_config import SweepConfig
+from fmce.config.io import from_yaml, to_yaml
+from fmce.config.sweep import SweepConfig
+from fmce.fmce_net_pp.sweep.grid import make_groups
+from fmce.fmce_net_pp.sweep.jobs import read_state, train_sweep_arm
+from fmce.maturity.train import train
+from fmce.runs.log import lock_run, read_done, read_metrics
+from fmce.runs.run import open_run
+from tests.end_to_end.two_nodes import ON_LOOPBACK
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs Ray (the extra `cluster`)"
@@ -108,7 +108,7 @@ def weights(folders):
 
 JOBS = """
 import subprocess, sys
-from fmce.engine.ray_workers import RayWorkers
+from fmce.engine.jobs.ray import RayWorkers
 address, file = sys.argv[1:]
 with RayWorkers(address, gpus=1) as workers:
     for name in ("first", "second"):
@@ -140,7 +140,7 @@ def test_a_killed_training_and_a_lost_node_leave_every_row_once(cluster, finishe
     grid = from_yaml(SweepConfig, config)
     (group,) = make_groups(grid, out)
     first = group.baselines[0]
-    with open_for_writing(out, to_yaml(grid)):
+    with lock_run(out, to_yaml(grid)):
         pass
     train_sweep_arm(group.config_of(first, finished_run), group.folder_of(first), "cpu", "float32")
     runs = [group.folder_of(run) for run in group.arms]

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch import ended, rank_process, torchrun, wait_for
-from two_ranks import (
+
+from fmce.distillation.distill import distill
+from fmce.engine.runtime import make_runtime
+from fmce.maturity.train import train
+from fmce.runs.checkpoint import load_checkpoint
+from fmce.runs.log import read_metrics
+from fmce.runs.run import open_run
+from tests.end_to_end.launch import ended, rank_process, torchrun, wait_for
+from tests.end_to_end.two_ranks import (
     EPOCHS,
     config,
     digits_in_double,
@@ -19,13 +26,6 @@ from two_ranks import (
     train_net_counting,
     trainings,
 )
-
-from fmce.commands.distill import distill
-from fmce.commands.train import train
-from fmce.engine.checkpoint import load_checkpoint
-from fmce.engine.runlog import read_metrics
-from fmce.engine.runtime import make_runtime
-from fmce.run_folder import open_run
 
 # float32 sums of two halves round otherwise than one sum, and a training carries that on.
 CLOSE = 2e-3
@@ -44,7 +44,7 @@ def begin_alone(folder):
             raise StopError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fmce.engine.resumable.append_metrics", lambda *a: stop(a, a[1]["epoch"]))
+        patch.setattr("fmce.runs.resume.append_metrics", lambda *a: stop(a, a[1]["epoch"]))
         with pytest.raises(StopError):
             train(config(), folder, quiet=True)
 
@@ -114,7 +114,7 @@ def test_two_processes_give_the_curve_and_measures_of_one_fmce_net(folder, said,
     (two, rows), (one, expected) = (
         (json.loads((path / "metrics.json").read_text()), read_metrics(path))
         for path in (
-            open_run(folder / name).scorer_folder("image", 0.25) for name in ("net", "net-alone")
+            open_run(folder / name).fmce_net_folder("image", 0.25) for name in ("net", "net-alone")
         )
     )
     assert [r["loss"] for r in rows] == pytest.approx([r["loss"] for r in expected], rel=CLOSE)
@@ -129,7 +129,7 @@ def test_two_processes_give_the_curve_and_measures_of_one_fmce_net(folder, said,
 def matched_alone(folder):
     """The experiments of function matching in this process, one arm after another."""
     with pytest.MonkeyPatch.context() as patch:
-        run = "fmce.commands.distill.run_jobs"
+        run = "fmce.distillation.distill.run_jobs"
         patch.setattr(run, lambda train_arm, jobs, *_: [train_arm(*j) for j in jobs.values()])
         for name, config in matching().items():
             distill(config, folder / "matched-alone" / name, quiet=True)
@@ -217,7 +217,8 @@ def test_the_same_command_goes_on_and_ends_as_one_process_does(killed, tmp_path)
     out, error = ended(process)
     assert process.returncode == 0, error
     assert f"resuming {folder} after epoch {before}" in out
-    from fmce.configs import RunConfig, with_settings
+    from fmce.config.io import with_settings
+    from fmce.config.run import RunConfig
 
     alone = train(with_settings(RunConfig(), [*LONG, "train.seed=1"]), tmp_path / "run", quiet=True)
     run = open_run(folder)

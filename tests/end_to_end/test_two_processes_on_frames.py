@@ -6,15 +6,15 @@ import signal
 
 import numpy as np
 import pytest
-from launch import ended, rank_process, torchrun, wait_for
 from PIL import Image
 
-from fmce.commands.distill import distill
-from fmce.configs import from_yaml, to_yaml, with_settings
-from fmce.data.scenes import SCENE_CLASSES, render_scenes
-from fmce.data.shards import index_shard, write_index, write_shard
-from fmce.engine.runlog import read_metrics
-from fmce.matching_config import MatchingConfig
+from fmce.config.distillation import DistillationConfig
+from fmce.config.io import from_yaml, to_yaml, with_settings
+from fmce.data.frames.shards import index_shard, write_index, write_shard
+from fmce.data.road_scenes.scenes import SCENE_CLASSES, render_scenes
+from fmce.distillation.distill import distill
+from fmce.runs.log import read_metrics
+from tests.end_to_end.launch import ended, rank_process, torchrun, wait_for
 
 for package in ("timm", "webdataset"):
     pytest.importorskip(package)
@@ -59,13 +59,18 @@ def folder(tmp_path_factory):
         f"data={{name: folder, root: {folder}, height: 16, width: 24, labelled: null}}",
         f"data.class_names={json.dumps(SCENE_CLASSES)}",
         *(f"data.folders=[{folder / 'shards'}]", "data.unlabelled=null", "data.held_out=4"),
-        *("data.backing=files", "data.window=20", "data.workers=2", "data.record_frames=true"),
+        *(
+            "data.storage=files",
+            "data.shuffle_buffer=20",
+            "data.workers=2",
+            "data.record_frames=true",
+        ),
         *(f"student.options={network}", f"teacher.options={network}"),
         "teacher_steps={steps: 2, batch_size: 5, interval: 2}",
         "student_steps={steps: 12, batch_size: 7, interval: 2}",
-        *("arms=[funmatch]", "seeds=[1]"),
+        *("arms=[function_matching]", "seeds=[1]"),
     ]
-    config = with_settings(MatchingConfig(), settings)
+    config = with_settings(DistillationConfig(), settings)
     (folder / "config.yaml").write_text(to_yaml(config))
     return folder
 
@@ -78,7 +83,7 @@ def command(folder):
 @pytest.fixture(scope="module")
 def killed(folder):
     """Kill rank 1 in the middle of a pass; return its process, what was said and the checkpoints left."""
-    run = folder / "two" / "runs" / "funmatch-seed1"
+    run = folder / "two" / "runs" / "function_matching-seed1"
     process = torchrun(*command(folder))
     wait_for(run / "checkpoints" / "epoch_0002", process, seconds=300)
     victim = rank_process(process, 1)
@@ -101,12 +106,14 @@ def resumed(folder, killed):
 @pytest.fixture(scope="module")
 def alone(folder):
     """The same experiment in this process, with its decoding in it too."""
-    config = with_settings(from_yaml(MatchingConfig, folder / "config.yaml"), ["data.workers=0"])
+    config = with_settings(
+        from_yaml(DistillationConfig, folder / "config.yaml"), ["data.workers=0"]
+    )
     with pytest.MonkeyPatch.context() as patch:
-        run = "fmce.commands.distill.run_jobs"
+        run = "fmce.distillation.distill.run_jobs"
         patch.setattr(run, lambda train_arm, jobs, *_: [train_arm(*j) for j in jobs.values()])
         distill(config, folder / "one", quiet=True)
-    return folder / "one" / "runs" / "funmatch-seed1"
+    return folder / "one" / "runs" / "function_matching-seed1"
 
 
 def seen(run):
@@ -124,14 +131,14 @@ def test_a_lost_rank_ends_the_experiment_with_a_message(killed):
 def test_after_a_kill_two_ranks_see_every_frame_once_a_pass_in_the_order_of_one(
     folder, resumed, alone
 ):
-    keys = seen(folder / "two" / "runs" / "funmatch-seed1")
+    keys = seen(folder / "two" / "runs" / "function_matching-seed1")
     assert len(keys) == 2 * PASS
     assert len(set(keys[:PASS])) == len(set(keys[PASS:])) == PASS
     assert keys == seen(alone)
 
 
 def test_after_a_kill_two_ranks_end_with_the_curve_and_score_of_one(folder, resumed, alone):
-    rows = read_metrics(folder / "two" / "runs" / "funmatch-seed1")
+    rows = read_metrics(folder / "two" / "runs" / "function_matching-seed1")
     expected = read_metrics(alone)
     assert [row["epoch"] for row in rows] == list(range(1, 7))
     assert [row.keys() for row in rows] == [row.keys() for row in expected]

@@ -23,10 +23,13 @@ def raylet_of(node):
 
 
 def main(seconds):
-    from ray.cluster_utils import Cluster
-
     # Ray's sockets lie in it, whose paths have at most 107 bytes: the test's own folder is too deep.
     folder = tempfile.mkdtemp(prefix="ray-")
+    # Ray notes the cluster's address in RAY_TMPDIR/ray, which it does not make on a fresh machine.
+    os.environ["RAY_TMPDIR"] = folder
+    os.mkdir(f"{folder}/ray")
+    from ray.cluster_utils import Cluster
+
     each = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": MEMORY}
     each |= {"include_log_monitor": False, "include_dashboard": False, "no_monitor": True}
     # Ray hands out as many GPUs as it is told there are; none need be there.

@@ -11,28 +11,29 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fmce.commands.distill import distill
-from fmce.commands.train import train
-from fmce.commands.train_net import train_net
-from fmce.configs import RunConfig, ScorerConfig, with_settings
+from fmce.config.distillation import distillation_preset
+from fmce.config.io import with_settings
+from fmce.config.run import FMCENetConfig, RunConfig
 from fmce.data.batch import ImageBatches
-from fmce.data.map_stream import MapBatches
+from fmce.distillation.distill import distill
+from fmce.engine.distributed.ranks import ALONE
 from fmce.engine.loop import StepOutput, fit
-from fmce.engine.ranks import ALONE
 from fmce.engine.runtime import make_runtime
-from fmce.engine.seeding import seed_epoch
-from fmce.matching_config import matching_preset
-from fmce.run_folder import Run, open_run
+from fmce.feature_maps.recomputed import MapBatches
+from fmce.maturity.train import train
+from fmce.maturity.train_fmce_net import train_net
+from fmce.runs.run import Run, open_run
+from fmce.seeding import seed_epoch
 
 EPOCHS = 4
 # 3 phases of 943 images in batches of 64: the last one has 13 maps, 6 and 7 of them.
-NET = ScorerConfig(epochs=2, width=0.25, maps="recompute", buffer=600)
+NET = FMCENetConfig(epochs=2, width=0.25, storage="recompute", shuffle_buffer=600)
 # 1,257 images in batches of 50: the last one has 7, so the two shares of a batch differ in size.
 PLAIN = (
     *("data.image_size=8", "data.shift=1", "data.flip=true", "model.options={width: 4}"),
     *(f"train.epochs={EPOCHS}", "train.batch_size=50", "train.seed=1"),
     *("phases.num_phases=2", "phases.threshold=0.5", "phases.smoothing=none", "phases.window=1"),
-    *("phases.if_not_converged=last", "scorer.epochs=2", "scorer.batch_size=50"),
+    *("phases.if_not_converged=last", "fmce_net.epochs=2", "fmce_net.batch_size=50"),
 )
 
 
@@ -60,17 +61,17 @@ def matching():
         *("teacher={name: tiny, options: {width: 8}}", "student={name: tiny, options: {width: 4}}"),
         "teacher_steps={steps: 4, batch_size: 17, interval: 2}",
         "student_steps={steps: 4, batch_size: 17, interval: 2, mixup: true}",
-        *("arms=[supervised, funmatch]", "seeds=[1]"),
+        *("arms=[supervised, function_matching]", "seeds=[1]"),
     ]
     detect = [
         "data={height: 32, width: 48, labelled: 8, unlabelled: 8, held_out: 3, validation: 5}",
         "teacher_steps={steps: 2, batch_size: 5, interval: 1}",
         "student_steps={steps: 2, batch_size: 5, interval: 1}",
-        *("arms=[funmatch]", "seeds=[1]"),
+        *("arms=[function_matching]", "seeds=[1]"),
     ]
     return {
-        "digits": with_settings(matching_preset("digits"), digits),
-        "detect": with_settings(matching_preset("scenes-detect"), detect),
+        "digits": with_settings(distillation_preset("digits"), digits),
+        "detect": with_settings(distillation_preset("scenes-detect"), detect),
     }
 
 
@@ -88,14 +89,14 @@ class Shares:
         for size in (9, 9, 9, 4):
             x = torch.randn(size, 3, 5, 5, dtype=torch.float64, generator=draw) + 2
             rows = slice(None)
-            if self.ranks.count > 1:
-                rows = slice(0, size // 3) if self.ranks.first else slice(size // 3, None)
+            if self.ranks.world_size > 1:
+                rows = slice(0, size // 3) if self.ranks.is_main else slice(size // 3, None)
             yield x[rows]
 
 
 def fit_in_double(runtime):
     """Train a network with batch norm and dropout in float64, where two processes must agree to many digits."""
-    torch.manual_seed(0 if runtime.ranks.first else 99)  # the first rank's weights count
+    torch.manual_seed(0 if runtime.ranks.is_main else 99)  # the first rank's weights count
     # No bias before batch norm: its gradient is rounding alone, which Adam divides by its own size.
     model = nn.Sequential(
         *(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout2d(0.3)),
@@ -186,15 +187,15 @@ def train_net_counting(run, runtime):
 def main():
     folder, oracle = Path(sys.argv[1]), Path(sys.argv[2])
     runtime = make_runtime("cpu", together=True)
-    assert (runtime.ranks.count, runtime.ranks is ALONE) == (2, False)
+    assert (runtime.ranks.world_size, runtime.ranks is ALONE) == (2, False)
     results = {"rows": fit_in_double(runtime), "digits": digits_in_double(runtime)}
-    torch.save(results, folder / f"double{runtime.ranks.index}.pt")
+    torch.save(results, folder / f"double{runtime.ranks.rank}.pt")
     for name, chosen in trainings(oracle).items():
         train(chosen, folder / name, runtime=runtime)
     for name, chosen in matching().items():
         distill(chosen, folder / "matched" / name, runtime=runtime, quiet=True)
     maps = train_net_counting(folder / "net", runtime)
-    (folder / f"maps{runtime.ranks.index}.json").write_text(json.dumps(maps))
+    (folder / f"maps{runtime.ranks.rank}.json").write_text(json.dumps(maps))
     train(config(), folder / "begun", runtime=runtime)  # a process alone began it
     train(config(), folder / "plain", runtime=runtime)  # finished already
 

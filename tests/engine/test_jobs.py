@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmce.engine.jobs import run_jobs
-from fmce.engine.progress import Progress
+from fmce.console.progress import Progress
+from fmce.engine.jobs.run import run_jobs
 
 
 def write(path, text):

@@ -8,7 +8,7 @@ from torch import nn
 
 from fmce.engine.loop import CHECK_EVERY, SCHEDULES, StepOutput, TrainingStoppedError, cosine, fit
 from fmce.engine.runtime import Runtime
-from fmce.engine.seeding import seed_epoch
+from fmce.seeding import seed_epoch
 
 CPU = Runtime(torch.device("cpu"))
 

@@ -4,19 +4,19 @@ import time
 
 import pytest
 import torch
-from thread_ranks import in_ranks
 
-from fmce.engine import ranks as ranks_file
+from fmce.engine.distributed import ranks as ranks_file
+from fmce.engine.distributed.rank_failure import Peer, Peers
+from fmce.engine.distributed.ranks import ALONE, Ranks
 from fmce.engine.loop import StepOutput, whole_loss
-from fmce.engine.lost_rank import Peer, Peers
-from fmce.engine.ranks import ALONE, Ranks
+from tests.engine.thread_ranks import in_ranks
 
 
 def test_rows_of_unlike_numbers_come_together_in_order():
     rows = torch.arange(14.0).view(7, 2)
-    for found in in_ranks(lambda ranks, part: ranks.whole(part), rows.split([2, 1, 4])):
+    for found in in_ranks(lambda ranks, part: ranks.gather_rows(part), rows.split([2, 1, 4])):
         assert torch.equal(found, rows)
-    assert ALONE.whole(rows) is rows
+    assert ALONE.gather_rows(rows) is rows
 
 
 def test_what_the_first_rank_does_for_long_becomes_everyones(monkeypatch):
@@ -28,7 +28,7 @@ def test_what_the_first_rank_does_for_long_becomes_everyones(monkeypatch):
         done.append(1)
         return len(done)
 
-    assert in_ranks(lambda ranks, _: ranks.from_first_slowly(act), [0, 1]) == [1, 1]
+    assert in_ranks(lambda ranks, _: ranks.on_rank_zero_slowly(act), [0, 1]) == [1, 1]
     assert done == [1]
 
 
@@ -38,7 +38,7 @@ def test_its_error_becomes_everyones_too():
 
     def on_rank(ranks, _):
         with pytest.raises(ValueError, match="no data there"):
-            ranks.from_first_slowly(fail)
+            ranks.on_rank_zero_slowly(fail)
         return True
 
     assert in_ranks(on_rank, [0, 1]) == [True, True]
@@ -63,9 +63,9 @@ def test_losses_that_are_divided_by_a_count_of_their_own_add_up(counts):
 
 def test_those_of_the_same_host_are_counted():
     everyone = tuple(Peer(rank, "ab"[rank // 3], 100 + rank) for rank in range(5))
-    counts = [Ranks(p.rank, 5, peers=Peers(p, everyone, 60.0)).here for p in everyone]
+    counts = [Ranks(p.rank, 5, peers=Peers(p, everyone, 60.0)).local_world_size for p in everyone]
     assert counts == [3, 3, 3, 2, 2]
-    assert ALONE.here == 1
+    assert ALONE.local_world_size == 1
 
 
 def test_a_full_gpu_is_not_taken_for_a_lost_rank(monkeypatch):
@@ -75,4 +75,4 @@ def test_a_full_gpu_is_not_taken_for_a_lost_rank(monkeypatch):
     monkeypatch.setattr("torch.distributed.all_reduce", fill)
     me = Peer(0, "a", 100)
     with pytest.raises(torch.OutOfMemoryError):
-        Ranks(0, 2, peers=Peers(me, (me,), 60.0)).sum(torch.ones(1))
+        Ranks(0, 2, peers=Peers(me, (me,), 60.0)).all_reduce(torch.ones(1))

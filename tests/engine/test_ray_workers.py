@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from fmce.cli import main
-from fmce.commands.sweep import make_workers
-from fmce.engine.ray_nodes import answer, check_answer, code_digest
-from fmce.engine.ray_workers import RayWorkers, check_answers
+from fmce.cli.main import main
+from fmce.engine.jobs.ray import RayWorkers, check_answers
+from fmce.engine.jobs.ray_nodes import answer, check_answer, code_digest
+from fmce.fmce_net_pp.sweep.run import make_workers
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_node_with_other_code_is_refused(tmp_path, monkeypatch):
     (tmp_path / "__init__.py").write_text("older = True\n")
     ours = code_digest()
     with monkeypatch.context() as there:
-        there.setattr("fmce.engine.ray_nodes.PACKAGE", tmp_path)
+        there.setattr("fmce.engine.jobs.ray_nodes.PACKAGE", tmp_path)
         said = answer(tmp_path, "token")
     assert said.code != ours
     with pytest.raises(

@@ -40,11 +40,11 @@ def test_other_precisions_are_refused_with_the_choices():
 
 def test_put_moves_tensors_modules_and_named_tuples():
     runtime = Runtime(torch.device("meta"))
-    moved = runtime.put(Pair(torch.ones(2), "name"))
+    moved = runtime.to_device(Pair(torch.ones(2), "name"))
     assert moved.one.device.type == "meta"
     assert moved.other == "name"
     assert type(moved) is Pair
-    assert runtime.put(nn.Linear(1, 1)).weight.device.type == "meta"
+    assert runtime.to_device(nn.Linear(1, 1)).weight.device.type == "meta"
 
 
 @pytest.mark.parametrize(

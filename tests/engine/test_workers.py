@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmce.engine.workers import LocalWorkers
+from fmce.engine.jobs.local import LocalWorkers
 
 
 def work(folder, name):

@@ -6,7 +6,7 @@ from threading import Barrier
 
 import torch
 
-from fmce.engine.ranks import Ranks
+from fmce.engine.distributed.ranks import Ranks
 
 
 class Meeting:
@@ -29,23 +29,23 @@ class ThreadRanks(Ranks):
 
     meeting: Meeting | None = None
 
-    def gather_objects(self, value):
-        return self.meeting.exchange(self.index, value)
+    def all_gather_objects(self, value):
+        return self.meeting.exchange(self.rank, value)
 
-    def gather(self, values):
-        return torch.stack(self.gather_objects(values.clone()))
+    def all_gather(self, values):
+        return torch.stack(self.all_gather_objects(values.clone()))
 
-    def sum(self, values):
-        return values.copy_(self.gather(values).sum(0))
+    def all_reduce(self, values):
+        return values.copy_(self.all_gather(values).sum(0))
 
-    def from_first(self, action):
+    def on_rank_zero(self, action):
         outcome = None
-        if self.first:
+        if self.is_main:
             try:
                 outcome = (action(), None)
             except ValueError as error:
                 outcome = (None, error)
-        value, error = self.gather_objects(outcome)[0]
+        value, error = self.all_gather_objects(outcome)[0]
         if error is not None:
             raise error
         return value

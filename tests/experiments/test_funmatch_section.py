@@ -6,10 +6,10 @@ import pytest
 
 
 def row(low, high, what="CamVid"):
-    means = {"supervised": 0.40, "labelled": 0.38, "funmatch": 0.43}
+    means = {"supervised": 0.40, "labelled": 0.38, "function_matching": 0.43}
     alike = {"validation": 0.8, "held_out_frames": 0.7}
     comparison = {
-        "arm": "funmatch",
+        "arm": "function_matching",
         "n": 3,
         "confidence": 0.95,
         "mean_difference": (low + high) / 2,
@@ -44,8 +44,8 @@ def row(low, high, what="CamVid"):
 
 
 @pytest.fixture
-def funmatch(experiments_on_the_path):
-    return importlib.import_module("sections.funmatch")
+def function_matching(experiments_on_the_path):
+    return importlib.import_module("sections.function_matching")
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def funmatch(experiments_on_the_path):
         (-0.05, -0.01, "Does not reproduce"),
     ],
 )
-def test_the_claim_follows_the_interval(funmatch, low, high, claim):
-    (said,) = funmatch.reading([row(low, high)])
+def test_the_claim_follows_the_interval(function_matching, low, high, claim):
+    (said,) = function_matching.reading([row(low, high)])
     assert said.startswith(f"**{claim}: function matching on CamVid.**")
 
 
-def test_the_slides_gap_is_theirs_and_ours_stands_beside_it(funmatch):
+def test_the_slides_gap_is_theirs_and_ours_stands_beside_it(function_matching):
     # (64.74 − 61.48) / (64.83 − 61.48)
-    assert funmatch.gap(funmatch.slides()) == pytest.approx(3.26 / 3.35)
-    page = "\n".join(funmatch.section([row(0.01, 0.05)]))
+    assert function_matching.gap(function_matching.slides()) == pytest.approx(3.26 / 3.35)
+    page = "\n".join(function_matching.section([row(0.01, 0.05)]))
     assert "| compact, function matching | 64.74 | 43.00 ± 1.00 |" in page
     assert "| share of the gap closed | 0.97 | 0.75 |" in page
     assert "no row “function matching on CIFAR-10”" in page

@@ -52,7 +52,7 @@ class InThisProcess:
         self.ended.append(name)
 
     def wait(self):
-        from fmce.engine.workers import Finished
+        from fmce.engine.jobs.local import Finished
 
         return Finished(self.ended.pop(0))
 
@@ -168,13 +168,13 @@ def test_rows_of_the_papers_grid_may_be_asked_for_one_after_another(
     script, tmp_path, monkeypatch, capsys
 ):
     """What a sweep does with its folder, without its trainings: the second row must not meet the first's."""
-    from fmce.configs import to_yaml
-    from fmce.engine.runlog import open_for_writing
+    from fmce.config.io import to_yaml
+    from fmce.runs.log import lock_run
 
     table = script("fmce_net_pp_table1")
 
     def claim(config, out, **_):
-        with open_for_writing(out, to_yaml(config)):
+        with lock_run(out, to_yaml(config)):
             return {"groups": [], "failed": {"a/training": "why"}}
 
     monkeypatch.setattr(table, "sweep", claim)
@@ -187,8 +187,8 @@ def test_rows_of_the_papers_grid_may_be_asked_for_one_after_another(
 
 
 def test_figures_are_drawn_from_a_finished_sweep(script, finished_run, tmp_path, capsys):
-    from fmce.commands.sweep import sweep
-    from fmce.sweep_config import SweepConfig
+    from fmce.config.sweep import SweepConfig
+    from fmce.fmce_net_pp.sweep.run import sweep
 
     config = SweepConfig(
         data=("digits",),

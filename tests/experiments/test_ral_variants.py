@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fmce.feature_maps.extractor import map_extractor
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -89,7 +91,7 @@ def test_arms_of_a_seed_differ_in_nothing_but_the_oracles_use(variants, finished
     )
     assert plain.train == cheap.train
     assert plain.train.epochs == finished_run.phases.convergence_epoch
-    assert (cheap.auxiliary.every, cheap.auxiliary.oracle_width) == (4, 0.25)
+    assert (cheap.auxiliary.oracle_every, cheap.auxiliary.oracle_width) == (4, 0.25)
     assert plain.auxiliary.kind == "none"
 
 
@@ -101,8 +103,8 @@ def test_the_pull_is_the_oracles_cross_entropy_to_the_last_phase_on_test_images(
     runtime = make_runtime("cpu")
     run, data = finished_run, finished_run.data.test
     with torch.no_grad():
-        maps = run.extractor(run.epochs[-1], runtime)(run.transform(data.images))
-        last = run.scorer("map")(maps).softmax(1)[:, -1]
+        maps = map_extractor(run, run.epochs[-1], runtime)(run.transform(data.images))
+        last = run.fmce_net("map")(maps).softmax(1)[:, -1]
     assert variants.pull(run, run, runtime) == pytest.approx(-last.log().mean().item(), rel=1e-4)
 
 
@@ -145,7 +147,7 @@ def test_operations_of_shufflenets_step_are_those_of_its_layers(bench):
     plain = 3 * bench.counted(shufflenet.model, (3, 224, 224))
     # torchvision's own table has 0.145 billion multiply-adds, for 1000 classes instead of 10.
     assert plain / 6 == pytest.approx(0.145e9, rel=0.02)
-    form = bench.Form(every=4, batch_share=0.5)
+    form = bench.LossVariant(oracle_every=4, oracle_batch_fraction=0.5)
     assert shufflenet.operations(form, oracle) == pytest.approx(1 + 2 * by_hand / 8 / plain)
 
 
@@ -153,7 +155,7 @@ def test_both_sides_of_the_benchmark_train_the_network(bench):
     from fmce.engine.runtime import make_runtime
 
     one = bench.Bench("tiny", 2, make_runtime("cpu"))
-    form, before = bench.Form(every=2, width=0.25), one.model.head.weight.clone()
+    form, before = bench.LossVariant(oracle_every=2, width=0.25), one.model.head.weight.clone()
     one.with_oracle(form, one.oracle(form.width), 2)
     between = one.model.head.weight.clone()
     one.plain(2)

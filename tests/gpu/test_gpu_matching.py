@@ -5,15 +5,15 @@ import shutil
 import pytest
 import torch
 
-from fmce.commands.distill import distill, train_arm_on
-from fmce.commands.matching import arm_folder
-from fmce.commands.teacher import teacher_autocast
-from fmce.configs import with_settings
+from fmce.config.distillation import DistillationConfig
+from fmce.config.io import with_settings
+from fmce.data.augmentation import Augmentation, TrainBatches
 from fmce.data.pools import ImagePool
-from fmce.data.views import PoolBatches, Views
-from fmce.engine.runlog import read_done
+from fmce.distillation.distill import distill, train_arm_on
+from fmce.distillation.experiment import arm_folder
+from fmce.distillation.teacher import teacher_autocast
 from fmce.engine.runtime import make_runtime
-from fmce.matching_config import MatchingConfig
+from fmce.runs.log import read_done
 
 pytest.importorskip("timm")
 pytestmark = [
@@ -32,18 +32,18 @@ SMALL = (
     ("precision", "expected"), [("auto", torch.bfloat16), ("float32", torch.float32)]
 )
 def test_the_teachers_passes_have_the_precision_asked_for(precision, expected):
-    config = MatchingConfig(teacher_precision=precision)
+    config = DistillationConfig(teacher_precision=precision)
     x = torch.ones(4, 4, device="cuda")
     with teacher_autocast(config, make_runtime("cuda"))():
         assert (x @ x).dtype == expected
 
 
-def test_views_are_the_same_wherever_the_pool_is():
+def test_augmentation_are_the_same_wherever_the_pool_is():
     images = torch.randint(0, 256, (9, 3, 16, 24), dtype=torch.uint8)
-    pool, views = ImagePool(images), Views((0.5,) * 3, (0.2,) * 3, zoom=1.5, flip=True)
+    pool, views = ImagePool(images), Augmentation((0.5,) * 3, (0.2,) * 3, zoom=1.5, flip=True)
     gpu = torch.device("cuda")
     on_host, on_gpu = (
-        [batch.images for batch in PoolBatches(p, views, 4, 3, seed=0, device=gpu).epoch(1)]
+        [batch.images for batch in TrainBatches(p, views, 4, 3, seed=0, device=gpu).epoch(1)]
         for p in (pool, pool.to(gpu))
     )
     assert all(a.device.type == "cuda" for a in on_host)
@@ -51,19 +51,19 @@ def test_views_are_the_same_wherever_the_pool_is():
 
 
 def test_teacher_and_student_train_on_images_that_stay_on_the_host(tmp_path, monkeypatch):
-    config, out = with_settings(MatchingConfig(), SMALL), tmp_path / "x"
-    monkeypatch.setattr("fmce.data.pools.stays_resident", lambda _size, _device: False)
+    config, out = with_settings(DistillationConfig(), SMALL), tmp_path / "x"
+    monkeypatch.setattr("fmce.distillation.data.pools.stays_resident", lambda _size, _device: False)
     distill(config, out, runtime=make_runtime("cuda"), quiet=True)  # students: other processes
-    student = arm_folder(out, "funmatch", 1)
+    student = arm_folder(out, "function_matching", 1)
     shutil.rmtree(student)
-    train_arm_on(config, out, "funmatch", 1, make_runtime("cuda"))
+    train_arm_on(config, out, "function_matching", 1, make_runtime("cuda"))
     assert "scores" in read_done(student)
 
 
 def test_distill_runs_on_the_device_and_its_scores_are_scores(tmp_path):
-    config = with_settings(MatchingConfig(), SMALL)
+    config = with_settings(DistillationConfig(), SMALL)
     result = distill(config, tmp_path / "x", runtime=make_runtime("cuda"), quiet=True)
-    assert {r["arm"] for r in result["rows"]} == {"supervised", "labelled", "funmatch"}
+    assert {r["arm"] for r in result["rows"]} == {"supervised", "labelled", "function_matching"}
     assert all(0 <= r["score"] <= 1 for r in result["rows"])
     assert result["networks"]["device"].startswith("cuda")
     assert result["networks"]["student"]["latency_ms"] > 0

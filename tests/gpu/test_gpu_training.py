@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from fmce.commands.train import train
-from fmce.configs import RunConfig, with_settings
+from fmce.config.io import with_settings
+from fmce.config.run import RunConfig
 from fmce.data.batch import ImageBatches, ImageSet
-from fmce.data.map_splits import split_maps
-from fmce.data.map_stream import MapStream
 from fmce.data.transforms import ImageTransform
 from fmce.engine.runtime import make_runtime
+from fmce.feature_maps.extractor import MapExtractor
+from fmce.feature_maps.recomputed import RecomputedMaps
+from fmce.feature_maps.splits import split_maps
+from fmce.maturity.train import train
 from fmce.models.tiny import tiny
-from fmce.run_folder import MapExtractor
 
 pytestmark = [
     pytest.mark.gpu,
@@ -112,8 +113,8 @@ def test_the_host_does_not_wait_between_the_backbones_of_a_stream(images, never_
         images.images.to("cuda", non_blocking=True),
         ImageTransform(8, (0.5,) * 3, (0.2,) * 3),
     )
-    backbones = [MapExtractor(runtime.put(tiny(7)), "blocks.2", runtime) for _ in range(3)]
-    stream = MapStream(
+    backbones = [MapExtractor(runtime.to_device(tiny(7)), "blocks.2", runtime) for _ in range(3)]
+    stream = RecomputedMaps(
         [backbones],
         lambda i: transform(stored[i.to("cuda", non_blocking=True)]),
         len(stored),

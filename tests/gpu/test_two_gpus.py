@@ -7,13 +7,14 @@ import sys
 import pytest
 import torch
 
-from fmce.commands.distill import distill
-from fmce.commands.train import train
-from fmce.configs import RunConfig, with_settings
-from fmce.engine.runlog import read_metrics
+from fmce.config.distillation import distillation_preset
+from fmce.config.io import with_settings
+from fmce.config.run import RunConfig
+from fmce.distillation.distill import distill
 from fmce.engine.runtime import make_runtime
-from fmce.matching_config import matching_preset
-from fmce.run_folder import open_run
+from fmce.maturity.train import train
+from fmce.runs.log import read_metrics
+from fmce.runs.run import open_run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -60,7 +61,7 @@ def test_two_gpus_give_the_curve_of_one(tmp_path):
 
 def test_two_gpus_match_functions_as_one_does(tmp_path):
     on_two_gpus(["distill", "--preset", "digits"], tmp_path / "two", MATCHING)
-    config = with_settings(matching_preset("digits"), MATCHING)
+    config = with_settings(distillation_preset("digits"), MATCHING)
     distill(config, tmp_path / "one", runtime=make_runtime("cuda"), quiet=True)
     for arm in config.arms:
         folders = [tmp_path / name / "runs" / f"{arm}-seed1" for name in ("two", "one")]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmce.models.build import _with_new_head, build_model, default_tap, feature_shape
+from fmce.models.build import _with_new_head, build_model, default_layer, feature_shape
 from fmce.models.features import FeatureMaps
 from fmce.models.tiny import TinyNet
 
@@ -39,12 +39,12 @@ def test_tiny_takes_options_and_channels() -> None:
     assert isinstance(model, TinyNet)
     assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 4)
     assert model.head.in_features == 32
-    assert default_tap(model, "tiny") == "blocks.2"
+    assert default_layer(model, "tiny") == "blocks.2"
     assert feature_shape(model, "blocks.2", (1, 16, 16)) == (32, 4, 4)
 
 
 @pytest.mark.parametrize(
-    ("name", "tap", "shape"),
+    ("name", "layer", "shape"),
     [
         ("resnet50", "layer4", (2048, 7, 7)),
         ("resnext50_32x4d", "layer4", (2048, 7, 7)),
@@ -56,20 +56,20 @@ def test_tiny_takes_options_and_channels() -> None:
     ],
 )
 def test_torchvision_maps_have_the_known_shape(
-    name: str, tap: str, shape: tuple[int, int, int]
+    name: str, layer: str, shape: tuple[int, int, int]
 ) -> None:
     model = on_meta(f"torchvision:{name}")
-    assert default_tap(model, f"torchvision:{name}") == tap
-    assert feature_shape(model, tap, (3, 224, 224)) == shape
+    assert default_layer(model, f"torchvision:{name}") == layer
+    assert feature_shape(model, layer, (3, 224, 224)) == shape
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "resnet18", "regnet_y_400mf"])
 def test_the_mean_of_the_default_maps_is_what_the_classifier_sees(name: str) -> None:
     model = build_model(f"torchvision:{name}", 3).eval()
-    tap = default_tap(model, f"torchvision:{name}")
-    with FeatureMaps(model, tap) as maps, torch.no_grad():
+    layer = default_layer(model, f"torchvision:{name}")
+    with FeatureMaps(model, layer) as maps, torch.no_grad():
         logits = model(torch.randn(2, 3, 32, 32))
-        torch.testing.assert_close(logits, model.fc(maps.single(tap).mean(dim=(2, 3))))
+        torch.testing.assert_close(logits, model.fc(maps.single(layer).mean(dim=(2, 3))))
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -91,9 +91,9 @@ def test_a_new_head_has_the_asked_number_of_classes(name: str) -> None:
 
 def test_timm_models_build_and_tap_their_last_stage() -> None:
     model = build_model("timm:test_resnet", 4, in_channels=1)
-    tap = default_tap(model, "timm:test_resnet")
-    assert tap == "layer4"
-    assert feature_shape(model, tap, (1, 64, 64)) == (96, 2, 2)
+    layer = default_layer(model, "timm:test_resnet")
+    assert layer == "layer4"
+    assert feature_shape(model, layer, (1, 64, 64)) == (96, 2, 2)
     assert model(torch.zeros(1, 1, 64, 64)).shape == (1, 4)
 
 
@@ -154,13 +154,13 @@ def test_arguments_out_of_range_are_refused() -> None:
 
 def test_an_unknown_family_asks_for_the_tap_and_lists_modules(own_models: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
-    with pytest.raises(ValueError, match=r"name the module to measure \(tap\).*such as: 0, 2"):
-        default_tap(model, f"{own_models}:small")
+    with pytest.raises(ValueError, match=r"name the module to measure \(layer\).*such as: 0, 2"):
+        default_layer(model, f"{own_models}:small")
     with pytest.raises(ValueError, match="'torchvision:vit_b_16' is not known"):
-        default_tap(on_meta("torchvision:vit_b_16"), "torchvision:vit_b_16")
+        default_layer(on_meta("torchvision:vit_b_16"), "torchvision:vit_b_16")
     swin = on_meta("timm:swin_tiny_patch4_window7_224")
     with pytest.raises(ValueError, match="is not known"):  # its maps have channels last
-        default_tap(swin, "timm:swin_tiny_patch4_window7_224")
+        default_layer(swin, "timm:swin_tiny_patch4_window7_224")
 
 
 def test_feature_shape_leaves_the_model_as_found() -> None:

@@ -20,9 +20,9 @@ def gradients_of(network, maps, model, images):
 class Uncompiled:
     """The same with an ordinary hook."""
 
-    def __init__(self, model, tap):
+    def __init__(self, model, layer):
         self.model = model
-        model.get_submodule(tap).register_forward_hook(self.hold)
+        model.get_submodule(layer).register_forward_hook(self.hold)
 
     def hold(self, _module, _inputs, output):
         self.held = output

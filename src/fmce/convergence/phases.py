@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fmce.convergence.phase_markers import NoPhasesError, PhaseConfig, locate_markers
+from fmce.convergence.markers import NoPhasesError, PhaseConfig, locate_markers
 from fmce.convergence.smoothing import checked_sequence
 
 __all__ = ["NoPhasesError", "PhaseConfig", "Phases", "find_phases"]

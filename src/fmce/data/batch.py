@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fmce.data.batch_slice import share_of
 from fmce.data.memory import stays_resident
-from fmce.data.shares import share_of
 from fmce.data.transforms import ImageTransform
 
 _MIX = (
@@ -39,15 +39,6 @@ class ViewBatch(NamedTuple):
     images: Tensor
     targets: Tensor | None
     image_index: Tensor
-
-
-class MapBatch(NamedTuple):
-    """Feature maps (B,C,H,W), their scores 1…K (B,) int64, image positions and run numbers (B,) int64."""
-
-    maps: Tensor
-    scores: Tensor
-    image_index: Tensor
-    run: Tensor
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Pools of images for function matching: kept as uint8 arrays, with targets where there are labels."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,14 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fmce.data.memory import stays_resident
-
 if TYPE_CHECKING:
-    from fmce.data.frame_pool import FramePool
+    pass
 
-Pool = TypeVar("Pool", "ImagePool", "ImagePool | FramePool")
 ImageArray = NDArray[np.uint8]
-POOLS = ("labelled", "unlabelled", "held_out", "validation")
 
 
 @dataclass(frozen=True)
@@ -73,40 +69,7 @@ class ImagePool:
         return ImagePool(torch.cat([self.images, other.images]), targets)
 
 
-@dataclass(frozen=True)
-class MatchingData:
-    """What a function-matching experiment sees.
-
-    labelled: for every arm and the teacher. unlabelled: for the funmatch arm besides, may be empty, and
-    may lie in files.
-    held_out: unlabelled images nobody trains on. validation: where all are evaluated.
-    """
-
-    labelled: ImagePool
-    unlabelled: "ImagePool | FramePool"
-    held_out: ImagePool
-    validation: ImagePool
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def placed(self, pool: Pool, device: torch.device) -> tuple[Pool, "MatchingData"]:
-        """Put a training's pool, and what it is evaluated on, on a device if all may stay there together.
-
-        Else they are as they were: their batches are copied to the device one by one.
-
-        Args:
-            pool: what is trained on.
-            device: where the network runs.
-        """
-        evaluated = (self.held_out, self.validation)
-        if not stays_resident(pool.nbytes + sum(p.nbytes for p in evaluated), device):
-            return pool, self
-        held_out, validation = (p.to(device) for p in evaluated)
-        return pool.to(device), replace(self, held_out=held_out, validation=validation)
-
-
-def cover(image: ImageArray, height: int, width: int) -> ImageArray:
+def resize_and_center_crop(image: ImageArray, height: int, width: int) -> ImageArray:
     """Resize an image to cover height × width and cut the centre.
 
     Args:
@@ -117,21 +80,25 @@ def cover(image: ImageArray, height: int, width: int) -> ImageArray:
     Returns:
         uint8 (height,width,3).
     """
-    return np.asarray(_cover(Image.fromarray(image), height, width, Image.Resampling.BILINEAR))
+    return np.asarray(
+        _resize_and_center_crop(Image.fromarray(image), height, width, Image.Resampling.BILINEAR)
+    )
 
 
-def cover_mask(mask: ImageArray, height: int, width: int) -> ImageArray:
-    """Resize a mask of class ids like `cover`, by nearest neighbour.
+def resize_and_center_crop_mask(mask: ImageArray, height: int, width: int) -> ImageArray:
+    """Resize a mask of class ids like `resize_and_center_crop`, by nearest neighbour.
 
     Args:
         mask: uint8 (H,W).
         height: pixels.
         width: pixels.
     """
-    return np.asarray(_cover(Image.fromarray(mask), height, width, Image.Resampling.NEAREST))
+    return np.asarray(
+        _resize_and_center_crop(Image.fromarray(mask), height, width, Image.Resampling.NEAREST)
+    )
 
 
-def _cover(
+def _resize_and_center_crop(
     image: Image.Image, height: int, width: int, resampling: Image.Resampling
 ) -> Image.Image:
     if image.size == (width, height):

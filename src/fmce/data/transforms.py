@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fmce.data.shares import BatchShare, share_of
+from fmce.data.batch_slice import BatchShare, share_of
 
 # Images whose levels are counted at a time.
 _COUNTED_TOGETHER = 1024

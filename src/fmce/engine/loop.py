@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from fmce.engine.joint_dropout import joint_dropout
-from fmce.engine.joint_norm import joint_statistics
-from fmce.engine.ranks import Ranks
+from fmce.engine.distributed.ranks import Ranks
+from fmce.engine.distributed.sync_batch_norm import joint_statistics
+from fmce.engine.distributed.sync_dropout import sync_dropout
 from fmce.engine.runtime import Runtime
-from fmce.engine.seeding import epoch_number, seed_epoch
+from fmce.seeding import epoch_number, seed_epoch
 
 # A loss is looked at this often (in steps): each look makes the host wait for the device.
 CHECK_EVERY = 50
@@ -107,16 +107,16 @@ def fit(
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     ranks = runtime.ranks
-    ranks.same_weights(model)
+    ranks.broadcast_parameters(model)
     for epoch in range(first_epoch, epochs + 1):
-        seed_epoch(seed, epoch, ranks.index)
+        seed_epoch(seed, epoch, ranks.rank)
         ranks.seed(epoch_number(seed, epoch))
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * schedule(epoch)
         model.train()
         started = time.perf_counter()
-        joint = (joint_statistics(model, ranks), joint_dropout(model, ranks))
-        with runtime.arithmetic(), joint[0], joint[1]:
+        joint = (joint_statistics(model, ranks), sync_dropout(model, ranks))
+        with runtime.matmul_precision(), joint[0], joint[1]:
             loss, means = _run_epoch(step, batches, optimizer, epoch, runtime, on_step_end)
         seconds = time.perf_counter() - started
         rate = float(optimizer.param_groups[0]["lr"])
@@ -178,11 +178,11 @@ def _run_epoch(
     checked = 0
     for number, batch in enumerate(batches.epoch(epoch), start=1):
         with runtime.autocast():
-            output = step(runtime.put(batch))
+            output = step(runtime.to_device(batch))
         share, loss = whole_loss(output, ranks)
         optimizer.zero_grad(set_to_none=True)
         (output.loss * share).backward()  # type: ignore[no-untyped-call]
-        ranks.sum_gradients(parameters)
+        ranks.all_reduce_gradients(parameters)
         optimizer.step()
         outputs.append((loss, output.num_samples))
         for name, value in output.sums.items():
@@ -197,13 +197,13 @@ def _run_epoch(
         raise TrainingStoppedError(f"epoch {epoch} has no batches; is the training set empty?")
     _check_finite(outputs, checked, epoch)
     counts = torch.tensor([n for _, n in outputs], dtype=torch.float64)
-    counts = ranks.sum(counts.to(ranks.device)).cpu()
+    counts = ranks.all_reduce(counts.to(ranks.device)).cpu()
     # float64 on the host: a float32 running sum over many steps would blur the CQI's differences.
     losses = torch.stack([loss for loss, _ in outputs]).double().cpu()
     total = counts.sum().item()
-    means = {k: ranks.sum(v.double()).item() / total for k, v in sums.items()}
+    means = {k: ranks.all_reduce(v.double()).item() / total for k, v in sums.items()}
     for name, values in parts.items():
-        steps = ranks.sum(torch.stack(values).double()).cpu()
+        steps = ranks.all_reduce(torch.stack(values).double()).cpu()
         means[name] = (steps @ counts).item() / total
     return (losses @ counts).item() / total, means
 
@@ -219,7 +219,7 @@ def whole_loss(output: StepOutput, ranks: Ranks) -> tuple[Tensor, Tensor]:
         ranks: those that share the batch; alone the factor is 1.
     """
     mean = output.loss.detach()
-    if ranks.count == 1:
+    if ranks.world_size == 1:
         return torch.ones_like(mean), mean
     weight = torch.full_like(mean, output.num_samples, dtype=torch.float64)
     if output.weight is not None:
@@ -227,7 +227,7 @@ def whole_loss(output: StepOutput, ranks: Ranks) -> tuple[Tensor, Tensor]:
     divisor = weight.clamp(min=1)
     # A mean over nothing is NaN; a share that is empty takes no part.
     own = torch.where(weight > 0, mean, mean.nan_to_num()).double() * divisor
-    weights, losses = ranks.sum(torch.stack([weight, own]))
+    weights, losses = ranks.all_reduce(torch.stack([weight, own]))
     whole = weights.clamp(min=1)
     return (divisor / whole).to(mean.dtype), (losses / whole).to(mean.dtype)
 

@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from fmce.engine.lost_rank import Peer, Peers, speak_on_sigterm
-from fmce.engine.ranks import ALONE, Ranks
+from fmce.engine.distributed.rank_failure import Peer, Peers, speak_on_sigterm
+from fmce.engine.distributed.ranks import ALONE, Ranks
 
 Precision = Literal["float32", "bfloat16"]
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class Runtime:
     """Where tensors live and how passes are computed.
 
     precision: of forward passes.
-    channels_last: whether `put` lays maps, images and weights out in NHWC memory order.
+    channels_last: whether `to_device` lays maps, images and weights out in NHWC memory order.
     compile: whether trainings compile their step; nothing here does it.
     tf32: whether float32 products on a GPU may round their factors.
     ranks: this process among those that train together.
@@ -43,10 +43,10 @@ class Runtime:
     tf32: bool = False
     ranks: Ranks = ALONE
 
-    def put(self, value: T) -> T:
+    def to_device(self, value: T) -> T:
         """Move a tensor, a module or a named tuple of tensors to the device, in the memory order chosen."""
         if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*(self.put(v) for v in value))
+            return type(value)(*(self.to_device(v) for v in value))
         if not isinstance(value, (Tensor, nn.Module)):
             return value
         if self.channels_last and _has_channels(value):
@@ -58,7 +58,7 @@ class Runtime:
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """Run forward passes in the chosen precision; float32 changes nothing."""
-        with self.arithmetic():
+        with self.matmul_precision():
             if self.precision == "float32":
                 yield
                 return
@@ -66,7 +66,7 @@ class Runtime:
                 yield
 
     @contextmanager
-    def arithmetic(self) -> Iterator[None]:
+    def matmul_precision(self) -> Iterator[None]:
         """Hold a GPU's float32 products to the TF32 choice, backward passes too; restored on leaving.
 
         Left alone, PyTorch uses TF32 in convolutions and not in matrix products.
@@ -175,8 +175,8 @@ def _joined(alone: Runtime, device: str) -> Runtime:
     )
     fabric.launch()
     ranks = Ranks(fabric.global_rank, fabric.world_size, fabric.device)
-    me = Peer(ranks.index, socket.gethostname(), os.getpid())
-    peers = Peers(me, tuple(ranks.gather_objects(me)), seconds)
+    me = Peer(ranks.rank, socket.gethostname(), os.getpid())
+    peers = Peers(me, tuple(ranks.all_gather_objects(me)), seconds)
     speak_on_sigterm(peers)
     return replace(alone, device=fabric.device, ranks=replace(ranks, peers=peers))
 

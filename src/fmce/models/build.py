@@ -18,7 +18,7 @@ from fmce.models.tiny import tiny
 Options = Mapping[str, Any]
 
 # Name of the last stage that returns maps, by the start of torchvision's model name.
-_TORCHVISION_TAPS = {
+_TORCHVISION_LAYERS = {
     "resnet": "layer4",
     "resnext": "layer4",
     "wide_resnet": "layer4",
@@ -94,7 +94,7 @@ def build_model(
     return _construct(name, import_function(family, rest), num_classes=num_classes, **kwargs)
 
 
-def default_tap(model: nn.Module, name: str) -> str:
+def default_layer(model: nn.Module, name: str) -> str:
     """Return the name of the model's last convolutional stage, whose output FMCE measures.
 
     The papers take the maps before global pooling of ResNet-50 ("layer4") and ShuffleNet v2
@@ -109,7 +109,7 @@ def default_tap(model: nn.Module, name: str) -> str:
             lists modules to choose from.
 
     Example:
-        >>> default_tap(build_model("tiny", 10), "tiny")
+        >>> default_layer(build_model("tiny", 10), "tiny")
         'blocks.2'
     """
     model = underlying_module(model)
@@ -117,9 +117,9 @@ def default_tap(model: nn.Module, name: str) -> str:
     if name == "tiny":
         return "blocks.2"
     if family == "torchvision":
-        for prefix, tap in _TORCHVISION_TAPS.items():
+        for prefix, layer in _TORCHVISION_LAYERS.items():
             if rest.startswith(prefix):
-                return tap
+                return layer
     # HRNet's last stage returns a list of four resolutions; this layer joins them.
     if family == "timm" and rest.startswith("hrnet"):
         return "final_layer"
@@ -130,28 +130,28 @@ def default_tap(model: nn.Module, name: str) -> str:
             return str(stages[-1]["module"])
     raise ValueError(
         f"the last convolutional stage of {name!r} is not known; name the module to measure "
-        f"(tap) yourself, one that returns (B, C, H, W), such as: {_candidates(model)}"
+        f"(layer) yourself, one that returns (B, C, H, W), such as: {_candidates(model)}"
     )
 
 
 def feature_shape(
     model: nn.Module,
-    tap: str,
+    layer: str,
     image_shape: tuple[int, int, int],
     device: torch.device | str | None = None,
 ) -> tuple[int, int, int]:
-    """Return the shape (C, H, W) of the tap's maps for images of one shape.
+    """Return the shape (C, H, W) of the layer's maps for images of one shape.
 
     Runs one black image in eval mode; the model is left as found.
 
     Args:
         model: The model, on `device`.
-        tap: Name of the submodule, as in `model.named_modules()`.
+        layer: Name of the submodule, as in `model.named_modules()`.
         image_shape: (channels, height, width) of one image.
         device: Where the model is; None takes it from the model's parameters.
 
     Raises:
-        ValueError: As `FeatureMaps`, if the tap is unknown, not called, called several times or
+        ValueError: As `FeatureMaps`, if the layer is unknown, not called, called several times or
             returns no maps.
 
     Example:
@@ -160,9 +160,9 @@ def feature_shape(
     """
     parameter = next(model.parameters(), torch.empty(0))
     image = torch.zeros(1, *image_shape, dtype=parameter.dtype, device=device or parameter.device)
-    with FeatureMaps(model, tap) as maps, eval_mode(maps.model), torch.no_grad():
+    with FeatureMaps(model, layer) as maps, eval_mode(maps.model), torch.no_grad():
         maps.model(image)
-    _, channels, height, width = maps.single(tap).shape
+    _, channels, height, width = maps.single(layer).shape
     return channels, height, width
 
 

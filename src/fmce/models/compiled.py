@@ -21,21 +21,21 @@ class CompiledModel(nn.Module):
 
     Args:
         model: takes images and returns logits.
-        tap: submodule whose maps are wanted; None for logits alone.
+        layer: submodule whose maps are wanted; None for logits alone.
 
     Raises:
         ValueError: If there is no submodule of that name.
 
     Example:
         >>> with CompiledModel(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()), "0") as compiled:
-        ...     compiled.tap
+        ...     compiled.layer
         '0'
     """
 
-    def __init__(self, model: nn.Module, tap: str | None = None) -> None:
+    def __init__(self, model: nn.Module, layer: str | None = None) -> None:
         super().__init__()
-        self.model, self.tap = model, tap
-        self._tapped = None if tap is None else find_module(model, tap)
+        self.model, self.layer = model, layer
+        self._layer_module = None if layer is None else find_module(model, layer)
         self._maps: Tensor | None = None
 
     def __enter__(self) -> Self:
@@ -54,7 +54,9 @@ class CompiledModel(nn.Module):
             held.clear()  # otherwise the last step's graph would live on
             return logits, maps
 
-        self._hook = None if self._tapped is None else self._tapped.register_forward_hook(hold)
+        self._hook = (
+            None if self._layer_module is None else self._layer_module.register_forward_hook(hold)
+        )
         self._run: Any = torch.compile(run)
         return self
 
@@ -72,8 +74,8 @@ class CompiledModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, classes) of images (B, C, H, W)."""
         logits, maps = self._run(images)
-        if self.tap is not None:
-            self._maps = _single_map(maps, self.tap)
+        if self.layer is not None:
+            self._maps = _single_map(maps, self.layer)
         result: Tensor = logits
         return result
 
@@ -83,17 +85,17 @@ class CompiledModel(nn.Module):
         Raises:
             ValueError: If another submodule is asked for, or the model was not called yet.
         """
-        if name != self.tap or self._maps is None:
+        if name != self.layer or self._maps is None:
             raise ValueError(
-                f"{name!r} is not at hand; captured: {self.tap}, after the compiled model was called"
+                f"{name!r} is not at hand; captured: {self.layer}, after the compiled model was called"
             )
         return self._maps
 
 
-def _single_map(maps: list[Tensor], tap: str) -> Tensor:
+def _single_map(maps: list[Tensor], layer: str) -> Tensor:
     if len(maps) != 1 or not isinstance(maps[0], Tensor) or maps[0].ndim != 4:
         raise ValueError(
-            f"module {tap!r} gave {len(maps)} outputs in one call of the model, expected one 4-d "
-            "tensor (B, C, H, W); name another tap, or train with runtime.compile=false"
+            f"module {layer!r} gave {len(maps)} outputs in one call of the model, expected one 4-d "
+            "tensor (B, C, H, W); name another layer, or train with runtime.compile=false"
         )
     return maps[0]

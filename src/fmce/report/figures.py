@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from fmce.convergence.phase_markers import LOG_FLOOR
+from fmce.convergence.markers import LOG_FLOOR
 from fmce.convergence.phases import Phases
 
 # Told apart by colour-blind readers, and by lightness when printed in grey.

@@ -1,0 +1,1 @@
+"""The `fmce` command, one file a method."""

@@ -1,0 +1,52 @@
+"""Commands that show: the demo and the report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import arg
+
+from fmce.cli.options import Device, RunFolder, _runtime, command
+
+if TYPE_CHECKING:
+    pass
+
+
+@command("demo")
+def demo(
+    task: Annotated[
+        Literal["digits", "segment", "detect"],
+        arg(help="FMCE on digits, or function matching on scenes"),
+    ] = "digits",
+    out: Annotated[Path | None, arg(help="folder to write; runs/demo… if left out")] = None,
+    device: Device = "auto",
+) -> None:
+    """Run a whole method on built-in data and write a report.
+
+    Example: fmce demo --task segment
+    """
+    from fmce.demo import demo as run_demo
+    from fmce.demo import distillation_demo
+
+    if task != "digits":
+        distillation_demo(task, out or Path(f"runs/demo-{task}"), runtime=_runtime(device))
+    else:
+        run_demo(out or Path("runs/demo"), runtime=_runtime(device))
+
+
+@command("report")
+def report(
+    run: RunFolder,
+    comparison: Annotated[Path | None, arg(help="folder of fmce compare", metavar="FOLDER")] = None,
+    out: Annotated[Path | None, arg(help="page; RUN/report.html if left out")] = None,
+) -> None:
+    """Write the report of a run, or of a distill folder, as one HTML file.
+
+    Example: fmce report runs/digits --comparison runs/compare
+    """
+    from fmce.report.write import distillation_report
+    from fmce.report.write import report as run_report
+
+    if (run / "distill.json").exists():
+        print(f"report: {distillation_report(run, out=out)}")
+        return
+    print(f"report: {run_report(run, comparison=comparison, out=out)}")

@@ -1,0 +1,1 @@
+"""Configs: frozen dataclasses with range checks, YAML in and out, presets."""

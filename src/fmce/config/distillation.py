@@ -1,0 +1,298 @@
+"""What a function-matching experiment is made of: teacher, student, images, and equal step budgets."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fmce.config.checks import check, check_choice
+
+DistillationTask = Literal["segment", "classify", "detect"]
+UnannotatedImages = Literal["empty", "skip", "error"]
+TeacherPrecision = Literal["auto", "float32", "bfloat16"]
+Arm = Literal["supervised", "labelled", "function_matching"]
+ARMS: tuple[Arm, ...] = ("supervised", "labelled", "function_matching")
+
+
+@dataclass(frozen=True)
+class DistillationDataConfig:
+    """Labelled images, and the unlabelled ones that function matching adds."""
+
+    name: str = "scenes"
+    """Segment: scenes, camvid, bdd100k, folder. Detect: scenes, bdd100k, kitti, coco, yolo, voc.
+    Classify: a data set of `fmce train`."""
+    root: str | None = None
+    """Where the data set lies; folder: holds images/{train,val} and masks/{train,val}."""
+    height: int = 64
+    width: int = 128
+    """Size in pixels that images are brought to (cover and cut at the centre)."""
+    labelled: int | None = 60
+    """Labelled training images that every arm and the teacher see; None is all."""
+    unlabelled: int | None = 4000
+    """Most unlabelled images in the pool; None is all there are."""
+    folders: tuple[str, ...] = ()
+    """Folders of unlabelled images, nested or not, and folders or fsspec addresses of shards. Training
+    images left out by `labelled` join too."""
+    storage: Literal["auto", "memory", "files"] = "auto"
+    """Where unlabelled images are kept: files stay files, decoded ahead of the trainer; auto goes by size."""
+    shuffle_buffer: int = 2048
+    """In files: how many frames are shuffled with one another; as many again wait undecoded in memory."""
+    workers: int | None = None
+    """In files: processes a training has its images decoded by; None goes by the cores, 0 is the trainer."""
+    max_damaged: float = 0.01
+    """Share of reads that may meet a damaged image before a training stops."""
+    record_frames: bool = False
+    """In files: write down which frames each interval saw, in `frames/` of the student's run folder."""
+    exclude: str | None = None
+    """Text file of stems, one a line, of images to leave out: of the pool, the labelled and the validation ones."""
+    held_out: int = 100
+    """Unlabelled images kept out of the pool, on which agreement is measured; of shards, whole videos where
+    there are enough."""
+    validation: int | None = None
+    """Most validation images; None is all."""
+    class_names: tuple[str, ...] = ()
+    """For `folder`, `coco`, `yolo`, `voc`: names of the class ids 0 … C − 1."""
+    unannotated_images: UnannotatedImages = "empty"
+    """Detect: an image without annotation has no objects (empty), is left out (skip), or is an error."""
+    mean: tuple[float, ...] = ()
+    """Three channel means on the 0–1 scale; empty takes ImageNet's where a network starts from its
+    weights, and those of the labelled images elsewhere."""
+    std: tuple[float, ...] = ()
+    """Likewise. A teacher from elsewhere wants those it was trained with."""
+    seed: int = 0
+    """Draws which images are labelled and which are held out."""
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            check(
+                getattr(self, name) >= 8, f"data.{name}", getattr(self, name), "at least 8 pixels"
+            )
+        for name in ("labelled", "unlabelled", "validation"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, f"data.{name}", value, "at least 1, or null for all")
+        check_choice("data.unannotated_images", self.unannotated_images, UnannotatedImages)
+        check_choice("data.storage", self.storage, Literal["auto", "memory", "files"])
+        check(self.shuffle_buffer >= 1, "data.shuffle_buffer", self.shuffle_buffer, "at least 1")
+        check(self.workers is None or self.workers >= 0, "data.workers", self.workers, "0 or more")
+        check(0 <= self.max_damaged <= 1, "data.max_damaged", self.max_damaged, "in [0, 1]")
+        check(self.held_out >= 0, "data.held_out", self.held_out, "0 or more")
+        names = self.class_names
+        check(len(set(names)) == len(names), "data.class_names", names, "different names")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            check(len(value) in (0, 3), f"data.{name}", value, "three numbers, or none")
+        check(bool(self.mean) == bool(self.std), "data.std", self.std, "given where mean is")
+        check(min(self.std, default=1) > 0, "data.std", self.std, "above 0")
+        check(self.seed >= 0, "data.seed", self.seed, "0 or more")
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """One of the two networks."""
+
+    name: str = "pspnet:test_resnet"
+    """Segment: "pspnet:TIMM_ENCODER" or "my.module:function"; detect: "fcos:BACKBONE" or a function of
+    your own; classify: as in `fmce train`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    """"imagenet" starts the encoder from timm's weights (downloaded where missing); None from scratch."""
+
+
+@dataclass(frozen=True)
+class StepsConfig:
+    """A step budget. An interval is what lies between two checkpoints."""
+
+    steps: int = 1500
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    interval: int = 100
+    """Steps between checkpoints; the learning rate follows a cosine, interval by interval."""
+    mixup: bool = False
+    """Blend each image with another (λ ~ Beta(1, 1)); matching arms only, since no label is mixed."""
+
+    def __post_init__(self) -> None:
+        check(self.steps >= 1, "steps", self.steps, "at least 1")
+        check(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2")
+        check(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        check(
+            1 <= self.interval <= self.steps and self.steps % self.interval == 0,
+            "interval",
+            self.interval,
+            f"a divisor of steps ({self.steps})",
+        )
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How training images are varied; teacher and student always see the same view."""
+
+    zoom: float = 1.5
+    """Largest enlargement; a window of the image's own size is cut from it at random."""
+    flip: bool = True
+    brightness: float = 0.2
+    """Largest relative change of brightness and of contrast."""
+
+    def __post_init__(self) -> None:
+        check(self.zoom >= 1, "views.zoom", self.zoom, "at least 1")
+        check(0 <= self.brightness < 1, "views.brightness", self.brightness, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """A teacher, and a student trained in three arms of equal budgets."""
+
+    task: DistillationTask = "segment"
+    data: DistillationDataConfig = field(default_factory=DistillationDataConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    teacher: NetConfig = field(default_factory=NetConfig)
+    student: NetConfig = field(default_factory=NetConfig)
+    teacher_steps: StepsConfig = field(default_factory=StepsConfig)
+    student_steps: StepsConfig = field(default_factory=StepsConfig)
+    teacher_checkpoint: str | None = None
+    """A trained teacher to load strictly instead of training one; teacher.json must stand beside it."""
+    teacher_floor: float = 0.0
+    """Least validation score (mIoU, AP or accuracy, 0–1) of the teacher; below it nothing is trained."""
+    teacher_precision: TeacherPrecision = "auto"
+    """Of the teacher's forward passes while students are trained; auto: bfloat16 on GPUs that have it."""
+    temperature: float = 1.0
+    arms: tuple[Arm, ...] = ARMS
+    seeds: tuple[int, ...] = (1, 2, 3)
+    teacher_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("task", self.task, DistillationTask)
+        check_choice("teacher_precision", self.teacher_precision, TeacherPrecision)
+        for arm in self.arms:
+            check_choice("arms", arm, Arm)
+        check(bool(self.arms), "arms", self.arms, "at least one of " + ", ".join(ARMS))
+        check(0 <= self.teacher_floor <= 1, "teacher_floor", self.teacher_floor, "between 0 and 1")
+        check(self.temperature > 0, "temperature", self.temperature, "above 0")
+        # Not given in the slides: a detector's classes are coins, for which they name none.
+        one = self.task != "detect" or self.temperature == 1
+        check(one, "temperature", self.temperature, "1 for detection")
+        check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", self.seeds, "different numbers")
+        if self.teacher_checkpoint is not None and not Path(self.teacher_checkpoint).exists():
+            raise ValueError(f"teacher_checkpoint {self.teacher_checkpoint} does not exist")
+
+
+# A small net over native or modest sizes that CPUs train in minutes; GPU sizes are in experiments/.
+MATCHING_PRESETS: dict[str, DistillationConfig] = {
+    # The student has a quarter of the teacher's weights; 30 labels leave it short of the teacher.
+    "scenes": DistillationConfig(
+        data=DistillationDataConfig(
+            height=48, width=96, labelled=30, unlabelled=3000, validation=100
+        ),
+        views=ViewConfig(zoom=1.25),
+        student=NetConfig(
+            options={"encoder_options": {"channels": [16, 24, 24, 48], "stem_width": 8}}
+        ),
+        teacher_steps=StepsConfig(steps=600, learning_rate=4e-3),
+        student_steps=StepsConfig(steps=600, learning_rate=4e-3),
+    ),
+    # Objects are small: levels of stride 4 and 8. With 100 labels instead of 30 both arms are still
+    # learning when the steps end, and more images are worth little yet.
+    "scenes-detect": DistillationConfig(
+        task="detect",
+        data=DistillationDataConfig(
+            height=48, width=96, labelled=30, unlabelled=3000, validation=200
+        ),
+        views=ViewConfig(zoom=1.25),
+        teacher=NetConfig(
+            "fcos:test_resnet", {"channels": 64, "convolutions": 1, "strides": [4, 8]}
+        ),
+        student=NetConfig(
+            "fcos:test_resnet",
+            {
+                "channels": 32,
+                "convolutions": 1,
+                "strides": [4, 8],
+                "encoder_options": {"channels": [16, 24, 24, 48], "stem_width": 8},
+            },
+        ),
+        teacher_steps=StepsConfig(steps=1000, batch_size=8, learning_rate=3e-3, interval=250),
+        student_steps=StepsConfig(steps=800, batch_size=8, learning_rate=4e-3, interval=200),
+    ),
+    "camvid": DistillationConfig(
+        data=DistillationDataConfig(
+            name="camvid", height=96, width=128, labelled=92, unlabelled=None
+        ),
+    ),
+    # KITTI's frames keep their shape of about 3.3; every fourth is for validation. As few steps as show
+    # a teacher ahead; more is better where the time is.
+    "kitti": DistillationConfig(
+        task="detect",
+        data=DistillationDataConfig(
+            name="kitti", height=64, width=208, labelled=None, unlabelled=None
+        ),
+        views=ViewConfig(zoom=1.5),
+        teacher=NetConfig(
+            "fcos:test_resnet", {"channels": 64, "convolutions": 1, "strides": [4, 8, 16]}
+        ),
+        student=NetConfig(
+            "fcos:test_resnet",
+            {
+                "channels": 32,
+                "convolutions": 1,
+                "strides": [4, 8, 16],
+                "encoder_options": {"channels": [16, 24, 24, 48], "stem_width": 8},
+            },
+        ),
+        teacher_steps=StepsConfig(steps=400, batch_size=8, learning_rate=3e-3, interval=200),
+        student_steps=StepsConfig(steps=200, batch_size=8, learning_rate=4e-3, interval=100),
+    ),
+    # The slides' detectors; they give neither size nor steps. Half size; for a GPU.
+    "bdd100k-detect": DistillationConfig(
+        task="detect",
+        data=DistillationDataConfig(
+            name="bdd100k", height=360, width=640, labelled=None, unlabelled=None, held_out=500
+        ),
+        teacher=NetConfig("fcos:resnet101"),
+        student=NetConfig("fcos:resnet18"),
+        teacher_steps=StepsConfig(steps=90_000, interval=3000, learning_rate=1e-4),
+        student_steps=StepsConfig(steps=180_000, interval=3000, learning_rate=1e-4),
+    ),
+    # The slides' networks; they give neither size nor steps. Half size; for a GPU.
+    "bdd100k": DistillationConfig(
+        data=DistillationDataConfig(
+            name="bdd100k", height=360, width=640, labelled=None, unlabelled=None, held_out=500
+        ),
+        teacher=NetConfig("pspnet:resnet101"),
+        student=NetConfig("pspnet:resnet18"),
+        teacher_steps=StepsConfig(steps=40_000, interval=1000),
+        student_steps=StepsConfig(steps=80_000, interval=1000),
+    ),
+    "digits": DistillationConfig(
+        task="classify",
+        data=DistillationDataConfig(
+            name="digits", height=16, width=16, labelled=100, unlabelled=None
+        ),
+        views=ViewConfig(zoom=1.3, flip=False),
+        teacher=NetConfig("tiny", {"width": 32}),
+        student=NetConfig("tiny", {"width": 8}),
+    ),
+    "cifar10": DistillationConfig(
+        task="classify",
+        data=DistillationDataConfig(
+            name="cifar10", height=32, width=32, labelled=4500, unlabelled=None
+        ),
+        teacher=NetConfig("tiny", {"width": 64}),
+        student=NetConfig("tiny", {"width": 16}),
+    ),
+}
+
+# What `--task` means where no preset is named.
+DISTILLATION_DEFAULTS: dict[DistillationTask, str] = {
+    "segment": "scenes",
+    "classify": "digits",
+    "detect": "scenes-detect",
+}
+
+
+def distillation_preset(name: str) -> DistillationConfig:
+    """Return the named preset.
+
+    Raises:
+        ValueError: no preset has that name.
+    """
+    if name not in MATCHING_PRESETS:
+        raise ValueError(f"unknown preset {name!r}; choose from {', '.join(MATCHING_PRESETS)}")
+    return MATCHING_PRESETS[name]

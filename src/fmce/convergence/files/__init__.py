@@ -1,0 +1,1 @@
+"""Loss curves in other people's files."""

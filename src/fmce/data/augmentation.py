@@ -1,0 +1,208 @@
+"""Random views of images: zoom, window, flip, brightness, drawn once, applied to image and labels alike.
+
+Function matching needs teacher and student to see the very same view, so a view is made once, before
+either sees it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fmce.data.batch import ViewBatch
+from fmce.data.batch_slice import BatchShare, share_of
+from fmce.data.detection.boxes import is_packed, move_boxes
+from fmce.data.pools import ImagePool
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How views are drawn. With zoom 1, no flip and brightness 0, a view is the image itself.
+
+    mean, std: three values each on the 0–1 scale.
+    zoom: largest enlargement, at least 1.
+    flip: mirror left-right with probability ½.
+    brightness: largest relative change of brightness and of contrast, in [0, 1).
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    zoom: float = 1.0
+    flip: bool = False
+    brightness: float = 0.0
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        share: BatchShare | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return views of a batch and the same views of its masks or boxes.
+
+        Args:
+            images: uint8 (B,3,H,W).
+            labels: masks uint8 or int64 (B,H,W), packed boxes float (B,M,6), or None.
+            generator: on the images' device; None gives the plain images.
+            share: which rows of a larger batch these are. Augmentation are drawn for all of it, so that
+                processes that share a batch vary it as one process would; None is all of them.
+
+        Returns:
+            float32 (B,3,H,W), normalised; int64 (B,H,W), float32 (B,M,6) or None.
+        """
+        x = images.float() / 255
+        y = labels if labels is None or is_packed(labels) else labels.long()
+        if generator is not None:
+            share = share or share_of(len(x), 0, 1)
+            if self.zoom > 1 or self.flip:
+                x, y = self._warp(x, y, generator, share)
+            if self.brightness:
+                x = self._relight(x, generator, share)
+        mean, std = (
+            # As in `ImageTransform`: the host need not wait for the GPU.
+            torch.tensor(v).view(1, 3, 1, 1).to(x.device, non_blocking=True)
+            for v in (self.mean, self.std)
+        )
+        return (x - mean) / std, y
+
+    def _warp(
+        self, x: Tensor, y: Tensor | None, generator: torch.Generator, share: BatchShare
+    ) -> tuple[Tensor, Tensor | None]:
+        draw = torch.rand(4, share.whole, generator=generator, device=x.device)[:, share.rows]
+        side = self.zoom ** -draw[0]  # of the window over the image's: zoom is log-uniform
+        mirror = torch.where(draw[1] < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(side)
+        theta = torch.zeros(len(x), 2, 3, device=x.device)
+        theta[:, 0, 0], theta[:, 1, 1] = side * mirror, side
+        theta[:, :, 2] = (2 * draw[2:].T - 1) * (1 - side)[:, None]
+        grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+        # Windows lie inside the image; border padding only meets rounding at its edge.
+        x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        if is_packed(y):
+            return x, move_boxes(y, theta, *x.shape[2:])
+        if y is not None:
+            warped = F.grid_sample(
+                y[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False
+            )
+            y = warped[:, 0].long()
+        return x, y
+
+    def _relight(self, x: Tensor, generator: torch.Generator, share: BatchShare) -> Tensor:
+        drawn = torch.rand(2, share.whole, 1, 1, 1, generator=generator, device=x.device)
+        draw = 1 + self.brightness * (2 * drawn[:, share.rows] - 1)
+        mean = x.mean(dim=(1, 2, 3), keepdim=True)
+        return ((x - mean) * draw[0] + mean * draw[1]).clamp(0, 1)
+
+
+def view_generator(device: torch.device, seed: int, step: int) -> torch.Generator:
+    """Return the generator of a batch's views; they depend on nothing but seed and step."""
+    return torch.Generator(device).manual_seed((seed * 1_000_003 + 7919 * step + 1) % 2**63)
+
+
+class TrainBatches:
+    """Batches of views from a pool, endless in the pool and finite in steps.
+
+    Step s takes the positions s·B … (s+1)·B of a sequence that runs through the whole pool in one
+    random order after another, so that every image is seen once before any is seen again, and a
+    resumed training goes on in the middle of a pass.
+    """
+
+    def __init__(
+        self,
+        pool: ImagePool,
+        views: Augmentation,
+        batch_size: int,
+        interval: int,
+        *,
+        seed: int,
+        device: torch.device | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Describe the batches.
+
+        Args:
+            pool: where images come from.
+            views: how they are varied.
+            batch_size: B, of all processes together.
+            interval: steps an "epoch" of the training loop has.
+            seed: draws order and views.
+            device: where views are made, wherever the pool is; by default where it is.
+            share: rank of this process and how many share each batch; together they see the images, in
+                the order and views, that one process alone would see.
+
+        Raises:
+            ValueError: the pool is empty, or a batch has fewer images than processes share it.
+        """
+        if len(pool) == 0:
+            raise ValueError("expected a pool with images, got an empty one")
+        if batch_size < share[1]:
+            raise ValueError(
+                f"a batch of {batch_size} images is shared by {share[1]} processes; use fewer processes "
+                "or a larger batch_size"
+            )
+        self.share = share_of(batch_size, *share)
+        self.pool, self.views = pool, views
+        self.batch_size, self.interval, self.seed = batch_size, interval, seed
+        self.device = device or pool.device
+        self._orders: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return self.interval
+
+    def epoch(self, epoch: int) -> Iterator[ViewBatch]:
+        """Yield the batches of the 1-based interval `epoch`."""
+        first = (epoch - 1) * self.interval
+        for step in range(first, first + self.interval):
+            index = self._positions(step)[self.share.rows]
+            images, targets = self._on_device(*self.pool.take(index))
+            generator = view_generator(self.device, self.seed, step)
+            placed = targets if targets is not None and targets.ndim == 3 else None
+            x, y = self.views(images, placed, generator, self.share)
+            yield ViewBatch(x, y if placed is not None else targets, index)
+
+    def _on_device(self, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        # Four times fewer bytes than the views, which are floats.
+        return images.to(self.device), None if targets is None else targets.to(self.device)
+
+    def _positions(self, step: int) -> Tensor:
+        size, start = len(self.pool), step * self.batch_size
+        wanted = range(start, start + self.batch_size)
+        turns = {position // size for position in wanted}
+        # Orders of passes now under way: a batch may end one and begin the next.
+        self._orders = {t: self._orders[t] if t in self._orders else self._order(t) for t in turns}
+        return torch.stack([self._orders[p // size][p % size] for p in wanted])
+
+    def _order(self, turn: int) -> Tensor:
+        generator = torch.Generator().manual_seed((self.seed * 7_368_787 + turn) % 2**63)
+        return torch.randperm(len(self.pool), generator=generator)
+
+
+class EvalBatches:
+    """A pool's images as they are, in order; of several processes, each gives its share of each batch."""
+
+    def __init__(
+        self,
+        pool: ImagePool,
+        views: Augmentation,
+        batch_size: int = 32,
+        *,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Describe the batches; see `TrainBatches`."""
+        self.pool, self.views, self.batch_size = pool, views, batch_size
+        self.share = share
+
+    def __len__(self) -> int:
+        return -(-len(self.pool) // self.batch_size)
+
+    def epoch(self, _epoch: int = 0) -> Iterator[ViewBatch]:
+        """Yield all images once; of several processes, some may have one batch fewer."""
+        for whole in torch.arange(len(self.pool)).split(self.batch_size):  # type: ignore[no-untyped-call]
+            index = whole[share_of(len(whole), *self.share).rows]
+            if not len(index):
+                continue  # the last batch may have fewer images than there are processes
+            images, targets = self.pool.take(index)
+            placed = targets if targets is not None and targets.ndim == 3 else None
+            x, y = self.views(images, placed)
+            yield ViewBatch(x, y if placed is not None else targets, index)

@@ -1,0 +1,179 @@
+"""Data sets of the original task, in three parts: by name, from image folders, or from your own function.
+
+Test images are never drawn from where files have a test split of their own; validation images are
+drawn from the training images (the papers name none).
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmce.data.batch import ImageSet
+from fmce.data.classification.catalog import DataSpec, data_root, spec_of
+from fmce.data.classification.class_splits import balanced_subset, hold_out, validation_count
+from fmce.data.classification.custom import call_own, own_parts
+from fmce.data.classification.image_folder import read_image_folder
+from fmce.data.classification.splits import DataParts
+from fmce.data.classification.torchvision_files import download_standard, read_standard
+from fmce.data.transforms import channel_statistics
+
+# FMCE paper, Mini-ImageNet: 48,000 of 60,000 images train.
+TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class ClassificationData:
+    """A classification data set in three disjoint parts.
+
+    `validation` chooses settings such as RAF; neither oracle nor arms train on it. `test` is read once.
+    """
+
+    name: str
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str = ""
+    """Where the images came from, in words."""
+
+
+def digits(split_seed: int = 0) -> ClassificationData:
+    """Return scikit-learn's 1,797 handwritten digits, 8×8 grey: 1,257 train, 180 validation, 360 test.
+
+    Args:
+        split_seed: draws the parts, each with the classes in proportion.
+    """
+    from sklearn.datasets import load_digits
+
+    pixels, classes = load_digits(return_X_y=True)
+    # Grey levels 0–16 onto the whole of 0–255.
+    images = torch.from_numpy(np.round(pixels * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
+    targets = torch.from_numpy(classes.astype(np.int64))
+    return three_parts(
+        "digits", images, targets, tuple("0123456789"), validation=180, test=360, seed=split_seed
+    )
+
+
+def three_parts(
+    name: str,
+    images: Tensor,
+    targets: Tensor,
+    class_names: tuple[str, ...],
+    *,
+    validation: int,
+    test: int,
+    seed: int,
+) -> ClassificationData:
+    """Split images into train, validation and test, classes in proportion.
+
+    Args:
+        name: of the data set.
+        images: uint8 (N,C,H,W).
+        targets: int64 (N,).
+        class_names: name of each class index.
+        validation: number of validation images.
+        test: number of test images.
+        seed: draws the parts.
+    """
+    from sklearn.model_selection import train_test_split
+
+    everything, y = np.arange(len(targets)), targets.numpy()
+    rest, test_index = train_test_split(everything, test_size=test, stratify=y, random_state=seed)
+    train_index, validation_index = train_test_split(
+        rest, test_size=validation, stratify=y[rest], random_state=seed
+    )
+    parts = [torch.from_numpy(np.sort(i)) for i in (train_index, validation_index, test_index)]
+    train, val, held_out = (ImageSet(images[i], targets[i]) for i in parts)
+    mean, std = channel_statistics(train.images)
+    return ClassificationData(name, train, val, held_out, class_names, mean, std)
+
+
+def load_classification(
+    name: str,
+    *,
+    split_seed: int = 0,
+    root: str | Path | None = None,
+    image_size: int | None = None,
+    train_images: int | None = None,
+) -> ClassificationData:
+    """Load a data set by name.
+
+    Args:
+        name: "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "mini-imagenet" (an image
+            folder of that name), "image-folder" (the root itself), "image-folder:FOLDER" (a folder
+            under the root) or "my.module:function" (see `fmce.data.classification.custom.call_own`).
+        split_seed: draws validation images, the test images of a set that has none, and the subset.
+        root: folder that data sets lie in; $FMCE_DATA or ./data by default.
+        image_size: side in pixels that files of an image folder are resized to once; the spec's by
+            default. Other sets keep their own size.
+        train_images: keep that many training images, classes balanced; None keeps all.
+
+    Raises:
+        ValueError: no data set has that name, or its files are damaged.
+        FileNotFoundError: its files are not there; the message says what was expected where.
+
+    >>> data = load_classification("digits", train_images=100)
+    >>> len(data.train), data.train.targets.bincount().tolist()
+    (100, [10, 10, 10, 10, 10, 10, 10, 10, 10, 10])
+    """
+    data = _load(name, spec_of(name), data_root(root), split_seed, image_size)
+    if train_images is None:
+        return data
+    kept = balanced_subset(data.train.targets.numpy(), train_images, split_seed)
+    return replace(data, train=data.train.select(torch.from_numpy(kept)))
+
+
+def download_data(name: str, root: str | Path | None = None) -> None:
+    """Fetch a data set that torchvision can fetch, unless it is there.
+
+    Raises:
+        ValueError: nothing can be fetched under that name.
+        ConnectionError: a file could not be fetched.
+    """
+    spec = spec_of(name)
+    if spec.reader != "standard":
+        raise ValueError(f"data set {name!r} cannot be downloaded; leave --download out")
+    download_standard(spec, data_root(root))
+
+
+def _load(
+    name: str, spec: DataSpec, root: Path, split_seed: int, image_size: int | None
+) -> ClassificationData:
+    if spec.reader == "digits":
+        return replace(digits(split_seed), source="scikit-learn")
+    if spec.reader == "standard":
+        parts = read_standard(spec, root)
+    elif spec.reader == "folder":
+        folder = name.partition(":")[2] or ("" if name == "image-folder" else name)
+        parts = read_image_folder(root / folder, image_size or spec.size)
+    else:
+        own = call_own(name, root=root, image_size=image_size, split_seed=split_seed)
+        if isinstance(own, ClassificationData):
+            return own
+        parts = own_parts(name, own)
+    return _complete(name, parts, spec, split_seed)
+
+
+def _complete(name: str, parts: DataParts, spec: DataSpec, seed: int) -> ClassificationData:
+    """Draw the splits that the files do not have, test first, both from the training images."""
+    train, validation, test = parts.train, parts.validation, parts.test
+    if test is None:
+        train, test = _split(train, max(1, round(TEST_SHARE * len(train))), seed)
+    if validation is None:
+        train, validation = _split(train, validation_count(len(train)), seed)
+    mean, std = spec.mean, spec.std
+    if mean is None or std is None:
+        mean, std = channel_statistics(train.images)
+    return ClassificationData(
+        name, train, validation, test, parts.class_names, mean, std, parts.source
+    )
+
+
+def _split(images: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    kept, held = hold_out(images.targets.numpy(), count, seed)
+    return images.select(torch.from_numpy(kept)), images.select(torch.from_numpy(held))

@@ -1,0 +1,148 @@
+"""Images in one folder a class: Mini-ImageNet (FMCE paper, Section V-A) or a set of your own.
+
+Every image is decoded and resized once, to uint8 in memory; nothing is cut or stored on disk.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fmce.data.batch import ImageSet
+from fmce.data.classification.splits import DataParts
+from fmce.data.image_files import DAMAGE_ERRORS, IMAGE_SUFFIXES, first_names, list_images
+from fmce.data.memory import available_memory
+
+_VALIDATION_NAMES = ("val", "validation", "valid")
+_LAYOUT = "CLASS/*.jpg or {train,val}/CLASS/*.jpg"
+# Splitting copies each part out of the whole, so for a moment there are two of every image.
+_COPIES = 2
+
+
+class _Files(NamedTuple):
+    """Image files of one split and their class indices."""
+
+    paths: list[Path]
+    targets: list[int]
+
+
+def read_image_folder(root: Path, size: int) -> DataParts:
+    """Read every image of a folder, resized to a square.
+
+    Layouts: ROOT/CLASS/… has no split of its own; ROOT/train/CLASS/… beside ROOT/test is train and
+    test; beside ROOT/val alone, `val` is taken as the test images; with both, as they are named.
+
+    Args:
+        root: the folder; class names are its subfolders' names, in alphabetical order.
+        size: side in pixels that images are resized to (bilinear, sides apart).
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds no class folders, files are damaged, or memory does not suffice.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"no image folder {root}: expected {_LAYOUT} in it; name another with FMCE_DATA or --data-root, or "
+            "--data image-folder:FOLDER for one under the data root"
+        )
+    folders = _split_folders(root)
+    names = tuple(sorted(p.name for p in _subfolders(folders["train"])))
+    if len(names) < 2:
+        raise ValueError(
+            f"{folders['train']}: expected {_LAYOUT} with at least two classes, found "
+            f"{', '.join(names) or 'no folder'}"
+        )
+    files = {
+        part: _files(folder, names, every_class=part == "train") for part, folder in folders.items()
+    }
+    _check_memory(root, sum(len(f.paths) for f in files.values()), size)
+    sets = {part: _decode_all(f, size) for part, f in files.items()}
+    return DataParts(
+        sets["train"], names, str(root), validation=sets.get("validation"), test=sets.get("test")
+    )
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Return the folder of each split; only `train` where the files have no split."""
+    train, test = root / "train", root / "test"
+    validation = next((root / n for n in _VALIDATION_NAMES if (root / n).is_dir()), None)
+    if not train.is_dir():
+        return {"train": root}
+    if test.is_dir():
+        held = {"test": test} | ({"validation": validation} if validation else {})
+        return {"train": train, **held}
+    if validation:
+        return {"train": train, "test": validation}
+    # A lone `train` is a split, one among other folders a class of that name.
+    return {"train": train if len(_subfolders(root)) == 1 else root}
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+
+
+def _files(folder: Path, names: Sequence[str], *, every_class: bool) -> _Files:
+    strangers = sorted({p.name for p in _subfolders(folder)} - set(names))
+    if strangers:
+        raise ValueError(
+            f"{folder} has classes that the training images lack: {first_names(strangers)}; "
+            "every split needs the same classes"
+        )
+    paths, targets = [], []
+    for target, name in enumerate(names):
+        found = list_images(folder / name) if (folder / name).is_dir() else []
+        if every_class and not found:
+            raise ValueError(
+                f"{folder / name} holds no images ({', '.join(IMAGE_SUFFIXES)}); add some or remove it"
+            )
+        paths += found
+        targets += [target] * len(found)
+    if not paths:
+        raise ValueError(f"{folder} holds no images; expected CLASS/*.jpg in it, or remove it")
+    return _Files(paths, targets)
+
+
+def _check_memory(root: Path, num_images: int, size: int) -> None:
+    needed, free = _COPIES * num_images * 3 * size * size, available_memory()
+    # Each process that torchrun starts on this machine reads them all.
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if free is not None and needed * processes > free:
+        each = f" in each of {processes} processes" if processes > 1 else ""
+        fewer = " or use fewer processes" if processes > 1 else ""
+        raise ValueError(
+            f"{root}: {num_images} images at {size}×{size} pixels need {needed / 2**30:.1f} GiB of "
+            f"memory{each}, {free / 2**30:.1f} GiB are free; set a smaller data.image_size{fewer}"
+        )
+
+
+def _decode_all(files: _Files, size: int) -> ImageSet:
+    images = torch.empty(len(files.paths), 3, size, size, dtype=torch.uint8)
+
+    def decode(position: int) -> str | None:
+        try:
+            images[position] = _decode(files.paths[position], size)
+        except DAMAGE_ERRORS as error:
+            return f"{files.paths[position]} ({error})"
+        return None
+
+    # Pillow decodes without holding the interpreter's lock, so threads are enough.
+    with ThreadPoolExecutor() as pool:
+        damaged = [name for name in pool.map(decode, range(len(files.paths))) if name]
+    if damaged:
+        raise ValueError(
+            f"{len(damaged)} of {len(files.paths)} images cannot be read: {first_names(damaged)}; "
+            "replace or remove them"
+        )
+    return ImageSet(images, torch.tensor(files.targets, dtype=torch.int64))
+
+
+def _decode(path: Path, size: int) -> Tensor:
+    with Image.open(path) as image:
+        square = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)

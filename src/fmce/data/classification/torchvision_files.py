@@ -1,0 +1,128 @@
+"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 in torchvision's layout, or as one `.npz` file.
+
+Nothing is downloaded unless asked for. Files are checked first, so that a missing or damaged one is
+named; torchvision then reads them.
+"""
+
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmce.data.classification.catalog import DataSpec
+from fmce.data.classification.npz import read_npz
+from fmce.data.classification.splits import DataParts, to_image_set
+
+# IDX files: two zero bytes, the type (8 is uint8), the number of axes, then each axis as big-endian.
+_IDX_UINT8 = 8
+
+
+def read_standard(spec: DataSpec, root: Path) -> DataParts:
+    """Read a data set from torchvision's layout, else from ROOT/NAME.npz.
+
+    Args:
+        spec: names the set and its folder.
+        root: folder that data sets lie in.
+
+    Raises:
+        FileNotFoundError: neither is there, or the layout lacks a file.
+        ValueError: a file is damaged.
+    """
+    folder, npz = root / spec.standard_folder, root / f"{spec.name}.npz"
+    if folder.is_dir():
+        check_files(spec, root)
+        beside = f"; {npz} is there too and was not read" if npz.is_file() else ""
+        return _read(spec, root, f"{folder}{beside}")
+    if npz.is_file():
+        return read_npz(npz, spec)
+    raise FileNotFoundError(
+        f"no {spec.name} under {root}: expected {folder} with {', '.join(expected_files(spec))} "
+        f"(torchvision's layout) or {npz} (arrays x_train, y_train, x_test, y_test). Name another "
+        "folder with FMCE_DATA or --data-root, or add --download"
+    )
+
+
+def download_standard(spec: DataSpec, root: Path) -> None:
+    """Fetch a data set into torchvision's layout, unless it is there in either form.
+
+    Raises:
+        ConnectionError: a file could not be fetched.
+    """
+    if (root / f"{spec.name}.npz").is_file():
+        return
+    try:
+        _torchvision(spec)(root, download=True)
+    except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ConnectionError(
+            f"could not download {spec.name} ({reason}); fetch {', '.join(expected_files(spec))} "
+            f"elsewhere and put them into {root / spec.standard_folder}"
+        ) from error
+
+
+def expected_files(spec: DataSpec) -> dict[str, str | None]:
+    """Return the layout's file names with their MD5 where torchvision knows one."""
+    dataset = _torchvision(spec)
+    if hasattr(dataset, "resources"):  # MNIST's kind; the digests known are of the packed files
+        return {name.removesuffix(".gz"): None for name, _ in dataset.resources}
+    meta = dataset.meta
+    return {**dict(dataset.train_list + dataset.test_list), meta["filename"]: meta["md5"]}
+
+
+def check_files(spec: DataSpec, root: Path) -> None:
+    """Check that every file of the layout is there and whole.
+
+    Raises:
+        FileNotFoundError: one is missing.
+        ValueError: one is damaged.
+    """
+    from torchvision.datasets.utils import check_md5
+
+    for name, digest in expected_files(spec).items():
+        path = root / spec.standard_folder / name
+        if not path.is_file():
+            packed = path.with_name(f"{name}.gz")
+            hint = f"unpack {packed.name} beside it with gunzip" if packed.is_file() else ""
+            raise FileNotFoundError(
+                f"{spec.name} is incomplete: expected {path}; "
+                + (hint or f"add --download, or copy the missing file to {path.parent}")
+            )
+        problem = _idx_problem(path) if digest is None else None
+        if digest is not None and not check_md5(str(path), digest):
+            problem = f"its MD5 is not {digest}"
+        if problem:
+            raise ValueError(
+                f"{path} is damaged ({problem}); delete it and repeat with --download, or copy it anew"
+            )
+
+
+def _idx_problem(path: Path) -> str | None:
+    """Say what is wrong with an IDX file of uint8 values, judged by its header and length."""
+    with path.open("rb") as file:
+        start = file.read(4)
+        axes = start[3] if len(start) == 4 else 0
+        sizes = file.read(4 * axes)
+    if start[:3] != bytes((0, 0, _IDX_UINT8)) or axes not in (1, 3) or len(sizes) != 4 * axes:
+        return "it has no header of an IDX file of uint8 values"
+    expected = 4 + 4 * axes + math.prod(struct.unpack(f">{axes}I", sizes))
+    found = path.stat().st_size
+    return None if found == expected else f"{found} bytes, its header says {expected}"
+
+
+def _read(spec: DataSpec, root: Path, source: str) -> DataParts:
+    parts = {}
+    for part, train in (("train", True), ("test", False)):
+        dataset = _torchvision(spec)(root, train=train, download=False)
+        where = f"{root / spec.standard_folder}, {part}"
+        images, targets = np.asarray(dataset.data), np.asarray(dataset.targets)
+        parts[part] = to_image_set(images, targets, where, spec.num_classes)
+    names = spec.class_names or tuple(dataset.classes)
+    return DataParts(parts["train"], names, source, test=parts["test"])
+
+
+def _torchvision(spec: DataSpec) -> Any:
+    from torchvision import datasets
+
+    return getattr(datasets, spec.standard_class)

@@ -1,0 +1,126 @@
+"""Labels for detection as files have them: raw boxes by the stems of their images, and class names.
+
+The readers of all formats share this form; the names become class ids here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from fmce.data.detection.boxes import ImageBoxes, image_boxes
+from fmce.data.image_files import first_names, stem_of
+
+T = TypeVar("T")
+EVERY_CLASS = "*"  # of a region in which nothing counts, whatever its class
+
+
+class RawBox(NamedTuple):
+    """A box as a file has it.
+
+    category: the file's name of the class. box: x1, y1, x2, y2, x2 and y2 exclusive. ignored: whether
+    it is a region to be ignored.
+    """
+
+    category: str
+    box: tuple[float, float, float, float]
+    ignored: bool = False
+
+
+RawLabels = Mapping[str, Sequence[RawBox] | None]
+"""By stem of the image; None where the file names the image and gives no annotation."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What becomes of the class names in files.
+
+    names: the classes, id 0 first, all different.
+    renames: other names for them.
+    ignored: names whose boxes are regions to ignore for the class given.
+    dropped: names that are no classes here.
+    """
+
+    names: tuple[str, ...]
+    renames: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"expected different class names, got {', '.join(self.names)}.")
+
+    def knows(self, category: str) -> bool:
+        """Tell whether a name is a class, another name of one, ignored or dropped."""
+        known = (self.names, self.renames, self.ignored, self.dropped, (EVERY_CLASS,))
+        return any(category in names for names in known)
+
+    def refuse_unknown(self, labels: RawLabels, where: str) -> None:
+        """Refuse raw boxes of a name that is not known; the first are named.
+
+        Raises:
+            ValueError: There are such.
+        """
+        wrong = [
+            f"{stem}: {row.category!r}"
+            for stem, rows in labels.items()
+            for row in rows or ()
+            if not self.knows(row.category)
+        ]
+        if wrong:
+            raise ValueError(
+                f"{where}: {len(wrong)} boxes are of unknown class, {first_names(wrong)}; known are "
+                f"{', '.join(self.names)}."
+            )
+
+    def to_boxes(self, raw: Iterable[RawBox]) -> ImageBoxes:
+        """Turn raw boxes of known names into an image's boxes."""
+        boxes, labels, ignored = [], [], []
+        for category, box, crowd in raw:
+            if category in self.dropped:
+                continue
+            name = self.ignored.get(category, self.renames.get(category, category))
+            which = self.names if name == EVERY_CLASS else (name,)
+            boxes += [box] * len(which)
+            labels += [self.names.index(n) for n in which]
+            ignored += [crowd or category in self.ignored or name == EVERY_CLASS] * len(which)
+        return image_boxes(boxes, labels, ignored)
+
+
+def by_stem(named: Iterable[tuple[str, T]], where: str) -> dict[str, T]:
+    """Return values by the stems of their images' names; labels and leak rules go by stems.
+
+    Args:
+        named: Names of images, folders included, and what belongs to each.
+        where: What they are in, for the message.
+
+    Raises:
+        ValueError: Two images have one stem; both are named.
+    """
+    values: dict[str, T] = {}
+    names: dict[str, str] = {}
+    for name, value in named:
+        stem = stem_of(name)
+        if stem in names:
+            raise ValueError(
+                f"{where}: expected one image of each name, got {names[stem]} and {name}; rename one of "
+                "them, or leave one out."
+            )
+        names[stem], values[stem] = name, value
+    return values
+
+
+def read_label_text(path: Path) -> str:
+    """Read a file of labels.
+
+    Raises:
+        ValueError: It cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_text("utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"expected a file of labels at {path}, got: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"expected UTF-8 text in {path}, got another byte at {error.start}; save it as UTF-8."
+        ) from error

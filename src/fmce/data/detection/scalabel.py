@@ -1,0 +1,166 @@
+"""BDD100K's detection labels in Scalabel's JSON: all releases read, predictions in the official form.
+
+Boxes in these files are inclusive: their width is x2 − x1 + 1.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fmce.data.detection.files import DetectionFiles, Missing, join_labels
+from fmce.data.detection.labels import Classes, RawBox, by_stem, read_label_text
+
+BDD100K_BOX_CLASSES = (
+    *("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    *("traffic light", "traffic sign"),
+)
+BDD100K_NAMES = Classes(
+    BDD100K_BOX_CLASSES,
+    renames={
+        "bike": "bicycle",
+        "motor": "motorcycle",
+        "person": "pedestrian",
+        "van": "car",
+        "caravan": "car",
+    },
+    ignored={"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"},
+)
+
+
+def read_scalabel(path: Path) -> dict[str, list[RawBox] | None]:
+    """Read the boxes of a Scalabel file: a list of frames, one frame, or frames under "frames".
+
+    Labels without a box (lanes, drivable areas) are passed over. An image whose "labels" are null or
+    missing is there with None. The first release's files of one image have "objects" instead.
+
+    Raises:
+        ValueError: The file is no JSON of that form, names an image twice, or a label lacks its category
+            or a number.
+    """
+    return by_stem(_frames(path), str(path))
+
+
+def _frames(path: Path) -> Iterable[tuple[str, list[RawBox] | None]]:
+    text = read_label_text(path)
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"expected JSON labels in {path}, got {error}.") from error
+    frames = content.get("frames", [content]) if isinstance(content, dict) else content
+    if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
+        raise ValueError(f"expected a list of frames, or one frame, in {path}.")
+    for frame in frames:
+        # Frames of a single image's file are named outside, or only by the file.
+        outside = content.get("name") if isinstance(content, dict) else None
+        name = frame.get("name") or outside or path.stem
+        labels = frame.get("labels", frame.get("objects"))
+        if not isinstance(name, str) or not isinstance(labels, list | None):
+            raise ValueError(f"expected frames with a name and a list of labels in {path}.")
+        yield name, None if labels is None else [*_boxes(labels, f"{path}, {name}")]
+
+
+def _boxes(labels: Iterable[Any], where: str) -> Iterable[RawBox]:
+    for label in labels:
+        if not isinstance(label, dict):
+            raise ValueError(f"expected labels as JSON objects in {where}, got {label!r}.")
+        box, category = label.get("box2d"), label.get("category")
+        if box is None:
+            continue
+        try:
+            x1, y1, x2, y2 = (float(box[side]) for side in ("x1", "y1", "x2", "y2"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"expected box2d with x1, y1, x2, y2 in {where}, got {box}."
+            ) from error
+        if not isinstance(category, str):
+            raise ValueError(f"expected a category beside the box {box} in {where}.")
+        yield RawBox(category, (x1, y1, x2 + 1, y2 + 1), _is_crowd(label, where))
+
+
+def _is_crowd(label: Mapping[str, Any], where: str) -> bool:
+    """Return the attribute "crowd", a boolean or, in some files, its text."""
+    attributes = label.get("attributes") or {}
+    if not isinstance(attributes, dict):
+        raise ValueError(f"expected attributes as a JSON object in {where}, got {attributes!r}.")
+    crowd = {k.lower(): v for k, v in attributes.items()}.get("crowd")
+    return crowd.lower() == "true" if isinstance(crowd, str) else bool(crowd)
+
+
+def bdd100k_detection(
+    root: Path | str,
+    split: str,
+    *,
+    missing: Missing = "empty",
+    exclude: Path | str | Iterable[str] = (),
+    max_failure_rate: float = 0.01,
+) -> DetectionFiles:
+    """Find BDD100K's detection set: images/100k/{split} and the labels of any release.
+
+    Labels, tried in this order below `root`: labels/det_20/det_{split}.json;
+    labels/bdd100k_labels_images_{split}.json; a file for each image in labels/100k/{split}.
+
+    Args:
+        root: Folder of the data set.
+        split: "train" or "val".
+        missing: As in `join_labels`; 137 training images of det_20 have no annotation.
+        exclude: As in `join_labels`.
+        max_failure_rate: As in `join_labels`.
+
+    Raises:
+        ValueError: Nothing of this is there, or as in `join_labels`.
+    """
+    root = Path(root)
+    images = root / "images" / "100k" / split
+    lists = (
+        root / "labels" / "det_20" / f"det_{split}.json",
+        root / "labels" / f"bdd100k_labels_images_{split}.json",
+    )
+    single = root / "labels" / "100k" / split
+    source = next((path for path in lists if path.is_file()), single)
+    if not images.is_dir() or not source.exists():
+        raise ValueError(
+            f"expected images in {images} and labels in {', '.join(map(str, lists))} or {single}."
+        )
+    files = [source] if source.is_file() else sorted(source.glob("*.json"))
+    labels = by_stem((frame for path in files for frame in _frames(path)), str(source))
+    return join_labels(
+        images,
+        labels,
+        BDD100K_NAMES,
+        name=str(images),
+        missing=missing,
+        exclude=exclude,
+        max_failure_rate=max_failure_rate,
+    )
+
+
+def to_scalabel(
+    names: Sequence[str],
+    predictions: Sequence[Mapping[str, Tensor]],
+    class_names: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Return predictions as BDD100K's evaluation wants them in its JSON, boxes inclusive.
+
+    Args:
+        names: File names of the images.
+        predictions: Of each image "boxes" (n, 4), "labels" and "scores" (n,).
+        class_names: Names of the ids.
+    """
+    return [
+        {"name": name, "labels": [*_rows(found, class_names)]}
+        for name, found in zip(names, predictions, strict=True)
+    ]
+
+
+def _rows(found: Mapping[str, Tensor], class_names: Sequence[str]) -> Iterable[dict[str, Any]]:
+    columns = (found[name].tolist() for name in ("boxes", "labels", "scores"))
+    for number, ((x1, y1, x2, y2), label, score) in enumerate(zip(*columns, strict=True)):
+        yield {
+            "id": str(number),
+            "category": class_names[label],
+            "score": score,
+            "box2d": {"x1": x1, "y1": y1, "x2": x2 - 1, "y2": y2 - 1},
+        }

@@ -1,0 +1,1 @@
+"""Unlabelled frames: folders, videos, shards."""

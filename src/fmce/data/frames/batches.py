@@ -1,0 +1,262 @@
+"""Batches from a pool of frames in files: fetched by threads, decoded by processes, ahead of the trainer.
+
+Threads of the trainer's process read stretches of frames into a bounded window; worker processes decode
+them and, where the network runs on the CPU, draw the views. What a batch holds depends on its number
+alone, neither on the workers nor on where a training was resumed.
+"""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fmce.data.augmentation import Augmentation, view_generator
+from fmce.data.batch import ViewBatch
+from fmce.data.batch_slice import BatchShare, share_of
+from fmce.data.frames.order import FrameOrder
+from fmce.data.frames.pool import FramePool, decode_batch
+from fmce.data.frames.table import Numbers, Payload
+from fmce.data.image_files import ReadFailures, UnreadableDataError
+
+# Stretches read at a time: enough to hide an object store's delay behind one another.
+_FETCHERS = 8
+# Batches that each worker prepares ahead.
+_AHEAD = 4
+
+
+class _Job(NamedTuple):
+    """This rank's part of a batch to decode: the step it is for, its frames' numbers and contents."""
+
+    step: int
+    frames: Tensor
+    payloads: list[Payload]
+
+
+class _Decoded(NamedTuple):
+    """Images uint8 or views float32 (B,3,H,W), none where all frames are damaged, and the damage."""
+
+    images: Tensor | None
+    frames: Tensor
+    damaged: list[tuple[int, str]]
+
+
+class _Decoder(Dataset[_Decoded]):
+    """What a worker process does; holds no frames, so that memory is the same in all of them."""
+
+    def __init__(
+        self, height: int, width: int, views: Augmentation | None, seed: int, share: BatchShare
+    ) -> None:
+        self.height, self.width, self.views = height, width, views
+        self.seed, self.share = seed, share
+
+    def __getitem__(self, job: _Job) -> _Decoded:
+        images, damaged = decode_batch(job.payloads, self.height, self.width)
+        if not images:
+            return _Decoded(None, job.frames, damaged)
+        stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        if self.views is not None:
+            generator = view_generator(torch.device("cpu"), self.seed, job.step)
+            stacked, _ = self.views(stacked, None, generator, self.share)
+        return _Decoded(stacked, job.frames, damaged)
+
+
+class FrameBatches:
+    """Batches of views of a file-backed pool, endless in the pool and finite in steps.
+
+    Batch s takes the frames s·B … (s+1)·B of an endless sequence (`FrameOrder`), in which every frame is
+    met once before any is met again. Several processes share each batch: each reads and decodes its rows.
+
+    Attributes:
+        failures: Counts of reads and of damaged frames.
+        waited_seconds: How long `epoch` has kept its caller waiting for batches.
+    """
+
+    def __init__(
+        self,
+        pool: FramePool,
+        views: Augmentation,
+        batch_size: int,
+        interval: int,
+        *,
+        seed: int,
+        device: torch.device | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Describe the batches; nothing is read yet.
+
+        Args:
+            pool: Where frames come from.
+            views: How they are varied.
+            batch_size: B, of all processes together.
+            interval: Steps an "epoch" of the training loop has.
+            seed: Draws order and views.
+            device: Where the network runs; the CPU by default.
+            share: Rank of this process and how many share each batch; together they see the frames, in
+                the order and views, that one process alone would see.
+
+        Raises:
+            ValueError: The pool is empty, or a batch has fewer frames than processes share it.
+        """
+        if len(pool) == 0:
+            raise ValueError("expected a pool with frames, got an empty one")
+        self.pool, self.views = pool, views
+        self.batch_size, self.interval, self.seed = batch_size, interval, seed
+        self.device = device or torch.device("cpu")
+        self.order = FrameOrder(pool.table.sizes, pool.window, batch_size, seed=seed, share=share)
+        self.share = share_of(batch_size, *share)
+        self.failures = ReadFailures(len(pool), max_rate=pool.max_damaged)
+        self.waited_seconds = 0.0
+        self._next_step = -1
+        self._jobs: Iterator[_Job] | None = None
+        self._decoded: Iterator[_Decoded] | None = None
+
+    def __len__(self) -> int:
+        return self.interval
+
+    def epoch(self, epoch: int) -> Iterator[ViewBatch]:
+        """Yield the batches of the 1-based interval `epoch`.
+
+        Workers go on with the next interval meanwhile; asked for another one, they start there.
+
+        Raises:
+            UnreadableDataError: More reads than the pool's rate failed.
+        """
+        first = (epoch - 1) * self.interval
+        for step in range(first, first + self.interval):
+            started = time.perf_counter()
+            batch = self._on_device(self._take(step), step)
+            self.waited_seconds += time.perf_counter() - started
+            yield batch
+
+    def close(self) -> None:
+        """End the worker processes and threads; another `epoch` starts them again."""
+        self._decoded, jobs, self._jobs = None, self._jobs, None
+        if jobs is not None:
+            jobs.close()  # type: ignore[attr-defined]
+
+    def _take(self, step: int) -> _Decoded:
+        if self._decoded is None or step != self._next_step:
+            self._start(step)
+        assert self._decoded is not None
+        decoded = next(self._decoded)
+        self._next_step = step + 1
+        self._count(decoded)
+        return decoded
+
+    def _start(self, step: int) -> None:
+        self.close()
+        workers, on_gpu = self.pool.workers, self.device.type == "cuda"
+        views = None if on_gpu else self.views
+        decoder = _Decoder(self.pool.height, self.pool.width, views, self.seed, self.share)
+        self._jobs = self._read(step)
+        loader = DataLoader(
+            decoder,
+            batch_size=None,
+            sampler=self._jobs,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=on_gpu,
+            worker_init_fn=_start_worker,
+            prefetch_factor=_AHEAD if workers else None,
+            # Forking a process that has threads, ours that fetch among them, may deadlock.
+            multiprocessing_context=_fork_server() if workers else None,
+            # Otherwise starting workers would draw from the generator that the training's draws use.
+            generator=torch.Generator(),
+        )
+        self._decoded = iter(loader)
+
+    def _read(self, step: int) -> Iterator[_Job]:
+        """Yield the contents of batches from a step on; the next window is fetched meanwhile."""
+        threads = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch-frames")
+        own = self.share.rows.stop - self.share.rows.start
+        try:
+            contents = self._contents(threads, step)
+            for number in itertools.count(step):
+                frames, payloads = zip(*itertools.islice(contents, own), strict=True)
+                yield _Job(number, torch.tensor(frames), list(payloads))
+        finally:
+            # Not waited for: the collector may end this in one of these very threads.
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _contents(self, threads: ThreadPoolExecutor, step: int) -> Iterator[tuple[int, Payload]]:
+        table = self.pool.table
+
+        def fetch(window: Numbers) -> dict[int, Future[list[Payload]]]:
+            chunks = np.unique(table.chunk_of(window)).tolist()
+            return {chunk: threads.submit(table.fetch, chunk) for chunk in chunks}
+
+        windows = ((window, fetch(window)) for window in self.order.windows(step))
+        for (window, fetched), _ahead in itertools.pairwise(windows):
+            for number, chunk in zip(window.tolist(), table.chunk_of(window).tolist(), strict=True):
+                yield number, fetched[chunk].result()[number - int(table.starts[chunk])]
+
+    def _count(self, decoded: _Decoded) -> None:
+        for _ in range(len(decoded.frames) - len(decoded.damaged)):
+            self.failures.succeeded()
+        for place, reason in decoded.damaged:
+            self.failures.failed(int(decoded.frames[place]), OSError(reason), self.pool.table.key)
+
+    def _on_device(self, decoded: _Decoded, step: int) -> ViewBatch:
+        images = self._standing_in(decoded, step) if decoded.images is None else decoded.images
+        if images.dtype == torch.uint8:  # views on a GPU, queued behind the step that it works on
+            images = images.to(self.device, non_blocking=True)
+            generator = view_generator(self.device, self.seed, step)
+            images, _ = self.views(images, None, generator, self.share)
+        return ViewBatch(images, None, decoded.frames)
+
+    def _standing_in(self, decoded: _Decoded, step: int) -> Tensor:
+        """Return images for a part of a batch of which no frame can be read."""
+        first, count = int(decoded.frames[0]), len(decoded.frames)
+        if count == self.batch_size:
+            raise UnreadableDataError(
+                f"none of the {count} frames of step {step} can be read, {self.pool.table.key(first)} "
+                f"neither: {decoded.damaged[0][1]}"
+            )
+        # A rank's part may be a frame or two, and those of the other ranks are not at hand.
+        return self.pool.in_memory([first]).images.expand(count, -1, -1, -1)
+
+
+def default_workers(cores: int) -> int:
+    """Return how many processes should decode: all cores but the trainer's, 8 at most.
+
+    >>> default_workers(2), default_workers(16)
+    (1, 8)
+    """
+    return max(1, min(8, cores - 1))
+
+
+def _as_it_is(decoded: Any) -> Any:
+    return decoded
+
+
+def _start_worker(_number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    """End this worker when the trainer is gone, also by a kill.
+
+    The data loader's own watch looks at the fork server, which lives as long as its forks do.
+    """
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        trainer.join()
+        os._exit(1)
+
+
+def _fork_server() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    # Imported once, by the server: its forks start in milliseconds.
+    context.set_forkserver_preload([__name__])
+    return context

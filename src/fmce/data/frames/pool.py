@@ -1,0 +1,173 @@
+"""A pool of frames that stay in files: read and decoded when they are wanted, never all in memory."""
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fmce.data.frames.shards import ShardFolder
+from fmce.data.frames.table import (
+    FileFrames,
+    FrameTable,
+    MemoryFrames,
+    Payload,
+    ShardFrames,
+)
+from fmce.data.image_files import DAMAGE_ERRORS, ImageArray, ReadFailures, read_or_substitute
+from fmce.data.pools import ImagePool, empty_pool, resize_and_center_crop, stack_images
+
+
+@dataclass(frozen=True)
+class FramePool:
+    """Unlabelled frames in files and shards, brought to one size when they are read.
+
+    table: which frames. height, width: their size in pixels. window: frames shuffled with one another.
+    workers: processes that decode; 0 decodes in the trainer's own. max_damaged: share of reads that may
+    fail.
+    """
+
+    table: FrameTable
+    height: int
+    width: int
+    window: int = 2048
+    workers: int = 0
+    max_damaged: float = 0.01
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes where a network runs: none but its batches'."""
+        return 0
+
+    def to(self, _device: torch.device) -> Self:
+        """Return the pool as it is: batches are made on the host and go to the device one by one."""
+        return self
+
+    def __radd__(self, images: ImagePool) -> Self:
+        """Return a pool of images in memory and these frames."""
+        sources = (MemoryFrames(images.images.cpu()), *self.table.sources)
+        shift = len(images)
+        chunks = np.concatenate([np.arange(shift), self.table.chunks + shift])
+        table = FrameTable(sources, chunks=chunks, dropped=self.table.dropped + shift)
+        return replace(self, table=table)
+
+    def in_memory(self, numbers: Iterable[int] | None = None) -> ImagePool:
+        """Read frames, by default all; for a damaged one, named in the result, the next readable stands in.
+
+        Raises:
+            UnreadableDataError: More reads than `max_damaged` failed.
+        """
+        wanted = list(range(len(self)) if numbers is None else numbers)
+        if not wanted:
+            return empty_pool(self.height, self.width)
+        failures = ReadFailures(len(self), max_rate=self.max_damaged)
+
+        fetch = lru_cache(maxsize=1)(self.table.fetch)  # neighbours are read once
+
+        def read(number: int) -> ImageArray:
+            chunk = int(self.table.chunk_of(np.array([number]))[0])
+            payload = fetch(chunk)[number - int(self.table.starts[chunk])]
+            return decode(payload, self.height, self.width)
+
+        key = self.table.key
+        images = (read_or_substitute(n, len(self), read, failures, key) for n in wanted)
+        stacked = stack_images(images, len(wanted))
+        return ImagePool(stacked, damaged=tuple(key(n) for n in failures.failed_items))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `from_dict` needs to make the pool again, as plain values for JSON."""
+        sources = [_describe(source) for source in self.table.sources]
+        return {
+            "sources": sources,
+            "chunks": self.table.chunks.tolist(),
+            "dropped": self.table.dropped.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], **options: Any) -> "FramePool":
+        """Return the pool that `to_dict` described.
+
+        Args:
+            values: What `to_dict` returned.
+            options: The pool's other fields.
+        """
+        sources = [
+            FileFrames(row["files"])
+            if "files" in row
+            else ShardFrames(ShardFolder.from_dict(row["shards"]))
+            for row in values["sources"]
+        ]
+        table = FrameTable(
+            sources, chunks=np.array(values["chunks"], np.int64), dropped=values["dropped"]
+        )
+        return cls(table, **options)
+
+
+def _describe(source: object) -> dict[str, Any]:
+    if isinstance(source, FileFrames):
+        return {"files": list(source.paths)}
+    if isinstance(source, ShardFrames):
+        return {"shards": source.folder.to_dict()}
+    raise TypeError(f"{type(source).__name__} lies in no file")
+
+
+def decode(frame: Payload, height: int, width: int) -> ImageArray:
+    """Decode a frame and bring it to a size.
+
+    Args:
+        frame: An image file's bytes or path, or an image uint8 (H,W,3).
+        height: Pixels.
+        width: Pixels.
+
+    Returns:
+        uint8 (height,width,3).
+
+    Raises:
+        OSError: It cannot be decoded (or another of `image_files.DAMAGE_ERRORS`).
+    """
+    if isinstance(frame, np.ndarray):
+        return resize_and_center_crop(frame, height, width)
+    with Image.open(io.BytesIO(frame) if isinstance(frame, bytes) else frame) as image:
+        return resize_and_center_crop(np.asarray(image.convert("RGB")), height, width)
+
+
+def decode_batch(
+    frames: Iterable[Payload], height: int, width: int
+) -> tuple[list[ImageArray], list[tuple[int, str]]]:
+    """Decode frames, the next readable one of the batch in place of a damaged one.
+
+    Args:
+        frames: As for `decode`.
+        height: Pixels.
+        width: Pixels.
+
+    Returns:
+        Images (none where all frames are damaged), and place and reason of each damaged one.
+    """
+    images: list[ImageArray | None] = []
+    damaged: list[tuple[int, str]] = []
+    for place, frame in enumerate(frames):
+        try:
+            images.append(decode(frame, height, width))
+        except DAMAGE_ERRORS as error:
+            images.append(None)
+            damaged.append((place, _reason(frame, error)))
+    readable = [place for place, image in enumerate(images) if image is not None]
+    if not readable:
+        return [], damaged
+    for place, _ in damaged:
+        images[place] = images[next((r for r in readable if r > place), readable[0])]
+    return [image for image in images if image is not None], damaged
+
+
+def _reason(frame: Payload, error: Exception) -> str:
+    if isinstance(frame, bytes):  # Pillow would name an object in memory
+        return "no image" if frame else "missing or cut off"
+    return str(error) or type(error).__name__

@@ -1,0 +1,266 @@
+"""Tar shards of frames in WebDataset form, and the index that lets any part of them be read alone.
+
+A folder of shards holds `*.tar` and `shards.json`. The index gives byte offsets of every 16th frame,
+so that a reader fetches a stretch of frames in one request, from a disk or any fsspec address,
+without the rest of the tar. Tars are written and parsed by the webdataset package.
+"""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fmce.data.frames.folders import is_excluded_name
+from fmce.data.frames.remote_files import open_address, read_file, read_range
+from fmce.data.frames.video import frame_key
+from fmce.data.image_files import IMAGE_SUFFIXES, read_stems
+
+INDEX = "shards.json"
+# Frames between two byte offsets of the index: neighbours that are fetched together. More would mean
+# fewer requests, and more frames of one video in a shuffle buffer of the same size.
+CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar: frames first, first + every, … of one video.
+
+    Attributes:
+        name: File name in the folder.
+        prefix: What the keys begin with.
+        first: Number of the first frame among the video's decoded ones.
+        every: Distance to the next.
+        frames: How many.
+        offsets: Byte offsets of frames 0, 16, 32, … and of the end of the last.
+    """
+
+    name: str
+    prefix: str
+    first: int
+    every: int
+    frames: int
+    offsets: tuple[int, ...]
+
+    @property
+    def num_chunks(self) -> int:
+        """Stretches of up to 16 frames."""
+        return len(self.offsets) - 1
+
+    def chunk_size(self, chunk: int) -> int:
+        """Return how many frames a stretch has."""
+        return min(CHUNK, self.frames - chunk * CHUNK)
+
+    def chunk_keys(self, chunk: int) -> list[str]:
+        """Return the keys of a stretch's frames, in order."""
+        numbers = range(chunk * CHUNK, chunk * CHUNK + self.chunk_size(chunk))
+        return [frame_key(self.prefix, self.first + i * self.every) for i in numbers]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Shard":
+        """Return the shard of a row of the index."""
+        return cls(**{**values, "offsets": tuple(values["offsets"])})
+
+
+@dataclass(frozen=True)
+class ShardFolder:
+    """A folder of shards, local or remote, and what its index says of them."""
+
+    address: str
+    shards: tuple[Shard, ...]
+
+    @property
+    def frames(self) -> int:
+        """Frames of all shards."""
+        return sum(shard.frames for shard in self.shards)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"address": self.address, "shards": [asdict(shard) for shard in self.shards]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ShardFolder":
+        """Return the folder that `to_dict` described."""
+        return cls(values["address"], tuple(map(Shard.from_dict, values["shards"])))
+
+
+def write_shard(path: Path, frames: Iterable[tuple[str, bytes]]) -> None:
+    """Write one shard, whole or not at all: beside its place, flushed, then renamed.
+
+    The same frames give the same bytes.
+
+    Args:
+        path: The tar to make.
+        frames: Keys and JPEG files.
+
+    Raises:
+        ModuleNotFoundError: webdataset is not installed.
+    """
+    writer = _webdataset().TarWriter
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            with writer(file, user="", group="", mtime=0, encoder=False) as tar:
+                for key, jpeg in frames:
+                    tar.write({"__key__": key, "jpg": jpeg})
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def index_shard(path: Path, prefix: str, first: int, every: int) -> Shard:
+    """Read from a shard's headers where its frames lie.
+
+    Args:
+        path: A shard of `write_shard`.
+        prefix: As in `Shard`.
+        first: As in `Shard`.
+        every: As in `Shard`.
+    """
+    with tarfile.open(path, "r:") as tar:
+        members = tar.getmembers()
+        end = members[-1].offset_data + -(-members[-1].size // 512) * 512
+    starts = [member.offset for member in members[::CHUNK]]
+    return Shard(path.name, prefix, first, every, len(members), (*starts, end))
+
+
+def write_index(folder: Path, shards: Sequence[Shard], about: Mapping[str, Any]) -> None:
+    """Write the index of a folder of shards; readers see a folder only with its index.
+
+    Args:
+        folder: Holds the shards.
+        shards: All of them; sorted by name here.
+        about: Further facts to keep, such as settings and damaged videos.
+    """
+    rows = [asdict(shard) for shard in sorted(shards, key=lambda shard: shard.name)]
+    beside = folder / f".{INDEX}.tmp"
+    with open(beside, "w", encoding="utf-8") as file:
+        json.dump({**about, "chunk": CHUNK, "shards": rows}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, folder / INDEX)
+
+
+def holds_shards(address: str) -> bool:
+    """Tell whether a folder or fsspec address is one of shards; other folders hold images."""
+    return "://" in address or (Path(address) / INDEX).is_file() or any(Path(address).glob("*.tar"))
+
+
+def open_shards(address: str, *, exclude: Path | str | Iterable[str] = ()) -> ShardFolder:
+    """Read the index of a folder of shards, without the videos to leave out.
+
+    Args:
+        address: A folder, or an address that fsspec understands (s3://…, gs://…, memory://…).
+        exclude: Stems of videos: a text file with one a line, or an iterable.
+
+    Returns:
+        The folder with the shards that are left, possibly none.
+
+    Raises:
+        ValueError: There is no index, or it is of another kind.
+        UnreachableError: The index cannot be read, after all tries.
+        ModuleNotFoundError: fsspec, or its part for this kind of address, is not installed.
+    """
+    shards = _read_index(str(address))
+    out = _key_prefixes(read_stems(exclude))
+    kept = tuple(shard for shard in shards if not is_excluded_name(shard.prefix, out))
+    return ShardFolder(str(address), kept)
+
+
+def _read_index(address: str) -> list[Shard]:
+    files, root = open_address(address)
+    try:
+        index = json.loads(read_file(files, f"{root}/{INDEX}"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"expected {INDEX} in {address}, found none; `fmce frames` writes it last, and if that made "
+            "these tars, give its command again so that it ends. Tars of other programs are not read: "
+            "unpack their images and name that folder"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"expected JSON in {address}/{INDEX}, got {error}.") from error
+    chunk = index.get("chunk") if isinstance(index, dict) else None
+    if chunk is not None and chunk != CHUNK:
+        raise ValueError(
+            f"{address}/{INDEX} has offsets of every {chunk}th frame, this version of "
+            f"fmce reads {CHUNK}; make the shards again"
+        )
+    try:
+        return [Shard.from_dict(row) for row in index["shards"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"expected in {address}/{INDEX} what `fmce frames` writes, a table with shards that have "
+            f"{', '.join(field.name for field in fields(Shard))}; got {type(error).__name__}: {error}. "
+            "Copy the index again from where the shards were made, or make them again"
+        ) from error
+
+
+def _key_prefixes(stems: frozenset[str]) -> frozenset[str]:
+    return stems | {stem.replace(".", "_") for stem in stems}
+
+
+def excluded_frames(folder: ShardFolder, exclude: Path | str | Iterable[str]) -> list[int]:
+    """Return positions, among all frames of a folder, of those whose own key is listed."""
+    out = _key_prefixes(read_stems(exclude))
+    found, start = [], 0
+    for shard in folder.shards:
+        # Most stems name whole videos, which were left out before; keys are only then looked at.
+        if any(stem.startswith(f"{shard.prefix}-") for stem in out):
+            keys = (key for chunk in range(shard.num_chunks) for key in shard.chunk_keys(chunk))
+            found += [start + i for i, key in enumerate(keys) if key in out]
+        start += shard.frames
+    return found
+
+
+class ShardReader:
+    """Fetches stretches of frames from one folder of shards; safe to share between threads."""
+
+    def __init__(self, folder: ShardFolder) -> None:
+        """Connect to where the shards lie; nothing is read yet.
+
+        Raises:
+            ModuleNotFoundError: fsspec or webdataset is not installed.
+        """
+        self.folder = folder
+        self._files, self._root = open_address(folder.address)
+        self._parse = _webdataset().tariterators.tar_file_iterator
+
+    def fetch(self, shard: Shard, chunk: int) -> list[bytes]:
+        """Fetch the image files of one stretch, in the order of `Shard.chunk_keys`.
+
+        A file that cannot be had is empty: whoever decodes it counts it as damaged. A lost connection
+        is tried again first.
+
+        Raises:
+            UnreachableError: Nothing of the shard can be read, after all tries.
+        """
+        start, end = shard.offsets[chunk : chunk + 2]
+        found = dict(
+            self._members(read_range(self._files, f"{self._root}/{shard.name}", start, end))
+        )
+        return [found.get(key, b"") for key in shard.chunk_keys(chunk)]
+
+    def _members(self, raw: bytes) -> Iterator[tuple[str, bytes]]:
+        """Yield keys and image files of a part of a tar, up to where it is damaged."""
+        try:
+            for member in self._parse(io.BytesIO(raw)):
+                key, _, suffix = member["fname"].rsplit("/", 1)[-1].partition(".")
+                if f".{suffix.lower()}" in IMAGE_SUFFIXES:
+                    yield key, member["data"]
+        except (tarfile.TarError, EOFError, OSError):
+            return
+
+
+def _webdataset() -> Any:
+    try:
+        import webdataset
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "shards are tars in WebDataset form; install it with: pip install 'fmce[frames]'"
+        ) from error
+    return webdataset

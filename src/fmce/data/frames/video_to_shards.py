@@ -1,0 +1,142 @@
+"""One video to its shards, in a process of its own; a kill costs at most the shard being written."""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmce.data.frames.shards import Shard, index_shard, write_shard
+from fmce.data.frames.video import (
+    DamagedVideoError,
+    FrameSettings,
+    decode_video,
+    frame_key,
+    frame_prefix,
+    to_jpeg,
+)
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+# One small file a video says that its shards are whole; hidden, since readers need the index only.
+RECORDS = ".videos"
+# Bytes at each end of a video that tell it from others.
+_END = 2**16
+
+
+def pack_video(video: Path, out: Path, settings: FrameSettings, threads: int = 1) -> None:
+    """Write the shards of a video and then its record; its own finished shards are left as they are.
+
+    A damaged video gets a record that says so, and no shards. Shards that a killed call made from
+    another video of this name are made again.
+
+    Args:
+        video: The file.
+        out: Folder of the shards.
+        settings: Which frames, and how they are stored.
+        threads: Of the decoder.
+    """
+    prefix = frame_prefix(video.name)
+    try:
+        source = fingerprint(video)
+        _keep_shards_of(source, out, prefix)
+        shards = list(_shards(video, prefix, out, settings, threads))
+    except DamagedVideoError as error:
+        _delete_shards(out, prefix)
+        _write_record(out, prefix, {"video": video.name, "damaged": str(error)})
+        return
+    about = {"video": video.name, **source}
+    _write_record(out, prefix, about | {"shards": [asdict(shard) for shard in shards]})
+
+
+def fingerprint(video: Path) -> dict[str, Any]:
+    """Return what tells a video from another of its name: its size, and a hash of its two ends.
+
+    Videos that differ at all do so there, in their index; reading all of them would take hours.
+
+    Raises:
+        DamagedVideoError: The file cannot be read.
+    """
+    try:
+        size = video.stat().st_size
+        with open(video, "rb") as file:
+            digest = hashlib.sha256(file.read(_END))
+            file.seek(max(0, size - _END))
+            digest.update(file.read(_END))
+    except OSError as error:
+        raise DamagedVideoError(f"{video} cannot be read: {error.strerror}") from error
+    return {"bytes": size, "ends": digest.hexdigest()}
+
+
+def _keep_shards_of(source: Mapping[str, Any], out: Path, prefix: str) -> None:
+    """Delete shards that were begun from another source, and note this one before its first."""
+    begun = out / RECORDS / f".{prefix}.source"
+    if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) == source:
+        return
+    _delete_shards(out, prefix)
+    _write_json(begun, source)
+
+
+def _delete_shards(out: Path, prefix: str) -> None:
+    own = re.compile(rf"{re.escape(prefix)}-\d{{4,}}\.tar")  # not those of a video "PREFIX-0001"
+    for path in out.glob("*.tar"):
+        if own.fullmatch(path.name):
+            path.unlink()
+
+
+def _shards(
+    video: Path, prefix: str, out: Path, settings: FrameSettings, threads: int
+) -> Iterator[Shard]:
+    frames = decode_video(video, settings.every, threads=threads)
+    for number in itertools.count():
+        part = list(itertools.islice(frames, 1))
+        if not part:
+            return
+        whole = itertools.chain(part, itertools.islice(frames, settings.shard_frames - 1))
+        path = out / f"{prefix}-{number:04d}.tar"
+        if path.exists():
+            for _ in whole:  # decoded all the same: later frames depend on earlier ones
+                pass
+        else:
+            write_shard(path, _encoded(whole, prefix, settings))
+        yield index_shard(path, prefix, part[0][0], settings.every)
+
+
+def _encoded(
+    frames: Iterator[tuple[int, "VideoFrame"]], prefix: str, settings: FrameSettings
+) -> Iterator[tuple[str, bytes]]:
+    for number, frame in frames:
+        yield frame_key(prefix, number), to_jpeg(frame, settings.height, settings.quality)
+
+
+def read_record(out: Path, prefix: str) -> dict[str, Any] | None:
+    """Return what is known of a video's shards; None where they are not whole yet."""
+    path = out / RECORDS / f"{prefix}.json"
+    if not path.exists():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def record_names(out: Path) -> list[str]:
+    """Return the prefixes of all videos that were packed or found damaged, sorted."""
+    return sorted(path.stem for path in (out / RECORDS).glob("[!.]*.json"))
+
+
+def _write_record(out: Path, prefix: str, record: Mapping[str, Any]) -> None:
+    _write_json(out / RECORDS / f"{prefix}.json", record)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    with open(beside, "w", encoding="utf-8") as file:
+        json.dump(values, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)

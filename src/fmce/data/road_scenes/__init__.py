@@ -1,0 +1,1 @@
+"""Rendered road scenes with exact masks and boxes."""

@@ -1,0 +1,1 @@
+"""Method 3, function matching: a compact student imitates a teacher."""

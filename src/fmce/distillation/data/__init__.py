@@ -1,0 +1,1 @@
+"""What a distillation experiment trains and evaluates on."""

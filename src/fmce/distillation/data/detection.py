@@ -1,0 +1,141 @@
+"""The images and boxes of a detection experiment: built-in scenes, or labelled files of any format."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from fmce.config.distillation import DistillationDataConfig
+from fmce.data.detection.boxes import ImageBoxes, pack_boxes, resize_and_center_crop_boxes
+from fmce.data.detection.files import DetectionFiles
+from fmce.data.detection.formats import (
+    coco_detection,
+    kitti_detection,
+    voc_detection,
+    yolo_detection,
+)
+from fmce.data.detection.scalabel import bdd100k_detection
+from fmce.data.pools import ImageArray, ImagePool, as_pool, resize_and_center_crop, stack_images
+from fmce.data.road_scenes.scenes import SCENE_BOX_CLASSES, SceneBatch
+from fmce.distillation.data.memory import image_bytes
+from fmce.distillation.data.pools import (
+    DistillationData,
+    data_root,
+    sample_indices,
+    with_statistics,
+)
+from fmce.distillation.data.road_scenes import scene_data
+from fmce.distillation.data.unlabelled import unlabelled_pools
+
+# Of a scene's objects, those with fewer visible pixels are ignored: at a few pixels a pedestrian
+# is a smudge that nobody could name.
+_LEAST_PIXELS = 16
+
+
+def detection_data(config: DistillationDataConfig) -> DistillationData:
+    """Read or render all images of a detection experiment; targets are packed boxes.
+
+    Raises:
+        ValueError: the data set is unknown or incomplete, boxes are wrong, or the images would not
+            fit in memory.
+    """
+    built_in = config.name == "scenes"
+    data = scene_data(config, _with_boxes, SCENE_BOX_CLASSES) if built_in else _files(config)
+    for name in ("labelled", "validation"):
+        targets = getattr(data, name).targets
+        if not ((targets[..., 4] >= 0) & (targets[..., 5] == 0)).any():
+            raise ValueError(
+                f"{config.name}: no box to find is left in {len(targets)} {name} images once they are brought to "
+                f"{config.height}×{config.width}; take more of them, or a larger data.height and data.width"
+            )
+    return data
+
+
+def _with_boxes(scenes: SceneBatch) -> ImagePool:
+    columns = zip(scenes.boxes, scenes.box_labels, scenes.box_pixels, strict=True)
+    boxes = [ImageBoxes(b, k, np.asarray(n < _LEAST_PIXELS)) for b, k, n in columns]
+    return ImagePool(as_pool(scenes.images).images, pack_boxes(boxes))
+
+
+def _files(config: DistillationDataConfig) -> DistillationData:
+    train, validation = (
+        files.tolerating(config.max_damaged) for files in _train_and_validation(config)
+    )
+    for files in (train, validation):
+        files.check()
+    order = np.random.default_rng(config.seed).permutation(len(train))
+    count = min(config.labelled or len(train), len(train))
+    labelled = train.select(np.sort(order[:count]).tolist())
+    few = validation.select(sample_indices(len(validation), config.validation, config.seed))
+    for files in (labelled, few):
+        files.require_boxes()
+    left_out = [train.image_paths[i] for i in np.sort(order[count:])]
+    pool, held_out = unlabelled_pools(
+        config,
+        validation.stems,
+        labelled.stems,
+        left_out,
+        others=image_bytes(config, len(labelled) + len(few)),
+    )
+    return with_statistics(
+        _labelled(labelled, config),
+        pool,
+        held_out,
+        _labelled(few, config),
+        train.class_names,
+    )
+
+
+def _train_and_validation(config: DistillationDataConfig) -> tuple[DetectionFiles, DetectionFiles]:
+    """Find both splits; the validation images have the class ids of the training images."""
+    train = detection_files(config, "train")
+    # Each of COCO's files numbers categories of its own, and need not have all of the other's.
+    all_of_it = replace(config, class_names=()) if config.name == "coco" else config
+    validation = detection_files(all_of_it, "val")
+    return train, validation.renumbered(train.class_names, drop=bool(config.class_names))
+
+
+def detection_files(config: DistillationDataConfig, split: str) -> DetectionFiles:
+    """Find the labelled images of a split, "train" or "val".
+
+    Raises:
+        ValueError: the data set's name is unknown, or it is incomplete.
+    """
+    exclude, missing = config.exclude or (), config.unannotated_images
+    if config.name not in ("bdd100k", "kitti", "coco", "yolo", "voc"):
+        raise ValueError(
+            f"unknown detection data {config.name!r}; choose from scenes, bdd100k, kitti, coco, yolo, voc"
+        )
+    root, names = data_root(config), config.class_names
+    if names and config.name in ("bdd100k", "kitti"):
+        raise ValueError(
+            f"data.class_names is {', '.join(names)}, but {config.name} has classes of its own; leave it out"
+        )
+    if config.name == "bdd100k":
+        return bdd100k_detection(root, split, missing=missing, exclude=exclude)
+    if config.name == "kitti":
+        return kitti_detection(root, split, missing=missing, exclude=exclude)
+    if config.name == "coco":
+        return coco_detection(
+            root / split,
+            root / "annotations" / f"instances_{split}.json",
+            class_names=names,
+            missing=missing,
+            exclude=exclude,
+        )
+    read = yolo_detection if config.name == "yolo" else voc_detection
+    return read(root, split, class_names=names, missing=missing, exclude=exclude)
+
+
+def _labelled(files: DetectionFiles, config: DistillationDataConfig) -> ImagePool:
+    size = (config.height, config.width)
+    boxes: list[ImageBoxes] = []
+
+    def images() -> Iterator[ImageArray]:
+        for i in range(len(files)):
+            item = files[i]
+            height, width = item.image.shape[:2]
+            boxes.append(resize_and_center_crop_boxes(item.boxes, (height, width), size))
+            yield resize_and_center_crop(item.image, *size)
+
+    return ImagePool(stack_images(images(), len(files)), pack_boxes(boxes), files.damaged)

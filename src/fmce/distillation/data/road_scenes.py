@@ -1,0 +1,57 @@
+"""The built-in scenes of a function-matching experiment, with masks or with boxes."""
+
+from collections.abc import Callable, Sequence
+
+from fmce.config.distillation import DistillationDataConfig
+from fmce.data.pools import ImagePool, empty_pool, stack_images
+from fmce.data.road_scenes.scenes import SceneBatch, render_scene, render_scenes
+from fmce.distillation.data.memory import image_bytes, stays_on_disk
+from fmce.distillation.data.pools import DistillationData, with_statistics
+
+# Validation scenes come from a world of their own.
+_OTHER_WORLD = 1_000_003
+# How many there are of each kind unless the config says.
+_LABELLED, _UNLABELLED, _VALIDATION = 60, 4000, 200
+
+
+def scene_data(
+    config: DistillationDataConfig,
+    with_targets: Callable[[SceneBatch], ImagePool],
+    class_names: Sequence[str],
+) -> DistillationData:
+    """Render all images of an experiment.
+
+    Args:
+        config: how many, of which size, and the seed.
+        with_targets: labelled scenes → their images and targets.
+        class_names: what the targets' ids mean.
+
+    Raises:
+        ValueError: the images would not fit in memory.
+    """
+    labelled = config.labelled or _LABELLED
+    validation = config.validation or _VALIDATION
+    start, extra = labelled, config.unlabelled or _UNLABELLED
+    _check_memory(2 * (labelled + validation) + extra + config.held_out, config)
+    size = {"height": config.height, "width": config.width}
+    return with_statistics(
+        with_targets(render_scenes(range(labelled), seed=config.seed, **size)),
+        _unlabelled(range(start, start + extra), config),
+        _unlabelled(range(start + extra, start + extra + config.held_out), config),
+        with_targets(render_scenes(range(validation), seed=config.seed + _OTHER_WORLD, **size)),
+        class_names,
+    )
+
+
+def _unlabelled(numbers: range, config: DistillationDataConfig) -> ImagePool:
+    if not numbers:
+        return empty_pool(config.height, config.width)
+    scenes = (
+        render_scene(i, seed=config.seed, height=config.height, width=config.width) for i in numbers
+    )
+    return ImagePool(stack_images((scene.image for scene in scenes), len(numbers)))
+
+
+def _check_memory(count: int, config: DistillationDataConfig) -> None:
+    """Refuse that many images where they do not fit in memory; labelled ones are held twice for a while."""
+    stays_on_disk("memory", image_bytes(config, count), 0)

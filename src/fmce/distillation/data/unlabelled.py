@@ -1,0 +1,143 @@
+"""The unlabelled frames of a function-matching experiment: in memory where they fit, else left in files."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmce.config.distillation import DistillationDataConfig
+from fmce.data.frames.folders import is_excluded, list_frames
+from fmce.data.frames.pool import FramePool
+from fmce.data.frames.selection import choose_frames
+from fmce.data.frames.shards import excluded_frames, holds_shards, open_shards
+from fmce.data.frames.table import FileFrames, FrameTable, ShardFrames
+from fmce.data.image_files import stem_of
+from fmce.data.pools import ImagePool
+from fmce.distillation.data.memory import image_bytes, stays_on_disk
+from fmce.distillation.data.pools import forbidden_stems
+from fmce.files import read_json, write_json
+
+_FILE = "unlabelled.json"
+
+
+def unlabelled_pools(
+    config: DistillationDataConfig,
+    validation: Iterable[str],
+    labelled: Iterable[str],
+    left_out: Sequence[Path],
+    *,
+    others: int,
+) -> tuple[ImagePool | FramePool, ImagePool]:
+    """Find the frames of `config.folders`: folders of images, folders or addresses of shards.
+
+    Args:
+        config: which frames, how many, and whether they are read into memory.
+        validation: stems of the validation images, which must not be in the pool.
+        labelled: stems of the labelled images, which are trained on anyway; other frames of their
+            videos may be in the pool.
+        left_out: training images whose labels are not used; they join.
+        others: bytes of the images that memory must hold besides.
+
+    Returns:
+        The pool, possibly empty, and the frames held out of it.
+
+    Raises:
+        ValueError: a folder holds no frames, or those to be in memory do not fit.
+    """
+    size = (config.height, config.width)
+    forbidden = forbidden_stems(config, validation)
+    known = frozenset(labelled)
+    files = _files(config, left_out, forbidden, known)
+    table, held = _choose(config, files, forbidden, known)
+    pool = FramePool(table, *size, window=config.shuffle_buffer, max_damaged=config.max_damaged)
+    held_out = replace(pool, table=held).in_memory()
+    pool_bytes, held_bytes = (image_bytes(config, len(p)) for p in (pool, held_out))
+    if stays_on_disk(config.storage, pool_bytes, held_bytes + others):
+        return pool, held_out
+    return pool.in_memory(), held_out
+
+
+def _files(
+    config: DistillationDataConfig,
+    left_out: Sequence[Path],
+    exclude: frozenset[str],
+    known: frozenset[str],
+) -> list[Path]:
+    """Return the image files in random order."""
+    folders = [folder for folder in config.folders if not holds_shards(folder)]
+    # BDD100K's 10k training images overlap the validation set of its 100k.
+    found = [path for path in left_out if not is_excluded(path, exclude)]
+    if folders:
+        listed = list_frames(folders, exclude=exclude)
+        found += [path for path in listed if stem_of(path.name) not in known]
+    # Absolute: a training may be taken up again from another working folder.
+    found = list(dict.fromkeys(path.absolute() for path in found))
+    order = np.random.default_rng(config.seed + 1).permutation(len(found))
+    return [found[i] for i in order]
+
+
+def _choose(
+    config: DistillationDataConfig,
+    files: Sequence[Path],
+    exclude: frozenset[str],
+    known: frozenset[str],
+) -> tuple[FrameTable, FrameTable]:
+    """Return the frames of the pool and those held out."""
+    folders = [
+        open_shards(folder if "://" in folder else str(Path(folder).absolute()), exclude=exclude)
+        for folder in config.folders
+        if holds_shards(folder)
+    ]
+    if not folders:
+        rest = files[config.held_out :][: config.unlabelled]
+        return FrameTable([FileFrames(rest)]), FrameTable([FileFrames(files[: config.held_out])])
+    sources: list[FileFrames | ShardFrames] = [FileFrames(files), *map(ShardFrames, folders)]
+    starts = np.cumsum([len(files), *(folder.frames for folder in folders)])
+    dropped = [
+        int(start) + place
+        for start, folder in zip(starts, folders, strict=False)
+        for place in excluded_frames(folder, exclude | known)
+    ]
+    return choose_frames(
+        sources,
+        dropped,
+        held_out=config.held_out,
+        limit=config.unlabelled,
+        seed=config.seed + 1,
+    )
+
+
+def write_frames(folder: Path, pool: FramePool, config: DistillationDataConfig) -> None:
+    """Write down which frames a pool has: shards that are added later change no experiment."""
+    about: dict[str, Any] = {
+        "height": pool.height,
+        "width": pool.width,
+        "window": pool.window,
+        "workers": config.workers,
+        "max_damaged": config.max_damaged,
+    }
+    write_json(folder / _FILE, about | pool.to_dict())
+
+
+def read_frames(folder: Path, workers: int) -> FramePool | None:
+    """Return the pool that `write_frames` wrote; None where the frames are in memory.
+
+    Args:
+        folder: of the experiment.
+        workers: processes that decode, where the config sets none.
+    """
+    path = folder / _FILE
+    if not path.exists():
+        return None
+    about: dict[str, Any] = read_json(path)
+    chosen = about["workers"]
+    return FramePool.from_dict(
+        about,
+        height=about["height"],
+        width=about["width"],
+        window=about["window"],
+        workers=workers if chosen is None else chosen,
+        max_damaged=about["max_damaged"],
+    )

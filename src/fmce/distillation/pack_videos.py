@@ -1,0 +1,153 @@
+"""`fmce frames`: every n-th frame of videos into tar shards that `fmce distill` streams.
+
+Each video is a job of its own. Stopped and given again, the command goes on: shards that are whole stay
+as they are, and the result is the same, byte for byte.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fmce.config.io import to_yaml
+from fmce.console.progress import Progress
+from fmce.data.frames.folders import is_excluded_name
+from fmce.data.frames.shards import Shard, write_index
+from fmce.data.frames.video import FrameSettings, list_videos
+from fmce.data.frames.video_to_shards import fingerprint, pack_video, read_record, record_names
+from fmce.data.image_files import first_names, read_stems
+from fmce.engine.jobs.run import run_jobs
+from fmce.engine.runtime import cores
+from fmce.runs.log import lock_run
+
+
+def frames(
+    videos: Sequence[Path],
+    out: Path,
+    settings: FrameSettings | None = None,
+    *,
+    exclude: Path | None = None,
+    max_damaged: float = 0.05,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Decode videos and write their frames as shards with an index.
+
+    Args:
+        videos: files and folders of them.
+        out: folder of the shards; more videos may join it later, with the same settings.
+        settings: which frames, and how they are stored.
+        exclude: text file of stems, one a line, of videos to leave out.
+        max_damaged: share of the videos, 0 to 1, that may be damaged; they are named and skipped.
+        workers: processes, by default as many as cores.
+        quiet: print nothing.
+
+    Returns:
+        Numbers of videos, frames and bytes, and reasons by video of damaged ones.
+
+    Raises:
+        ValueError: no videos, two of one name, more than `max_damaged` are damaged, or a video is
+            not the one its shards were made from.
+        FileExistsError: the folder's shards have other settings.
+    """
+    if not 0 <= max_damaged <= 1:
+        raise ValueError(f"max_damaged must be in 0 … 1, got {max_damaged}")
+    settings = settings or FrameSettings()
+    workers = workers or cores()
+    found = list_videos(videos, exclude=exclude or ())
+    started = time.perf_counter()
+    with lock_run(out, to_yaml(settings)):
+        missing = {
+            prefix: path for prefix, path in found.items() if not _is_packed(out, prefix, path)
+        }
+        _pack(missing, len(found), out, settings, workers, max_damaged, quiet)
+        result = _index(out, settings, read_stems(exclude or ()))
+    if not quiet:
+        _print(result, out, len(missing), time.perf_counter() - started)
+    return result
+
+
+def _is_packed(out: Path, prefix: str, video: Path) -> bool:
+    """Tell whether a video's shards are whole; a damaged video is tried again."""
+    record = read_record(out, prefix)
+    if record is None or "damaged" in record:
+        return False
+    source = fingerprint(video)
+    # Folders of earlier versions know the size alone.
+    made_from = {name: record[name] for name in source if name in record}
+    if not made_from.items() <= source.items():
+        raise ValueError(
+            f"{video} has {source['bytes']} bytes, its shards in {out} were made from another video of "
+            f"{record['bytes']}; rename it, choose another folder, or delete its shards and its record"
+        )
+    return True
+
+
+def _pack(
+    videos: dict[str, Path],
+    num_videos: int,
+    out: Path,
+    settings: FrameSettings,
+    workers: int,
+    max_damaged: float,
+    quiet: bool,
+) -> None:
+    threads = max(1, cores() // workers)
+    damaged: list[str] = []
+
+    def look(prefix: str) -> None:
+        reason = (read_record(out, prefix) or {}).get("damaged")
+        if reason is None:
+            return
+        damaged.append(reason)
+        if len(damaged) > max_damaged * num_videos:
+            raise ValueError(
+                f"{len(damaged)} of {num_videos} videos are damaged, more than {max_damaged:.0%}: "
+                f"{first_names(damaged)}. Repair or exclude them, or raise --max-damaged; finished shards "
+                "are kept"
+            )
+
+    arguments = {prefix: (path, out, settings, threads) for prefix, path in videos.items()}
+    start = num_videos - len(videos)
+    with Progress("packing videos", num_videos, start=start, quiet=quiet) as progress:
+        if workers > 1:
+            run_jobs(pack_video, arguments, workers, progress, what="videos", on_done=look)
+            return
+        for prefix, values in arguments.items():
+            pack_video(*values)
+            progress.advance(prefix)
+            look(prefix)
+
+
+def _index(out: Path, settings: FrameSettings, exclude: frozenset[str]) -> dict[str, Any]:
+    shards: list[Shard] = []
+    damaged: dict[str, str] = {}
+    num_videos = 0
+    for prefix in record_names(out):
+        record = read_record(out, prefix)
+        assert record is not None
+        if is_excluded_name(Path(record["video"]).stem, exclude):
+            continue
+        if "damaged" in record:
+            damaged[record["video"]] = record["damaged"]
+            continue
+        num_videos += 1
+        shards += [Shard.from_dict(row) for row in record["shards"]]
+    about = {"settings": asdict(settings), "damaged": damaged}
+    write_index(out, shards, about)
+    return {
+        "videos": num_videos,
+        "frames": sum(shard.frames for shard in shards),
+        "bytes": sum(shard.offsets[-1] for shard in shards),
+        "damaged": damaged,
+    }
+
+
+def _print(result: dict[str, Any], out: Path, packed: int, seconds: float) -> None:
+    print(
+        f"{out}: {result['frames']} frames of {result['videos']} videos, "
+        f"{result['bytes'] / 2**20:.1f} MiB; {packed} packed in {seconds:.0f} s"
+    )
+    for video, reason in result["damaged"].items():
+        print(f"damaged and left out, {video}: {reason}")

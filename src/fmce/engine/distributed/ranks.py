@@ -1,0 +1,194 @@
+"""This process among those that train one network together, and what they tell each other.
+
+Alone, every operation gives back what it was given. The process group is made in `runtime.py`.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fmce.engine.distributed.rank_failure import Peers
+
+T = TypeVar("T")
+# Seconds between signs of life from a rank that works alone for long.
+_BEAT = 2.0
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process of a joint training; all of them must call the same operations in the same order.
+
+    rank: this process's, from 0.
+    world_size: how many train together.
+    device: where tensors must lie to be sent.
+    peers: all of them; None alone.
+    generators: by kind of device, those from which all ranks draw the same numbers.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    peers: Peers | None = None
+    generators: dict[str, torch.Generator] = field(default_factory=dict, compare=False)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and prints."""
+        return self.rank == 0
+
+    @property
+    def local_world_size(self) -> int:
+        """How many of them run on this host, this one included."""
+        if self.peers is None:
+            return 1
+        return sum(peer.host == self.peers.me.host for peer in self.peers.everyone)
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Rank and count, as batches take them."""
+        return self.rank, self.world_size
+
+    def seed(self, number: int) -> None:
+        """Seed what all ranks draw alike; `number` is that of one process's own generators."""
+        for kind in {"cpu", self.device.type} if self.world_size > 1 else ():
+            device = self.device if kind == self.device.type else torch.device(kind)
+            self.generators[kind] = torch.Generator(device).manual_seed(number)
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """Return the generator of a kind of device from which all ranks draw the same; alone, torch's own."""
+        if self.world_size > 1:
+            return self.generators[device.type]
+        if device.type == "cuda":
+            return torch.cuda.default_generators[device.index or 0]
+        return torch.default_generator
+
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """Add up the tensors of all ranks, in place; return them."""
+        if self.world_size > 1:
+            with self._reachable():
+                dist.all_reduce(values)
+        return values
+
+    def mean(self, value: Tensor, weight: Tensor | float) -> Tensor:
+        """Return the mean of a scalar over all ranks, each with its weight; a weight of 0 takes no part."""
+        if self.world_size == 1:
+            return value
+        # Filled there: a number copied to a GPU would make the host wait for it.
+        own = torch.zeros((), dtype=torch.float64, device=value.device) + weight
+        part = torch.where(own > 0, value.detach().double() * own, 0.0)
+        total = self.all_reduce(torch.stack([part, own]))
+        return (total[0] / total[1]).to(value.dtype)
+
+    def all_gather(self, values: Tensor) -> Tensor:
+        """Return the tensors (…) of all ranks, alike in shape, as one (count, …)."""
+        if self.world_size == 1:
+            return values[None]
+        parts = [torch.empty_like(values) for _ in range(self.world_size)]
+        with self._reachable():
+            dist.all_gather(parts, values)
+        return torch.stack(parts)
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """Return the rows (N,…) of all ranks, one after another; their numbers may differ."""
+        if self.world_size == 1:
+            return rows
+        sizes = self.all_gather(torch.tensor([len(rows)], device=rows.device)).flatten().tolist()
+        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = self.all_gather(padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    def all_gather_objects(self, value: T) -> list[T]:
+        """Return what each rank gives, in the order of ranks; for small things on the host."""
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        with self._reachable():
+            dist.all_gather_object(found, value)
+        return found
+
+    def on_rank_zero(self, action: Callable[[], T]) -> T:
+        """Let the first rank alone do something; its result, or its error, becomes everyone's."""
+        if self.world_size == 1:
+            return action()
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = action()
+            except Exception as error:
+                outcome[1] = error
+        with self._reachable():
+            dist.broadcast_object_list(outcome, src=0)
+        value, failure = outcome
+        if failure is not None:
+            raise failure
+        result: T = value
+        return result
+
+    def on_rank_zero_slowly(self, action: Callable[[], T]) -> T:
+        """As `on_rank_zero`, for what may take longer than ranks wait for one another."""
+        if self.world_size == 1:
+            return action()
+        result: Future[T] = Future()
+        if self.is_main:
+            threading.Thread(target=_resolve, args=(result, action), daemon=True).start()
+        # The first rank says every few seconds that it is still there, and so do the others.
+        while not self.on_rank_zero(lambda: not wait([result], timeout=_BEAT).not_done):
+            pass
+        return self.on_rank_zero(result.result)
+
+    def barrier(self) -> None:
+        """Go on when all ranks have come here."""
+        if self.world_size > 1:
+            self.all_reduce(torch.zeros(1, device=self.device)).item()
+
+    @torch.no_grad()
+    def broadcast_parameters(self, model: nn.Module) -> None:
+        """Give all ranks the first one's parameters and buffers."""
+        if self.world_size == 1:
+            return
+        with self._reachable():
+            for tensor in model.state_dict().values():
+                whole = tensor.contiguous()
+                dist.broadcast(whole, src=0)
+                tensor.copy_(whole)
+
+    @torch.no_grad()
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up all ranks' gradients; those that have none in this graph have none in any rank's."""
+        if self.world_size == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        # One message: for a network of a hundred layers, a message a layer would cost more than its bytes.
+        whole = self.all_reduce(torch.cat([g.flatten() for g in gradients]))
+        parts = whole.split_with_sizes([g.numel() for g in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view(gradient.shape))
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        """Turn the many errors of a lost connection into one that says what to do."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise  # this rank's own
+        except RuntimeError as error:
+            assert self.peers is not None
+            raise self.peers.end_after(error) from error
+
+
+def _resolve(result: "Future[T]", action: Callable[[], T]) -> None:
+    try:
+        result.set_result(action())
+    except Exception as error:
+        result.set_exception(error)
+
+
+ALONE = Ranks()

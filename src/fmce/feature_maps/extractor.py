@@ -1,0 +1,39 @@
+"""A frozen network as a function from images to feature maps."""
+
+import torch
+from torch import Tensor, nn
+
+from fmce.engine.runtime import Runtime
+from fmce.models.features import FeatureMaps
+from fmce.runs.run import Run
+
+
+class MapExtractor:
+    """A frozen network that gives its feature maps: images (B,3,H,W) → maps (B,C,h,w) float32."""
+
+    def __init__(self, model: nn.Module, layer: str, runtime: Runtime) -> None:
+        """Freeze a model of our own making (its hooks stay for good)."""
+        self.model = model.eval().requires_grad_(False)
+        self.layer, self.runtime = layer, runtime
+        self._maps = FeatureMaps(self.model, layer)
+        self._maps.__enter__()
+
+    # no_grad rather than inference_mode: FMCE-Net's backward pass must be able to save the maps.
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the maps of a batch."""
+        with self.runtime.autocast():
+            self.model(self.runtime.to_device(images))
+        maps = self._maps.single(self.layer).float()
+        self._maps.clear()  # of many networks side by side, each would hold a block of maps
+        return maps
+
+
+def map_extractor(run: Run, epoch: int, runtime: Runtime) -> MapExtractor:
+    """Return the network as it was after an epoch, as a function from images to feature maps.
+
+    Raises:
+        FileNotFoundError: If that epoch has no checkpoint.
+        ValueError: If the checkpoint is damaged or belongs to another network.
+    """
+    return MapExtractor(runtime.to_device(run.model(epoch)), run.layer, runtime)

@@ -1,0 +1,64 @@
+"""The FMCS-Dataset held in memory: each map computed once, for data sets that fit."""
+
+from collections.abc import Iterator
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fmce.data.batch_slice import share_of
+from fmce.feature_maps.batch import MapBatch
+from fmce.feature_maps.recomputed import MapSource
+from fmce.feature_maps.shuffle_buffer import WHOLE
+
+
+class InMemoryMaps:
+    """All maps of a source, kept on one device."""
+
+    def __init__(self, maps: MapBatch, num_images: int, num_phases: int, num_runs: int) -> None:
+        """Keep maps that are already in the order of their numbers; `from_source` computes them."""
+        self.maps = maps
+        self.num_images, self.num_phases, self.num_runs = num_images, num_phases, num_runs
+
+    @classmethod
+    def from_source(cls, source: MapSource) -> Self:
+        """Compute every map of a source once.
+
+        Args:
+            source: usually a `RecomputedMaps`. K·N·C·h·w values are kept, at 4 bytes each.
+        """
+        total = source.num_runs * source.num_phases * source.num_images
+        everything = np.arange(total)
+        kept: MapBatch | None = None
+        first_run: dict[int, int] = {}
+        for part in source.batches(everything, 1024):
+            if kept is None:  # one allocation: concatenating at the end would hold all maps twice
+                kept = MapBatch(*(t.new_empty((total, *t.shape[1:])) for t in part))
+            for run in part.run.tolist():
+                first_run.setdefault(run, len(first_run))
+            run_position = torch.tensor([first_run[r] for r in part.run.tolist()])
+            row = run_position * source.num_phases + part.scores - 1
+            numbers = row * source.num_images + part.image_index
+            for whole, values in zip(kept, part, strict=True):
+                whole[numbers.to(whole.device)] = values
+        if kept is None:
+            raise ValueError("the source has no maps; it needs at least one image")
+        return cls(kept, source.num_images, source.num_phases, source.num_runs)
+
+    def batches(
+        self,
+        numbers: NDArray[np.int64],
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        share: tuple[int, int] = WHOLE,
+    ) -> Iterator[MapBatch]:
+        """Yield each of the numbered maps once, shuffled over all of them when a generator is given."""
+        if not len(numbers):
+            return  # torch.split would make one empty batch of them
+        index = torch.from_numpy(numbers)
+        if generator is not None:
+            index = index[torch.randperm(len(index), generator=generator)]
+        for batch in torch.split(index, batch_size):
+            part = batch[share_of(len(batch), *share).rows]
+            yield MapBatch(*(t[part.to(t.device)] for t in self.maps))

@@ -1,0 +1,180 @@
+"""Mixing feature maps in a bounded buffer, in an order that is decided by their numbers alone.
+
+Maps arrive in rounds (a block of images through all backbones, or chunks of a store) and leave in
+batches drawn at random from those that wait. Which map leaves when is settled before any is at hand,
+so every process of a data-parallel training knows its own maps and computes no others.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fmce.data.batch_slice import share_of
+
+Numbers = NDArray[np.int64]
+Pieces = Iterable[tuple[Numbers, Tensor]]
+"""Numbers of some maps and those maps (B,C,h,w), all on one device; the next piece is made on demand."""
+Fetch = Callable[[Sequence[Numbers]], Iterator[Pieces]]
+"""Ascending numbers of each round's maps → their pieces, round by round."""
+
+
+WHOLE = (0, 1)
+"""Rank 0 of 1. All ranks draw the same global batches; each takes a contiguous part of every one."""
+
+
+class ShuffleRound(NamedTuple):
+    """What happens in one round: maps that arrive, then batches of maps that leave."""
+
+    arriving: Numbers
+    leaving: list[Numbers]
+
+
+def plan_shuffle(
+    rounds: Sequence[Numbers],
+    batch_size: int,
+    capacity: int,
+    generator: torch.Generator | None = None,
+) -> list[ShuffleRound]:
+    """Settle which maps leave in which batch.
+
+    After each round all waiting maps are shuffled and leave in whole batches until the next round fits;
+    what waits longer is mixed with later rounds. Memory: 8 bytes a map.
+
+    Args:
+        rounds: the numbers of the maps that arrive together.
+        batch_size: maps a batch; only the very last may be smaller.
+        capacity: maps that may wait. At least the largest round and a batch.
+        generator: CPU generator that shuffles; None keeps the order of arrival and lets as few wait
+            as whole batches allow.
+
+    Raises:
+        ValueError: the capacity is too small.
+    """
+    largest = max(map(len, rounds), default=0)
+    if generator is not None and capacity < largest + batch_size:
+        raise ValueError(
+            f"a buffer of {capacity} maps is too small: expected at least {largest + batch_size}, one "
+            f"round of {largest} maps and a batch of {batch_size}; raise fmce_net.shuffle_buffer"
+        )
+    waiting: Numbers = np.empty(0, dtype=np.int64)
+    mixed = []
+    for index, arriving in enumerate(rounds):
+        waiting = np.concatenate([waiting, arriving])
+        if generator is not None:
+            waiting = waiting[torch.randperm(len(waiting), generator=generator).numpy()]
+        last = index == len(rounds) - 1
+        count = len(waiting)
+        if not last:
+            may_stay = 0 if generator is None else capacity - len(rounds[index + 1])
+            needed = max(0, -(-(count - may_stay) // batch_size))
+            count = min(needed, count // batch_size) * batch_size
+        starts = range(0, count, batch_size)
+        mixed.append(ShuffleRound(arriving, [waiting[s : s + batch_size] for s in starts]))
+        waiting = waiting[count:]
+    return mixed
+
+
+def shuffled_maps(
+    rounds: Sequence[ShuffleRound], fetch: Fetch, share: tuple[int, int] = WHOLE
+) -> Iterator[tuple[Numbers, Tensor]]:
+    """Fetch a rank's maps round by round and yield its part of each batch.
+
+    Args:
+        rounds: from `plan_shuffle`.
+        fetch: computes or reads the maps of each round.
+        share: rank and number of ranks.
+
+    Yields:
+        Numbers of the maps, and the maps (B,C,h,w) float32 in that order.
+    """
+    if not rounds:
+        return
+    leaving = [
+        [batch[share_of(len(batch), *share).rows] for batch in one.leaving] for one in rounds
+    ]
+    own = np.zeros(1 + max(int(one.arriving.max(initial=0)) for one in rounds), dtype=bool)
+    for batch in (b for batches in leaving for b in batches):
+        own[batch] = True
+    arriving = [np.sort(one.arriving[own[one.arriving]]) for one in rounds]
+    buffer = MapBuffer(_most_waiting(arriving, leaving), len(own))
+    for pieces, batches in zip(fetch(arriving), leaving, strict=True):
+        for numbers, maps in pieces:
+            buffer.put(numbers, maps)
+        for batch in batches:
+            yield batch, buffer.take(batch)
+
+
+def _most_waiting(arriving: Sequence[Numbers], leaving: Sequence[Sequence[Numbers]]) -> int:
+    """Return how many maps wait at most, right after a round's have arrived."""
+    most = waiting = 0
+    for new, batches in zip(arriving, leaving, strict=True):
+        waiting += len(new)
+        most = max(most, waiting)
+        waiting -= sum(map(len, batches))
+    return most
+
+
+class MapBuffer:
+    """Numbered maps in one preallocated tensor, on the device and in the precision they come in."""
+
+    def __init__(self, capacity: int, num_maps: int) -> None:
+        """Describe the buffer.
+
+        Args:
+            capacity: maps it holds at a time.
+            num_maps: numbers lie below this.
+        """
+        self._free = np.arange(capacity)
+        self._used = 0
+        self._slot_of = np.full(num_maps, -1, dtype=np.int64)
+        self._maps: Tensor | None = None
+
+    @property
+    def capacity(self) -> int:
+        """Maps it holds at most."""
+        return len(self._free)
+
+    def __len__(self) -> int:
+        return self._used
+
+    def put(self, numbers: Numbers, maps: Tensor) -> None:
+        """Copy maps into free slots.
+
+        Raises:
+            ValueError: there are fewer free slots than maps.
+        """
+        if self._used + len(numbers) > self.capacity:
+            raise ValueError(
+                f"expected at most {self.capacity - self._used} more maps, got {len(numbers)}"
+            )
+        if self._maps is None:
+            self._maps = maps.new_empty((self.capacity, *maps.shape[1:]))
+        slots = self._free[self._used : self._used + len(numbers)]
+        self._slot_of[numbers] = slots
+        self._used += len(numbers)
+        if len(slots) and slots[-1] - slots[0] == len(slots) - 1 and (np.diff(slots) == 1).all():
+            self._maps[slots[0] : slots[-1] + 1] = maps  # still as laid out: one plain copy
+        else:
+            self._maps.index_copy_(0, _on(slots, self._maps.device), maps)
+
+    def take(self, numbers: Numbers) -> Tensor:
+        """Return maps as float32 in the order of their numbers, and free their slots."""
+        if self._maps is None:
+            raise ValueError(
+                f"expected maps in the buffer before {len(numbers)} are taken; with several ranks, batches "
+                "must have at least one map for each"
+            )
+        slots = self._slot_of[numbers]
+        assert (slots >= 0).all(), "a map was taken that is not in the buffer"
+        self._slot_of[numbers] = -1
+        self._used -= len(numbers)
+        self._free[self._used : self._used + len(numbers)] = slots
+        return self._maps.index_select(0, _on(slots, self._maps.device)).float()
+
+
+def _on(index: NDArray[np.int64], device: torch.device) -> Tensor:
+    return torch.from_numpy(index.copy()).to(device, non_blocking=True)

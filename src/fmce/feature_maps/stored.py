@@ -1,0 +1,133 @@
+"""The FMCS-Dataset read from disk in shuffled runs of chunks, mixed as recomputed maps are."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fmce.feature_maps.batch import MapBatch
+from fmce.feature_maps.recomputed import BUFFER, with_labels
+from fmce.feature_maps.shuffle_buffer import WHOLE, Pieces, plan_shuffle, shuffled_maps
+from fmce.feature_maps.zarr_shards import CHUNK, SHARD, StoredPart, chunk_ranges
+
+# A read costs about a millisecond whatever its size: small maps are read more chunks at a time.
+READ_BYTES = 2**20
+THREADS = 4
+
+
+class StoredMaps:
+    """Feature maps of every run, phase and image, read from what `fmce extract` stored.
+
+    Runs of chunks, from each phase equally many, come in an order of their own in each epoch and are
+    mixed in a buffer on the device, in float16; the next round is read while one is in use. On the host
+    lie two rounds, together at most half as large as the buffer. Each rank of several reads all shards.
+    """
+
+    def __init__(
+        self, parts: Sequence[StoredPart], device: torch.device, *, buffer: int = BUFFER
+    ) -> None:
+        """Describe the source.
+
+        Args:
+            parts: the same part of each run's store.
+            device: where batches are wanted.
+            buffer: maps that are mixed with each other, and that memory is held for.
+
+        Raises:
+            ValueError: the stores differ in images, phases or the shape of maps.
+        """
+        kinds = {(p.num_phases, p.num_images, p.map_shape) for p in parts}
+        if len(kinds) != 1:
+            raise ValueError(
+                f"expected stores of as many phases, images and equal shape, got {sorted(kinds)}"
+            )
+        ((self.num_phases, self.num_images, self.map_shape),) = kinds
+        self.parts, self.device, self.buffer = parts, device, buffer
+        self.num_runs = len(parts)
+
+    def batches(
+        self,
+        numbers: NDArray[np.int64],
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        share: tuple[int, int] = WHOLE,
+    ) -> Iterator[MapBatch]:
+        """Yield each of the numbered maps once; see `MapSource.batches`.
+
+        Raises:
+            ValueError: a shard is missing or damaged, or the buffer too small.
+        """
+        rounds = plan_shuffle(self._rounds(numbers, generator), batch_size, self.buffer, generator)
+        for taken, maps in shuffled_maps(rounds, self._fetch, share):
+            yield with_labels(taken, maps, self, range(self.num_runs))
+
+    def _rounds(
+        self, numbers: NDArray[np.int64], generator: torch.Generator | None
+    ) -> list[NDArray[np.int64]]:
+        """Return the wanted maps of runs of chunks, as many runs a round as a quarter of the buffer holds."""
+        rows = self.num_runs * self.num_phases
+        wanted = np.zeros((rows, self.num_images), dtype=bool)
+        wanted.reshape(-1)[numbers] = True
+        runs = list(chunk_ranges(self.num_images, self.read_length))
+        places = [(row, run) for row in range(rows) for run in runs]
+        if generator is not None:  # each phase in an order of its own: a round has many images
+            orders = [torch.randperm(len(runs), generator=generator).tolist() for _ in range(rows)]
+            places = [
+                (row, runs[i]) for turn in zip(*orders, strict=True) for row, i in enumerate(turn)
+            ]
+        units = [
+            row * self.num_images + first + np.flatnonzero(wanted[row, first:stop])
+            for row, (first, stop) in places
+        ]
+        step = max(1, self.buffer // 4 // self.read_length)
+        return [np.concatenate(units[s : s + step]) for s in range(0, len(units), step)]
+
+    @property
+    def read_length(self) -> int:
+        """Maps of one read: chunks worth a mebibyte, if the buffer holds several such of every phase."""
+        rows = self.num_runs * self.num_phases
+        length = CHUNK
+        while (
+            length < SHARD
+            and length * int(np.prod(self.map_shape)) * 2 < READ_BYTES
+            and 4 * length * rows <= self.buffer
+        ):
+            length *= 2
+        return length
+
+    def _fetch(self, rounds: Sequence[NDArray[np.int64]]) -> Iterator[Pieces]:
+        """Yield each round's pieces while the next round is read."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            following = self._start(pool, rounds[0])
+            for index in range(len(rounds)):
+                reading = following
+                if index + 1 < len(rounds):
+                    following = self._start(pool, rounds[index + 1])
+                yield self._pieces(reading)
+
+    def _start(
+        self, pool: ThreadPoolExecutor, numbers: NDArray[np.int64]
+    ) -> list[tuple[NDArray[np.int64], Future[Tensor]]]:
+        units = numbers // self.num_images * -(-self.num_images // self.read_length)
+        units += numbers % self.num_images // self.read_length
+        parts = np.split(numbers, np.flatnonzero(np.diff(units)) + 1) if len(numbers) else []
+        return [(part, pool.submit(self._read, part)) for part in parts]
+
+    def _read(self, numbers: NDArray[np.int64]) -> Tensor:
+        row, images = int(numbers[0] // self.num_images), numbers % self.num_images
+        run, phase = divmod(row, self.num_phases)
+        # Whole chunks are decoded anyway, so what lies between the wanted maps costs nothing more.
+        first, stop = int(images[0]), int(images[-1]) + 1
+        maps: Tensor = self.parts[run].read(phase, first, stop)
+        if len(maps) == len(images):
+            return maps
+        return maps.index_select(0, torch.from_numpy(images - first))
+
+    def _pieces(
+        self, reading: Iterable[tuple[NDArray[np.int64], Future[Tensor]]]
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        for numbers, maps in reading:
+            yield numbers, maps.result().to(self.device, non_blocking=True)

@@ -1,0 +1,1 @@
+"""FMCE-Net++ over models, data sets, RAFs and seeds."""

@@ -1,1 +1,0 @@
-"""Where a network looks: class activation maps."""

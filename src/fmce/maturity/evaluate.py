@@ -1,0 +1,131 @@
+"""`fmce evaluate`: a run's classifier at each marker, and its FMCE-Net on maps of test images and of other runs."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from fmce.config.io import read_yaml, with_settings
+from fmce.config.run import FMCENetConfig, Split
+from fmce.console.tables import number, percent, print_table
+from fmce.engine.runtime import Runtime, make_runtime
+from fmce.files import read_json, write_json
+from fmce.maturity.train_fmce_net import measure_on_test_images
+from fmce.runs.run import Run, check_same_data
+from fmce.tasks.classification import evaluate_classifier
+
+_OF_TRAINING = {f.name for f in fields(FMCENetConfig)} - {"width", "storage", "shuffle_buffer"}
+
+
+def evaluate(
+    run: Run,
+    split: Split = "map",
+    *,
+    others: Sequence[Run] = (),
+    settings: Sequence[str] = (),
+    runtime: Runtime | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a run's classifier and FMCE-Net on the test images; write `evaluation.json`.
+
+    Args:
+        run: has phases and an FMCE-Net.
+        split: which FMCE-Net.
+        others: runs whose maps the FMCE-Net is asked about too, though it was not trained on them.
+        settings: `field=value` on top of the `fmce_net` sections: "width=0.25" says which FMCE-Net,
+            "storage=stored" and "shuffle_buffer=512" how the other runs' maps are read.
+        runtime: device and precision; memory order and TF32 are the run's own.
+        quiet: print nothing.
+
+    Returns:
+        "classifier" (one row a marker), "fmce_net" (held-out maps, test images) and "other_runs".
+
+    Raises:
+        FileNotFoundError: phases, checkpoints or the FMCE-Net are missing.
+        ValueError: another run's maps have another shape or number of phases, or a setting is of training.
+    """
+    runtime = run.with_run_memory_format(runtime or make_runtime())
+    for other in others:
+        check_same_data(run.config, other)
+    width = _with_settings(run, settings).width
+    net = run.fmce_net(split, width).to(runtime.device)
+    trained = read_json(run.fmce_net_folder(split, width) / "metrics.json")
+    result = {
+        "split": split,
+        "width": width,
+        "classifier": _classifier_rows(run, runtime),
+        "fmce_net": {key: trained[key] for key in ("held_out", "test_images")},
+        "other_runs": {
+            str(other.path): measure_on_test_images(
+                net, other, other.phases, runtime, _with_settings(other, settings)
+            ).to_dict()
+            for other in others
+        },
+    }
+    write_json(run.path / "evaluation.json", result)
+    if not quiet:
+        _print(run, result)
+    return result
+
+
+def _with_settings(run: Run, settings: Sequence[str]) -> FMCENetConfig:
+    """Return a run's fmce_net section with what bears on a trained FMCE-Net; refuse the rest."""
+    for setting in settings:
+        if setting.partition("=")[0].strip() in _OF_TRAINING:
+            raise ValueError(
+                f"{setting!r} is for training an FMCE-Net (fmce train-net); here width says which one, and "
+                "maps and buffer how the other runs' maps are read"
+            )
+    return with_settings(run.config.fmce_net, settings)
+
+
+def _classifier_rows(run: Run, runtime: Runtime) -> list[dict[str, Any]]:
+    test = run.batches(run.data.test, runtime)
+    rows = []
+    for phase, epoch in enumerate(run.phases.markers, start=1):
+        scores = evaluate_classifier(runtime.to_device(run.model(epoch)), test, runtime)
+        rows.append(
+            {
+                "phase": phase,
+                "epoch": epoch,
+                "test_accuracy": scores.accuracy,
+                "test_loss": scores.loss,
+            }
+        )
+    return rows
+
+
+def _print(run: Run, result: dict[str, Any]) -> None:
+    rows = [
+        (r["phase"], r["epoch"], percent(r["test_accuracy"]), number(r["test_loss"]))
+        for r in result["classifier"]
+    ]
+    print_table(
+        f"Classifier of {run.path} on test images", ("phase", "epoch", "accuracy", "loss"), rows
+    )
+    nets = [
+        ("held-out maps", result["fmce_net"]["held_out"]),
+        ("test images", result["fmce_net"]["test_images"]),
+    ]
+    seen = _trained_on(run, result["split"], result["width"])
+    for name, metrics in result["other_runs"].items():
+        kind = "a run it was trained on" if Path(name).resolve() in seen else "other run"
+        nets.append((f"{kind}: {name}", metrics))
+    narrow = "" if result["width"] == 1 else f", width {result['width']:g}"
+    print_metrics(f"FMCE-Net, split {result['split']}{narrow}", nets)
+
+
+def _trained_on(run: Run, split: Split, width: float) -> set[Path]:
+    """Return the runs whose maps an FMCE-Net was trained on."""
+    folder = run.fmce_net_folder(split, width)
+    others = [other["path"] for other in read_yaml(folder / "config.yaml")["others"]]
+    held_out = read_json(folder / "metrics.json")["held_out_runs"]
+    known = {run.path.resolve(), *(Path(path).resolve() for path in others)}
+    return known - {Path(path).resolve() for path in held_out}
+
+
+def print_metrics(title: str, rows: Sequence[tuple[str, dict[str, Any] | None]]) -> None:
+    """Print phase metrics, one row a set of maps."""
+    names = ("accuracy", "precision", "recall", "f1", "mae", "spearman", "kappa")
+    cells = [(name, *(number(metrics[n]) for n in names)) for name, metrics in rows if metrics]
+    print_table(title, ("maps", *names), cells)

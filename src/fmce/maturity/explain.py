@@ -1,0 +1,122 @@
+"""`fmce explain`: Grad-CAM of a few test images over the phases of a run (FMCE paper, Section V-D)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmce.console.tables import number, print_table
+from fmce.engine.runtime import Runtime, make_runtime
+from fmce.files import write_folder, write_json
+from fmce.models.grad_cam import CamNumbers, cam_numbers, grad_cam
+from fmce.runs.run import Run
+
+
+def explain(
+    run: Run,
+    *,
+    num_images: int = 6,
+    signed: bool = False,
+    runtime: Runtime | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Write `RUN/explain`: raw maps, the numbers beside them and a picture.
+
+    Args:
+        run: has phases and its marker checkpoints.
+        num_images: test images, the first of each class in turn.
+        signed: keep evidence against the class too; numbers are of the rectified map.
+        runtime: device; memory order and TF32 are the run's own, precision is float32.
+        quiet: print nothing.
+
+    Returns:
+        The contents of `numbers.json`.
+
+    Raises:
+        FileNotFoundError: phases or checkpoints are missing.
+        ValueError: more images are asked for than there are.
+    """
+    runtime = run.with_run_memory_format(runtime or make_runtime())
+    test = run.data.test
+    if not 1 <= num_images <= len(test):
+        raise ValueError(f"expected 1 to {len(test)} images, got {num_images}")
+    index = one_of_each_class(test.targets, num_images)
+    targets = test.targets[index].to(runtime.device)
+    images = run.images(test, runtime)(index)
+    phases = run.phases
+    models = (runtime.to_device(run.model(epoch)) for epoch in phases.markers)
+    with runtime.matmul_precision():
+        cams = [grad_cam(m, images, targets, run.layer, signed=signed).cpu() for m in models]
+    maps = torch.stack(cams)
+    numbers = _numbers(maps.clamp_min(0).numpy())
+    result = {
+        "epochs": list(phases.markers),
+        "test_index": index.tolist(),
+        "classes": [run.data.class_names[t] for t in targets.tolist()],
+        "signed": signed,
+        "per_phase": [_means(n) for n in numbers],
+        "per_image": [{k: _plain(v) for k, v in n._asdict().items()} for n in numbers],
+    }
+    _write(run.path / "explain", maps.numpy(), test.images[index].numpy(), result)
+    if not quiet:
+        _print(run, result)
+    return result
+
+
+def one_of_each_class(targets: Tensor, count: int) -> Tensor:
+    """Return positions of `count` images: the first of each class, then the second of each, and so on."""
+    seen: dict[int, int] = {}
+    rounds = []
+    for target in targets.tolist():
+        rounds.append(seen.get(target, 0))
+        seen[target] = rounds[-1] + 1
+    order = np.lexsort((targets.numpy(), np.array(rounds)))
+    return torch.from_numpy(order[:count].copy())
+
+
+def _numbers(cams: np.ndarray[Any, np.dtype[np.float32]]) -> list[CamNumbers]:
+    return [cam_numbers(cam, cams[k - 1] if k else None) for k, cam in enumerate(cams)]
+
+
+def _means(numbers: CamNumbers) -> dict[str, float | None]:
+    means = {}
+    for name, values in numbers._asdict().items():
+        known = values[~np.isnan(values)]
+        means[name] = float(known.mean()) if len(known) else None
+    return means
+
+
+def _plain(values: np.ndarray[Any, Any]) -> list[float | None]:
+    return [None if np.isnan(v) else float(v) for v in values]
+
+
+def _write(
+    folder: Path, cams: np.ndarray[Any, Any], images: np.ndarray[Any, Any], result: dict[str, Any]
+) -> None:
+    from fmce.report.figures import save_figure
+    from fmce.report.map_figures import grad_cam_figure
+
+    figure = grad_cam_figure(images, cams, result["epochs"], result["classes"])
+
+    def fill(target: Path) -> None:
+        np.savez_compressed(target / "grad_cam.npz", cams=cams, images=images)
+        save_figure(figure, target / "grad_cam.png")
+        write_json(target / "numbers.json", result)
+
+    write_folder(folder, fill)
+
+
+def _print(run: Run, result: dict[str, Any]) -> None:
+    names = ("gini", "area_above_half_max", "centroid_drift", "overlap")
+    rows = [
+        (k, epoch, *(number(means[n], 3) for n in names))
+        for k, (epoch, means) in enumerate(
+            zip(result["epochs"], result["per_phase"], strict=True), start=1
+        )
+    ]
+    print_table(
+        f"Grad-CAM of {len(result['classes'])} test images", ("phase", "epoch", *names), rows
+    )
+    print(f"picture: {run.path / 'explain' / 'grad_cam.png'}")

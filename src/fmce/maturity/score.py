@@ -1,0 +1,99 @@
+"""`fmce score`: what a run's FMCE-Net says of one checkpoint's maps of the test images."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fmce.config.run import Split
+from fmce.console.tables import print_table
+from fmce.engine.runtime import Runtime, make_runtime
+from fmce.feature_maps.batch import MapBatch
+from fmce.feature_maps.extractor import MapExtractor
+from fmce.metrics.statistics import mean_sd
+from fmce.models.fmce_net import expected_phase
+from fmce.runs.checkpoint import checkpoint_path
+from fmce.runs.run import Run
+from fmce.tasks.fmce_net import score_maps
+
+WARNING = (
+    "An FMCE-Net recognises the checkpoints of the run it was trained on; on another seed's run its score "
+    "is near chance. Read this score for that run only"
+)
+
+
+def score(
+    run: Run,
+    *,
+    epoch: int | None = None,
+    checkpoint: Path | None = None,
+    split: Split = "map",
+    runtime: Runtime | None = None,
+) -> dict[str, Any]:
+    """Score the maps that one checkpoint gives the test images.
+
+    Args:
+        run: has an FMCE-Net.
+        epoch: which checkpoint of the run; or
+        checkpoint: a checkpoint folder or its model.safetensors, or any safetensors file of a state
+            dict; of this run or another of the same model.
+        split: which FMCE-Net.
+        runtime: device and precision; memory order and TF32 are the run's own.
+
+    Returns:
+        Mean and standard deviation of the expected phase over images, share of images per phase,
+        and for a checkpoint of the run with phases, the phase its epoch belongs to.
+
+    Raises:
+        ValueError: neither or both of epoch and checkpoint are given, or the maps do not fit.
+        FileNotFoundError: checkpoint or FMCE-Net are missing.
+    """
+    runtime = run.with_run_memory_format(runtime or make_runtime())
+    if (epoch is None) == (checkpoint is None):
+        raise ValueError("name one checkpoint: either --epoch N or --checkpoint FOLDER")
+    folder = checkpoint or checkpoint_path(run.path / "checkpoints", int(epoch or 0))
+    if folder.name == "model.safetensors" and (folder.parent / "meta.json").exists():
+        folder = folder.parent
+    net = run.fmce_net(split).to(runtime.device)
+    extract = MapExtractor(runtime.to_device(run.model_from(folder)), run.layer, runtime)
+    batches = (
+        MapBatch(extract(batch.images), batch.targets, batch.image_index, batch.image_index)
+        for batch in run.batches(run.data.test, runtime).epoch(0)
+    )
+    logits, _ = score_maps(net, batches, runtime)
+    return {
+        "checkpoint": str(folder),
+        **_summary(logits),
+        "true_phase": _true_phase(run, folder),
+        "warning": WARNING,
+    }
+
+
+def _summary(logits: torch.Tensor) -> dict[str, Any]:
+    mean, sd = mean_sd(expected_phase(logits).tolist())
+    shares = torch.bincount(logits.argmax(1), minlength=logits.shape[1]) / len(logits)
+    return {"images": len(logits), "mean": mean, "sd": sd, "share_per_phase": shares.tolist()}
+
+
+def _true_phase(run: Run, folder: Path) -> int | None:
+    folder = folder.resolve()
+    if folder.parent != (run.path / "checkpoints").resolve() or not run.has_phases:
+        return None
+    epoch = int(folder.name.removeprefix("epoch_"))
+    return run.phases.phase_at(epoch)
+
+
+def print_score(result: dict[str, Any]) -> None:
+    """Print a score with the warning about what it holds for."""
+    rows = [
+        (k, f"{100 * share:.1f} %") for k, share in enumerate(result["share_per_phase"], start=1)
+    ]
+    print_table(
+        f"Phase that FMCE-Net gives the maps of {result['checkpoint']}",
+        ("phase", "test images"),
+        rows,
+    )
+    print(f"score {result['mean']:.2f} ± {result['sd']:.2f} over {result['images']} test images")
+    if result["true_phase"] is not None:
+        print(f"by the loss curve this epoch is in phase {result['true_phase']}")
+    print(result["warning"])

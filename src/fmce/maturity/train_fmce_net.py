@@ -1,0 +1,271 @@
+"""`fmce train-net`: an FMCE-Net from the feature maps of a run's marker checkpoints (FMCE paper, IV-D and IV-E)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fmce.config.io import defaults_of, to_dict
+from fmce.config.run import FMCENetConfig, Split
+from fmce.convergence.phases import Phases
+from fmce.data.batch import ImageSet
+from fmce.engine.runtime import Runtime, make_runtime
+from fmce.feature_maps.extract import open_store
+from fmce.feature_maps.extractor import map_extractor
+from fmce.feature_maps.in_memory import InMemoryMaps
+from fmce.feature_maps.recomputed import MapBatches, MapSource, RecomputedMaps
+from fmce.feature_maps.splits import MapSplit, split_maps
+from fmce.files import read_json, write_json
+from fmce.metrics.phases import PhaseMetrics, phase_metrics
+from fmce.models.fmce_net import FMCENet
+from fmce.runs.log import lock_run, mark_done, read_done
+from fmce.runs.resume import fit_resumable
+from fmce.runs.run import Run, check_same_data
+from fmce.seeding import seed_epoch
+from fmce.tasks.fmce_net import score_maps, score_step
+
+# Maps that go through FMCE-Net at a time when it is measured.
+_SCORED_TOGETHER = 1024
+
+
+def train_net(
+    run: Run,
+    split: Split = "map",
+    *,
+    others: Sequence[Run] = (),
+    config: FMCENetConfig | None = None,
+    runtime: Runtime | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train the FMCE-Net of a run in `RUN/fmce_net/SPLIT` and measure it on maps it never saw.
+
+    Processes that torchrun started train together: the batch size is that of all of them.
+
+    Args:
+        run: a finished run with phases and its marker checkpoints.
+        split: what is held out: maps (the paper), images, runs, or only the test images.
+        others: further runs of the same data and model, whose maps join; needed for split "run".
+        config: training of FMCE-Net; the run's own `fmce_net` section by default.
+        runtime: device and precision; memory order and TF32 are the run's own.
+        quiet: print no progress.
+
+    Returns:
+        The contents of `metrics.json`: for "held_out" and "test_images" the `PhaseMetrics` as a dict.
+
+    Raises:
+        FileNotFoundError: phases or marker checkpoints are missing.
+        ValueError: the runs do not fit together.
+    """
+    runtime = run.with_run_memory_format(runtime or make_runtime(together=True))
+    config, ranks = config or run.config.fmce_net, runtime.ranks
+    runs = [run, *others]
+    phases = _phases_of(runs)
+    _check_alike(runs, split)
+    folder = run.fmce_net_folder(split, config.width)
+    text = _config_text(runs, phases, split, config, runtime)
+    defaults = {"fmce_net": defaults_of(FMCENetConfig)}
+    with lock_run(folder, text, defaults=defaults, ranks=ranks):
+        if ranks.on_rank_zero(lambda: read_done(folder)) is None:
+            _train(folder, runs, phases, split, config, runtime, quiet)
+        metrics: dict[str, Any] = ranks.on_rank_zero(lambda: read_json(folder / "metrics.json"))
+    return metrics
+
+
+def _train(
+    folder: Path,
+    runs: Sequence[Run],
+    phases: Sequence[Phases],
+    split: Split,
+    config: FMCENetConfig,
+    runtime: Runtime,
+    quiet: bool,
+) -> None:
+    source = map_source(runs, phases, runs[0].data.train, runtime, config)
+    part = split_maps(
+        split,
+        num_images=source.num_images,
+        num_phases=source.num_phases,
+        num_runs=source.num_runs,
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+    )
+    seed_epoch(config.seed, 0)
+    net = FMCENet(_map_shape(source, part), source.num_phases, width=config.width)
+    net = net.to(runtime.device)
+    fit_resumable(
+        folder,
+        net,
+        score_step(net),
+        MapBatches(
+            source, part.train, config.batch_size, seed=config.seed, share=runtime.ranks.share
+        ),
+        epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+        runtime=runtime,
+        title=f"FMCE-Net, split {split}" + ("" if net.width == 1 else f", width {net.width:g}"),
+        quiet=quiet,
+    )
+    trained, held_out = ([str(runs[r].path) for r in numbers] for numbers in _runs_of(part, source))
+    metrics = _measure(net, runs, phases, source, part, split, config, runtime)
+    if runtime.ranks.is_main:
+        net.save(folder / "fmce_net.safetensors", trained_on=", ".join(trained))
+        write_json(folder / "metrics.json", metrics | {"held_out_runs": held_out})
+        mark_done(folder, {"epochs": config.epochs})
+
+
+def _runs_of(part: MapSplit, source: MapSource) -> tuple[list[int], list[int]]:
+    """Return which runs FMCE-Net is trained on, and which it never sees."""
+    per_run = source.num_phases * source.num_images
+    trained = {int(r) for r in part.train // per_run}
+    return sorted(trained), sorted(set(range(source.num_runs)) - trained)
+
+
+def _measure(
+    net: FMCENet,
+    runs: Sequence[Run],
+    phases: Sequence[Phases],
+    source: MapSource,
+    part: MapSplit,
+    split: Split,
+    config: FMCENetConfig,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    held_out = None
+    if len(part.test):
+        held_out = phase_metrics(*_scored(net, source, part.test, runtime)).to_dict()
+    own = measure_on_test_images(net, runs[0], phases[0], runtime, config)
+    return {
+        "split": split,
+        "train_maps": len(part.train),
+        "test_maps": len(part.test),
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "map_shape": list(net.map_shape),
+        "held_out": held_out,
+        "test_images": own.to_dict(),
+    }
+
+
+def measure_on_test_images(
+    net: FMCENet, run: Run, phases: Phases, runtime: Runtime, config: FMCENetConfig
+) -> PhaseMetrics:
+    """Measure an FMCE-Net on the maps that a run's marker checkpoints give the test images."""
+    backing = "stored" if config.storage == "stored" else "recompute"
+    source = map_source([run], [phases], run.data.test, runtime, config, backing=backing)
+    everything = split_maps(
+        "test", num_images=source.num_images, num_phases=source.num_phases
+    ).train
+    logits, true_phases = _scored(net, source, everything, runtime)
+    return phase_metrics(logits, true_phases, num_phases=source.num_phases)
+
+
+def _scored(
+    net: FMCENet, source: MapSource, numbers: NDArray[np.int64], runtime: Runtime
+) -> tuple[Tensor, Tensor]:
+    """Return logits and true phases of maps, in any order; each rank scores its share."""
+    ranks = runtime.ranks
+    batches = source.batches(numbers, _SCORED_TOGETHER, share=ranks.share)
+    logits, phases = (t.to(ranks.device) for t in score_maps(net, batches, runtime))
+    return ranks.gather_rows(logits).cpu(), ranks.gather_rows(phases).cpu()
+
+
+def map_source(
+    runs: Sequence[Run],
+    phases: Sequence[Phases],
+    images: ImageSet,
+    runtime: Runtime,
+    config: FMCENetConfig,
+    *,
+    backing: str | None = None,
+) -> MapSource:
+    """Return the FMCS-Dataset of some runs over a split's images.
+
+    Args:
+        runs: the runs, all of the same data.
+        phases: each run's phases, equally many.
+        images: the images to map.
+        runtime: device and precision of the backbones.
+        config: says by its `maps` how they are backed, and how many are mixed.
+        backing: overrides `config.storage`.
+
+    Raises:
+        FileNotFoundError: stored maps are asked for and a run has none.
+        ValueError: the stored maps are of other checkpoints or images.
+    """
+    backing = backing or config.storage
+    if backing == "stored":
+        return open_store(runs, phases, images, runtime, config.shuffle_buffer)
+    extractors = [
+        [map_extractor(r, epoch, runtime) for epoch in p.markers]
+        for r, p in zip(runs, phases, strict=True)
+    ]
+    inputs = runs[0].images(images, runtime)
+    stream = RecomputedMaps(extractors, inputs, len(images), buffer=config.shuffle_buffer)
+    return InMemoryMaps.from_source(stream) if backing == "memory" else stream
+
+
+def _map_shape(source: MapSource, part: MapSplit) -> tuple[int, int, int]:
+    _, channels, height, width = next(iter(source.batches(part.train[:1], 1))).maps.shape
+    return channels, height, width
+
+
+def _phases_of(runs: Sequence[Run]) -> list[Phases]:
+    found = [run.phases for run in runs]
+    if len({len(p.markers) for p in found}) > 1:
+        raise ValueError(
+            f"the runs have {[len(p.markers) for p in found]} phases; find equally many in each"
+        )
+    for run, phases in zip(runs, found, strict=True):
+        missing = sorted(set(phases.markers) - set(run.epochs))
+        if missing:
+            raise FileNotFoundError(
+                f"{run.path} lacks the checkpoints of marker epochs {missing}; they were deleted when other "
+                "markers were kept, so train again or find phases with the earlier settings"
+            )
+    return found
+
+
+def _check_alike(runs: Sequence[Run], split: Split) -> None:
+    if split == "run" and len(runs) < 2:
+        raise ValueError(
+            "split 'run' holds out whole runs and needs more than one; name others with --others"
+        )
+    places = [run.path.resolve() for run in runs]
+    twice = [str(run.path) for run in runs if places.count(run.path.resolve()) > 1]
+    if twice:
+        raise ValueError(
+            f"{twice[-1]} is named twice; expected different runs, since one that is held out must not be "
+            "trained on too"
+        )
+    first = runs[0].config
+    for run in runs[1:]:
+        check_same_data(first, run)
+        theirs = run.config
+        if (theirs.data.image_size, theirs.model) != (first.data.image_size, first.model):
+            raise ValueError(
+                f"{run.path} and {runs[0].path} differ in model or image size; FMCE-Net needs maps of one shape"
+            )
+
+
+def _config_text(
+    runs: Sequence[Run],
+    phases: Sequence[Phases],
+    split: Split,
+    config: FMCENetConfig,
+    runtime: Runtime,
+) -> str:
+    values = {
+        "markers": list(phases[0].markers),
+        "others": [
+            {"path": str(r.path), "markers": list(p.markers)}
+            for r, p in zip(runs[1:], phases[1:], strict=True)
+        ],
+        "split": split,
+        "fmce_net": to_dict(config),
+        "precision": runtime.precision,
+    }
+    return yaml.safe_dump(values, sort_keys=False)

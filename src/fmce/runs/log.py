@@ -1,0 +1,251 @@
+"""The run folder's bookkeeping: who may write, its config, its metrics lines, its end.
+
+`metrics.jsonl` always agrees with the checkpoints: a line is written after its checkpoint, and a
+resume rebuilds the lines from what the checkpoints' `meta.json` say.
+"""
+
+import datetime
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from fmce.files import read_json, write_json, write_text
+from fmce.runs.lock import locked
+
+if TYPE_CHECKING:  # torch, which `fmce phases` does without
+    from fmce.engine.distributed.ranks import Ranks
+
+_VERSIONED = (
+    "fmce",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scikit-learn",
+    "captum",
+    "safetensors",
+)
+
+
+@contextmanager
+def lock_run(
+    folder: Path,
+    config_yaml: str,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    ranks: "Ranks | None" = None,
+) -> Iterator[None]:
+    """Own a run folder while writing to it: make it, or take it up again with the same config.
+
+    Of several ranks the first owns it for all; the others leave when it has written everything.
+
+    Args:
+        folder: the run folder.
+        config_yaml: the whole config as text; must mean the same as the folder's own where it has one.
+        defaults: what a field means that an older version's config does not name, as nested dicts.
+        ranks: the processes that train together.
+
+    Raises:
+        FileExistsError: the folder holds another config, or files that are no run's.
+        PermissionError: the folder cannot be written to.
+        BlockingIOError: another process trains in it.
+    """
+    with ExitStack() as held:
+        owned = _owned(folder, config_yaml, defaults or {})
+        if ranks is None:
+            held.enter_context(owned)
+            yield
+            return
+        ranks.on_rank_zero(lambda: held.enter_context(owned))
+        yield
+        ranks.barrier()
+
+
+@contextmanager
+def _owned(folder: Path, config_yaml: str, defaults: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115  (held as long as the run)
+    except OSError as error:
+        raise type(error)(f"cannot write to the run folder {folder}: {error.strerror}") from error
+    with lock:
+        mine = locked(lock)
+        if mine is False:
+            raise BlockingIOError(
+                f"another process is training in {folder}; wait for it or choose another folder"
+            )
+        if mine is None:
+            print(
+                f"warning: the file system of {folder} has no locks; see to it that no second process "
+                "trains there",
+                file=sys.stderr,
+            )
+        _claim(folder, config_yaml, defaults)
+        yield
+
+
+def _claim(folder: Path, config_yaml: str, defaults: Mapping[str, Any]) -> None:
+    path = folder / "config.yaml"
+    if path.exists():
+        before = path.read_text(encoding="utf-8")
+        difference = "" if before == config_yaml else _difference(before, config_yaml, defaults)
+        if difference:
+            raise FileExistsError(
+                f"{folder} holds a run of another config ({difference}); "
+                "repeat the command that made it, choose another folder, or delete this one to start anew"
+            )
+        return
+    # versions.json alone is what a kill between the two writes below leaves.
+    strangers = [p.name for p in folder.iterdir() if p.name != "versions.json" and p.name[0] != "."]
+    if strangers:
+        raise FileExistsError(
+            f"{folder} is not a run folder but holds {strangers[0]!r}; choose an empty or new folder"
+        )
+    write_json(folder / "versions.json", environment())
+    write_text(path, config_yaml)
+
+
+def _difference(before: str, now: str, defaults: Mapping[str, Any]) -> str:
+    """Say which fields differ, at most three of them; nothing where both mean the same."""
+    try:
+        old, new = yaml.safe_load(before), yaml.safe_load(now)
+    except yaml.YAMLError:
+        old = None
+    if not isinstance(old, dict):
+        return f"there {before[:40]!r}, which is no config"
+    there, here = dict(_fields(_filled(old, defaults))), dict(_fields(new))
+    names = [n for n in {**here, **there} if (n in there, there.get(n)) != (n in here, here.get(n))]
+    said = [
+        f"{n}: there {there.get(n, 'nothing')}, here {here.get(n, 'nothing')}" for n in names[:3]
+    ]
+    return "; ".join(said) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each field with its dotted name."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _fields(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with what they leave out taken from `defaults`, at every level."""
+    whole = {**defaults, **values}
+    for key, default in defaults.items():
+        if isinstance(default, Mapping) and isinstance(whole[key], Mapping):
+            whole[key] = _filled(whole[key], default)
+    return whole
+
+
+def environment() -> dict[str, Any]:
+    """Return versions and machine, for the record beside results."""
+    versions: dict[str, str | None] = {}
+    for name in _VERSIONED:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        **versions,
+    }
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the metrics lines, one dict an epoch; empty where none were written.
+
+    A last line that a kill cut short is left out.
+    """
+    path = folder / "metrics.jsonl"
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # the line being written when the kill came; nothing follows it
+    return rows
+
+
+def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
+    """Add an epoch's metrics line, flushed to disk: its checkpoint may be deleted before the training's end."""
+    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def rewrite_metrics(
+    folder: Path, up_to: int, noted: Mapping[int, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Make the metrics lines end with the checkpoint that training resumes from.
+
+    A kill may have fallen between checkpoint and line, or in the middle of a line.
+
+    Args:
+        folder: the run folder.
+        up_to: epoch of the checkpoint; 0 without one.
+        noted: epoch → its metrics, from the checkpoints themselves.
+
+    Raises:
+        ValueError: an epoch up to there has neither line nor checkpoint.
+    """
+    known = {row["epoch"]: row for row in read_metrics(folder)}
+    known |= {epoch: dict(row) for epoch, row in noted.items()}
+    missing = [epoch for epoch in range(1, up_to + 1) if epoch not in known]
+    if missing:
+        raise ValueError(
+            f"{folder / 'metrics.jsonl'} lacks the lines of epochs {missing} and there is no checkpoint "
+            "to restore them from; train again in another folder"
+        )
+    rows = [known[epoch] for epoch in range(1, up_to + 1)]
+    text = "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows)
+    write_text(folder / "metrics.jsonl", text)
+    return rows
+
+
+def mark_done(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write DONE.json, the last file of a finished run."""
+    write_json(folder / "DONE.json", dict(summary))
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """Return a finished run's summary, None where it is not finished."""
+    path = folder / "DONE.json"
+    return dict(read_json(path)) if path.exists() else None
+
+
+def record_result(path: Path, row: Mapping[str, Any], *, key: Sequence[str]) -> None:
+    """Put a result row into a JSON-lines file, in place of an earlier row with the same key fields.
+
+    Args:
+        path: such as `results/digits.jsonl`; made where missing.
+        row: JSON values; says itself what was measured, with which config and seed.
+        key: fields that tell results apart. Date and environment are added.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines if line]
+    whole = {"date": datetime.date.today().isoformat(), **row, "environment": environment()}
+    same = [all(r.get(k) == whole.get(k) for k in key) for r in rows]
+    kept = [r for r, is_same in zip(rows, same, strict=True) if not is_same]
+    # It keeps its place: pages made from the rows show them in the file's order.
+    kept.insert(same.index(True) if True in same else len(kept), whole)
+    text = "".join(json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in kept)
+    write_text(path, text)

@@ -1,0 +1,136 @@
+"""FMCE-Net++: the task's loss beside the frozen FMCE-Net's (Representation Auxiliary Loss, Eq. 4–5)."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmce.data.batch import ImageBatch
+from fmce.engine.distributed.ranks import ALONE, Ranks
+from fmce.engine.loop import StepOutput
+from fmce.losses.auxiliary import feature_matching_loss, fmcs_loss, representation_auxiliary_loss
+from fmce.tasks.classification import classifier_output
+
+
+class CapturedMaps(Protocol):
+    """Maps of the model's latest call: an open `FeatureMaps`, or a `CompiledModel`."""
+
+    def single(self, name: str) -> Tensor:
+        """Return the maps (B,C,h,w) of a submodule."""
+        ...
+
+
+def ral_step(
+    model: nn.Module,
+    maps: CapturedMaps,
+    layer: str,
+    oracle: nn.Module,
+    *,
+    raf: float,
+    target_phase: int | None = None,
+    oracle_every: int = 1,
+    oracle_batch_fraction: float = 1.0,
+) -> Callable[[ImageBatch], StepOutput]:
+    """Return FMCE-Net++'s training step; `oracle_every` and `oracle_batch_fraction` below 1 make it cheaper.
+
+    Args:
+        model: the classifier; its maps at `layer` get the oracle's gradient.
+        maps: an open capture of `model` at `layer` that keeps gradients.
+        layer: submodule that gives the feature map.
+        oracle: frozen FMCE-Net in eval mode: maps (B,C,h,w) → phase logits (B,K).
+        raf: weight of the task's loss, 0 to 1.
+        target_phase: phase every map is pulled to; None is the last.
+        oracle_every: ask the oracle at every n-th step of the training only, with n times the weight.
+        oracle_batch_fraction: ask it about that share of each batch only; the mean over it stands for the batch.
+    """
+    published = oracle_every == 1 and oracle_batch_fraction == 1
+
+    def step(batch: ImageBatch) -> StepOutput:
+        logits = model(batch.images)
+        base = F.cross_entropy(logits.float(), batch.targets)
+        if batch.step % oracle_every:
+            return classifier_output(raf * base, logits, batch, **_seen_sums(base, None, 0, batch))
+        judged = _part(maps.single(layer), oracle_batch_fraction)
+        phase_logits = oracle(judged)
+        loss = representation_auxiliary_loss(
+            base, phase_logits, raf, target_phase, oracle_every=oracle_every
+        )
+        # The curve stays the task's, so that CQI and phases mean the same with and without RAL.
+        pull = fmcs_loss(phase_logits.detach(), target_phase)
+        sums = _sums(base, pull, batch) if published else _seen_sums(base, pull, len(judged), batch)
+        return classifier_output(loss, logits, batch, **sums)
+
+    return step
+
+
+def _part(maps: Tensor, share: float) -> Tensor:
+    """Return the first maps of a batch: batches are shuffled, so any part stands for the whole."""
+    return maps if share == 1 else maps[: max(1, round(share * len(maps)))]
+
+
+def feature_matching_step(
+    model: nn.Module,
+    maps: CapturedMaps,
+    layer: str,
+    teacher_maps: Callable[[Tensor], Tensor],
+    *,
+    raf: float,
+    ranks: Ranks = ALONE,
+) -> Callable[[ImageBatch], StepOutput]:
+    """Return the control that pulls maps to those of a checkpoint instead of to a phase.
+
+    Args:
+        model: the classifier.
+        maps: an open capture of `model` at `layer` that keeps gradients.
+        layer: submodule that gives the feature map.
+        teacher_maps: images → the checkpoint's maps on the same view.
+        raf: weight of the task's loss, 0 to 1.
+        ranks: those that share each batch, over all of which the teacher's maps are scaled alike.
+    """
+
+    def step(batch: ImageBatch) -> StepOutput:
+        logits = model(batch.images)
+        base = F.cross_entropy(logits.float(), batch.targets)
+        with torch.no_grad():
+            wanted = teacher_maps(batch.images)
+        square = ranks.mean(wanted.float().square().mean(), len(wanted))
+        matching = feature_matching_loss(maps.single(layer), wanted, square)
+        loss = raf * base + (1 - raf) * matching
+        return classifier_output(loss, logits, batch, **_sums(base, matching, batch))
+
+    return step
+
+
+def _sums(base: Tensor, auxiliary: Tensor, batch: ImageBatch) -> dict[str, Tensor]:
+    count = len(batch.targets)
+    return {"task_loss": base.detach() * count, "auxiliary_loss": auxiliary.detach() * count}
+
+
+def _seen_sums(
+    base: Tensor, auxiliary: Tensor | None, seen: int, batch: ImageBatch
+) -> dict[str, Tensor]:
+    """Return the sums of a step whose oracle saw `seen` images; `mean_auxiliary` makes a mean of them."""
+    total = base.new_zeros(()) if auxiliary is None else auxiliary * seen
+    return {
+        "task_loss": base.detach() * len(batch.targets),
+        "auxiliary_loss": total,
+        "auxiliary_share": base.new_full((), seen),
+    }
+
+
+def mean_auxiliary(means: Mapping[str, float]) -> dict[str, float | None]:
+    """Return an epoch's mean auxiliary loss over the images that the oracle saw; None if it saw none.
+
+    Args:
+        means: the epoch's sums over all its images; nothing is to be mended without `auxiliary_share`,
+            the share that the oracle saw.
+
+    >>> mean_auxiliary({"auxiliary_loss": 0.5, "auxiliary_share": 0.25})
+    {'auxiliary_loss': 2.0}
+    """
+    if "auxiliary_share" not in means:
+        return {}
+    share = means["auxiliary_share"]
+    return {"auxiliary_loss": means["auxiliary_loss"] / share if share else None}

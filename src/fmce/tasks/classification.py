@@ -1,0 +1,70 @@
+"""The original task: image classification with cross-entropy (FMCE paper, Section IV-A)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmce.data.batch import ImageBatch
+from fmce.engine.loop import Batches, StepOutput
+from fmce.engine.runtime import Runtime
+from fmce.models.features import eval_mode
+
+
+class ClassifierScores(NamedTuple):
+    """Mean cross-entropy in nats and share of images classified correctly."""
+
+    loss: float
+    accuracy: float
+
+
+def classification_step(model: nn.Module) -> Callable[[ImageBatch], StepOutput]:
+    """Return the plain training step of a classifier that gives logits (B, classes)."""
+
+    def step(batch: ImageBatch) -> StepOutput:
+        logits = model(batch.images)
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"expected logits, one tensor, got a {type(logits).__name__} in training mode; let the model "
+                "return no auxiliary outputs"
+            )
+        return classifier_output(F.cross_entropy(logits.float(), batch.targets), logits, batch)
+
+    return step
+
+
+def classifier_output(
+    loss: Tensor, logits: Tensor, batch: ImageBatch, **sums: Tensor
+) -> StepOutput:
+    """Return a step's output with the number of correct predictions beside other sums."""
+    correct = (logits.argmax(1) == batch.targets).sum()
+    return StepOutput(loss, len(batch.targets), {"accuracy": correct, **sums})
+
+
+@torch.inference_mode()
+def evaluate_classifier(model: nn.Module, batches: Batches, runtime: Runtime) -> ClassifierScores:
+    """Evaluate on every image, in eval mode; the model's own modes are restored.
+
+    Args:
+        model: gives logits (B, classes).
+        batches: unvaried images; of several ranks each gives its share and all get the whole's scores.
+        runtime: device and precision.
+    """
+    loss = torch.zeros((), dtype=torch.float64, device=runtime.device)
+    correct = torch.zeros((), dtype=torch.int64, device=runtime.device)
+    total = torch.zeros((), dtype=torch.int64, device=runtime.device)
+    with eval_mode(model):
+        for batch in batches.epoch(0):
+            if not len(batch.targets):
+                continue  # the last batch may have fewer images than there are ranks
+            images, targets = runtime.to_device(batch.images), runtime.to_device(batch.targets)
+            with runtime.autocast():
+                logits = model(images).float()
+            loss += F.cross_entropy(logits, targets, reduction="sum")
+            correct += (logits.argmax(1) == targets).sum()
+            total += len(targets)
+    sums = runtime.ranks.all_reduce(torch.stack([loss, correct.double(), total.double()]))
+    loss_sum, num_correct, num_images = sums.tolist()
+    return ClassifierScores(loss_sum / num_images, num_correct / num_images)

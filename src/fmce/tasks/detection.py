@@ -1,0 +1,98 @@
+"""Detection with raw FCOS outputs: supervised losses, function matching, COCO scores, agreement."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fmce.data.batch import ViewBatch
+from fmce.data.detection.boxes import to_labels, unpack_boxes
+from fmce.engine.loop import Batches, StepOutput
+from fmce.engine.runtime import Runtime
+from fmce.losses.detection import detection_distillation, fcos_losses
+from fmce.metrics.detection import DetectionAgreement, detection_scores
+from fmce.models.detection import DetectionOutput, detection_output, detections
+from fmce.models.features import eval_mode
+
+
+class DetectTask:
+    """Detection: raw outputs at every location, scored by COCO's AP."""
+
+    score_name = "ap"
+    agreement_name = "ap_to_teacher"
+
+    def __init__(self, num_classes: int, class_names: tuple[str, ...]) -> None:
+        """Keep the classes."""
+        self.num_classes, self.class_names = num_classes, class_names
+
+    def outputs(self, model: nn.Module, images: Tensor) -> DetectionOutput:
+        """Return the checked raw outputs."""
+        return detection_output(model(images), images, self.num_classes)
+
+    def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> StepOutput:
+        """Return the sum of torchvision's three FCOS losses; targets are packed boxes (B, M, 6)."""
+        losses = fcos_losses(self.outputs(model, images), *to_labels(targets))
+        return StepOutput(losses.total(), len(images), {}, losses.divisor)
+
+    def matching_loss(
+        self, student: DetectionOutput, teacher: DetectionOutput, temperature: float
+    ) -> StepOutput:
+        """Return the sum of `detection_distillation` as loss, and its three parts."""
+        del temperature  # 1, by the config
+        losses = detection_distillation(student, teacher)
+        parts = {f"loss_{name}": value for name, value in losses.parts().items()}
+        return StepOutput(losses.total(), len(student.class_logits), {}, losses.divisor, parts)
+
+    def scores(self, model: nn.Module, batches: Batches, runtime: Runtime) -> dict[str, Any]:
+        """Return AP and its family, and the AP of each class."""
+        truth, predictions = [], []
+        for batch, output in self._run(model, batches, runtime):
+            if batch.targets is None:
+                raise ValueError("scores need labelled images; these have no targets")
+            truth += unpack_boxes(batch.targets.cpu())
+            predictions += _detect(output, batch)
+        truth, predictions = (
+            [image for part in runtime.ranks.all_gather_objects(own) for image in part]
+            for own in (truth, predictions)
+        )
+        return detection_scores(truth, predictions, self.num_classes).to_dict(self.class_names)
+
+    def agreement(
+        self, student: nn.Module, teacher: nn.Module, batches: Batches, runtime: Runtime
+    ) -> Mapping[str, Any]:
+        """Return AP with the teacher's boxes (score ≥ 0.3) as truth, and the mean class KL in nats."""
+        total = DetectionAgreement(self.num_classes)
+        both = zip(
+            self._run(student, batches, runtime), self._run(teacher, batches, runtime), strict=True
+        )
+        for (batch, ours), (_, theirs) in both:
+            found = (_detect(ours, batch), _detect(theirs, batch))
+            total.update(*found, ours.class_logits, theirs.class_logits)
+        return sum(
+            runtime.ranks.all_gather_objects(total), DetectionAgreement(self.num_classes)
+        ).compute()
+
+    def predict(
+        self, model: nn.Module, batches: Batches, runtime: Runtime
+    ) -> list[dict[str, Tensor]]:
+        """Return the boxes found in each image, on the CPU."""
+        found = []
+        for batch, output in self._run(model, batches, runtime):
+            found += _detect(output, batch)
+        return found
+
+    @torch.inference_mode()
+    def _run(
+        self, model: nn.Module, batches: Batches, runtime: Runtime
+    ) -> Iterator[tuple[ViewBatch, DetectionOutput]]:
+        with eval_mode(model):
+            for batch in batches.epoch(0):
+                with runtime.autocast():
+                    yield batch, self.outputs(model, runtime.to_device(batch.images))
+
+
+def _detect(output: DetectionOutput, batch: ViewBatch) -> list[dict[str, Tensor]]:
+    height, width = batch.images.shape[2:]
+    found = detections(output, (height, width))
+    return [{name: value.cpu() for name, value in image.items()} for image in found]

@@ -1,0 +1,175 @@
+"""Configs: YAML in and out, ranges, unknown keys, settings from the command line."""
+
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+import yaml
+
+from fmce.config.distillation import DistillationConfig
+from fmce.config.io import defaults_of, from_dict, from_yaml, to_dict, to_yaml, with_settings
+from fmce.config.presets import PRESETS, preset
+from fmce.config.run import AuxiliaryConfig, DataConfig, FMCENetConfig, RunConfig, TrainConfig
+
+
+def written(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("cls", [RunConfig, DistillationConfig, FMCENetConfig])
+def test_the_defaults_of_a_config_are_what_its_yaml_gives_back(cls):
+    assert defaults_of(cls) == yaml.safe_load(to_yaml(cls()))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_yaml_gives_back_the_same_config(name, tmp_path):
+    config = replace(preset(name), auxiliary=AuxiliaryConfig("ral", "runs/ä", raf=0.9))
+    assert from_yaml(RunConfig, written(tmp_path, to_yaml(config))) == config
+
+
+def test_dict_gives_back_the_same_config():
+    assert from_dict(RunConfig, to_dict(preset("paper"))) == preset("paper")
+
+
+def test_what_yaml_leaves_out_comes_from_the_base(tmp_path):
+    path = written(tmp_path, "train: {epochs: 7}\n")
+    config = from_yaml(RunConfig, path, base=preset("paper"))
+    assert (config.train.epochs, config.train.batch_size) == (7, 256)
+    assert config.model == preset("paper").model
+
+
+def test_an_empty_file_changes_nothing(tmp_path):
+    assert from_yaml(RunConfig, written(tmp_path, "# nothing\n")) == RunConfig()
+
+
+def test_scientific_notation_without_a_point_is_a_number(tmp_path):
+    assert yaml.safe_load("1e-3") == "1e-3"  # the trap: YAML 1.1 reads text
+    config = from_yaml(RunConfig, written(tmp_path, "train: {learning_rate: 1e-3}"))
+    assert config.train.learning_rate == 0.001
+
+
+def test_whole_numbers_stand_for_real_ones():
+    assert from_dict(RunConfig, {"data": {"noise": 1}}).data.noise == 1.0
+
+
+def test_an_unknown_key_names_near_match_and_choices():
+    message = r"'train\.epoch'; did you mean 'epochs'\? Choices: epochs, batch_size, learning_rate"
+    with pytest.raises(ValueError, match=message):
+        from_dict(RunConfig, {"train": {"epoch": 3}})
+
+
+def test_an_unknown_section_names_the_sections():
+    with pytest.raises(ValueError, match=r"'zzz'\. Choices: data, model, train, phases, fmce_net"):
+        from_dict(RunConfig, {"zzz": {}})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": {"epochs": "many"}}, "train.epochs: expected int, got 'many'"),
+        ({"train": {"epochs": True}}, "train.epochs: expected int, got True"),
+        ({"train": {"epochs": 2.5}}, "train.epochs: expected int, got 2.5"),
+        ({"model": {"options": 3}}, "model.options: expected a mapping, got 3"),
+        ({"train": {"learning_rate": "fast"}}, "expected a number, got 'fast'"),
+        ({"train": 3}, "train: expected a mapping, got 3"),
+        ({"model": {"name": None}}, "model.name: expected str, got None"),
+        ({"train": {"schedule": "line"}}, "must be one of cosine, constant, step, got 'line'"),
+    ],
+)
+def test_values_of_a_wrong_kind_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(RunConfig, values)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        (DataConfig, {"image_size": 0}, "at least 1 pixel, got 0"),
+        (DataConfig, {"shift": 16}, "0 to 15 pixels, got 16"),
+        (DataConfig, {"noise": -0.1}, "0 or more, got -0.1"),
+        (DataConfig, {"noise": float("nan")}, "0 or more, got nan"),
+        (TrainConfig, {"epochs": 0}, "at least 1, got 0"),
+        (TrainConfig, {"learning_rate": 0.0}, "a positive number"),
+        (TrainConfig, {"learning_rate": float("nan")}, "a positive number"),
+        (TrainConfig, {"seed": -1}, "0 or more"),
+        (FMCENetConfig, {"test_fraction": 1.0}, "both excluded"),
+        (FMCENetConfig, {"storage": "disk"}, "one of recompute, memory"),
+        (AuxiliaryConfig, {"kind": "ral"}, "no oracle run is named"),
+        (AuxiliaryConfig, {"kind": "ral", "oracle": "r", "raf": 1.5}, "between 0 and 1, got 1.5"),
+        (AuxiliaryConfig, {"raf": 0.5}, "nothing to weigh against"),
+        (AuxiliaryConfig, {"oracle_every": 0}, "auxiliary.oracle_every must be at least 1, got 0"),
+        (
+            AuxiliaryConfig,
+            {"oracle_batch_fraction": 0},
+            "oracle_batch_fraction must be above 0, at most 1, got 0",
+        ),
+        (AuxiliaryConfig, {"oracle_width": 2.0}, "oracle_width must be above 0, at most 1"),
+        (
+            AuxiliaryConfig,
+            {"oracle_every": 4},
+            "auxiliary.oracle_every is 4 but auxiliary.kind is none",
+        ),
+        (
+            AuxiliaryConfig,
+            {"kind": "feature_matching", "oracle": "r", "oracle_batch_fraction": 0.5},
+            "oracle_batch_fraction is 0.5 but auxiliary.kind is feature_matching",
+        ),
+        (AuxiliaryConfig, {"oracle_split": "maps"}, "one of map, image, run, test"),
+    ],
+)
+def test_values_out_of_range_are_refused(section, values, message):
+    with pytest.raises(ValueError, match=message):
+        section(**values)
+
+
+def test_configs_are_frozen():
+    with pytest.raises(FrozenInstanceError):
+        RunConfig().train.epochs = 3
+
+
+def test_settings_reach_every_section_and_the_last_one_holds():
+    settings = ["train.epochs=3", "train.epochs=5", "data.flip=true", "phases.threshold=1e-2"]
+    config = with_settings(RunConfig(), [*settings, "model.options={width: 8}", "model.layer=null"])
+    assert (config.train.epochs, config.data.flip, config.phases.threshold) == (5, True, 0.01)
+    assert (config.model.options, config.model.layer) == ({"width": 8}, None)
+
+
+def test_a_section_set_as_a_whole_keeps_the_fields_set_before():
+    settings = ["data.root=X", "data.folders=[a]", "student.options={width: 4}"]
+    settings += ["data={name: folder, folders: [b]}", "student={name: mine, options: {depth: 2}}"]
+    config = with_settings(DistillationConfig(), settings)
+    assert (config.data.root, config.data.name, config.data.folders) == ("X", "folder", ("b",))
+    assert (config.student.name, config.student.options) == ("mine", {"depth": 2})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["train.epochs"], "expected section.field=value, got 'train.epochs'"),
+        (["=3"], "expected section.field=value"),
+        (["train.epochs=["], "'train.epochs=\\[': the value is not valid YAML"),
+        (["train=3", "train.epochs=4"], "'train' was already set to 3 as a whole"),
+        (["train.epochs=0"], "train.epochs must be at least 1"),
+        (["model.nam=tiny"], "did you mean 'name'"),
+        (["epochs=3"], "'epochs'; did you mean 'train.epochs' or 'fmce_net.epochs'\\?"),
+        (["split_seed=3"], "unknown config key 'split_seed'; did you mean 'data.split_seed'\\?"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        with_settings(RunConfig(), settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("train: [", "is not valid YAML"), ("- 1\n- 2\n", "expected a mapping .* got list")],
+)
+def test_files_that_are_no_config_are_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        from_yaml(RunConfig, written(tmp_path, text))
+
+
+def test_unknown_presets_name_the_known():
+    with pytest.raises(ValueError, match="unknown preset 'cifar'; choose from digits, paper"):
+        preset("cifar")

@@ -1,0 +1,174 @@
+"""Loss curves from TensorBoard event files, written by torch's own writer."""
+
+import sys
+
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from fmce.convergence.files.tensorboard import holds_events, read_event_curve
+from fmce.convergence.phases import PhaseConfig, find_phases
+from fmce.maturity.phases import phases
+
+FALL = [2.3 * 0.8**i for i in range(60)]
+
+
+def write(folder, *, steps=None, new_style=False, **tags):
+    """Write each tag's values into one new event file; dots in a tag stand for slashes."""
+    with SummaryWriter(folder) as writer:
+        for tag, values in tags.items():
+            for step, value in zip(steps or range(len(values)), values, strict=True):
+                name = tag.replace("__", "/")
+                writer.add_scalar(name, value, step, new_style=new_style)
+    return folder
+
+
+@pytest.mark.parametrize("new_style", [False, True])
+def test_each_point_of_the_tag_is_an_epoch_whatever_the_steps_distance(tmp_path, new_style):
+    steps = [20 * i for i in range(3)]
+    write(tmp_path, steps=steps, new_style=new_style, train__loss=[2.0, 1.5, 0.25], other=[1, 2, 3])
+    curve = read_event_curve(tmp_path, tag="train/loss")
+    assert curve.losses == (2.0, 1.5, 0.25)
+    assert (curve.column, curve.epochs, curve.learning_rates) == ("train/loss", None, None)
+
+
+def test_a_single_file_is_read_as_its_folder_is(tmp_path):
+    write(tmp_path, loss=[2.0, 1.0])
+    (file,) = tmp_path.iterdir()
+    assert read_event_curve(file).losses == read_event_curve(tmp_path).losses == (2.0, 1.0)
+
+
+def test_several_files_are_one_training_in_the_order_they_were_begun(tmp_path):
+    write(tmp_path, steps=[0, 1], loss=[4.0, 3.0])
+    write(tmp_path, steps=[2, 3], loss=[2.0, 1.0])
+    begun = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime)
+    assert len(begun) == 2
+    # The later one comes first by name: only the time written inside can say which began first.
+    begun[1].rename(tmp_path / "a.tfevents")
+    begun[0].rename(tmp_path / "b.tfevents")
+    assert read_event_curve(tmp_path).losses == (4.0, 3.0, 2.0, 1.0)
+
+
+def test_after_a_restart_what_was_written_later_holds(tmp_path):
+    write(tmp_path, steps=[0, 10, 20, 30], loss=[4.0, 3.0, 2.5, 2.4])
+    # Begun again from step 20, and logged at other steps from there: 30 of the first is gone too.
+    write(tmp_path, steps=[20, 25], loss=[2.0, 1.0])
+    assert read_event_curve(tmp_path).losses == (4.0, 3.0, 2.0, 1.0)
+
+
+def test_of_a_step_written_twice_in_one_file_the_last_holds(tmp_path):
+    write(tmp_path, steps=[0, 1, 1, 2], loss=[4.0, 3.0, 2.0, 1.0])
+    assert read_event_curve(tmp_path).losses == (4.0, 2.0, 1.0)
+
+
+def test_points_of_an_epoch_are_averaged_by_an_epoch_tag(tmp_path):
+    write(tmp_path, loss=[4.0, 2.0, 1.5, 0.5], epoch=[0, 0, 1, 1])
+    curve = read_event_curve(tmp_path, epoch_tag="epoch")
+    assert (curve.losses, curve.epochs) == ((3.0, 1.0), (0, 1))
+
+
+def test_points_per_step_do_not_pass_for_epochs_where_a_scalar_betrays_them(tmp_path):
+    write(tmp_path, loss=[4.0, 2.0, 1.5, 0.5], epoch=[0, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"step 1: epoch 0\.0 occurs again.*--epoch-column epoch"):
+        read_event_curve(tmp_path)
+
+
+def test_the_learning_rate_is_the_latest_at_each_point(tmp_path):
+    with SummaryWriter(tmp_path) as writer:
+        for step, rate in ((0, 0.5), (4, 0.25)):
+            writer.add_scalar("lr", rate, step)
+        for step, loss in ((1, 3.0), (3, 2.0), (4, 1.0), (9, 0.5)):
+            writer.add_scalar("loss", loss, step)
+    assert read_event_curve(tmp_path, lr_tag="lr").learning_rates == (0.5, 0.5, 0.25, 0.25)
+
+
+def test_other_kinds_of_summaries_are_no_scalars(tmp_path):
+    with SummaryWriter(tmp_path) as writer:
+        writer.add_text("note", "three words here")
+        writer.add_histogram("weights", __import__("numpy").arange(4.0))
+        writer.add_scalar("anything", 2.0, 0)
+    assert read_event_curve(tmp_path).column == "anything"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, r"which tag is the loss\? Name it with tag \(--tag\), one of: train/nll, val/nll"),
+        ({"tag": "train/nl"}, "has no scalar 'train/nl'; did you mean 'train/nll'"),
+        ({"tag": "train/nll", "epoch_tag": "epoch"}, "has no scalar 'epoch'"),
+        ({"tag": "train/nll", "lr_tag": "rate"}, "has no scalar 'rate'.*val/nll"),
+    ],
+)
+def test_a_tag_that_is_not_there_or_not_clear_names_those_found(tmp_path, options, said):
+    write(tmp_path, train__nll=[2.0, 1.0], val__nll=[2.0, 1.0])
+    with pytest.raises(ValueError, match=said):
+        read_event_curve(tmp_path, **options)
+
+
+def test_several_trainings_below_a_folder_are_not_mixed(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / name, loss=[2.0, 1.0])
+    with pytest.raises(ValueError, match=r"of one training; name one of .*/a, .*/b"):
+        read_event_curve(tmp_path)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "a").rename(tmp_path / "one" / "a")
+    assert read_event_curve(tmp_path / "one").losses == (2.0, 1.0)
+
+
+def test_files_without_scalars_are_named(tmp_path):
+    with SummaryWriter(tmp_path) as writer:
+        writer.add_text("note", "words")
+    with pytest.raises(ValueError, match="hold no scalars"):
+        read_event_curve(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be read: No such file"):
+        read_event_curve(tmp_path / "gone.tfevents")
+
+
+def test_a_file_cut_short_gives_what_is_whole_and_says_so(tmp_path, capsys):
+    write(tmp_path, loss=[3.0, 2.0, 1.0])
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-5])
+    assert read_event_curve(tmp_path).losses == (3.0, 2.0)
+    assert "are cut short or damaged" in capsys.readouterr().err
+
+
+def test_a_value_that_is_no_number_is_named_with_its_step(tmp_path):
+    write(tmp_path, loss=[3.0, float("nan"), 1.0])
+    with pytest.raises(ValueError, match="step 1: 'loss' must be a finite number; got 'nan'"):
+        read_event_curve(tmp_path)
+
+
+def test_the_package_that_is_missing_is_named(tmp_path, monkeypatch):
+    write(tmp_path, loss=[2.0, 1.0])
+    name = "tensorboard.backend.event_processing.event_file_loader"
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError, match=r"install fmce\[tensorboard\]"):
+        read_event_curve(tmp_path)
+
+
+def test_phases_of_event_files_are_those_of_their_losses(tmp_path, capsys):
+    write(tmp_path, train__loss=FALL, rate=[0.1] * 60)
+    found = phases(tmp_path, ["threshold=0.01"], lr_column="rate")
+    # Event files keep single precision.
+    assert found.markers == find_phases(FALL, PhaseConfig(threshold=0.01)).markers
+    assert found.lr_fraction == pytest.approx(1.0)
+    assert "Convergence phases" in capsys.readouterr().out
+
+
+def test_phases_refuses_names_of_the_wrong_kind(tmp_path, finished_run):
+    write(tmp_path, loss=FALL)
+    with pytest.raises(ValueError, match="the loss is named by tag"):
+        phases(tmp_path, column="loss")
+    with pytest.raises(ValueError, match="is a run folder"):
+        phases(finished_run.path, tag="loss")
+    losses = tmp_path / "losses.csv"
+    losses.write_text("loss\n1\n")
+    with pytest.raises(ValueError, match=r"tag .* for TensorBoard"):
+        phases(losses, tag="loss")
+
+
+def test_a_folder_is_asked_for_event_files_only_where_there_are_some(tmp_path):
+    assert not holds_events(tmp_path)
+    write(tmp_path / "below", loss=[1.0])
+    assert holds_events(tmp_path)
+    (file,) = (tmp_path / "below").iterdir()
+    assert holds_events(file)

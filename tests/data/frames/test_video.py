@@ -1,0 +1,202 @@
+"""Which frames of a video are kept, under which keys, and what counts as damaged; videos made here."""
+
+import io
+import struct
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fmce.data.frames.video import (
+    DamagedVideoError,
+    FrameSettings,
+    decode_video,
+    list_videos,
+    to_jpeg,
+)
+
+av = pytest.importorskip("av")
+
+
+def grey_level(number):
+    return 40 + 9 * (number % 20)
+
+
+def make_video(path, num_frames=12, height=48, width=64):
+    """Write a video whose frame n is grey of its own level."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.bit_rate = 4_000_000
+        for number in range(num_frames):
+            grey = np.full((height, width, 3), grey_level(number), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey)))
+        container.mux(stream.encode())
+    return path
+
+
+def cut(path, share):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    return path
+
+
+def test_every_fifth_frame_is_kept_with_its_number_and_its_content(tmp_path):
+    frames = list(decode_video(make_video(tmp_path / "a.mp4"), 5))
+    assert [number for number, _ in frames] == [0, 5, 10]
+    for number, frame in frames:
+        mean = frame.to_ndarray(format="rgb24").mean()
+        assert mean == pytest.approx(grey_level(number), abs=3)  # lossy
+
+
+def test_a_higher_frame_is_shrunk_in_proportion_and_a_lower_one_kept(tmp_path):
+    (_, frame), *_ = decode_video(make_video(tmp_path / "a.mp4", height=48, width=64), 5)
+    sizes = [Image.open(io.BytesIO(to_jpeg(frame, height, 90))).size for height in (24, 100, None)]
+    assert sizes == [(32, 24), (64, 48), (64, 48)]
+
+
+def test_lower_quality_makes_smaller_files(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    frame = av.VideoFrame.from_ndarray(noise)
+    assert len(to_jpeg(frame, None, 30)) < len(to_jpeg(frame, None, 90)) / 2
+
+
+def test_a_video_cut_short_is_damaged(tmp_path):
+    path = make_video(tmp_path / "a.avi", num_frames=40)
+    assert len(list(decode_video(path, 1))) == 40
+    with pytest.raises(DamagedVideoError, match=r"a\.avi"):
+        list(decode_video(cut(path, 0.5), 1))
+
+
+def make_noise(path, codec, times):
+    """Write a video of noise, whose frames are shown at the given times in milliseconds."""
+    draw = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=1000)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.gop_size = 12
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(draw.integers(0, 256, (48, 64, 3), np.uint8))
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+STEADY = range(0, 4000, 40)
+MATROSKA = [("a.mkv", "mpeg4"), ("a.webm", "libvpx")]
+
+
+@pytest.mark.parametrize(("name", "codec"), MATROSKA)
+def test_a_matroska_video_cut_short_is_damaged_though_it_tells_no_number(tmp_path, name, codec):
+    path = make_noise(tmp_path / name, codec, STEADY)
+    assert len(list(decode_video(path, 1))) == 100
+    with pytest.raises(DamagedVideoError, match=rf"{name} ends after [23]\.\d of 4\.\d s"):
+        list(decode_video(cut(path, 0.7), 1))
+
+
+@pytest.mark.parametrize(("name", "codec"), MATROSKA)
+def test_a_matroska_video_with_a_hole_is_damaged(tmp_path, name, codec):
+    path = make_noise(tmp_path / name, codec, STEADY)
+    raw = bytearray(path.read_bytes())
+    middle, hole = len(raw) // 2, len(raw) // 10
+    raw[middle : middle + hole] = bytes(hole)
+    path.write_bytes(raw)
+    with pytest.raises(DamagedVideoError, match=r"no frames for 0\.\d s after frame|is corrupt"):
+        list(decode_video(path, 1))
+
+
+def test_a_gap_in_an_undamaged_file_is_told_with_its_place(tmp_path):
+    times = [*range(0, 2000, 40), *range(3000, 5000, 40)]
+    path = make_noise(tmp_path / "a.mkv", "mpeg4", times)
+    with pytest.raises(DamagedVideoError, match=r"no frames for 1\.0 s after frame 49, at 2\.0 s"):
+        list(decode_video(path, 1))
+
+
+def test_a_changing_rate_is_no_damage(tmp_path):
+    times = [*range(0, 1000, 20), *range(1000, 3000, 100), 3150, 3300]  # 50, 10 and 7 a second
+    path = make_noise(tmp_path / "a.mkv", "mpeg4", times)
+    assert len(list(decode_video(path, 1))) == 72
+
+
+# What the header's matrix does to x and y, and where the stored picture's left edge is then shown.
+TURNS = {
+    (0, 1, -1, 0): "top",  # a quarter clockwise
+    (0, -1, 1, 0): "bottom",
+    (-1, 0, 0, -1): "right",
+}
+
+
+@pytest.mark.parametrize("matrix", TURNS)
+@pytest.mark.parametrize("height", [None, 24])
+def test_a_turned_video_is_stored_upright(tmp_path, matrix, height):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        picture = np.zeros((48, 64, 3), np.uint8)
+        picture[:, :32] = 255
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+    raw = bytearray(path.read_bytes())
+    place = raw.find(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version 0's dates, layer and volume before it
+    a, b, c, d = matrix
+    fields = [value * 2**16 for value in (a, b, 0, c, d, 0, 0, 0, 0)]
+    raw[place : place + 36] = struct.pack(">9i", *fields[:8], 2**30)
+    path.write_bytes(raw)
+    ((_, frame),) = decode_video(path, 1)
+    shown = Image.open(io.BytesIO(to_jpeg(frame, height, 90)))
+    across, down = (64, 48) if a else (48, 64)
+    scale = 1 if height is None else height / down
+    assert shown.size == (round(across * scale / 2) * 2, round(down * scale))
+    levels = np.asarray(shown.convert("L"), float)
+    third = {axis: size // 3 for axis, size in enumerate(levels.shape)}
+    edges = {
+        "top": levels[: third[0]],
+        "bottom": levels[-third[0] :],
+        "left": levels[:, : third[1]],
+        "right": levels[:, -third[1] :],
+    }
+    assert max(edges, key=lambda name: edges[name].mean()) == TURNS[matrix]
+
+
+@pytest.mark.parametrize("content", [b"", b"no video"])
+def test_a_file_that_is_no_video_is_damaged(tmp_path, content):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    with pytest.raises(DamagedVideoError, match=r"a\.mp4.*after 0 frames"):
+        list(decode_video(path, 1))
+
+
+def test_videos_are_listed_nested_and_by_prefix_without_excluded_ones(tmp_path):
+    (tmp_path / "day").mkdir()
+    names = ["b.mp4", "day/a.front.MOV", "b1c81faa-3df17267.mp4", "notes.txt"]
+    for name in names:
+        (tmp_path / name).touch()
+    found = list_videos([tmp_path], exclude=["b1c81faa-3df17267"])
+    assert list(found) == ["a_front", "b"]
+    assert found["a_front"] == tmp_path / "day/a.front.MOV"
+
+
+def test_two_videos_of_one_name_are_refused(tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.mp4").touch()
+    with pytest.raises(ValueError, match=r"x/a\.mp4 and .*y/a\.mp4 would have the same keys"):
+        list_videos([tmp_path])
+
+
+def test_missing_videos_and_empty_folders_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"found none at .*nowhere"):
+        list_videos([tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match="holds no videos"):
+        list_videos([tmp_path])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"every": 0}, {"height": 4}, {"quality": 101}, {"shard_frames": 0}]
+)
+def test_settings_out_of_range_are_named(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+        FrameSettings(**wrong)

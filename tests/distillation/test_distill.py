@@ -1,0 +1,424 @@
+"""`fmce distill` on scenes and digits at toy size: arms, teacher checks, resume, export, report."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fmce.cli.main import main
+from fmce.config.distillation import DistillationConfig, distillation_preset
+from fmce.config.io import from_yaml, with_settings
+from fmce.data.road_scenes.scenes import SCENE_CLASSES
+from fmce.distillation.data.dataset import read_distillation_data
+from fmce.distillation.distill import distill
+from fmce.distillation.experiment import load_student, make_network
+from fmce.distillation.export import export
+from fmce.distillation.results import gap_closed
+from fmce.distillation.teacher import load_teacher, make_teacher
+from fmce.engine.distributed.ranks import Ranks
+from fmce.engine.runtime import make_runtime
+from fmce.report.distillation_figures import predictions_figure
+from fmce.report.distillation_page import verdict
+from fmce.report.write import distillation_report
+from fmce.runs.checkpoint import load_checkpoint
+
+timm = pytest.importorskip("timm")
+
+
+def test_every_arm_and_seed_has_one_row_and_equal_steps(experiment):
+    result = json.loads((experiment / "distill.json").read_text())
+    wanted = [(a, s) for s in (1, 2) for a in ("supervised", "labelled", "function_matching")]
+    assert [(r["arm"], r["seed"]) for r in result["rows"]] == wanted
+    assert all([p["steps"] for p in r["curve"]] == [2, 4] for r in result["rows"])
+    last = [(r["curve"][-1], r["agreement"]) for r in result["rows"]]
+    for point, alike in last:  # the curve ends at what the last checkpoint is evaluated to
+        assert point["agreement"] == alike["validation"]["argmax_agreement"]
+        assert point["agreement_unlabelled"] == alike["held_out_frames"]["argmax_agreement"]
+    assert result["images"] == {"labelled": 8, "unlabelled": 8, "held_out": 4, "validation": 4}
+    assert all(
+        0 <= r["agreement"]["held_out_frames"]["argmax_agreement"] <= 1 for r in result["rows"]
+    )
+
+
+def test_a_second_call_trains_nothing(experiment, small_distillation):
+    done = experiment / "runs" / "function_matching-seed1" / "DONE.json"
+    before = done.stat().st_mtime_ns
+    distill(with_settings(DistillationConfig(), small_distillation), experiment, quiet=True)
+    assert done.stat().st_mtime_ns == before
+
+
+def test_an_arm_lost_in_the_middle_comes_out_the_same(experiment, small_distillation, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(experiment, copy)
+    run = copy / "runs" / "function_matching-seed2"
+    last = load_checkpoint(run / "checkpoints" / "epoch_0002").weights
+    shutil.rmtree(run)
+    distill(with_settings(DistillationConfig(), small_distillation), copy, quiet=True)
+    again = load_checkpoint(run / "checkpoints" / "epoch_0002").weights
+    assert all(torch.equal(last[k], again[k]) for k in last)
+
+
+def test_arms_of_a_seed_start_from_the_same_weights(experiment):
+    config = from_yaml(DistillationConfig, experiment / "config.yaml")
+    data = read_distillation_data(experiment)
+    supervised, matched = (
+        make_network(config, config.student, data, 1, auxiliary=aux) for aux in (True, False)
+    )
+    theirs = supervised.state_dict()
+    assert all(torch.equal(v, theirs[k]) for k, v in matched.state_dict().items())
+
+
+def test_the_demo_goes_from_the_teacher_to_the_report(
+    small_distillation, tmp_path, monkeypatch, capsys
+):
+    config = with_settings(distillation_preset("scenes"), [*small_distillation, "seeds=[1]"])
+    monkeypatch.setattr("fmce.demo.distillation_preset", {"scenes": config}.__getitem__)
+    monkeypatch.setattr("fmce.demo.find_spec", lambda _: None)  # export has its own test
+    out = tmp_path / "demo"
+    main(["demo", "--task", "segment", "--out", str(out), "--device", "cpu"])
+    assert f"report  {out / 'report.html'}" in capsys.readouterr().out
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 3
+
+
+def test_teacher_below_the_floor_is_refused_before_any_student(small_distillation, tmp_path):
+    config = with_settings(DistillationConfig(), [*small_distillation, "teacher_floor=0.99"])
+    with pytest.raises(ValueError, match=r"below the floor 0.99"):
+        distill(config, tmp_path / "x", quiet=True)
+    assert not (tmp_path / "x" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.name=camvid", "data.root=NOWHERE"], "expected below .* the folders train"),
+        (["data.folders=[NOWHERE]"], "scenes has unlabelled images of its own"),
+        (["student.name=pspnet:resnet1"], "name of a timm model, got 'resnet1'"),
+        (
+            ["student={name: 'pspnet:test_resnet', options: {width: 3}}"],
+            "does not take its options",
+        ),
+    ],
+)
+def test_a_wrong_path_or_network_is_told_first_and_claims_no_folder(
+    small_distillation, tmp_path, settings, message
+):
+    settings = [text.replace("NOWHERE", str(tmp_path / "no")) for text in settings]
+    kept = [s for s in small_distillation if not s.startswith("student.options")]
+    with pytest.raises(ValueError, match=message):
+        distill(with_settings(DistillationConfig(), [*kept, *settings]), tmp_path / "x", quiet=True)
+    assert not (tmp_path / "x" / "config.yaml").exists()
+    assert not (tmp_path / "x" / "teacher").exists()
+
+
+@pytest.fixture
+def asked_of_timm(monkeypatch):
+    """For each network that timm builds, whether its weights were asked for."""
+    asked = []
+    build = timm.create_model
+
+    def watched(*args, pretrained, **options):
+        asked.append(pretrained)
+        return build(*args, pretrained=pretrained, **options)
+
+    monkeypatch.setattr(timm, "create_model", watched)
+    return asked
+
+
+def test_a_finished_experiment_needs_no_weights_from_elsewhere(experiment, asked_of_timm):
+    config = from_yaml(DistillationConfig, experiment / "config.yaml")
+    config = with_settings(config, ["teacher.weights=imagenet", "student.weights=imagenet"])
+    data = read_distillation_data(experiment)
+    load_teacher(config, experiment, data)
+    load_student(config, experiment, data, "function_matching", 1)
+    assert asked_of_timm == [False, False]
+
+
+def test_a_given_teacher_needs_no_weights_from_elsewhere(
+    experiment, small_distillation, tmp_path, asked_of_timm
+):
+    data = read_distillation_data(experiment)
+    given = tmp_path / "given"
+    shutil.copytree(experiment / "teacher", given)
+    settings = [*small_distillation, f"teacher_checkpoint={given}", "teacher.weights=imagenet"]
+    config = with_settings(DistillationConfig(), settings)
+    scores = make_teacher(config, tmp_path, data, make_runtime("cpu"), quiet=True)
+    assert scores == json.loads((experiment / "distill.json").read_text())["teacher"]
+    assert asked_of_timm == [False]
+
+
+def load_from(experiment, small_distillation, out, **card):
+    checkpoint = out / "given"
+    shutil.copytree(experiment / "teacher", checkpoint)
+    path = checkpoint / "teacher.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | card))
+    settings = [
+        *small_distillation,
+        f"teacher_checkpoint={checkpoint}",
+        "arms=[labelled]",
+        "seeds=[1]",
+    ]
+    return distill(with_settings(DistillationConfig(), settings), out / "new", quiet=True)
+
+
+def test_given_teacher_is_loaded_and_scored_alike(experiment, small_distillation, tmp_path):
+    result = load_from(experiment, small_distillation, tmp_path)
+    before = json.loads((experiment / "distill.json").read_text())
+    assert result["teacher"] == before["teacher"]
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"class_names": ["sky", "road"]}, "class_names"),
+        ({"mean": [0.1, 0.1, 0.1]}, "same view"),
+        ({"task": "classify"}, "task"),
+    ],
+)
+def test_teacher_of_other_classes_or_normalisation_is_refused(
+    experiment, small_distillation, tmp_path, card, message
+):
+    with pytest.raises(ValueError, match=message):
+        load_from(experiment, small_distillation, tmp_path, **card)
+
+
+def test_teacher_of_another_network_is_refused(experiment, small_distillation, tmp_path):
+    settings = [
+        *small_distillation,
+        f"teacher_checkpoint={experiment / 'teacher'}",
+        "teacher.options={output_stride: 16, encoder_options: {channels: [8, 8, 8, 8]}}",
+    ]
+    with pytest.raises(ValueError, match="does not fit the teacher"):
+        distill(with_settings(DistillationConfig(), settings), tmp_path / "new", quiet=True)
+
+
+def test_a_teacher_without_auxiliary_head_loads_and_normalisation_can_be_set(
+    experiment, small_distillation, tmp_path
+):
+    weights = load_file(experiment / "teacher" / "model.safetensors")
+    card = json.loads((experiment / "teacher" / "teacher.json").read_text())
+    given = tmp_path / "given"
+    given.mkdir()
+    bare = {k: v for k, v in weights.items() if not k.startswith("auxiliary.")}
+    assert len(bare) < len(weights)
+    save_file(bare, given / "model.safetensors")
+    other = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    (given / "teacher.json").write_text(json.dumps(card | other))
+    settings = [
+        *small_distillation,
+        f"teacher_checkpoint={given}",
+        "teacher.options={auxiliary: false}",
+        *(f"data.{name}={value}" for name, value in other.items()),
+        "arms=[labelled]",
+        "seeds=[1]",
+    ]
+    out = tmp_path / "new"
+    distill(with_settings(DistillationConfig(), settings), out, quiet=True)
+    assert list(read_distillation_data(out).mean) == other["mean"]
+
+
+def test_several_trainings_at_a_time_are_refused_in_several_processes(small_distillation, tmp_path):
+    config = with_settings(DistillationConfig(), small_distillation)
+    one_of_two = replace(make_runtime("cpu"), ranks=Ranks(0, 2))
+    with pytest.raises(
+        ValueError, match=r"jobs=3 .* the 2 that torchrun started .* leave --jobs out"
+    ):
+        distill(config, tmp_path / "x", jobs=3, runtime=one_of_two, quiet=True)
+    assert not (tmp_path / "x").exists()
+
+
+def test_function_matching_without_unlabelled_images_is_refused(tmp_path):
+    settings = ["data.labelled=null", "data.unlabelled=null", "data.held_out=0"]
+    config = with_settings(distillation_preset("digits"), settings)
+    with pytest.raises(ValueError, match="needs unlabelled images"):
+        distill(config, tmp_path / "x", quiet=True)
+
+
+def test_held_out_images_that_leave_none_are_told_and_claim_no_folder(tmp_path):
+    images = (
+        "data={labelled: 60, unlabelled: null, held_out: 5000, validation: 40, height: 8, width: 8}"
+    )
+    out = tmp_path / "x"
+    with pytest.raises(ValueError, match=r"data\.held_out=5000 took all \d+ that there are"):
+        distill(with_settings(distillation_preset("digits"), [images]), out, quiet=True)
+    assert {path.name for path in out.iterdir()} == {".lock", "versions.json"}
+
+
+def test_classification_runs_the_same_path(tmp_path):
+    settings = [
+        "data={labelled: 60, unlabelled: 100, held_out: 10, validation: 40, height: 8, width: 8}",
+        "teacher.options={width: 8}",
+        "student.options={width: 4}",
+        "teacher_steps={steps: 4, batch_size: 16, interval: 4}",
+        "student_steps={steps: 4, batch_size: 16, interval: 4, mixup: true}",
+        "seeds=[1]",
+    ]
+    result = distill(
+        with_settings(distillation_preset("digits"), settings), tmp_path / "x", quiet=True
+    )
+    assert result["score_name"] == "accuracy"
+    assert {row["arm"] for row in result["rows"]} == {"supervised", "labelled", "function_matching"}
+
+
+def test_gap_closed_is_the_share_of_the_means_gap():
+    rows = [
+        {"arm": a, "score": s, "agreement": {}}
+        for a, s in [("supervised", 0.6), ("supervised", 0.62), ("function_matching", 0.64)]
+    ]
+    assert gap_closed(rows, 0.65) == pytest.approx(0.03 / 0.04)
+    assert gap_closed(rows, 0.5) is None
+    assert gap_closed(rows[:2], 0.65) is None
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporters warn about their own dependencies
+def test_export_matches_the_trained_student(experiment, tmp_path):
+    pytest.importorskip("onnxruntime")
+    result = export(experiment, tmp_path / "student", arm="supervised", seed=2, quiet=True)
+    assert max(result["relative_differences"].values()) < 1e-3
+    assert result["student"]["parameters"] < result["teacher"]["parameters"]
+    assert {p.name for p in (tmp_path / "student").iterdir()} >= {
+        "student.safetensors",
+        "student.pt2",
+        "student.onnx",
+        "export.json",
+    }
+
+
+def test_report_is_one_file_with_a_verdict(experiment):
+    page = distillation_report(experiment).read_text()
+    assert "Function matching" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "The teacher reaches" in page
+    assert page.count("data:image/png;base64,") == 3
+    assert "Size and speed" in page
+    assert "most memory for intermediate results" in page
+
+
+def test_the_report_tells_of_damaged_images(experiment, small_distillation, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(experiment, copy)
+    assert "Damaged" not in distillation_report(copy).read_text()
+    about = json.loads((copy / "data.json").read_text())
+    found = {"labelled": {"count": 2, "first": "a.png, b.png"}}
+    (copy / "data.json").write_text(json.dumps(about | {"damaged": found}))
+    result = distill(with_settings(DistillationConfig(), small_distillation), copy, quiet=True)
+    assert result["damaged"] == found
+    assert "2 of 8 labelled images (a.png, b.png)" in distillation_report(copy).read_text()
+
+
+@pytest.mark.parametrize(
+    ("arms", "drawn", "caption"),
+    [
+        (
+            ("function_matching", "labelled", "supervised"),
+            "function_matching",
+            "the matched student and the teacher",
+        ),
+        (("supervised", "labelled"), "labelled", "the student of arm labelled and the teacher"),
+    ],
+)
+def test_the_picture_of_disagreement_is_of_the_arm_that_the_caption_names(
+    experiment, tmp_path, monkeypatch, arms, drawn, caption
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(experiment, copy)
+    result = json.loads((copy / "distill.json").read_text())
+    result["arms"] = [next(a for a in result["arms"] if a["arm"] == arm) for arm in arms]
+    result["rows"] = [row for arm in arms for row in result["rows"] if row["arm"] == arm]
+    (copy / "distill.json").write_text(json.dumps(result))
+    with np.load(copy / "predictions.npz") as arrays:
+        told = {name: arrays[name] for name in ("images", "truth", "teacher", *arms)}
+    for number, arm in enumerate(arms, 1):  # arm number n differs in n pixels of each image
+        told[arm] = told["teacher"].copy()
+        told[arm][:, 0, :number] = (told[arm][:, 0, :number] + 1) % 5
+    np.savez_compressed(copy / "predictions.npz", **told)
+    seen = {}
+
+    def watched(images, columns, num_classes):
+        seen.update(columns)
+        return predictions_figure(images, columns, num_classes)
+
+    monkeypatch.setattr("fmce.report.distillation_page.predictions_figure", watched)
+    page = distillation_report(copy).read_text()
+    assert f"black is where {caption} disagree" in page
+    wanted = 1 + arms.index(drawn)
+    assert (seen["disagreement"].sum(axis=(1, 2)) == wanted).all()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "matched", "expected"),
+    [
+        (0.5, 0.45, "closes 50 % of the gap"),
+        (0.5, 0.35, "below the supervised student, further from the teacher by 50 %"),
+        (0.4, 0.45, "no better than the supervised student"),
+    ],
+)
+def test_the_verdict_says_which_way_the_gap_went(teacher, matched, expected):
+    rows = [
+        {"arm": a, "score": s, "agreement": {"validation": {"argmax_agreement": s}}}
+        for a, s in (("supervised", 0.4), ("function_matching", matched))
+    ]
+    arms = [
+        {"arm": r["arm"], "mean": r["score"], "agreement": {"validation": r["score"]}} for r in rows
+    ]
+    result = {
+        "task": "segment",
+        "score_name": "miou",
+        "teacher": {"miou": teacher},
+        "arms": arms,
+        "comparisons": [],
+        "gap_closed": gap_closed(rows, teacher),
+    }
+    assert expected in verdict(result)
+    assert f"{100 * matched:.1f} % on validation (supervised 40.0 %)" in verdict(result)
+
+
+OWN_NETS = """
+from torch import nn
+
+def compact(num_classes, width=16):
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, num_classes, 1)
+    )
+"""
+
+
+def test_a_student_of_ones_own_goes_from_the_command_to_its_report(
+    experiment, small_distillation, tmp_path, monkeypatch
+):
+    (tmp_path / "own_nets.py").write_text(OWN_NETS)
+    (tmp_path / "stems.txt").write_text("none\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    kept = [s for s in small_distillation if not s.startswith(("student.options", "seeds"))]
+    settings = [*kept, "data={name: scenes}", "student.options={width: 6}", "seeds=[1]"]
+    out = tmp_path / "own"
+    main(
+        [
+            *("distill", "--out", str(out), "--student", "own_nets:compact", "--jobs", "1"),
+            *("--teacher-checkpoint", str(experiment / "teacher"), "--device", "cpu"),
+            *("--exclude", str(tmp_path / "stems.txt")),
+            *(word for setting in settings for word in ("--set", setting)),
+        ]
+    )
+    result = json.loads((out / "distill.json").read_text())
+    assert [row["arm"] for row in result["rows"]] == ["supervised", "labelled", "function_matching"]
+    assert all([p["steps"] for p in row["curve"]] == [2, 4] for row in result["rows"])
+    # 3·6·9 + 6 of the first convolution, 6·C + C of the second.
+    classes = len(SCENE_CLASSES)
+    assert result["networks"]["student"]["parameters"] == 168 + 7 * classes
+    assert "own_nets:compact" in (out / "report.html").read_text()
+    config = from_yaml(DistillationConfig, out / "config.yaml")
+    assert config.data.exclude == str(tmp_path / "stems.txt")  # no section set as a whole drops it
+    student = load_student(config, out, read_distillation_data(out), "function_matching", 1)
+    assert student[0].out_channels == 6
+
+
+def test_students_and_teacher_load_back_in_eval_mode(experiment):
+    config = from_yaml(DistillationConfig, experiment / "config.yaml")
+    data = read_distillation_data(experiment)
+    assert not load_student(config, experiment, data, "labelled", 1).training
+    assert not load_teacher(config, experiment, data).training

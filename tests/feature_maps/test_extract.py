@@ -1,0 +1,269 @@
+"""`fmce extract`: maps on disk, whole or taken up again, checked when read, and what they are good for."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fmce.config.run import FMCENetConfig
+from fmce.data.batch import ImageSet
+from fmce.engine.runtime import make_runtime
+from fmce.feature_maps.extract import _writing, extract, images_digest
+from fmce.maturity.evaluate import evaluate
+from fmce.maturity.train_fmce_net import map_source, train_net
+from fmce.runs.checkpoint import file_digest
+from fmce.runs.run import open_run
+
+CPU = make_runtime("cpu")
+STORED = FMCENetConfig(epochs=2, storage="stored", shuffle_buffer=1024)
+SHARDS = 3 * 3 + 3  # three phases: 1,257 training images take three files each, 360 test images one
+
+
+def copy_of(run, folder):
+    shutil.copytree(run.path, folder)
+    return open_run(folder)
+
+
+@pytest.fixture(scope="module")
+def stored_run(finished_run, tmp_path_factory):
+    run = copy_of(finished_run, tmp_path_factory.mktemp("stored") / "run")
+    extract(run, runtime=CPU, quiet=True)
+    return run
+
+
+@pytest.fixture
+def own_stored_run(stored_run, tmp_path):
+    return copy_of(stored_run, tmp_path / "stored")
+
+
+def maps_of(run, backing, part="train"):
+    images = getattr(run.data, part)
+    source = map_source([run], [run.phases], images, CPU, STORED, backing=backing)
+    return torch.cat([b.maps for b in source.batches(np.arange(3 * len(images)), 500)])
+
+
+def shard_files(run):
+    return sorted(p for p in (run.path / "maps.zarr").rglob("c/*/*/*/*/*") if p.is_file())
+
+
+def test_stored_maps_are_the_recomputed_ones_rounded_to_11_bits(stored_run):
+    for part in ("train", "test"):
+        kept = maps_of(stored_run, "stored", part)
+        images = getattr(stored_run.data, part)
+        memory = map_source(
+            [stored_run], [stored_run.phases], images, CPU, STORED, backing="memory"
+        )
+        computed = memory.maps.maps
+        torch.testing.assert_close(kept, computed, rtol=2**-11, atol=2**-24)
+        assert not torch.equal(kept, computed)
+
+
+def test_the_manifest_says_what_the_maps_are_of(stored_run):
+    manifest = json.loads((stored_run.path / "maps.json").read_text())
+    assert [c["epoch"] for c in manifest["checkpoints"]] == list(stored_run.phases.markers)
+    marker = stored_run.phases.markers[0]
+    weights = stored_run.path / "checkpoints" / f"epoch_{marker:04d}" / "model.safetensors"
+    assert manifest["checkpoints"][0]["sha256"] == file_digest(weights)
+    assert {k: v["count"] for k, v in manifest["images"].items()} == {"train": 1257, "test": 360}
+    assert len(manifest["shards"]) == len(shard_files(stored_run)) == SHARDS
+    assert manifest["bytes"] == sum(f.stat().st_size for f in shard_files(stored_run))
+    assert not (stored_run.path / "maps.parts").exists()
+
+
+def test_zarr_alone_reads_the_store(stored_run):
+    import zarr
+
+    group = zarr.open_group(stored_run.path / "maps.zarr", mode="r")
+    assert group["train"].shape == (3, 1257, 16, 2, 2)
+    assert (group["train"].chunks, group["train"].shards) == ((1, 64, 16, 2, 2), (1, 512, 16, 2, 2))
+    assert group["test"].dtype == np.float16
+    assert len(list(group.members())) == 2
+
+
+@pytest.mark.parametrize("split", ["map", "image", "test"])
+def test_every_backing_gives_the_same_metrics_within_noise(stored_run, split, tmp_path):
+    """Order, and for the store rounding, differ; accuracies of 3 phases over some hundred maps do not much."""
+    accuracy = {}
+    for backing in ("memory", "recompute", "stored"):
+        run = copy_of(stored_run, tmp_path / backing)
+        shutil.rmtree(run.path / "fmce_net")
+        config = replace(STORED, storage=backing, epochs=4)
+        metrics = train_net(run, split, config=config, runtime=CPU, quiet=True)
+        accuracy[backing] = metrics["test_images"]["accuracy"]
+    assert min(accuracy.values()) > 0.45  # chance is a third
+    assert max(accuracy.values()) - min(accuracy.values()) < 0.08, accuracy
+
+
+def test_split_run_and_evaluate_read_both_runs_stores(stored_run, other_run, tmp_path):
+    run, other = copy_of(stored_run, tmp_path / "a"), copy_of(other_run, tmp_path / "b")
+    with pytest.raises(FileNotFoundError, match=r"has no stored maps; run: fmce extract .*/b"):
+        train_net(run, "run", others=[other], config=STORED, runtime=CPU, quiet=True)
+    shutil.rmtree(run.path / "fmce_net" / "run")
+    extract(other, runtime=CPU, quiet=True)
+    metrics = train_net(run, "run", others=[other], config=STORED, runtime=CPU, quiet=True)
+    assert (metrics["train_maps"], metrics["test_maps"]) == (3 * 1257, 3 * 1257)
+    told = [
+        evaluate(run, others=[other], settings=s, runtime=CPU, quiet=True)["other_runs"][
+            str(other.path)
+        ]["mae"]
+        for s in (["storage=stored"], ["storage=recompute"])
+    ]
+    assert told[0] == pytest.approx(told[1], abs=0.01)
+
+
+def test_an_epoch_of_stored_maps_is_the_same_whenever_it_is_asked_for(stored_run):
+    images = stored_run.data.train
+    source = map_source([stored_run], [stored_run.phases], images, CPU, STORED)
+    numbers = np.arange(5, 3 * 1257)
+
+    def rows(seed):
+        generator = torch.Generator().manual_seed(seed)
+        batches = source.batches(numbers, 64, generator)
+        return [
+            tuple(r)
+            for b in batches
+            for r in zip(b.scores.tolist(), b.image_index.tolist(), strict=True)
+        ]
+
+    first = rows(0)
+    assert rows(0) == first
+    assert rows(1) != first
+    assert sorted(first) == sorted((n // 1257 + 1, n % 1257) for n in numbers.tolist())
+    early = first[: 1257 // 4]
+    assert {score for score, _ in early} == {1, 2, 3}  # phases are mixed from the start
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "gone"])
+def test_a_damaged_shard_is_named_and_extract_writes_it_anew(own_stored_run, damage):
+    run = own_stored_run
+    file = run.path / "maps.zarr" / "train" / "c" / "1" / "2" / "0" / "0" / "0"
+    whole = file.read_bytes()
+    half = len(whole) // 2
+    if damage == "gone":
+        file.unlink()
+    else:
+        flipped = whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]
+        file.write_bytes(flipped if damage == "bit" else whole[:half])
+    with pytest.raises(ValueError, match=r"train/c/1/2/0/0/0 is (damaged|missing).*fmce extract"):
+        maps_of(run, "stored")
+    others = {f: f.stat().st_mtime_ns for f in shard_files(run) if f != file}
+    extract(run, runtime=CPU, quiet=True)
+    assert file.read_bytes() == whole
+    assert all(f.stat().st_mtime_ns == t for f, t in others.items())
+    maps_of(run, "stored")
+
+
+def test_a_store_of_other_checkpoints_is_refused(own_stored_run, other_run):
+    run = own_stored_run
+    name = f"epoch_{run.phases.markers[2]:04d}"
+    shutil.rmtree(run.path / "checkpoints" / name)
+    theirs = other_run.path / "checkpoints" / f"epoch_{run.phases.markers[2]:04d}"
+    shutil.copytree(theirs, run.path / "checkpoints" / name)
+    for act in (lambda: maps_of(run, "stored"), lambda: extract(run, runtime=CPU, quiet=True)):
+        with pytest.raises(ValueError, match=r"are of other checkpoints .*delete maps\.json"):
+            act()
+
+
+def test_a_store_of_other_images_is_refused(stored_run):
+    darker = ImageSet(stored_run.data.train.images // 2, stored_run.data.train.targets)
+    assert images_digest(darker) != images_digest(stored_run.data.train)
+    with pytest.raises(ValueError, match="are of other images"):
+        map_source([stored_run], [stored_run.phases], darker, CPU, STORED)
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(own_run, monkeypatch):
+    full = SimpleNamespace(total=10**9, used=10**9 - 1000, free=1000)
+    monkeypatch.setattr("fmce.feature_maps.extract.shutil.disk_usage", lambda _: full)
+    with pytest.raises(
+        ValueError, match=r"4851 maps of .* only 1e-06 GB are free there; make room"
+    ):
+        extract(own_run, runtime=CPU, quiet=True)
+    assert not (own_run.path / "maps.zarr").exists()
+
+
+def test_missing_marker_checkpoints_are_named_with_what_to_do(own_run):
+    first = own_run.phases.markers[0]
+    shutil.rmtree(own_run.path / "checkpoints" / f"epoch_{first:04d}")
+    with pytest.raises(
+        FileNotFoundError, match=rf"epoch_{first:04d}/model.*; train again, or find"
+    ):
+        extract(own_run, quiet=True)
+
+
+def test_the_prediction_is_near_what_is_written(stored_run, own_run):
+    told = extract(own_run, runtime=CPU, dry_run=True)
+    written = json.loads((stored_run.path / "maps.json").read_text())["bytes"]
+    assert told["maps"] == 3 * (1257 + 360)
+    assert 0.8 * told["bytes"] < written < min(1.1 * told["bytes"], told["bytes_at_most"])
+    assert not (own_run.path / "maps.zarr").exists()
+
+
+def start(run, **environment):
+    command = [sys.executable, "-m", "fmce", "extract", str(run.path), "--device", "cpu"]
+    return subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_a_killed_extraction_goes_on_from_its_last_shard(stored_run, own_run):
+    process = start(own_run)
+    notes, deadline = own_run.path / "maps.parts", time.monotonic() + 60
+    while len(list(notes.glob("t*.json"))) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None or process.returncode == 0
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    if process.returncode == 0:
+        pytest.skip("it was done before it could be killed")
+    kept = {p.name: json.loads(p.read_text()) for p in notes.glob("t*.json")}
+    assert 2 <= len(kept) < SHARDS
+    before = {f: f.stat().st_mtime_ns for f in shard_files(own_run)}
+    manifest = extract(own_run, runtime=CPU, quiet=True)
+    rewritten = [f for f, t in before.items() if f.stat().st_mtime_ns != t]
+    assert len(rewritten) <= len(before) - len(kept)
+    assert manifest["shards"] == json.loads((stored_run.path / "maps.json").read_text())["shards"]
+
+
+def test_ranks_write_their_shares_and_the_last_one_the_manifest(stored_run, own_run):
+    ranks = [start(own_run, RANK=str(r), WORLD_SIZE="2", LOCAL_RANK=str(r)) for r in range(2)]
+    for process in ranks:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error.decode()
+    manifest = json.loads((own_run.path / "maps.json").read_text())
+    assert manifest["shards"] == json.loads((stored_run.path / "maps.json").read_text())["shards"]
+
+
+def test_several_workers_write_what_one_writes(stored_run, own_run):
+    manifest = extract(own_run, workers=2, runtime=CPU, quiet=True)
+    assert manifest["shards"] == json.loads((stored_run.path / "maps.json").read_text())["shards"]
+
+
+def test_two_extractions_of_one_run_do_not_write_the_same_shards(own_run, monkeypatch):
+    """One on its own keeps all others out; ranks of one torchrun let each other in, and nobody else."""
+    refused = "another process stores maps of .*--workers N"
+    with _writing(own_run), monkeypatch.context() as elsewhere:
+        elsewhere.setattr("os.getpid", lambda: 1)
+        with pytest.raises(BlockingIOError, match=refused):
+            extract(own_run, runtime=CPU, quiet=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with _writing(own_run), _writing(own_run):
+        monkeypatch.setenv("MASTER_PORT", "29501")
+        with pytest.raises(BlockingIOError, match=refused):
+            extract(own_run, runtime=CPU, quiet=True)
+    assert not (own_run.path / "maps.zarr").exists()
+
+
+def test_workers_under_torchrun_are_refused(own_run, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="1 under torchrun"):
+        extract(own_run, workers=2, runtime=CPU)

@@ -1,0 +1,31 @@
+"""Arms side by side: what counts into an adjusted p, and of how many runs a mean is."""
+
+import pytest
+from scipy import stats
+
+from fmce.fmce_net_pp.statistics import arm_cells, comparisons, summaries
+
+
+def rows(**accuracies):
+    """Return a row for each arm's accuracies at seeds 1, 2, …"""
+    return [
+        {"arm": arm, "seed": seed, "test_accuracy": value, "epoch_seconds": 2.0}
+        for arm, values in accuracies.items()
+        for seed, value in enumerate(values, start=1)
+    ]
+
+
+def test_an_arm_without_spread_counts_among_those_that_p_is_adjusted_for():
+    base, better = [0.80, 0.82, 0.81], [0.85, 0.86, 0.86]
+    shifted = [value + 0.01 for value in base]
+    first, flat = comparisons(rows(baseline=base, ral=better, shifted=shifted))
+    p = stats.ttest_rel(better, base).pvalue
+    assert (first["p_value"], first["p_holm"]) == pytest.approx((p, 2 * p))
+    assert (flat["p_value"], flat["p_holm"]) == (None, None)
+
+
+def test_a_mean_over_fewer_seeds_says_of_how_many():
+    baseline, ral = summaries(rows(baseline=[0.8, 0.9, 0.7], ral=[0.8, 0.9]))
+    assert (baseline["n"], ral["n"]) == (3, 2)
+    assert arm_cells(baseline, None, 3)[1] == "80.00 ± 10.00 %"
+    assert arm_cells(ral, None, 3)[1] == "85.00 ± 7.07 % (2 of 3 seeds)"
