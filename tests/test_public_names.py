@@ -1,14 +1,19 @@
 """`import fmce`: what it offers and what it costs."""
 
+import inspect
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 import fmce
 
-HEAVY = ("torch", "torchvision", "matplotlib", "sklearn", "scipy", "captum", "timm")
+NAMES = [name for name in fmce.__all__ if name != "__version__"]
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "torchvision", "matplotlib", "sklearn", "scipy", "captum", "timm", "pydantic")
 
 
 def seconds_of(code):
@@ -17,22 +22,40 @@ def seconds_of(code):
     return time.perf_counter() - started
 
 
-@pytest.mark.parametrize("name", fmce.__all__)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_public_name_loads(name):
     assert getattr(fmce, name) is not None
     assert name in dir(fmce)
 
 
-def test_the_names_promised_are_public():
-    promised = (
-        "smooth_losses cqi PhaseConfig find_phases Phases FeatureMaps FMCENet "
-        "representation_auxiliary_loss phase_metrics open_run seed_epoch split_maps"
+def test_the_stub_lists_what_there_is_and_type_checkers_see_it(tmp_path):
+    stub = Path(fmce.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    listed = re.findall(r"^from \.\S+ import (\w+) as (\w+)$", stub, re.M)
+    assert [name for name, again in listed if name != again] == []
+    names = [name for name, _ in listed]
+    assert sorted(names) == sorted(set(names))
+    assert {*names, "__version__"} == set(fmce.__all__)
+    user = tmp_path / "user.py"
+    user.write_text("".join(f"from fmce import {name}\n" for name in fmce.__all__))
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(user)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
-    assert set(promised.split()) <= set(fmce.__all__)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_says_what_it_is(name):
+    said = inspect.getdoc(getattr(fmce, name)) or ""
+    assert said.splitlines()[0].endswith((".", ":")), name
+    assert not said.startswith(f"{name}("), f"{name} has a dataclass's made-up docstring"
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
+    with pytest.raises(AttributeError, match="nosuch"):
         _ = fmce.nosuch
 
 

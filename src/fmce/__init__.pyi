@@ -1,0 +1,31 @@
+# The public API, by method. `fmce/__init__.py` reads this file, so a name is listed here and nowhere else;
+# `as` tells type checkers that it is exported.
+
+__version__: str
+
+# Method 1, FMCE: from a loss curve to convergence phases and FMCE-Net
+from .config.run import RunConfig as RunConfig
+from .convergence.cqi import cqi as cqi
+from .convergence.phases import PhaseConfig as PhaseConfig
+from .convergence.phases import Phases as Phases
+from .convergence.phases import find_phases as find_phases
+from .convergence.smoothing import smooth_losses as smooth_losses
+from .engine.loop import fit as fit
+from .feature_maps.in_memory import InMemoryMaps as InMemoryMaps
+from .feature_maps.recomputed import RecomputedMaps as RecomputedMaps
+from .feature_maps.splits import split_maps as split_maps
+from .metrics.phases import PhaseMetrics as PhaseMetrics
+from .metrics.phases import phase_metrics as phase_metrics
+from .models.build import build_model as build_model
+from .models.features import FeatureMaps as FeatureMaps
+from .models.fmce_net import FMCENet as FMCENet
+from .models.grad_cam import grad_cam as grad_cam
+from .runs.run import Run as Run
+from .runs.run import open_run as open_run
+from .seeding import seed_epoch as seed_epoch
+
+# Method 2, FMCE-Net++: training with a frozen FMCE-Net, and paired comparisons
+from .losses.auxiliary import representation_auxiliary_loss as representation_auxiliary_loss
+from .metrics.statistics import paired_comparison as paired_comparison
+
+# Method 3, function matching: a compact student imitates a teacher
