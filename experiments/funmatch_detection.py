@@ -31,7 +31,7 @@ from fmce.runs.log import record_result
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "funmatch.jsonl"
 # "Effectiveness of Function Matching in Driving Scene Recognition" (2022), BDD100K, AP in percent.
-SLIDES = {"teacher": 31.4, "supervised": 29.5, "labelled": 30.4, "function_matching": 31.2}
+SLIDES = {"teacher": 31.4, "supervised": 29.5, "distilled": 30.4, "function_matching": 31.2}
 # Unlabelled driving images of other data sets than KITTI, as far as FMCE_DATA has them.
 FOLDERS = ("camvid/train", "driveai120", "bdd10k-seg-sample/images", "bdd100k-det-sample10/images")
 

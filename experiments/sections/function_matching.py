@@ -27,7 +27,7 @@ SCORES = {"miou": "mIoU", "accuracy": "accuracy", "ap": "AP"}
 NAMES = {
     "teacher": "large (teacher), supervised",
     "supervised": "compact, supervised",
-    "labelled": "compact, distilled on labelled images",
+    "distilled": "compact, distilled on labelled images",
     "function_matching": "compact, function matching",
 }
 
@@ -75,8 +75,7 @@ def scores(row: Row) -> dict[str, float]:
 
 def slides(score: str = "segmentation_miou") -> dict[str, float]:
     """Return the slides' scores by our names of the arms, in percent."""
-    published: dict[str, float] = dict(paper_table("function_matching")[score])
-    return {"labelled" if name == "distill" else name: v for name, v in published.items()}
+    return dict(paper_table("function_matching")[score])
 
 
 def gap(values: dict[str, float]) -> float:
@@ -150,7 +149,7 @@ def agreement(rows: Sequence[Row], measure: str) -> str:
         *(f"{name_of(r)}: {p}" for r in rows for p in pools.values()),
     )
     lines = []
-    for arm in ("supervised", "labelled", "function_matching"):
+    for arm in ("supervised", "distilled", "function_matching"):
         found = [{a["arm"]: a["agreement"] for a in row["result"]["arms"]}[arm] for row in rows]
         shares = [one.get(pool) for one in found for pool in pools]
         cells = ["–" if share is None else percent(share) for share in shares]

@@ -31,7 +31,7 @@ timm = pytest.importorskip("timm")
 
 def test_every_arm_and_seed_has_one_row_and_equal_steps(experiment):
     result = json.loads((experiment / "distill.json").read_text())
-    wanted = [(a, s) for s in (1, 2) for a in ("supervised", "labelled", "function_matching")]
+    wanted = [(a, s) for s in (1, 2) for a in ("supervised", "distilled", "function_matching")]
     assert [(r["arm"], r["seed"]) for r in result["rows"]] == wanted
     assert all([p["steps"] for p in r["curve"]] == [2, 4] for r in result["rows"])
     last = [(r["curve"][-1], r["agreement"]) for r in result["rows"]]
@@ -159,7 +159,7 @@ def load_from(experiment, small_distillation, out, **card):
     settings = [
         *small_distillation,
         f"teacher_checkpoint={checkpoint}",
-        "arms=[labelled]",
+        "arms=[distilled]",
         "seeds=[1]",
     ]
     return distill(with_settings(DistillationConfig(), settings), out / "new", quiet=True)
@@ -213,7 +213,7 @@ def test_a_teacher_without_auxiliary_head_loads_and_normalisation_can_be_set(
         f"teacher_checkpoint={given}",
         "teacher.options={auxiliary: false}",
         *(f"data.{name}={value}" for name, value in other.items()),
-        "arms=[labelled]",
+        "arms=[distilled]",
         "seeds=[1]",
     ]
     out = tmp_path / "new"
@@ -261,7 +261,11 @@ def test_classification_runs_the_same_path(tmp_path):
         with_settings(distillation_preset("digits"), settings), tmp_path / "x", quiet=True
     )
     assert result["score_name"] == "accuracy"
-    assert {row["arm"] for row in result["rows"]} == {"supervised", "labelled", "function_matching"}
+    assert {row["arm"] for row in result["rows"]} == {
+        "supervised",
+        "distilled",
+        "function_matching",
+    }
 
 
 def test_gap_closed_is_the_share_of_the_means_gap():
@@ -314,11 +318,11 @@ def test_the_report_tells_of_damaged_images(experiment, small_distillation, tmp_
     ("arms", "drawn", "caption"),
     [
         (
-            ("function_matching", "labelled", "supervised"),
+            ("function_matching", "distilled", "supervised"),
             "function_matching",
             "the matched student and the teacher",
         ),
-        (("supervised", "labelled"), "labelled", "the student of arm labelled and the teacher"),
+        (("supervised", "distilled"), "distilled", "the student of arm distilled and the teacher"),
     ],
 )
 def test_the_picture_of_disagreement_is_of_the_arm_that_the_caption_names(
@@ -405,7 +409,11 @@ def test_a_student_of_ones_own_goes_from_the_command_to_its_report(
         ]
     )
     result = json.loads((out / "distill.json").read_text())
-    assert [row["arm"] for row in result["rows"]] == ["supervised", "labelled", "function_matching"]
+    assert [row["arm"] for row in result["rows"]] == [
+        "supervised",
+        "distilled",
+        "function_matching",
+    ]
     assert all([p["steps"] for p in row["curve"]] == [2, 4] for row in result["rows"])
     # 3·6·9 + 6 of the first convolution, 6·C + C of the second.
     classes = len(SCENE_CLASSES)
@@ -420,5 +428,5 @@ def test_a_student_of_ones_own_goes_from_the_command_to_its_report(
 def test_students_and_teacher_load_back_in_eval_mode(experiment):
     config = from_yaml(DistillationConfig, experiment / "config.yaml")
     data = read_distillation_data(experiment)
-    assert not load_student(config, experiment, data, "labelled", 1).training
+    assert not load_student(config, experiment, data, "distilled", 1).training
     assert not load_teacher(config, experiment, data).training

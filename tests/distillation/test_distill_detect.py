@@ -57,7 +57,11 @@ def experiment(tmp_path_factory, config):
 def test_every_arm_has_ap_and_agreement(experiment):
     result = json.loads((experiment / "distill.json").read_text())
     assert result["score_name"] == "ap"
-    assert [row["arm"] for row in result["rows"]] == ["supervised", "labelled", "function_matching"]
+    assert [row["arm"] for row in result["rows"]] == [
+        "supervised",
+        "distilled",
+        "function_matching",
+    ]
     for row in result["rows"]:
         assert 0 <= row["score"] <= 1
         assert row["scores"]["images"] == 6
@@ -103,7 +107,7 @@ def test_the_demos_report_shows_boxes_and_the_classes(experiment):
         "truth",
         "teacher",
         "supervised",
-        "labelled",
+        "distilled",
         "function_matching",
     }
 

@@ -33,7 +33,7 @@ def row(low=0.05, gap=0.5):
             "teacher": {"ap": 0.3, "boxes": 99},
             "images": {"labelled": 10, "unlabelled": 20, "validation": 30},
             "steps": 5,
-            "arms": [arm("supervised", 0.1), arm("labelled", 0.15), arm("function_matching", 0.2)],
+            "arms": [arm("supervised", 0.1), arm("distilled", 0.15), arm("function_matching", 0.2)],
             "gap_closed": gap,
             "comparisons": [
                 {

@@ -63,7 +63,7 @@ def test_teacher_and_student_train_on_images_that_stay_on_the_host(tmp_path, mon
 def test_distill_runs_on_the_device_and_its_scores_are_scores(tmp_path):
     config = with_settings(DistillationConfig(), SMALL)
     result = distill(config, tmp_path / "x", runtime=make_runtime("cuda"), quiet=True)
-    assert {r["arm"] for r in result["rows"]} == {"supervised", "labelled", "function_matching"}
+    assert {r["arm"] for r in result["rows"]} == {"supervised", "distilled", "function_matching"}
     assert all(0 <= r["score"] <= 1 for r in result["rows"])
     assert result["networks"]["device"].startswith("cuda")
     assert result["networks"]["student"]["latency_ms"] > 0

@@ -104,7 +104,7 @@ def predict(
     images: Annotated[Path, arg(help="images, nested or not", metavar="FOLDER")],
     out: Annotated[Path, arg(help="masks named by stem, or JSON of boxes", metavar="FOLDER")],
     network: Annotated[
-        Literal["teacher", "supervised", "labelled", "function_matching"], arg(help="which")
+        Literal["teacher", "supervised", "distilled", "function_matching"], arg(help="which")
     ] = "function_matching",
     seed: Annotated[int | None, arg(help="which; the first if left out", metavar="N")] = None,
     masks: Annotated[
@@ -180,7 +180,7 @@ def export(
     ],
     out: Annotated[Path | None, arg(help="folder to write; EXPERIMENT/student if left out")] = None,
     arm: Annotated[
-        Literal["supervised", "labelled", "function_matching"], arg(help="which")
+        Literal["supervised", "distilled", "function_matching"], arg(help="which")
     ] = "function_matching",
     seed: Annotated[int | None, arg(help="which; the first if left out", metavar="N")] = None,
     onnx: Annotated[bool, arg(help="write ONNX too")] = True,

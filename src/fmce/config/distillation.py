@@ -9,8 +9,8 @@ from fmce.config.checks import check, check_choice
 DistillationTask = Literal["segment", "classify", "detect"]
 UnannotatedImages = Literal["empty", "skip", "error"]
 TeacherPrecision = Literal["auto", "float32", "bfloat16"]
-Arm = Literal["supervised", "labelled", "function_matching"]
-ARMS: tuple[Arm, ...] = ("supervised", "labelled", "function_matching")
+Arm = Literal["supervised", "distilled", "function_matching"]
+ARMS: tuple[Arm, ...] = ("supervised", "distilled", "function_matching")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """`fmce distill`: a compact student learns to be its teacher (function matching), beside two other arms.
 
-supervised: labels only. labelled: imitates the teacher on the labelled images. function_matching: imitates it
+supervised: labels only. distilled: imitates the teacher on the labelled images. function_matching: imitates it
 on labelled and unlabelled images. All have the same steps, optimiser, schedule and initial weights.
 """
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-_COLOURS = {"supervised": "#8a9099", "labelled": "#3b78b0", "function_matching": "#c8501e"}
+_COLOURS = {"supervised": "#8a9099", "distilled": "#3b78b0", "function_matching": "#c8501e"}
 _INK = "#2b2f36"
 
 
