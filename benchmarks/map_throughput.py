@@ -168,7 +168,7 @@ def stored(stream: RecomputedMaps, folder: Path, runtime: Runtime, buffer: int) 
 
 
 def memory(options: argparse.Namespace) -> dict[str, object]:
-    """Run an epoch of each backing over both numbers of images, each in a process of its own."""
+    """Run an epoch of each storage over both numbers of images, each in a process of its own."""
     row: dict[str, object] = {"images": options.memory}
     same = ["--model", options.model, "--device", options.device, "--buffer", str(options.buffer)]
     same += ["--side", str(options.side), "--backbones", str(options.backbones)]

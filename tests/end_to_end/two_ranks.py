@@ -173,7 +173,7 @@ def train_net_counting(run, runtime):
 
     def counting(self, epoch):
         for batch in batches(self, epoch):
-            counted.append(len(batch.scores))
+            counted.append(len(batch.phases))
             yield batch
 
     MapBatches.epoch = counting

@@ -45,9 +45,9 @@ def own_stored_run(stored_run, tmp_path):
     return copy_of(stored_run, tmp_path / "stored")
 
 
-def maps_of(run, backing, part="train"):
+def maps_of(run, storage, part="train"):
     images = getattr(run.data, part)
-    source = map_source([run], [run.phases], images, CPU, STORED, backing=backing)
+    source = map_source([run], [run.phases], images, CPU, STORED, storage=storage)
     return torch.cat([b.maps for b in source.batches(np.arange(3 * len(images)), 500)])
 
 
@@ -60,7 +60,7 @@ def test_stored_maps_are_the_recomputed_ones_rounded_to_11_bits(stored_run):
         kept = maps_of(stored_run, "stored", part)
         images = getattr(stored_run.data, part)
         memory = map_source(
-            [stored_run], [stored_run.phases], images, CPU, STORED, backing="memory"
+            [stored_run], [stored_run.phases], images, CPU, STORED, storage="memory"
         )
         computed = memory.maps.maps
         torch.testing.assert_close(kept, computed, rtol=2**-11, atol=2**-24)
@@ -90,15 +90,15 @@ def test_zarr_alone_reads_the_store(stored_run):
 
 
 @pytest.mark.parametrize("split", ["map", "image", "test"])
-def test_every_backing_gives_the_same_metrics_within_noise(stored_run, split, tmp_path):
+def test_every_storage_gives_the_same_metrics_within_noise(stored_run, split, tmp_path):
     """Order, and for the store rounding, differ; accuracies of 3 phases over some hundred maps do not much."""
     accuracy = {}
-    for backing in ("memory", "recompute", "stored"):
-        run = copy_of(stored_run, tmp_path / backing)
+    for storage in ("memory", "recompute", "stored"):
+        run = copy_of(stored_run, tmp_path / storage)
         shutil.rmtree(run.path / "fmce_net")
-        config = replace(STORED, storage=backing, epochs=4)
+        config = replace(STORED, storage=storage, epochs=4)
         metrics = train_net(run, split, config=config, runtime=CPU, quiet=True)
-        accuracy[backing] = metrics["test_images"]["accuracy"]
+        accuracy[storage] = metrics["test_images"]["accuracy"]
     assert min(accuracy.values()) > 0.45  # chance is a third
     assert max(accuracy.values()) - min(accuracy.values()) < 0.08, accuracy
 
@@ -131,7 +131,7 @@ def test_an_epoch_of_stored_maps_is_the_same_whenever_it_is_asked_for(stored_run
         return [
             tuple(r)
             for b in batches
-            for r in zip(b.scores.tolist(), b.image_index.tolist(), strict=True)
+            for r in zip(b.phases.tolist(), b.image_index.tolist(), strict=True)
         ]
 
     first = rows(0)
@@ -139,7 +139,7 @@ def test_an_epoch_of_stored_maps_is_the_same_whenever_it_is_asked_for(stored_run
     assert rows(1) != first
     assert sorted(first) == sorted((n // 1257 + 1, n % 1257) for n in numbers.tolist())
     early = first[: 1257 // 4]
-    assert {score for score, _ in early} == {1, 2, 3}  # phases are mixed from the start
+    assert {phase for phase, _ in early} == {1, 2, 3}  # phases are mixed from the start
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut", "gone"])

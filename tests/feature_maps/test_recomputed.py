@@ -1,4 +1,4 @@
-"""The FMCS-Dataset: each map once, rightly labelled, the same however it is backed."""
+"""The FMCS-Dataset: each map once, rightly labelled, the same however it is stored."""
 
 import numpy as np
 import pytest
@@ -36,10 +36,10 @@ def stream(block=4, runs=RUNS, seen=None, **options):
 
 
 def collect(batches):
-    """Return rows of (number, image, score, run, image index), in the order they came."""
+    """Return rows of (number, image, phase, run, image index), in the order they came."""
     rows = []
     for b in batches:
-        values = (b.maps[:, 0, 0, 0], b.maps[:, 1, 0, 0], b.scores, b.run, b.image_index)
+        values = (b.maps[:, 0, 0, 0], b.maps[:, 1, 0, 0], b.phases, b.run, b.image_index)
         rows += list(zip(*(v.tolist() for v in values), strict=True))
     return rows
 
@@ -68,8 +68,8 @@ def test_each_numbered_map_comes_once_with_its_label(kind, numbers, block, batch
     numbers = np.array(sorted(numbers), dtype=np.int64)
     batches = list(source.batches(numbers, batch_size, generator))
     assert sorted(collect(batches)) == expected(numbers)
-    assert all(len(b.scores) == batch_size for b in batches[:-1])
-    assert all(0 < len(b.scores) <= batch_size for b in batches)
+    assert all(len(b.phases) == batch_size for b in batches[:-1])
+    assert all(0 < len(b.phases) <= batch_size for b in batches)
 
 
 def test_memory_keeps_maps_in_the_order_of_their_numbers():
@@ -100,7 +100,7 @@ def test_maps_computed_and_not_yet_used_never_exceed_the_buffer(buffer):
     generator = torch.Generator().manual_seed(0)
     for batch in source.batches(np.arange(RUNS * PHASES * IMAGES), 5, generator):
         largest = max(largest, sum(seen) - made)
-        made += len(batch.scores)
+        made += len(batch.phases)
     assert made == RUNS * PHASES * IMAGES
     assert buffer - RUNS * PHASES < largest <= buffer
 

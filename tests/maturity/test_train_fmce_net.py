@@ -74,7 +74,7 @@ def test_a_run_named_twice_is_refused_lest_what_is_held_out_is_trained_on(own_ru
 def test_recomputed_and_kept_maps_are_the_same_maps(finished_run):
     sources = [
         map_source(
-            [finished_run], [finished_run.phases], finished_run.data.test, CPU, QUICK, backing=b
+            [finished_run], [finished_run.phases], finished_run.data.test, CPU, QUICK, storage=b
         )
         for b in ("memory", "recompute")
     ]

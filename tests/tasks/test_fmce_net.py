@@ -15,9 +15,9 @@ CPU = Runtime(torch.device("cpu"))
 def map_batches(*sizes):
     generator = torch.Generator().manual_seed(0)
     for size in sizes:
-        scores = torch.arange(size) % 3 + 1
+        phases = torch.arange(size) % 3 + 1
         index = torch.zeros(size, dtype=torch.int64)
-        yield MapBatch(torch.randn(size, 4, 3, 3, generator=generator), scores, index, index)
+        yield MapBatch(torch.randn(size, 4, 3, 3, generator=generator), phases, index, index)
 
 
 def test_the_step_is_cross_entropy_with_phase_1_at_logit_0():

@@ -200,7 +200,7 @@ def evaluate(
     ] = (),
     settings: Annotated[
         UseAppendAction[tuple[str, ...]],
-        arg(name="set", help="which FMCE-Net: width=…; others' maps=stored", metavar="FIELD=VALUE"),
+        arg(name="set", help="which FMCE-Net: width=…; others' storage", metavar="FIELD=VALUE"),
     ] = (),
     json: Json = False,
     device: Device = "auto",

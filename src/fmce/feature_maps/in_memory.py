@@ -38,7 +38,7 @@ class InMemoryMaps:
             for run in part.run.tolist():
                 first_run.setdefault(run, len(first_run))
             run_position = torch.tensor([first_run[r] for r in part.run.tolist()])
-            row = run_position * source.num_phases + part.scores - 1
+            row = run_position * source.num_phases + part.phases - 1
             numbers = row * source.num_images + part.image_index
             for whole, values in zip(kept, part, strict=True):
                 whole[numbers.to(whole.device)] = values

@@ -23,7 +23,7 @@ BUFFER = 8192
 
 
 class MapSource(Protocol):
-    """A set of numbered feature maps, however it is backed (recomputed, in memory, on disk)."""
+    """A set of numbered feature maps, however it is stored (recomputed, in memory, on disk)."""
 
     num_images: int
     num_phases: int

@@ -154,8 +154,8 @@ def measure_on_test_images(
     net: FMCENet, run: Run, phases: Phases, runtime: Runtime, config: FMCENetConfig
 ) -> PhaseMetrics:
     """Measure an FMCE-Net on the maps that a run's marker checkpoints give the test images."""
-    backing = "stored" if config.storage == "stored" else "recompute"
-    source = map_source([run], [phases], run.data.test, runtime, config, backing=backing)
+    storage = "stored" if config.storage == "stored" else "recompute"
+    source = map_source([run], [phases], run.data.test, runtime, config, storage=storage)
     everything = split_maps(
         "test", num_images=source.num_images, num_phases=source.num_phases
     ).train
@@ -180,7 +180,7 @@ def map_source(
     runtime: Runtime,
     config: FMCENetConfig,
     *,
-    backing: str | None = None,
+    storage: str | None = None,
 ) -> MapSource:
     """Return the FMCS-Dataset of some runs over a split's images.
 
@@ -189,15 +189,15 @@ def map_source(
         phases: each run's phases, equally many.
         images: the images to map.
         runtime: device and precision of the backbones.
-        config: says by its `maps` how they are backed, and how many are mixed.
-        backing: overrides `config.storage`.
+        config: names the storage, and how many maps are shuffled with one another.
+        storage: overrides `config.storage`.
 
     Raises:
         FileNotFoundError: stored maps are asked for and a run has none.
         ValueError: the stored maps are of other checkpoints or images.
     """
-    backing = backing or config.storage
-    if backing == "stored":
+    storage = storage or config.storage
+    if storage == "stored":
         return open_store(runs, phases, images, runtime, config.shuffle_buffer)
     extractors = [
         [map_extractor(r, epoch, runtime) for epoch in p.markers]
@@ -205,7 +205,7 @@ def map_source(
     ]
     inputs = runs[0].images(images, runtime)
     stream = RecomputedMaps(extractors, inputs, len(images), buffer=config.shuffle_buffer)
-    return InMemoryMaps.from_source(stream) if backing == "memory" else stream
+    return InMemoryMaps.from_source(stream) if storage == "memory" else stream
 
 
 def _map_shape(source: MapSource, part: MapSplit) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ def score_step(fmce_net: nn.Module) -> Callable[[MapBatch], StepOutput]:
 
     def step(batch: MapBatch) -> StepOutput:
         logits = fmce_net(batch.maps).float()
-        targets = batch.scores - 1
+        targets = batch.phases - 1
         correct = (logits.argmax(1) == targets).sum()
         return StepOutput(F.cross_entropy(logits, targets), len(targets), {"accuracy": correct})
 
@@ -36,10 +36,10 @@ def score_maps(
     logits, phases = [], []
     with eval_mode(fmce_net):
         for batch in batches:
-            if not len(batch.scores):
+            if not len(batch.phases):
                 continue  # the last batch may have fewer maps than there are ranks
             with runtime.autocast():
                 # They stay there to the end: to fetch each batch's would make the host wait each time.
                 logits.append(fmce_net(runtime.to_device(batch.maps)).float())
-            phases.append(batch.scores)
+            phases.append(batch.phases)
     return torch.cat(logits).cpu(), torch.cat(phases).cpu()
