@@ -43,13 +43,13 @@ faults: $(STAMP)  ## kill every kind of training KILLS times and compare with un
 	$(BIN)/python -m tests.end_to_end.faults --kills $(KILLS)
 
 benchmarks: $(STAMP)  ## speed as ratios to bare loops
-	$(BIN)/python benchmarks/step_overhead.py
-	$(BIN)/python benchmarks/ral_step.py
-	$(BIN)/python benchmarks/matching_step.py
-	$(BIN)/python benchmarks/map_throughput.py
+	$(BIN)/python -m benchmarks.step_overhead
+	$(BIN)/python -m benchmarks.ral_step
+	$(BIN)/python -m benchmarks.matching_step
+	$(BIN)/python -m benchmarks.map_throughput
 
 results: $(STAMP)  ## docs/results.md and the README's table from the rows in results/
-	$(BIN)/python experiments/results_page.py
+	$(BIN)/python -m experiments.results_page
 
 clean:  ## remove caches (keeps .venv and runs)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,6 +1,6 @@
 """How fast frames are packed and loaded, and how long a trainer waits for them.
 
-    python benchmarks/frame_loading.py VIDEO… [--height 360 --width 640] [--workers 2] [--record]
+    python -m benchmarks.frame_loading VIDEO… [--height 360 --width 640] [--workers 2] [--record]
 
 Prints, and appends to results/benchmarks.jsonl with --record:
 - frames per second that `fmce frames --every 5` packs in one process: five decoded, one shrunk and stored;
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.turns import command
 from fmce.config.distillation import DistillationConfig
 from fmce.config.io import with_settings
 from fmce.data.augmentation import Augmentation, TrainBatches, view_generator
@@ -44,7 +45,6 @@ from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.models.pspnet import pspnet
 from fmce.runs.log import record_result
 from fmce.tasks.distillation import SegmentTask, matching_step
-from turns import command
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 VIEWS = Augmentation((0.4, 0.4, 0.4), (0.25, 0.25, 0.25), zoom=1.5, flip=True, brightness=0.2)

@@ -1,6 +1,6 @@
 """Feature maps at scale: throughput over bare inference of the same backbones, and peak memory over N.
 
-    python benchmarks/map_throughput.py [--model tiny] [--device auto] [--repeats 5] [--clock wall] [--record]
+    python -m benchmarks.map_throughput [--model tiny] [--device auto] [--repeats 5] [--clock wall] [--record]
 
 Prints, and appends to results/benchmarks.jsonl with --record:
 - maps recomputed on the fly, shuffled and mixed, over bare inference (aim: at least 0.90);
@@ -29,6 +29,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.step_overhead import RESULTS, build
+from benchmarks.turns import add_options, command, median_ratio, take_turns
 from fmce.data.classification.classification import digits
 from fmce.data.transforms import ImageTransform
 from fmce.engine.runtime import Runtime, make_runtime
@@ -38,8 +40,6 @@ from fmce.feature_maps.stored import StoredMaps
 from fmce.feature_maps.zarr_shards import StoredPart, create_store, shards_of, write_shard
 from fmce.models.build import default_layer
 from fmce.runs.log import record_result
-from step_overhead import RESULTS, build
-from turns import add_options, command, median_ratio, take_turns
 
 BATCH = 256  # maps
 IMAGES = {"tiny": 2000}
@@ -176,7 +176,15 @@ def memory(options: argparse.Namespace) -> dict[str, object]:
     for kind in options.kinds:
         found = []
         for count in options.memory:
-            command = [sys.executable, __file__, *same, "--peak", kind, str(count)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.map_throughput",
+                *same,
+                "--peak",
+                kind,
+                str(count),
+            ]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found.append(json.loads(done.stdout.splitlines()[-1]))
         for name in found[0]:

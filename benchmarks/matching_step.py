@@ -1,6 +1,6 @@
 """Cost of a function-matching step over a bare loop of teacher forward and student step, as ratios within one run.
 
-    python benchmarks/matching_step.py [--preset scenes] [--device auto] [--repeats 15] [--clock wall] [--record]
+    python -m benchmarks.matching_step [--preset scenes] [--device auto] [--repeats 15] [--clock wall] [--record]
 
 Prints, and appends to results/benchmarks.jsonl with --record:
 - steps through `fit`, views drawn from the pool included, over a bare loop on views that lie ready
@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from benchmarks.turns import add_options, command, median_ratio, take_turns
 from fmce.config.distillation import distillation_preset
 from fmce.data.augmentation import TrainBatches
 from fmce.data.batch import ViewBatch
@@ -33,7 +34,6 @@ from fmce.models.pspnet import segmentation_output
 from fmce.runs.log import record_result
 from fmce.seeding import seed_epoch
 from fmce.tasks.distillation import matching_step
-from turns import add_options, command, median_ratio, take_turns
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 STEPS, IMAGES = 6, 64

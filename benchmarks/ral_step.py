@@ -1,6 +1,6 @@
 """Cost of FMCE-Net++: its training step over the plain step, published form and cheaper ones.
 
-    python benchmarks/ral_step.py [--model torchvision:shufflenet_v2_x1_0] [--batch-size 8]
+    python -m benchmarks.ral_step [--model torchvision:shufflenet_v2_x1_0] [--batch-size 8]
                                   [--device auto] [--precision float32] [--repeats 15] [--clock wall]
                                   [--record]
 
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.turns import add_options, command, median_ratio, take_turns
 from fmce.data.batch import ImageBatch
 from fmce.engine.loop import StepOutput, fit
 from fmce.engine.runtime import Runtime, make_runtime
@@ -42,7 +43,6 @@ from fmce.runs.log import record_result
 from fmce.seeding import seed_epoch
 from fmce.tasks.auxiliary_loss import ral_step
 from fmce.tasks.classification import classification_step
-from turns import add_options, command, median_ratio, take_turns
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks.jsonl"
 SIZE, CLASSES, RAF = 224, 10, 0.9

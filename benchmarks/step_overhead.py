@@ -1,6 +1,6 @@
 """Cost of fmce's engine over bare PyTorch, as ratios within one run.
 
-    python benchmarks/step_overhead.py [--model tiny] [--image-size 16] [--batch-size 64] [--images N]
+    python -m benchmarks.step_overhead [--model tiny] [--image-size 16] [--batch-size 64] [--images N]
                                        [--device auto] [--repeats 15] [--clock wall] [--record]
 
 Prints, and appends to results/benchmarks.jsonl with --record:
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.turns import add_options, command, median_ratio, take_turns
 from fmce.data.batch import ImageBatches, ImageSet
 from fmce.data.classification.classification import digits
 from fmce.data.transforms import ImageTransform
@@ -38,7 +39,6 @@ from fmce.runs.checkpoint import save_checkpoint
 from fmce.runs.log import record_result
 from fmce.seeding import seed_epoch
 from fmce.tasks.classification import classification_step
-from turns import add_options, command, median_ratio, take_turns
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 

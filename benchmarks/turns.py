@@ -34,7 +34,8 @@ def command() -> str:
     """Return the command line of the running benchmark, for its row; of files only the names."""
     threads = os.environ.get("OMP_NUM_THREADS")
     words = [Path(word).name if Path(word).is_file() else word for word in sys.argv[1:]]
-    line = f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(words)}".strip()
+    spec = sys.modules["__main__"].__spec__
+    line = f"python -m {spec.name if spec else Path(sys.argv[0]).stem} {shlex.join(words)}".strip()
     return f"OMP_NUM_THREADS={threads} {line}" if threads else line
 
 

@@ -1,6 +1,6 @@
 """FMCE and FMCE-Net++ on scikit-learn's digits: markers, FMCE-Net within and across runs, all arms over five seeds.
 
-    python experiments/digits.py [--out runs/digits]
+    python -m experiments.digits [--out runs/digits]
 
 About 15 minutes on 2 CPU cores; a killed run goes on where it was. Puts one row a result into
 results/digits.jsonl. Expected: test accuracy 0.99 or more; ten markers ending near epoch 42;
@@ -13,8 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from run_script import run_script
-
+from experiments.run_script import run_script
 from fmce.config.io import to_dict
 from fmce.config.presets import preset
 from fmce.config.run import RunConfig

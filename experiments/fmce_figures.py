@@ -1,7 +1,7 @@
 """FMCE's figures: loss with its phases, Grad-CAM over the phases with numbers, and what FMCE-Net confuses.
 
-    python experiments/fmce_figures.py --small | --medium [--data mnist …] [--images 6]
-    python experiments/fmce_figures.py                        (224 px, for a GPU)
+    python -m experiments.fmce_figures --small | --medium [--data mnist …] [--images 6]
+    python -m experiments.fmce_figures                        (224 px, for a GPU)
 
 Uses the runs of fmce_table1.py, trained first where they are missing; the confusion matrices need
 fmce_table2.py's FMCE-Nets and are left out without them. A minute for each set once its run is there
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paper_runs import (
+
+from experiments.paper_runs import (
     Case,
     each_case,
     end,
@@ -28,8 +29,7 @@ from paper_runs import (
     trained,
     with_phases,
 )
-from run_script import run_script
-
+from experiments.run_script import run_script
 from fmce.console.tables import number, print_table
 from fmce.files import read_json
 from fmce.maturity.explain import explain

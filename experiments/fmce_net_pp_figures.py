@@ -1,7 +1,7 @@
 """FMCE-Net++'s figures: validation accuracy over epochs, test accuracy by RAF, Grad-CAM over RAF.
 
-    python experiments/fmce_net_pp_figures.py --small | --medium [--out runs/papers]
-    python experiments/fmce_net_pp_figures.py                 (224 px, after fmce_net_pp_table1.py)
+    python -m experiments.fmce_net_pp_figures --small | --medium [--out runs/papers]
+    python -m experiments.fmce_net_pp_figures                 (224 px, after fmce_net_pp_table1.py)
 
 Draws from the finished trainings of fmce_net_pp_table1.py and trains nothing; under a minute a group on
 one CPU core. Writes OUT/figures/GROUP-{epochs,rafs,grad-cam}.png and puts the numbers of Grad-CAM
@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from fmce_net_pp_table1 import sweep_folder, swept_cases
-from paper_runs import is_asked, options_parser, parse, rows_of
-from run_script import run_script
-from sections.fmce_plus import arm_name
 
+from experiments.fmce_net_pp_table1 import sweep_folder, swept_cases
+from experiments.paper_runs import is_asked, options_parser, parse, rows_of
+from experiments.run_script import run_script
+from experiments.sections.fmce_plus import arm_name
 from fmce.console.tables import number, print_table
 from fmce.files import read_json
 from fmce.maturity.explain import one_of_each_class

@@ -1,7 +1,7 @@
 """FMCE-Net++'s Table I: test accuracy by RAF with plain training and four controls, beside the paper's.
 
-    python experiments/fmce_net_pp_table1.py --small | --medium [--out runs/papers]
-    python experiments/fmce_net_pp_table1.py [--model …] [--data …]     (224 px, for a GPU)
+    python -m experiments.fmce_net_pp_table1 --small | --medium [--out runs/papers]
+    python -m experiments.fmce_net_pp_table1 [--model …] [--data …]     (224 px, for a GPU)
 
 Fashion-MNIST at 16 px with `tiny`, three RAFs and three seeds, all four controls: 24 trainings of E_K
 epochs. `--medium`: 5,000 images, about 40 minutes on one idle CPU core (`--jobs 2` takes two); its oracle
@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import sensitivity
-from paper_runs import (
+from experiments import sensitivity
+from experiments.paper_runs import (
     SWEPT,
     Case,
     each_case,
@@ -33,9 +33,8 @@ from paper_runs import (
     trained,
     with_phases,
 )
-from run_script import run_script
-from sections.fmce_plus import HEADER, about, accuracy_lines
-
+from experiments.run_script import run_script
+from experiments.sections.fmce_plus import HEADER, about, accuracy_lines
 from fmce.config.io import to_dict
 from fmce.config.sweep import SweepConfig
 from fmce.console.tables import print_table

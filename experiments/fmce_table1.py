@@ -1,8 +1,8 @@
 """FMCE's Table I: epoch markers and test accuracy of the original task, ours beside the paper's.
 
-    python experiments/fmce_table1.py --small | --medium [--data mnist …] [--out runs/papers]
-    python experiments/fmce_table1.py                         (224 px, for a GPU)
-    torchrun --standalone --nproc-per-node=4 experiments/fmce_table1.py      (for four of them)
+    python -m experiments.fmce_table1 --small | --medium [--data mnist …] [--out runs/papers]
+    python -m experiments.fmce_table1                         (224 px, for a GPU)
+    torchrun --standalone --nproc-per-node=4 -m experiments.fmce_table1      (for four of them)
 
 Time on one idle CPU core: `--small`, three trainings on 1,000 images, 4 minutes; `--medium`, about 8
 minutes for each set of 10,000 images. At the paper's scale nothing was run here; by multiply-adds we
@@ -15,7 +15,7 @@ test accuracy near 0.98, 0.88 and 0.68.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paper_runs import (
+from experiments.paper_runs import (
     Case,
     each_case,
     end,
@@ -26,9 +26,8 @@ from paper_runs import (
     trained,
     training_result,
 )
-from run_script import run_script
-from sections.fmce_markers import HEADER, marker_lines
-
+from experiments.run_script import run_script
+from experiments.sections.fmce_markers import HEADER, marker_lines
 from fmce.console.tables import print_table
 
 EXPERIMENT, WHAT = "fmce_table1", "original task"

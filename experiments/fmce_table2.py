@@ -1,8 +1,8 @@
 """FMCE's Table II: FMCE-Net on feature maps it was not trained on, by all splits, beside the paper's.
 
-    python experiments/fmce_table2.py --small | --medium [--data mnist …] [--splits map image run test]
-    python experiments/fmce_table2.py                         (224 px, for a GPU)
-    torchrun --standalone --nproc-per-node=4 experiments/fmce_table2.py      (for four of them)
+    python -m experiments.fmce_table2 --small | --medium [--data mnist …] [--splits map image run test]
+    python -m experiments.fmce_table2                         (224 px, for a GPU)
+    torchrun --standalone --nproc-per-node=4 -m experiments.fmce_table2      (for four of them)
 
 Trains the original tasks first where they are missing (fmce_table1.py's runs; split `run` needs a
 second seed's). Time on one idle CPU core: `--small`, a minute and a half a split, 20 minutes in all, most
@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
-from paper_runs import (
+from experiments.paper_runs import (
     Case,
     each_case,
     end,
@@ -31,9 +31,8 @@ from paper_runs import (
     trained,
     with_phases,
 )
-from run_script import run_script
-from sections.fmce_nets import HEADER, score_lines
-
+from experiments.run_script import run_script
+from experiments.sections.fmce_nets import HEADER, score_lines
 from fmce.config.run import FMCENetConfig, Split
 from fmce.console.tables import print_table
 from fmce.engine.distributed.ranks import ALONE

@@ -1,6 +1,6 @@
 """Function matching for classification: CIFAR-10 with a tenth of its labels, a wide network teaches a narrow one.
 
-    python experiments/funmatch_classification.py [--full] [--out runs/function_matching-cifar10]
+    python -m experiments.funmatch_classification [--full] [--out runs/function_matching-cifar10]
 
 Needs cifar10 in FMCE_DATA. The teacher and every arm see 4,500 labels, the pool is the rest of the
 training images; scores are on 5,000 test images (10,000 with --full); three seeds, one row in results/funmatch.jsonl;
@@ -13,8 +13,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from run_script import run_script
-
+from experiments.run_script import run_script
 from fmce.config.distillation import (
     DistillationConfig,
     NetConfig,

@@ -1,8 +1,8 @@
 """Function matching for detection: teacher and three arms of equal steps, beside the slides' table.
 
-    python experiments/funmatch_detection.py --small    built-in scenes
-    python experiments/funmatch_detection.py --real     KITTI's 101 frames and the folders of FMCE_DATA
-    python experiments/funmatch_detection.py --full     BDD100K with the slides' networks, for a GPU
+    python -m experiments.funmatch_detection --small    built-in scenes
+    python -m experiments.funmatch_detection --real     KITTI's 101 frames and the folders of FMCE_DATA
+    python -m experiments.funmatch_detection --full     BDD100K with the slides' networks, for a GPU
 
 Each puts one row into results/funmatch.jsonl; a killed run goes on where it was. Three seeds.
 `--small`: road scenes at 48×96, small encoders, the demo's settings; 13 core-minutes. Expected: teacher
@@ -20,9 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from funmatch_segmentation import clip_frames, real_data
-from run_script import run_script
-
+from experiments.funmatch_segmentation import clip_frames, real_data
+from experiments.run_script import run_script
 from fmce.config.distillation import DistillationConfig, distillation_preset
 from fmce.config.io import to_dict
 from fmce.distillation.distill import distill

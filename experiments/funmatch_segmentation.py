@@ -1,9 +1,9 @@
 """Function matching for segmentation: teacher and three arms of equal steps, beside the slides' table.
 
-    python experiments/funmatch_segmentation.py --small           built-in scenes
-    python experiments/funmatch_segmentation.py --real            CamVid and the folders of FMCE_DATA
-    python experiments/funmatch_segmentation.py --real --own-frames   after it: a pool of one domain
-    python experiments/funmatch_segmentation.py --real --full     the same at full size, for a GPU
+    python -m experiments.funmatch_segmentation --small           built-in scenes
+    python -m experiments.funmatch_segmentation --real            CamVid and the folders of FMCE_DATA
+    python -m experiments.funmatch_segmentation --real --own-frames   after it: a pool of one domain
+    python -m experiments.funmatch_segmentation --real --full     the same at full size, for a GPU
 
 Each puts one row into results/funmatch.jsonl; a killed run goes on where it was. Three seeds.
 `--small`: road scenes at 48×96, small encoders, about 10 minutes on 2 idle CPU cores. Expected:
@@ -22,9 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from run_script import run_script
-from sections.function_matching import gap, slides
-
+from experiments.run_script import run_script
+from experiments.sections.function_matching import gap, slides
 from fmce.config.distillation import (
     DistillationConfig,
     DistillationDataConfig,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from result_rows import read_file
 
+from experiments.result_rows import read_file
 from fmce.config.io import to_dict
 from fmce.config.presets import make_config
 from fmce.config.run import Keep, RunConfig

@@ -1,6 +1,6 @@
 """FMCE-Net++'s cheaper forms against the published one, on scikit-learn's digits, over paired seeds.
 
-    python experiments/ral_variants.py [--out runs/ral-variants] [--raf 0.5] [--seeds 1 2 3 4 5]
+    python -m experiments.ral_variants [--out runs/ral-variants] [--raf 0.5] [--seeds 1 2 3 4 5]
 
 About 25 minutes on one idle CPU core; a killed run goes on where it was. Puts one row a RAF into
 results/ral_variants.jsonl, from the third seed on anew after each. RAF 0.5 is the strongest pull that
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from run_script import run_script
 
+from experiments.run_script import run_script
 from fmce.config.io import to_dict
 from fmce.config.presets import preset
 from fmce.config.run import AuxiliaryConfig, RunConfig

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from result_rows import (
+from experiments.result_rows import (
     Row,
     benchmark,
     difference,

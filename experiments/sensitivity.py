@@ -1,6 +1,6 @@
 """How far settings that the papers leave open, and the learning-rate schedule, decide the markers.
 
-    python experiments/sensitivity.py [--out runs/papers]
+    python -m experiments.sensitivity [--out runs/papers]
 
 Takes the real curves of the digits and of the `--medium` runs of fmce_table1.py, finds their markers under
 other smoothers, CQI windows B, thresholds µ and numbers of phases K, and holds each against the step
@@ -17,11 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paper_runs import MEDIUM, REDUCED, ROOT, Case
-from result_rows import read_file
-from run_script import run_script
-from sections.sensitivity_curves import SCHEDULED, SCHEDULES
-
+from experiments.paper_runs import MEDIUM, REDUCED, ROOT, Case
+from experiments.result_rows import read_file
+from experiments.run_script import run_script
+from experiments.sections.sensitivity_curves import SCHEDULED, SCHEDULES
 from fmce.config.io import to_dict
 from fmce.config.presets import make_config
 from fmce.config.run import RunConfig

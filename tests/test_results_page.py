@@ -1,5 +1,4 @@
 import importlib
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,11 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def results():
-    sys.path.insert(0, str(ROOT / "experiments"))
-    try:
-        yield importlib.import_module("results_page")
-    finally:
-        sys.path.remove(str(ROOT / "experiments"))
+    return importlib.import_module("experiments.results_page")
 
 
 def arm(name, mean_difference, low, high, p):
@@ -69,7 +64,7 @@ def test_page_without_rows_names_each_missing_one_and_its_command(results, tmp_p
         "step_overhead",
     ):
         assert f"there is no row “{what}”" in page
-    assert page.count("Make it with `python experiments/digits.py`") == 3
+    assert page.count("Make it with `python -m experiments.digits`") == 3
     assert results.summary([]).count("not measured yet") == 7
 
 
@@ -135,9 +130,9 @@ def test_a_readme_without_the_marks_is_refused(results):
 
 
 def test_a_benchmark_is_listed_with_the_command_that_made_its_row(results):
-    given = "OMP_NUM_THREADS=1 python benchmarks/step_overhead.py --repeats 7 --record"
+    given = "OMP_NUM_THREADS=1 python -m benchmarks.step_overhead --repeats 7 --record"
     listed = results.commands([{"benchmark": "step_overhead", "command": given}])
     assert given in listed
     assert not any("step_overhead" in command for command in listed if command != given)
-    assert "python experiments/funmatch_segmentation.py --real" in listed
-    assert "python benchmarks/step_overhead.py --record" in results.commands([])
+    assert "python -m experiments.funmatch_segmentation --real" in listed
+    assert "python -m benchmarks.step_overhead --record" in results.commands([])

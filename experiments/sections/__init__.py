@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-from result_rows import Row
+from experiments.result_rows import Row
 
 
 class Section(Protocol):

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from paper_tables import paper_table
-from result_rows import Row
+from experiments.paper_tables import paper_table
+from experiments.result_rows import Row
 
 ORDER, COMMAND = 800, ""
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from result_rows import Row, missing, numbers, percent, result_of, setting, table
+from experiments.result_rows import Row, missing, numbers, percent, result_of, setting, table
 
-ORDER, COMMAND = 10, "python experiments/digits.py"
+ORDER, COMMAND = 10, "python -m experiments.digits"
 
 
 def covers(row: Row) -> bool:

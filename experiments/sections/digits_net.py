@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from paper_tables import net_accuracies
-from result_rows import Row, decimal, missing, net_of, percent, table
+from experiments.paper_tables import net_accuracies
+from experiments.result_rows import Row, decimal, missing, net_of, percent, table
 
-ORDER, COMMAND = 20, "python experiments/digits.py"
+ORDER, COMMAND = 20, "python -m experiments.digits"
 
 
 def covers(row: Row) -> bool:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from paper_tables import best_gains
-from result_rows import (
+from experiments.paper_tables import best_gains
+from experiments.result_rows import (
     ARMS,
     Row,
     against_baseline,
@@ -18,7 +18,7 @@ from result_rows import (
     table,
 )
 
-ORDER, COMMAND = 30, "python experiments/digits.py"
+ORDER, COMMAND = 30, "python -m experiments.digits"
 WHAT = "FMCE-Net++ and controls"
 
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from result_rows import Row, decimal, missing, table
+from experiments.result_rows import Row, decimal, missing, table
+from experiments.sections.fmce_markers import short_name
 
-from sections.fmce_markers import short_name
-
-ORDER, COMMAND = 120, "python experiments/fmce_figures.py --medium"
+ORDER, COMMAND = 120, "python -m experiments.fmce_figures --medium"
 NAMES = ("gini", "area_above_half_max", "centroid_drift", "overlap")
 TITLES = ("Gini", "area above half max", "centroid drift", "overlap with the phase before")
 

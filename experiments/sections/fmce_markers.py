@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from paper_runs import missing_cases
-from paper_tables import DATA_NAMES, MODEL_NAMES, paper_table, published_markers
-from result_rows import Row, decimal, missing, numbers, percent, table
+from experiments.paper_runs import missing_cases
+from experiments.paper_tables import DATA_NAMES, MODEL_NAMES, paper_table, published_markers
+from experiments.result_rows import Row, decimal, missing, numbers, percent, table
 
-ORDER, COMMAND = 100, "python experiments/fmce_table1.py --medium"
+ORDER, COMMAND = 100, "python -m experiments.fmce_table1 --medium"
 HEADER = ("data, network", "M", "µ", "markers (epochs)", "test accuracy")
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-from paper_runs import missing_cases
-from paper_tables import net_accuracies, paper_table
-from result_rows import Row, decimal, missing, percent, table
+from experiments.paper_runs import missing_cases
+from experiments.paper_tables import net_accuracies, paper_table
+from experiments.result_rows import Row, decimal, missing, percent, table
+from experiments.sections.fmce_markers import short_name
 
-from sections.fmce_markers import short_name
-
-ORDER, COMMAND = 110, "python experiments/fmce_table2.py --medium"
+ORDER, COMMAND = 110, "python -m experiments.fmce_table2 --medium"
 NAMES = ("accuracy", "precision", "recall", "f1", "mae", "spearman")
 GUESSING = 0.1  # of ten phases
 HEADER = ("FMCE-Net", *NAMES)

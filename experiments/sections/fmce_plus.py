@@ -3,10 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-from paper_tables import DATA_NAMES, MODEL_NAMES, published_accuracies
-from result_rows import ARMS, Row, against_baseline, clear, difference, missing, percent, table
+from experiments.paper_tables import DATA_NAMES, MODEL_NAMES, published_accuracies
+from experiments.result_rows import (
+    ARMS,
+    Row,
+    against_baseline,
+    clear,
+    difference,
+    missing,
+    percent,
+    table,
+)
 
-ORDER, COMMAND = 130, "python experiments/fmce_net_pp_table1.py --medium"
+ORDER, COMMAND = 130, "python -m experiments.fmce_net_pp_table1 --medium"
 HEADER = (
     *("arm", "here, %", "− plain, pp", "95 % interval", "p (Holm)"),
     *(f"paper, {name}" for name in MODEL_NAMES.values()),

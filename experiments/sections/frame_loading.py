@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from result_rows import Row, decimal, missing, table
+from experiments.result_rows import Row, decimal, missing, table
 
-ORDER, COMMAND = 910, "python benchmarks/frame_loading.py VIDEO… --record"
+ORDER, COMMAND = 910, "python -m benchmarks.frame_loading VIDEO… --record"
 
 
 def covers(row: Row) -> bool:

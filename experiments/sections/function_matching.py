@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from paper_tables import paper_table
-from result_rows import (
+from experiments.paper_tables import paper_table
+from experiments.result_rows import (
     Row,
     decimal,
     interval,
@@ -15,10 +15,10 @@ from result_rows import (
     table,
 )
 
-ORDER, COMMAND = 200, "python experiments/funmatch_segmentation.py --small"
-REAL = "python experiments/funmatch_segmentation.py --real"
-CLASSIFY = "python experiments/funmatch_classification.py"
-STEP = "python benchmarks/matching_step.py --record"
+ORDER, COMMAND = 200, "python -m experiments.funmatch_segmentation --small"
+REAL = "python -m experiments.funmatch_segmentation --real"
+CLASSIFY = "python -m experiments.funmatch_classification"
+STEP = "python -m benchmarks.matching_step --record"
 PREFIX = "function matching on "
 # What each row is called on the page, and what makes it; others of the same experiments follow.
 EXPECTED = {"built-in scenes": COMMAND, "CamVid": REAL, "CIFAR-10": CLASSIFY}

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from result_rows import Row
-
-from sections.function_matching import (
+from experiments.result_rows import Row
+from experiments.sections.function_matching import (
     absent,
     agreement,
     beside_slides,
@@ -15,8 +14,8 @@ from sections.function_matching import (
     whole_rows,
 )
 
-ORDER, COMMAND = 210, "python experiments/funmatch_detection.py --small"
-REAL = "python experiments/funmatch_detection.py --real"
+ORDER, COMMAND = 210, "python -m experiments.funmatch_detection --small"
+REAL = "python -m experiments.funmatch_detection --real"
 PREFIX = "detection by function matching on "
 EXPECTED = {"built-in scenes": COMMAND, "KITTI": REAL}
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from result_rows import Row, decimal, missing, table
+from experiments.result_rows import Row, decimal, missing, table
 
-ORDER, COMMAND = 905, "python benchmarks/map_throughput.py --record"
-MEMORY = "python benchmarks/map_throughput.py --memory 10000 50000 --record"
+ORDER, COMMAND = 905, "python -m benchmarks.map_throughput --record"
+MEMORY = "python -m benchmarks.map_throughput --memory 10000 50000 --record"
 AIM = 0.90
 
 

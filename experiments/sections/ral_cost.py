@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from result_rows import Row, clear, decimal, missing, signed, table
+from experiments.result_rows import Row, clear, decimal, missing, signed, table
 
-ORDER, COMMAND = 135, "python experiments/ral_variants.py"
-BENCHMARK = "python benchmarks/ral_step.py --record"
+ORDER, COMMAND = 135, "python -m experiments.ral_variants"
+BENCHMARK = "python -m benchmarks.ral_step --record"
 AIM, PLAIN = 1.10, "plain training"
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from paper_tables import DATA_NAMES, MODEL_NAMES
-from result_rows import Row, decimal, missing, numbers, percent, table
+from experiments.paper_tables import DATA_NAMES, MODEL_NAMES
+from experiments.result_rows import Row, decimal, missing, numbers, percent, table
 
-ORDER, COMMAND = 140, "python experiments/sensitivity.py"
+ORDER, COMMAND = 140, "python -m experiments.sensitivity"
 SCHEDULED, SCHEDULES = ("digits", "fashion-mnist"), ("cosine", "constant", "step")
 # Epochs between schedules below which they make no difference worth a name.
 HARDLY = 2

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from result_rows import Row, decimal, missing, table
+from experiments.result_rows import Row, decimal, missing, table
 
-ORDER, COMMAND = 900, "python benchmarks/step_overhead.py --record"
+ORDER, COMMAND = 900, "python -m benchmarks.step_overhead --record"
 
 
 def covers(row: Row) -> bool:

@@ -247,12 +247,22 @@ SMALLEST = (
 
 @pytest.mark.skipif("FMCE_DATA" not in os.environ, reason="needs FMCE_DATA with MNIST")
 def test_two_processes_make_a_table_each_row_once(tmp_path):
-    script = Path(__file__).resolve().parents[2] / "experiments" / "fmce_table2.py"
-    words = ["--small", "--data", "mnist", "--model", "tiny", "--splits", "map", "run"]
+    words = [
+        "-m",
+        "experiments.fmce_table2",
+        "--small",
+        "--data",
+        "mnist",
+        "--model",
+        "tiny",
+        "--splits",
+        "map",
+        "run",
+    ]
     words += ["--scorer-epochs", "1", "--device", "cpu", "--out", tmp_path / "runs"]
     words += ["--results", tmp_path / "rows.jsonl"]
     words += [word for setting in SMALLEST for word in ("--set", setting)]
-    process = torchrun(script, *words)
+    process = torchrun(*words)
     out, error = ended(process)
     assert process.returncode == 0, error
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def page():
-    return importlib.import_module("sections.funmatch_detection")
+    return importlib.import_module("experiments.sections.funmatch_detection")
 
 
 def row(low=0.05, gap=0.5):

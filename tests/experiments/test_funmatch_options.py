@@ -22,6 +22,6 @@ def test_options_that_do_not_go_together_end_the_program(
     monkeypatch.setenv("FMCE_DATA", str(tmp_path / "missing"))
     monkeypatch.setattr(sys, "argv", [script, *options.split(), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="2"):
-        importlib.import_module(script).main()
+        importlib.import_module(f"experiments.{script}").main()
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

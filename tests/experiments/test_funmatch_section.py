@@ -44,8 +44,8 @@ def row(low, high, what="CamVid"):
 
 
 @pytest.fixture
-def function_matching(experiments_on_the_path):
-    return importlib.import_module("sections.function_matching")
+def function_matching():
+    return importlib.import_module("experiments.sections.function_matching")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 
 
 @pytest.fixture
-def section(experiments_on_the_path):
-    return importlib.import_module("sections.map_cost")
+def section():
+    return importlib.import_module("experiments.sections.map_cost")
 
 
 def memory_row(**peaks):

@@ -8,9 +8,9 @@ SCRIPTS = ("fmce_net_pp_table1", "fmce_net_pp_figures")
 
 
 @pytest.fixture
-def script(experiments_on_the_path):
-    """Import one of the scripts; the folder is on the path while a test runs."""
-    return importlib.import_module
+def script():
+    """Import one of the scripts by its name."""
+    return lambda name: importlib.import_module(f"experiments.{name}")
 
 
 def comparison(arm, difference, p):

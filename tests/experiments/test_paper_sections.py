@@ -6,9 +6,9 @@ CONFIG = {"data": {"image_size": 32}, "train": {"epochs": 30}, "phases": {"thres
 
 
 @pytest.fixture
-def section(experiments_on_the_path):
-    """Import a section by its name; the folder is on the path while a test runs."""
-    return lambda name: importlib.import_module(f"sections.{name}")
+def section():
+    """Import a section by its name."""
+    return lambda name: importlib.import_module(f"experiments.sections.{name}")
 
 
 def row(result, data="cifar10", what="original task"):

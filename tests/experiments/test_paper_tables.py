@@ -5,7 +5,7 @@ RESNET, SHUFFLENET = "torchvision:resnet50", "torchvision:shufflenet_v2_x1_0"
 
 @pytest.fixture
 def paper():
-    import paper_tables
+    from experiments import paper_tables
 
     return paper_tables
 

@@ -1,30 +1,26 @@
 """What is made of the rows on FMCE-Net++'s cost, and how its benchmark counts."""
 
 import importlib
-from pathlib import Path
 
 import pytest
 import torch
 
 from fmce.feature_maps.extractor import map_extractor
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
 def section():
-    return importlib.import_module("sections.ral_cost")
+    return importlib.import_module("experiments.sections.ral_cost")
 
 
 @pytest.fixture
 def variants():
-    return importlib.import_module("ral_variants")
+    return importlib.import_module("experiments.ral_variants")
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("ral_step")
+def bench():
+    return importlib.import_module("benchmarks.ral_step")
 
 
 def rows_of(variants, accuracy, pull):
@@ -131,8 +127,8 @@ def test_forms_within_the_aim_are_named_or_the_cheapest(section):
 
 def test_without_rows_the_page_says_what_makes_them(section):
     page = "\n".join(section.section([]))
-    assert "benchmarks/ral_step.py --record" in page
-    assert "experiments/ral_variants.py" in page
+    assert "python -m benchmarks.ral_step --record" in page
+    assert "python -m experiments.ral_variants" in page
     assert section.reading([]) == []
 
 

@@ -6,8 +6,8 @@ import pytest
 
 
 @pytest.fixture
-def run_script(experiments_on_the_path):
-    return importlib.import_module("run_script").run_script
+def run_script():
+    return importlib.import_module("experiments.run_script").run_script
 
 
 def failing(error):

@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
 ]
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
     "step_overhead": "--model torchvision:resnet18 --image-size 64 --images 256 --repeats 2",
     "map_throughput": "--model torchvision:resnet18 --images 300 --backbones 2 --repeats 2",
@@ -23,5 +23,12 @@ COMMANDS = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_benchmark_ends(name):
-    words = [sys.executable, FOLDER / f"{name}.py", "--device", "cuda", *COMMANDS[name].split()]
-    subprocess.run(words, check=True, timeout=300, env=os.environ)
+    words = [
+        sys.executable,
+        "-m",
+        f"benchmarks.{name}",
+        "--device",
+        "cuda",
+        *COMMANDS[name].split(),
+    ]
+    subprocess.run(words, check=True, timeout=300, env=os.environ, cwd=ROOT)

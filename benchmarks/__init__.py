@@ -1,0 +1,1 @@
+"""Speed as ratios to bare PyTorch loops: `python -m benchmarks.step_overhead` from the repository root."""
