@@ -134,5 +134,5 @@ def test_a_benchmark_is_listed_with_the_command_that_made_its_row(results):
     listed = results.commands([{"benchmark": "step_overhead", "command": given}])
     assert given in listed
     assert not any("step_overhead" in command for command in listed if command != given)
-    assert "python -m experiments.funmatch_segmentation --real" in listed
+    assert "python -m experiments.distillation_segmentation --real" in listed
     assert "python -m benchmarks.step_overhead --record" in results.commands([])

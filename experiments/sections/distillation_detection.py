@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from experiments.result_rows import Row
-from experiments.sections.function_matching import (
+from experiments.sections.distillation import (
     absent,
     agreement,
     beside_slides,
@@ -14,15 +14,15 @@ from experiments.sections.function_matching import (
     whole_rows,
 )
 
-ORDER, COMMAND = 210, "python -m experiments.funmatch_detection --small"
-REAL = "python -m experiments.funmatch_detection --real"
+ORDER, COMMAND = 210, "python -m experiments.distillation_detection --small"
+REAL = "python -m experiments.distillation_detection --real"
 PREFIX = "detection by function matching on "
 EXPECTED = {"built-in scenes": COMMAND, "KITTI": REAL}
 
 
 def covers(row: Row) -> bool:
     """Take the rows of the experiment."""
-    return row.get("experiment") == "funmatch_detection"
+    return row.get("experiment") == "distillation_detection"
 
 
 def section(rows: Sequence[Row]) -> list[str]:

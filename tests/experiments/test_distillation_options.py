@@ -9,11 +9,11 @@ import pytest
 @pytest.mark.parametrize(
     ("script", "options", "message"),
     [
-        ("funmatch_segmentation", "--real --imagenet", "--imagenet is for --full"),
-        ("funmatch_detection", "--small --imagenet", "--imagenet and --folders are for --full"),
-        ("funmatch_detection", "--real --folders a", "--imagenet and --folders are for --full"),
-        ("funmatch_segmentation", "--real", "expected a folder of data sets in FMCE_DATA"),
-        ("funmatch_detection", "--real", "expected a folder of data sets in FMCE_DATA"),
+        ("distillation_segmentation", "--real --imagenet", "--imagenet is for --full"),
+        ("distillation_detection", "--small --imagenet", "--imagenet and --folders are for --full"),
+        ("distillation_detection", "--real --folders a", "--imagenet and --folders are for --full"),
+        ("distillation_segmentation", "--real", "expected a folder of data sets in FMCE_DATA"),
+        ("distillation_detection", "--real", "expected a folder of data sets in FMCE_DATA"),
     ],
 )
 def test_options_that_do_not_go_together_end_the_program(

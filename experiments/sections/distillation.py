@@ -15,9 +15,9 @@ from experiments.result_rows import (
     table,
 )
 
-ORDER, COMMAND = 200, "python -m experiments.funmatch_segmentation --small"
-REAL = "python -m experiments.funmatch_segmentation --real"
-CLASSIFY = "python -m experiments.funmatch_classification"
+ORDER, COMMAND = 200, "python -m experiments.distillation_segmentation --small"
+REAL = "python -m experiments.distillation_segmentation --real"
+CLASSIFY = "python -m experiments.distillation_classification"
 STEP = "python -m benchmarks.matching_step --record"
 PREFIX = "function matching on "
 # What each row is called on the page, and what makes it; others of the same experiments follow.
@@ -34,7 +34,7 @@ NAMES = {
 
 def covers(row: Row) -> bool:
     """Take the rows of both experiments and of the step benchmark."""
-    names = ("funmatch_segmentation", "funmatch_classification")
+    names = ("distillation_segmentation", "distillation_classification")
     return row.get("experiment") in names or row.get("benchmark") == "matching_step"
 
 
@@ -249,7 +249,7 @@ def apart(row: Row) -> str:
 
     For boxes that is no share of positions, and the table says it.
     """
-    if row["experiment"] == "funmatch_detection":
+    if row["experiment"] == "distillation_detection":
         return ""
     shares = {arm["arm"]: arm["agreement"].get("held_out_frames") for arm in row["result"]["arms"]}
     if None in (shares["function_matching"], shares["supervised"]):

@@ -18,7 +18,7 @@ def row(low, high, what="CamVid"):
     }
     net = {"name": "pspnet:test_resnet", "options": {}}
     return {
-        "experiment": "funmatch_segmentation",
+        "experiment": "distillation_segmentation",
         "what": f"function matching on {what}",
         "date": "2026-01-01",
         "environment": {"torch": "2", "gpu": None, "cores": 2},
@@ -45,7 +45,7 @@ def row(low, high, what="CamVid"):
 
 @pytest.fixture
 def function_matching():
-    return importlib.import_module("experiments.sections.function_matching")
+    return importlib.import_module("experiments.sections.distillation")
 
 
 @pytest.mark.parametrize(

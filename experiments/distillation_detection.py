@@ -1,10 +1,10 @@
 """Function matching for detection: teacher and three arms of equal steps, beside the slides' table.
 
-    python -m experiments.funmatch_detection --small    built-in scenes
-    python -m experiments.funmatch_detection --real     KITTI's 101 frames and the folders of FMCE_DATA
-    python -m experiments.funmatch_detection --full     BDD100K with the slides' networks, for a GPU
+    python -m experiments.distillation_detection --small    built-in scenes
+    python -m experiments.distillation_detection --real     KITTI's 101 frames and the folders of FMCE_DATA
+    python -m experiments.distillation_detection --full     BDD100K with the slides' networks, for a GPU
 
-Each puts one row into results/funmatch.jsonl; a killed run goes on where it was. Three seeds.
+Each puts one row into results/distillation.jsonl; a killed run goes on where it was. Three seeds.
 `--small`: road scenes at 48×96, small encoders, the demo's settings; 13 core-minutes. Expected: teacher
 near 5 % AP, the matched student half a point above the supervised one.
 `--real`: 76 labelled frames of KITTI (every fourth of the 101 is for validation) at 64×208; the pool
@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.funmatch_segmentation import clip_frames, real_data
+from experiments.distillation_segmentation import clip_frames, real_data
 from experiments.run_script import run_script
 from fmce.config.distillation import DistillationConfig, distillation_preset
 from fmce.config.io import to_dict
@@ -28,7 +28,7 @@ from fmce.distillation.distill import distill
 from fmce.report.write import distillation_report
 from fmce.runs.log import record_result
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "funmatch.jsonl"
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "distillation.jsonl"
 # "Effectiveness of Function Matching in Driving Scene Recognition" (2022), BDD100K, AP in percent.
 SLIDES = {"teacher": 31.4, "supervised": 29.5, "distilled": 30.4, "function_matching": 31.2}
 # Unlabelled driving images of other data sets than KITTI, as far as FMCE_DATA has them.
@@ -69,7 +69,7 @@ def run(config: DistillationConfig, out: Path, data: str) -> None:
     distillation_report(out)
     print_beside_slides(result)
     row = {
-        "experiment": "funmatch_detection",
+        "experiment": "distillation_detection",
         "what": f"detection by function matching on {data}",
         "seed": list(config.seeds),
         "result": result,

@@ -1,11 +1,11 @@
 """Function matching for segmentation: teacher and three arms of equal steps, beside the slides' table.
 
-    python -m experiments.funmatch_segmentation --small           built-in scenes
-    python -m experiments.funmatch_segmentation --real            CamVid and the folders of FMCE_DATA
-    python -m experiments.funmatch_segmentation --real --own-frames   after it: a pool of one domain
-    python -m experiments.funmatch_segmentation --real --full     the same at full size, for a GPU
+    python -m experiments.distillation_segmentation --small           built-in scenes
+    python -m experiments.distillation_segmentation --real            CamVid and the folders of FMCE_DATA
+    python -m experiments.distillation_segmentation --real --own-frames   after it: a pool of one domain
+    python -m experiments.distillation_segmentation --real --full     the same at full size, for a GPU
 
-Each puts one row into results/funmatch.jsonl; a killed run goes on where it was. Three seeds.
+Each puts one row into results/distillation.jsonl; a killed run goes on where it was. Three seeds.
 `--small`: road scenes at 48×96, small encoders, about 10 minutes on 2 idle CPU cores. Expected:
 teacher near 33 % mIoU, the matched student above the supervised one by more than a point.
 `--real`: a quarter of CamVid's labels for the teacher and every arm; the rest of its training frames
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.run_script import run_script
-from experiments.sections.function_matching import gap, slides
+from experiments.sections.distillation import gap, slides
 from fmce.config.distillation import (
     DistillationConfig,
     DistillationDataConfig,
@@ -37,7 +37,7 @@ from fmce.distillation.distill import distill
 from fmce.report.write import distillation_report
 from fmce.runs.log import record_result
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "funmatch.jsonl"
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "distillation.jsonl"
 # Unlabelled driving images, as far as FMCE_DATA has them.
 FOLDERS = (
     "driveai120",
@@ -124,7 +124,7 @@ def own_frames(config: DistillationConfig, out: Path, data: str) -> None:
 def record(config: DistillationConfig, result: dict[str, Any], data: str) -> None:
     """Record the row in place of an earlier one."""
     row = {
-        "experiment": "funmatch_segmentation",
+        "experiment": "distillation_segmentation",
         "what": f"function matching on {data}",
         "seed": list(config.seeds),
         "result": result,

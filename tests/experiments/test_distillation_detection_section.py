@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def page():
-    return importlib.import_module("experiments.sections.funmatch_detection")
+    return importlib.import_module("experiments.sections.distillation_detection")
 
 
 def row(low=0.05, gap=0.5):
@@ -16,7 +16,7 @@ def row(low=0.05, gap=0.5):
         return {"arm": name, "mean": mean, "sd": 0.01, "agreement": agreement}
 
     return {
-        "experiment": "funmatch_detection",
+        "experiment": "distillation_detection",
         "what": "detection by function matching on built-in scenes",
         "date": "2026-01-01",
         "environment": {"torch": "2", "gpu": None, "cores": 2},

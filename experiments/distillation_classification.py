@@ -1,9 +1,9 @@
 """Function matching for classification: CIFAR-10 with a tenth of its labels, a wide network teaches a narrow one.
 
-    python -m experiments.funmatch_classification [--full] [--out runs/function_matching-cifar10]
+    python -m experiments.distillation_classification [--full] [--out runs/function_matching-cifar10]
 
 Needs cifar10 in FMCE_DATA. The teacher and every arm see 4,500 labels, the pool is the rest of the
-training images; scores are on 5,000 test images (10,000 with --full); three seeds, one row in results/funmatch.jsonl;
+training images; scores are on 5,000 test images (10,000 with --full); three seeds, one row in results/distillation.jsonl;
 a killed run goes on where it was. As given, about 30 core-minutes on a CPU: tiny networks of width 16
 and 8, 1,600 steps. `--full` is for a GPU: widths 64 and 16, 20,000 steps, with mixup. The slides have
 no classification; Beyer et al. match ResNet-50 to BiT's 82.8 % on ImageNet in 9,600 epochs.
@@ -26,7 +26,7 @@ from fmce.distillation.distill import distill
 from fmce.report.write import distillation_report
 from fmce.runs.log import record_result
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "funmatch.jsonl"
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "distillation.jsonl"
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     result = distill(config, options.out)
     distillation_report(options.out)
     row = {
-        "experiment": "funmatch_classification",
+        "experiment": "distillation_classification",
         "what": f"function matching on CIFAR-10{', full size' if options.full else ''}",
         "seed": list(config.seeds),
         "result": result,
