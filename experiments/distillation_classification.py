@@ -3,8 +3,9 @@
     python -m experiments.distillation_classification [--full] [--out runs/function_matching-cifar10]
 
 Needs cifar10 in FMCE_DATA. The teacher and every arm see 4,500 labels, the pool is the rest of the
-training images; scores are on 5,000 test images (10,000 with --full); three seeds, one row in results/distillation.jsonl;
-a killed run goes on where it was. As given, about 30 core-minutes on a CPU: tiny networks of width 16
+training images; scores are on 5,000 test images (10,000 with --full); three seeds, one row
+in results/distillation.jsonl. If interrupted, rerun the command to resume. As given, about
+30 core-minutes on a CPU: tiny networks of width 16
 and 8, 1,600 steps. `--full` is for a GPU: widths 64 and 16, 20,000 steps, with mixup. The slides have
 no classification; Beyer et al. match ResNet-50 to BiT's 82.8 % on ImageNet in 9,600 epochs.
 """
