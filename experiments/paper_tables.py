@@ -3,10 +3,11 @@
 Accuracies of FMCE's tables are fractions, those of FMCE-Net++ and of the slides percent, as printed.
 """
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from fmce.files import read_json
 
 FILE = Path(__file__).with_name("paper_tables.json")
 # The papers' names of data sets and networks, by ours.
@@ -31,7 +32,7 @@ def paper_table(name: str) -> dict[str, Any]:
     Raises:
         KeyError: there is no table of that name.
     """
-    return dict(json.loads(FILE.read_text(encoding="utf-8"))[name])
+    return dict(read_json(FILE)[name])
 
 
 def published_markers(data: str, model: str) -> dict[str, Any] | None:

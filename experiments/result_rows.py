@@ -1,10 +1,11 @@
 """Reads the rows under results/ and formats their numbers for Markdown; what they mean is said in sections/."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from fmce.files import read_json_lines
 
 Row = Mapping[str, Any]
 
@@ -25,8 +26,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 def read_file(path: Path) -> list[Row]:
     """Return the rows of one JSON-lines file; none where there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line]
+    return list(read_json_lines(path))
 
 
 def result_of(rows: Iterable[Row], what: str) -> Row | None:

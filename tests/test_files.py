@@ -4,7 +4,17 @@ import math
 
 import pytest
 
-from fmce.files import read_json, write_folder, write_json, write_text
+from fmce.files import (
+    append_json_line,
+    read_json,
+    read_json_lines,
+    read_json_or_none,
+    replacing,
+    write_folder,
+    write_json,
+    write_json_lines,
+    write_text,
+)
 
 
 def names(folder):
@@ -55,10 +65,11 @@ def test_a_folder_whose_filling_fails_leaves_the_old_one(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         write_folder(tmp_path / "x", fail)
     assert (tmp_path / "x" / "a").read_text() == "old"
+    assert names(tmp_path) == ["x"]
 
 
 def test_what_a_killed_writer_left_does_not_get_into_the_next(tmp_path):
-    left = tmp_path / ".x.tmp"
+    left = tmp_path / ".x.1f2e.tmp"
     left.mkdir()
     (left / "half").write_text("…")
     write_folder(tmp_path / "x", lambda target: (target / "a").write_text("1") and None)
@@ -73,3 +84,55 @@ def test_a_file_that_cannot_be_written_is_named_itself(tmp_path):
     with pytest.raises(OSError, match=rf"cannot write {tmp_path}/folder: Is a directory"):
         write_text(tmp_path / "folder", "text")
     assert names(tmp_path) == ["folder"]
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_no_litter(tmp_path):
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(KeyError), replacing(tmp_path / "a") as beside:
+        beside.write_text("half")
+        raise KeyError
+    assert (tmp_path / "a").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_file_beside_is_never_written_through(tmp_path, monkeypatch):
+    """Neither a link that somebody laid there nor another process's file is opened."""
+    monkeypatch.setattr("fmce.files.secrets.token_hex", lambda _: "1f2e")
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / ".a.1f2e.tmp").symlink_to(tmp_path / "theirs")
+    with pytest.raises(FileExistsError, match=rf"cannot write {tmp_path}/a: File exists"):
+        write_text(tmp_path / "a", "mine")
+    assert (tmp_path / "theirs").read_text() == "theirs"
+    assert names(tmp_path) == [".a.1f2e.tmp", "theirs"]
+
+
+def test_a_new_file_has_the_usual_permissions(tmp_path):
+    (tmp_path / "plain").write_text("")
+    write_text(tmp_path / "a", "")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_file_that_is_not_there_is_none(tmp_path):
+    assert read_json_or_none(tmp_path / "a.json") is None
+    write_json(tmp_path / "a.json", [1])
+    assert read_json_or_none(tmp_path / "a.json") == [1]
+
+
+def test_json_lines_are_written_appended_and_read(tmp_path):
+    path, separator = tmp_path / "a.jsonl", "one\u2028line"
+    assert read_json_lines(path) == []
+    append_json_line(path, {"epoch": 1, "name": separator})
+    append_json_line(path, {"epoch": 2})
+    assert read_json_lines(path) == [{"epoch": 1, "name": separator}, {"epoch": 2}]
+    write_json_lines(path, [{"epoch": 3}])
+    assert path.read_text() == '{"epoch": 3}\n'
+
+
+def test_a_line_that_was_cut_short_ends_the_rows_or_is_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    append_json_line(path, {"name": "ü"})
+    append_json_line(path, {"name": "ü"})
+    path.write_bytes(path.read_bytes()[:-4])  # in the middle of a character
+    assert read_json_lines(path, until_damage=True) == [{"name": "ü"}]
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2 is not valid JSON"):
+        read_json_lines(path)

@@ -59,7 +59,7 @@ def test_finished_shards_stay_and_unfinished_ones_are_made_again(packed, tmp_pat
     (copy / ".videos" / "solidWhiteRight.json").unlink()
     (copy / "shards.json").unlink()
     third = copy / "solidWhiteRight-0002.tar"
-    third.rename(copy / ".solidWhiteRight-0002.tar.tmp")
+    third.rename(copy / ".solidWhiteRight-0002.tar.1f2e.tmp")
     kept = {p: p.stat().st_mtime_ns for p in copy.glob("*.tar")}
     frames([CLIPS], copy, SETTINGS, workers=1, quiet=True)
     assert visible(copy) == visible(out)

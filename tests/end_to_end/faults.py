@@ -160,7 +160,7 @@ def kill_while_a_checkpoint_is_written(
         seen |= set((folder / "checkpoints").glob(".epoch_*.tmp"))
         if len(seen) > to_pass:
             time.sleep(delay)
-            name = max(seen).name.strip(".").removesuffix(".tmp")
+            name = max(seen).name.split(".")[1]
             return f"{1000 * delay:.0f} ms into the writing of {name}"
         time.sleep(0.0005)
     return None

@@ -151,8 +151,8 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
     path = tmp_path / "loss.png"
     path.write_bytes(b"old")
 
-    def fail_half_way(self, file, **options):
-        file.write(b"half")
+    def fail_half_way(self, path, **options):
+        path.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(Figure, "savefig", fail_half_way)

@@ -125,7 +125,7 @@ def test_without_a_whole_one_there_is_none(tmp_path):
 
 def test_a_checkpoint_being_written_is_not_there_yet(tmp_path):
     save(tmp_path, 1)
-    shutil.copytree(checkpoint_path(tmp_path, 1), tmp_path / ".epoch_0002.tmp")
+    shutil.copytree(checkpoint_path(tmp_path, 1), tmp_path / ".epoch_0002.1f2e.tmp")
     assert checkpoint_epochs(tmp_path) == [1]
     save(tmp_path, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch_0001", "epoch_0002"]

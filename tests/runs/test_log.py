@@ -96,7 +96,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
 
 def test_what_a_kill_before_the_config_left_is_taken_up(tmp_path):
     claim(tmp_path)
-    (tmp_path / "config.yaml").rename(tmp_path / ".config.yaml.tmp")
+    (tmp_path / "config.yaml").rename(tmp_path / ".config.yaml.1f2e.tmp")
     claim(tmp_path)
     assert (tmp_path / "config.yaml").read_text() == "a: 1\n"
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fmce.config.distillation import Arm, DistillationConfig
@@ -13,8 +12,9 @@ from fmce.console.tables import number, print_table
 from fmce.distillation.data.dataset import read_distillation_data
 from fmce.distillation.experiment import load_student
 from fmce.distillation.teacher import load_teacher
-from fmce.files import write_json
+from fmce.files import replacing, write_json
 from fmce.metrics.network_cost import for_inference, measure_network
+from fmce.runs.checkpoint import save_weights
 
 # Largest difference of an exported model's logits, relative to their largest magnitude.
 TOLERANCE = 1e-3
@@ -59,10 +59,7 @@ def export(
         2, 3, config.data.height, config.data.width, generator=torch.Generator().manual_seed(0)
     )
     out.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.contiguous().clone() for k, v in student.state_dict().items()},
-        out / "student.safetensors",
-    )
+    save_weights(out / "student.safetensors", student.state_dict())
     differences = {"torch.export": _export_program(inference, images, out / "student.pt2")}
     if onnx:
         differences["onnx"] = _export_onnx(inference, images, out / "student.onnx")
@@ -93,7 +90,8 @@ def export(
 def _export_program(model: nn.Module, images: Tensor, path: Path) -> float:
     batch = torch.export.Dim("batch", min=1, max=1024)
     program = torch.export.export(model, (images,), dynamic_shapes={"images": {0: batch}})
-    torch.export.save(program, path)
+    with replacing(path) as beside, open(beside, "wb") as file:
+        torch.export.save(program, file)
     with torch.inference_mode():
         return _relative_difference(torch.export.load(path).module()(images), model(images))
 
@@ -106,16 +104,17 @@ def _export_onnx(model: nn.Module, images: Tensor, path: Path) -> float:
             "ONNX export needs the extra: pip install 'fmce[export]'"
         ) from error
     batch = torch.export.Dim("batch", min=1, max=1024)
-    torch.onnx.export(
-        model,
-        (images,),
-        path,
-        dynamo=True,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes={"images": {0: batch}},
-        verbose=False,
-    )
+    with replacing(path) as beside:
+        torch.onnx.export(
+            model,
+            (images,),
+            beside,
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes={"images": {0: batch}},
+            verbose=False,
+        )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"images": images.numpy()})
     with torch.inference_mode():

@@ -28,7 +28,7 @@ from fmce.distillation.experiment import load_student, make_task
 from fmce.distillation.predict_boxes import predict_boxes
 from fmce.distillation.teacher import load_teacher
 from fmce.engine.runtime import Runtime, make_runtime
-from fmce.files import write_json
+from fmce.files import replacing, write_json
 from fmce.metrics.segmentation import confusion, segmentation_scores
 from fmce.tasks.detection import DetectTask
 from fmce.tasks.distillation import SegmentTask
@@ -255,7 +255,8 @@ def _write_masks(
                 ids = predict_ids(task, model, image, size, views)
             target = (out / path.relative_to(root)).with_suffix(".png")
             target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(ids.numpy()).save(target)
+            with replacing(target) as beside:
+                Image.fromarray(ids.numpy()).save(beside, "PNG")
             progress.advance(path.stem)
     return [str(paths[i]) for i in failures.failed_items]
 

@@ -18,7 +18,7 @@ from fmce.distillation.data.pools import DistillationData
 from fmce.distillation.experiment import fit_steps, make_network, make_task, views_of
 from fmce.engine.runtime import Runtime
 from fmce.files import read_json, write_json
-from fmce.runs.checkpoint import load_weights
+from fmce.runs.checkpoint import load_weights, save_weights
 from fmce.runs.log import lock_run
 from fmce.tasks.distillation import DistillationTask, supervised_step
 
@@ -94,10 +94,7 @@ def _train_teacher(
 
 
 def _save_teacher(folder: Path, teacher: nn.Module, about: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    weights = {k: v.detach().cpu().contiguous().clone() for k, v in teacher.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
+    save_weights(folder / "model.safetensors", teacher.state_dict())
     write_json(folder / "teacher.json", about)  # last: its presence says the teacher is ready
 
 

@@ -38,7 +38,7 @@ from fmce.feature_maps.zarr_shards import (
     to_float16,
     write_shard,
 )
-from fmce.files import read_json, sync, write_json
+from fmce.files import read_json, read_json_or_none, sync, write_json
 from fmce.runs.checkpoint import checkpoint_path, file_digest
 from fmce.runs.run import Run, open_run
 
@@ -413,7 +413,7 @@ def _finish(run: Run, known: Mapping[str, Any]) -> dict[str, Any]:
         total = sum(s["bytes"] for s in shards.values())
         write_json(path, {**known, "bytes": total, "shards": shards})
         shutil.rmtree(run.path / NOTES)
-    return dict(read_json(path)) if path.exists() else {**known, "bytes": None}
+    return read_json_or_none(path) or {**known, "bytes": None}
 
 
 def print_store(path: Path, result: Mapping[str, Any]) -> None:

@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from fmce.files import replacing
+
 _FORMAT = "fmce.FMCENet/1"
 # Not given in the paper: the least width, so that maps of few channels still get a useful network.
 _MIN_CHANNELS = 16
@@ -167,7 +169,8 @@ class FMCENet(nn.Module):
         }
         # A shared or strided tensor cannot be stored; contiguous copies on the CPU always can.
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        _write_atomically(Path(path), to_safetensors(tensors, metadata))
+        with replacing(Path(path)) as beside:
+            beside.write_bytes(to_safetensors(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -234,17 +237,3 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except (SafetensorError, OSError) as error:
         raise ValueError(_not_ours(path, error)) from error
     return metadata, tensors
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target, flush to the disk, then take its name in one step."""
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fmce.files import read_json_or_none
 from fmce.report.distillation_figures import (
     CLASS_SCORES,
     arms_figure,
@@ -13,7 +14,7 @@ from fmce.report.distillation_figures import (
     predictions_figure,
     progress_figure,
 )
-from fmce.report.run_page import inline, read_json_or_none, template
+from fmce.report.run_page import inline, template
 
 # What agreement is, by task, in the words of the page.
 _PLACES = {

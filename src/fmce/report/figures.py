@@ -4,7 +4,6 @@ The loss figure is Fig. 3 of FMCE, with the markers of the step curve beside the
 here computes a result, shows a window or touches pyplot's global state.
 """
 
-import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fmce.convergence.markers import LOG_FLOOR
 from fmce.convergence.phases import Phases
+from fmce.files import replacing
 
 # Told apart by colour-blind readers, and by lightness when printed in grey.
 _RAW = "#9fb3c8"
@@ -96,20 +96,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"figures are written as .png or .svg; got {target.name!r}")
     if not target.parent.is_dir():
         raise ValueError(f"folder {target.parent} does not exist: create it to write {target.name}")
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     # Dates and random ids would make every SVG differ from the last.
     metadata = {"Date": None} if suffix == ".svg" else None
-    try:
-        with beside.open("wb") as file, mpl.rc_context({"svg.hashsalt": "fmce"}):
-            figure.savefig(file, format=_FORMATS[suffix], dpi=_PNG_DPI, metadata=metadata)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    except OSError as error:
-        raise type(error)(f"cannot write the figure {target}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
+    with replacing(target) as beside, mpl.rc_context({"svg.hashsalt": "fmce"}):
+        figure.savefig(beside, format=_FORMATS[suffix], dpi=_PNG_DPI, metadata=metadata)
 
 
 def _draw_losses(axes: Axes, raw: NDArray[np.float64], phases: Phases) -> None:

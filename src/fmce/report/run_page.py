@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from fmce.convergence.phases import Phases, window_sensitivity
+from fmce.files import read_json_or_none
 from fmce.report.figures import loss_phases_figure
 from fmce.report.map_figures import comparison_figure, confusion_figure, grad_cam_figure
+from fmce.runs.log import read_metrics
 
 METRICS = ("accuracy", "precision", "recall", "f1", "mae", "spearman", "kappa")
 CAM_NUMBERS = ("gini", "area_above_half_max", "centroid_drift", "overlap")
@@ -37,7 +38,7 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
         raise FileNotFoundError(
             f"{comparison} has no compare.json; run: fmce compare {run} --out {comparison}"
         )
-    rows = _metrics(run)
+    rows = read_metrics(run)
     context = {
         "run": str(run),
         "config": _text(run / "config.yaml"),
@@ -51,16 +52,6 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
         "cam_names": CAM_NUMBERS,
     }
     return str(template("run.html.j2").render(context))
-
-
-def _metrics(run: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in _text(run / "metrics.jsonl").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break  # a training that goes on, or was killed, in the middle of its last line
-    return rows
 
 
 def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -158,19 +149,6 @@ def template(name: str) -> Template:
     environment.filters["percent"] = lambda v: "–" if v is None else f"{100 * v:.2f} %"
     environment.filters["number"] = lambda v: "–" if v is None or v != v else f"{v:.4g}"
     return environment.get_template(name)
-
-
-def read_json_or_none(path: Path) -> Any:
-    """Return a JSON file's contents, None where there is no file.
-
-    Raises:
-        ValueError: the file holds no JSON.
-    """
-    text = _text(path)
-    try:
-        return json.loads(text) if text else None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); it may be damaged") from error
 
 
 def _text(path: Path) -> str:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fmce.files import read_json, write_folder, write_json
+from fmce.files import read_json, replacing, write_folder, write_json
 
 STATES_KEPT = 2
 _NAME = re.compile(r"epoch_(\d{4,})")
@@ -69,11 +69,7 @@ def save_checkpoint(
     """
 
     def fill(target: Path) -> None:
-        # Clones of shared tensors are written twice rather than refused: a user's model may tie weights.
-        save_file(
-            {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()},
-            target / "model.safetensors",
-        )
+        save_weights(target / "model.safetensors", weights)
         torch.save(dict(state), target / "state.pt")
         digests = {name: file_digest(target / name) for name in ("model.safetensors", "state.pt")}
         write_json(target / "meta.json", {"epoch": epoch, **meta, "sha256": digests})
@@ -90,6 +86,14 @@ def save_checkpoint(
         ) from error
     for old in checkpoint_epochs(folder)[:-STATES_KEPT]:
         (checkpoint_path(folder, old) / "state.pt").unlink(missing_ok=True)
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a module's state dict as one safetensors file, atomically."""
+    # Clones of shared tensors are written twice rather than refused: a user's model may tie weights.
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
+    with replacing(path) as beside:
+        save_file(tensors, beside)
 
 
 def load_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:

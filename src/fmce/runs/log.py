@@ -5,7 +5,6 @@ resume rebuilds the lines from what the checkpoints' `meta.json` say.
 """
 
 import datetime
-import json
 import os
 import platform
 import sys
@@ -17,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fmce.files import read_json, write_json, write_text
+from fmce.files import (
+    append_json_line,
+    read_json_lines,
+    read_json_or_none,
+    write_json,
+    write_json_lines,
+    write_text,
+)
 from fmce.runs.lock import locked
 
 if TYPE_CHECKING:  # torch, which `fmce phases` does without
@@ -173,22 +179,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
     A last line that a kill cut short is left out.
     """
-    path = folder / "metrics.jsonl"
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break  # the line being written when the kill came; nothing follows it
-    return rows
+    return read_json_lines(folder / "metrics.jsonl", until_damage=True)
 
 
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
     """Add an epoch's metrics line, flushed to disk: its checkpoint may be deleted before the training's end."""
-    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_json_line(folder / "metrics.jsonl", row)
 
 
 def rewrite_metrics(
@@ -215,8 +211,7 @@ def rewrite_metrics(
             "to restore them from; train again in another folder"
         )
     rows = [known[epoch] for epoch in range(1, up_to + 1)]
-    text = "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows)
-    write_text(folder / "metrics.jsonl", text)
+    write_json_lines(folder / "metrics.jsonl", rows)
     return rows
 
 
@@ -227,8 +222,8 @@ def mark_done(folder: Path, summary: Mapping[str, Any]) -> None:
 
 def read_done(folder: Path) -> dict[str, Any] | None:
     """Return a finished run's summary, None where it is not finished."""
-    path = folder / "DONE.json"
-    return dict(read_json(path)) if path.exists() else None
+    summary: dict[str, Any] | None = read_json_or_none(folder / "DONE.json")
+    return summary
 
 
 def record_result(path: Path, row: Mapping[str, Any], *, key: Sequence[str]) -> None:
@@ -240,12 +235,10 @@ def record_result(path: Path, row: Mapping[str, Any], *, key: Sequence[str]) -> 
         key: fields that tell results apart. Date and environment are added.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines if line]
+    rows = read_json_lines(path)
     whole = {"date": datetime.date.today().isoformat(), **row, "environment": environment()}
     same = [all(r.get(k) == whole.get(k) for k in key) for r in rows]
     kept = [r for r, is_same in zip(rows, same, strict=True) if not is_same]
     # It keeps its place: pages made from the rows show them in the file's order.
     kept.insert(same.index(True) if True in same else len(kept), whole)
-    text = "".join(json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in kept)
-    write_text(path, text)
+    write_json_lines(path, kept)

@@ -127,7 +127,7 @@ def test_without_held_out_sets_the_leak_rule_is_an_error(tmp_path):
 
 def test_a_broken_label_list_is_named(tmp_path):
     _touch(tmp_path, "labels/det_20/det_val.json")
-    with pytest.raises(ValueError, match=r"JSON labels in .*det_val.json"):
+    with pytest.raises(ValueError, match=r"det_val.json is not valid JSON"):
         bdd100k_excluded_stems(tmp_path)
 
 

@@ -4,7 +4,6 @@ BDD100K's leak rule is built in: no frame of a validation or test video may ente
 frames are read in `shards.py`, videos decoded in `video.py`.
 """
 
-import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from fmce.data.image_files import (
     stem_of,
     walk_files,
 )
+from fmce.files import read_json
 
 # A BDD100K video's name; its frames are called after it, "b1c81faa-3df17267-0000001".
 _BDD100K_VIDEO = re.compile(r"([0-9a-f]{8}-[0-9a-f]{8})(?:[-_].*)?")
@@ -207,10 +207,7 @@ def _names_in(path: Path) -> list[str]:
 
 def _listed_names(path: Path) -> Iterator[str]:
     """Yield the stems that a Scalabel list names: frames in a list, or under "frames"."""
-    try:
-        labels = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"expected JSON labels in {path}, got {error}.") from error
+    labels = read_json(path)
     frames = labels.get("frames") if isinstance(labels, dict) else labels
     for frame in frames if isinstance(frames, list) else []:
         if isinstance(frame, dict) and isinstance(frame.get("name"), str):

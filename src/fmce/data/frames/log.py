@@ -1,11 +1,11 @@
 """Which frames each interval of a training saw, in text files of keys: proof that none was lost."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fmce.data.batch import ViewBatch
 from fmce.data.frames.batches import FrameBatches
+from fmce.files import write_text
 
 Frames = list[list[int]]
 """Numbers of the frames of each step."""
@@ -50,7 +50,4 @@ class LoggedBatches:
     def _write(self, epoch: int, frames: list[int]) -> None:
         keys = map(self.batches.pool.table.key, frames)
         self.folder.mkdir(exist_ok=True)
-        path = self.folder / f"epoch_{epoch:04d}.txt"
-        beside = path.with_name(f".{path.name}.tmp")
-        beside.write_text("\n".join(keys) + "\n", encoding="utf-8")
-        os.replace(beside, path)
+        write_text(self.folder / f"epoch_{epoch:04d}.txt", "\n".join(keys) + "\n")

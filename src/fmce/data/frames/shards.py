@@ -7,7 +7,6 @@ without the rest of the tar. Tars are written and parsed by the webdataset packa
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -18,6 +17,7 @@ from fmce.data.frames.folders import is_excluded_name
 from fmce.data.frames.remote_files import open_address, read_file, read_range
 from fmce.data.frames.video import frame_key
 from fmce.data.image_files import IMAGE_SUFFIXES, read_stems
+from fmce.files import remove_leftovers, replacing, write_json
 
 INDEX = "shards.json"
 # Frames between two byte offsets of the index: neighbours that are fetched together. More would mean
@@ -100,17 +100,14 @@ def write_shard(path: Path, frames: Iterable[tuple[str, bytes]]) -> None:
         ModuleNotFoundError: webdataset is not installed.
     """
     writer = _webdataset().TarWriter
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            with writer(file, user="", group="", mtime=0, encoder=False) as tar:
-                for key, jpeg in frames:
-                    tar.write({"__key__": key, "jpg": jpeg})
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    remove_leftovers(path)
+    with (
+        replacing(path) as beside,
+        open(beside, "wb") as file,
+        writer(file, user="", group="", mtime=0, encoder=False) as tar,
+    ):
+        for key, jpeg in frames:
+            tar.write({"__key__": key, "jpg": jpeg})
 
 
 def index_shard(path: Path, prefix: str, first: int, every: int) -> Shard:
@@ -138,12 +135,7 @@ def write_index(folder: Path, shards: Sequence[Shard], about: Mapping[str, Any])
         about: Further facts to keep, such as settings and damaged videos.
     """
     rows = [asdict(shard) for shard in sorted(shards, key=lambda shard: shard.name)]
-    beside = folder / f".{INDEX}.tmp"
-    with open(beside, "w", encoding="utf-8") as file:
-        json.dump({**about, "chunk": CHUNK, "shards": rows}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, folder / INDEX)
+    write_json(folder / INDEX, {**about, "chunk": CHUNK, "shards": rows}, indent=None)
 
 
 def holds_shards(address: str) -> bool:

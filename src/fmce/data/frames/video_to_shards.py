@@ -2,8 +2,6 @@
 
 import hashlib
 import itertools
-import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -19,6 +17,7 @@ from fmce.data.frames.video import (
     frame_prefix,
     to_jpeg,
 )
+from fmce.files import read_json_or_none, write_json
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -76,10 +75,11 @@ def fingerprint(video: Path) -> dict[str, Any]:
 def _keep_shards_of(source: Mapping[str, Any], out: Path, prefix: str) -> None:
     """Delete shards that were begun from another source, and note this one before its first."""
     begun = out / RECORDS / f".{prefix}.source"
-    if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) == source:
+    if read_json_or_none(begun) == source:
         return
     _delete_shards(out, prefix)
-    _write_json(begun, source)
+    begun.parent.mkdir(exist_ok=True)
+    write_json(begun, source)
 
 
 def _delete_shards(out: Path, prefix: str) -> None:
@@ -116,10 +116,7 @@ def _encoded(
 
 def read_record(out: Path, prefix: str) -> dict[str, Any] | None:
     """Return what is known of a video's shards; None where they are not whole yet."""
-    path = out / RECORDS / f"{prefix}.json"
-    if not path.exists():
-        return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    record: dict[str, Any] | None = read_json_or_none(out / RECORDS / f"{prefix}.json")
     return record
 
 
@@ -129,14 +126,5 @@ def record_names(out: Path) -> list[str]:
 
 
 def _write_record(out: Path, prefix: str, record: Mapping[str, Any]) -> None:
-    _write_json(out / RECORDS / f"{prefix}.json", record)
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        json.dump(values, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    (out / RECORDS).mkdir(exist_ok=True)
+    write_json(out / RECORDS / f"{prefix}.json", record, indent=None)

@@ -40,7 +40,7 @@ from fmce.distillation.data.pools import (
 )
 from fmce.distillation.data.road_scenes import scene_data
 from fmce.distillation.data.unlabelled import read_frames, unlabelled_pools, write_frames
-from fmce.files import read_json, write_json
+from fmce.files import read_json, remove_leftovers, replacing, write_json
 
 # What `prepare_distillation_data` writes into an experiment's folder; the last where frames stay in files.
 PREPARED = ("data.json", "data.safetensors", "unlabelled.json")
@@ -111,7 +111,9 @@ def prepare_distillation_data(
             tensors[f"{name}.images"] = pool.images
             if pool.targets is not None:
                 tensors[f"{name}.targets"] = pool.targets
-        save_file(tensors, folder / "data.safetensors")
+        remove_leftovers(folder / "data.safetensors")
+        with replacing(folder / "data.safetensors") as beside:
+            save_file(tensors, beside)
         about = {"class_names": data.class_names, "mean": data.mean, "std": data.std}
         counts = {n: len(getattr(data, n)) for n in POOLS}
         write_json(folder / "data.json", about | counts | {"damaged": _damaged(data)})

@@ -14,7 +14,7 @@ from typing import Any
 
 from fmce.config.run import RunConfig, Split
 from fmce.engine.runtime import make_runtime
-from fmce.files import read_json, write_json
+from fmce.files import read_json_or_none, write_json
 from fmce.fmce_net_pp.arms import train_arm
 from fmce.maturity.train import merge_runtime, train
 from fmce.maturity.train_fmce_net import train_net
@@ -57,8 +57,7 @@ def note_state(folder: Path, **state: Any) -> None:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """Return what was noted last; nothing where no task has begun."""
-    path = folder / STATE_FILE
-    return dict(read_json(path)) if path.exists() else {}
+    return read_json_or_none(folder / STATE_FILE) or {}
 
 
 def train_oracle(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fmce.console.tables import number, percent, print_table
-from fmce.files import write_json
+from fmce.files import replacing, write_json
 from fmce.fmce_net_pp.arms import BASELINE, TREATMENT
 from fmce.fmce_net_pp.statistics import (
     arm_cells,
@@ -183,7 +183,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], out: Path, table: Table) -> Pa
     if table == "parquet":
         _write_parquet(rows, path)
         return path
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
@@ -199,7 +199,8 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             "a parquet table needs pyarrow, which is not installed; pip install 'fmce[tables]', or take csv"
         ) from error
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    with replacing(path) as beside:
+        pyarrow.parquet.write_table(pyarrow.table(columns), beside)
 
 
 def write_comparisons(result: Mapping[str, Any], out: Path) -> list[Path]:

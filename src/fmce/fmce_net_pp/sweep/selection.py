@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fmce.files import read_json, write_json
+from fmce.files import read_json_or_none, write_json
 from fmce.fmce_net_pp.arms import TREATMENT, best_on_validation
 from fmce.fmce_net_pp.sweep.grid import Group, SweepRun
 from fmce.runs.log import read_done, read_metrics
@@ -40,8 +40,8 @@ def pick(group: Group, *, leave_out_failed: bool = False) -> SweepRun | None:
 
 def read_pick(group: Group) -> dict[str, Any] | None:
     """Return the contents of `pick.json`; None before the pick."""
-    file = group.folder / "pick.json"
-    return dict(read_json(file)) if file.exists() else None
+    choice: dict[str, Any] | None = read_json_or_none(group.folder / "pick.json")
+    return choice
 
 
 def candidate_rows(group: Group) -> list[dict[str, Any]]:
