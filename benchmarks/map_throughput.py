@@ -149,9 +149,10 @@ def make_stream(
     @torch.no_grad()
     def bare() -> None:
         for block in torch.split(images, stream.block):
-            inputs = transform(block)
+            inputs = runtime.to_device(transform(block))
             for model in models[options.backbones :]:
-                model(inputs)
+                with runtime.autocast():
+                    model(inputs)
 
     return stream, bare
 

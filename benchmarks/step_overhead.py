@@ -19,8 +19,10 @@ import argparse
 import statistics
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +37,7 @@ from fmce.engine.runtime import Runtime, make_runtime
 from fmce.feature_maps.extractor import MapExtractor
 from fmce.feature_maps.recomputed import RecomputedMaps
 from fmce.models.build import build_model, default_layer
+from fmce.models.compiled import CompiledModel
 from fmce.runs.checkpoint import save_checkpoint
 from fmce.runs.log import record_result
 from fmce.seeding import seed_epoch
@@ -94,34 +97,65 @@ def main() -> None:
         record_result(RESULTS / "benchmarks.jsonl", row, key=key)
 
 
+class TrainingPair:
+    """One network twice, trained through `fit` and in a bare loop of plain PyTorch, with the same options.
+
+    A context manager: on leaving, compiled code is dropped.
+    """
+
+    def __init__(self, name: str, runtime: Runtime) -> None:
+        """Build both with the same weights."""
+        self.runtime = runtime
+        self.ours, self.bare = (build(name, runtime) for _ in range(2))
+        self.our_adam, self.bare_adam = (
+            torch.optim.Adam(m.parameters(), fused=True) for m in (self.ours, self.bare)
+        )
+        self._compiled = CompiledModel(self.ours) if runtime.compile else nullcontext(self.ours)
+        self._bare_forward = (
+            torch.compile(self.bare, dynamic=False) if runtime.compile else self.bare
+        )
+
+    def __enter__(self) -> "TrainingPair":
+        self._step = classification_step(self._compiled.__enter__())
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._compiled.__exit__(*error)
+
+    def through_fit(self, batches: ImageBatches) -> None:
+        """Train an epoch through the engine."""
+        fit(self.ours, self._step, batches, self.our_adam, epochs=1, seed=0, runtime=self.runtime)
+
+    def in_a_bare_loop(self, batches: ImageBatches) -> None:
+        """Train the same epoch as one writes it by hand."""
+        self.bare.train()
+        half = self.runtime.precision == "bfloat16"
+        layout = torch.channels_last if self.runtime.channels_last else torch.contiguous_format
+        for batch in batches.epoch(1):
+            images = batch.images.to(memory_format=layout)
+            with torch.autocast(self.runtime.device.type, torch.bfloat16, enabled=half):
+                logits = self._bare_forward(images)
+            loss = F.cross_entropy(logits.float(), batch.targets)
+            self.bare_adam.zero_grad()
+            loss.backward()
+            self.bare_adam.step()
+
+
 def training(work: Work, runtime: Runtime, repeats: int, clock: str) -> dict[str, float]:
     """Time an epoch of digits through `fit` and in a bare loop."""
     batches = ImageBatches(work.images, work.transform, work.batch_size, seed=0)
-    ours, bare = (build(work.model, runtime) for _ in range(2))
-    our_adam, bare_adam = (torch.optim.Adam(m.parameters(), fused=True) for m in (ours, bare))
-    step = classification_step(ours)
-
-    def through_fit() -> None:
-        fit(ours, step, batches, our_adam, epochs=1, seed=0, runtime=runtime)
-
-    def in_a_bare_loop() -> None:
-        bare.train()
-        for batch in batches.epoch(1):
-            loss = F.cross_entropy(bare(batch.images), batch.targets)
-            bare_adam.zero_grad()
-            loss.backward()
-            bare_adam.step()
-
-    fit_times, bare_times = take_turns((through_fit, in_a_bare_loop), runtime, repeats, clock)
-    pairs = zip(ours.parameters(), bare.parameters(), strict=True)
+    with TrainingPair(work.model, runtime) as pair:
+        sides = (lambda: pair.through_fit(batches), lambda: pair.in_a_bare_loop(batches))
+        fit_times, bare_times = take_turns(sides, runtime, repeats, clock)
+    pairs = zip(pair.ours.parameters(), pair.bare.parameters(), strict=True)
     # A GPU adds up in no fixed order.
     alike = runtime.device.type != "cpu" or all(torch.equal(a, b) for a, b in pairs)
     assert alike, "both sides must have trained alike"
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         for epoch in range(1, 6):
-            state = {"optimizer": our_adam.state_dict()}
-            save_checkpoint(Path(folder), epoch, ours.state_dict(), state, {"metrics": {}})
+            state = {"optimizer": pair.our_adam.state_dict()}
+            save_checkpoint(Path(folder), epoch, pair.ours.state_dict(), state, {"metrics": {}})
         checkpoint = (time.perf_counter() - started) / 5
     return {
         "epoch_over_bare": median_ratio(fit_times, bare_times),
@@ -167,7 +201,7 @@ def streaming(
 def build(name: str, runtime: Runtime) -> torch.nn.Module:
     """Build the same network again."""
     seed_epoch(0, 0)
-    return build_model(name, 10).to(runtime.device)
+    return runtime.to_device(build_model(name, 10))
 
 
 if __name__ == "__main__":

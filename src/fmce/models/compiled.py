@@ -57,7 +57,9 @@ class CompiledModel(nn.Module):
         self._hook = (
             None if self._layer_module is None else self._layer_module.register_forward_hook(hold)
         )
-        self._run: Any = torch.compile(run)
+        # Static shapes: an epoch has two batch sizes, the full one and the last one's, and code for any
+        # size would be slower for both.
+        self._run: Any = torch.compile(run, dynamic=False)
         return self
 
     def __exit__(
