@@ -37,7 +37,13 @@ from fmce.engine.runtime import Runtime, make_runtime
 from fmce.feature_maps.extractor import MapExtractor
 from fmce.feature_maps.recomputed import MapSource, RecomputedMaps
 from fmce.feature_maps.stored import StoredMaps
-from fmce.feature_maps.zarr_shards import StoredPart, create_store, shards_of, write_shard
+from fmce.feature_maps.zarr_shards import (
+    SHARD,
+    StoredPart,
+    chunk_ranges,
+    marker_folder,
+    write_marker,
+)
 from fmce.models.build import default_layer
 from fmce.runs.log import record_result
 
@@ -159,13 +165,14 @@ def make_stream(
 
 def stored(stream: RecomputedMaps, folder: Path, runtime: Runtime, buffer: int) -> StoredMaps:
     """Write the stream's maps to disk, a shard at a time, and return the source that reads them."""
-    counts = {"train": stream.num_images}
-    for shard in shards_of(counts, stream.num_phases):
-        index = torch.arange(shard.first, shard.stop)
-        maps = stream.extractors[0][shard.phase](stream.images(index))
-        create_store(folder, counts, stream.num_phases, tuple(maps.shape[1:]), {})
-        write_shard(folder, shard, maps)
-    return StoredMaps([StoredPart(folder, "train")], runtime.device, buffer=buffer)
+    folders = [marker_folder(folder, phase) for phase in range(1, stream.num_phases + 1)]
+    for path, extractor in zip(folders, stream.extractors[0], strict=True):
+        shards = (
+            extractor(stream.images(torch.arange(first, stop)))
+            for first, stop in chunk_ranges(stream.num_images, SHARD)
+        )
+        write_marker(path, {"train": (stream.num_images, shards)}, {})
+    return StoredMaps([StoredPart(folders, "train")], runtime.device, buffer=buffer)
 
 
 def memory(options: argparse.Namespace) -> dict[str, object]:

@@ -162,7 +162,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     beside.mkdir(parents=True)
     try:
         fill(beside)
-        for file in beside.iterdir():
+        for file in beside.rglob("*"):
             sync(file)
         sync(beside)
         if path.exists():

@@ -1,5 +1,6 @@
 """`fmce extract`: maps on disk, whole or taken up again, checked when read, and what they are good for."""
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import torch
 from fmce.config.run import FMCENetConfig
 from fmce.data.batch import ImageSet
 from fmce.engine.runtime import make_runtime
-from fmce.feature_maps.extract import _writing, extract, images_digest
+from fmce.feature_maps.extract import _sole_writer, extract, images_digest
 from fmce.maturity.evaluate import evaluate
 from fmce.maturity.train_fmce_net import map_source, train_net
 from fmce.runs.checkpoint import file_digest
@@ -36,7 +37,7 @@ def copy_of(run, folder):
 @pytest.fixture(scope="module")
 def stored_run(finished_run, tmp_path_factory):
     run = copy_of(finished_run, tmp_path_factory.mktemp("stored") / "run")
-    extract(run, runtime=CPU, quiet=True)
+    extract(run, runtime=CPU)
     return run
 
 
@@ -52,7 +53,16 @@ def maps_of(run, storage, part="train"):
 
 
 def shard_files(run):
-    return sorted(p for p in (run.path / "maps.zarr").rglob("c/*/*/*/*/*") if p.is_file())
+    store = run.path / "maps.zarr"
+    return {p.relative_to(store): p for p in store.rglob("c/*/*/*/*") if p.is_file()}
+
+
+def contents(run):
+    return {name: file_digest(path) for name, path in shard_files(run).items()}
+
+
+def marker_name(run, phase):
+    return f"epoch_{run.phases.markers[phase - 1]:04d}"
 
 
 def test_stored_maps_are_the_recomputed_ones_rounded_to_11_bits(stored_run):
@@ -67,24 +77,40 @@ def test_stored_maps_are_the_recomputed_ones_rounded_to_11_bits(stored_run):
         assert not torch.equal(kept, computed)
 
 
-def test_the_manifest_says_what_the_maps_are_of(stored_run):
-    manifest = json.loads((stored_run.path / "maps.json").read_text())
-    assert [c["epoch"] for c in manifest["checkpoints"]] == list(stored_run.phases.markers)
-    marker = stored_run.phases.markers[0]
-    weights = stored_run.path / "checkpoints" / f"epoch_{marker:04d}" / "model.safetensors"
-    assert manifest["checkpoints"][0]["sha256"] == file_digest(weights)
-    assert {k: v["count"] for k, v in manifest["images"].items()} == {"train": 1257, "test": 360}
-    assert len(manifest["shards"]) == len(shard_files(stored_run)) == SHARDS
-    assert manifest["bytes"] == sum(f.stat().st_size for f in shard_files(stored_run))
-    assert not (stored_run.path / "maps.parts").exists()
+def test_every_marker_says_what_its_maps_are_of(stored_run):
+    for phase in (1, 2, 3):
+        name = marker_name(stored_run, phase)
+        mark = json.loads((stored_run.path / "maps.zarr" / name / "zarr.json").read_text())
+        weights = stored_run.path / "checkpoints" / name / "model.safetensors"
+        assert mark["attributes"] == {
+            "weights": file_digest(weights),
+            "images": {
+                "train": images_digest(stored_run.data.train),
+                "test": images_digest(stored_run.data.test),
+            },
+            "layer": stored_run.layer,
+            "precision": "float32",
+        }
 
 
-def test_zarr_alone_reads_the_store(stored_run):
+def test_the_result_names_what_lies_on_disk(own_stored_run):
+    result = extract(own_stored_run, runtime=CPU)
+    files = shard_files(own_stored_run).values()
+    assert len(files) == SHARDS
+    assert result == {
+        "maps": 3 * (1257 + 360),
+        "map_shape": [16, 2, 2],
+        "bytes": sum(f.stat().st_size for f in files),
+        "missing": [],
+    }
+
+
+def test_zarr_alone_reads_a_marker(stored_run):
     import zarr
 
-    group = zarr.open_group(stored_run.path / "maps.zarr", mode="r")
-    assert group["train"].shape == (3, 1257, 16, 2, 2)
-    assert (group["train"].chunks, group["train"].shards) == ((1, 64, 16, 2, 2), (1, 512, 16, 2, 2))
+    group = zarr.open_group(stored_run.path / "maps.zarr" / marker_name(stored_run, 1), mode="r")
+    assert group["train"].shape == (1257, 16, 2, 2)
+    assert (group["train"].chunks, group["train"].shards) == ((64, 16, 2, 2), (512, 16, 2, 2))
     assert group["test"].dtype == np.float16
     assert len(list(group.members())) == 2
 
@@ -105,10 +131,12 @@ def test_every_storage_gives_the_same_metrics_within_noise(stored_run, split, tm
 
 def test_split_run_and_evaluate_read_both_runs_stores(stored_run, other_run, tmp_path):
     run, other = copy_of(stored_run, tmp_path / "a"), copy_of(other_run, tmp_path / "b")
-    with pytest.raises(FileNotFoundError, match=r"has no stored maps; run: fmce extract .*/b"):
+    with pytest.raises(
+        FileNotFoundError, match=r"has no stored maps of epochs .*; run: fmce extract .*/b"
+    ):
         train_net(run, "run", others=[other], config=STORED, runtime=CPU, quiet=True)
     shutil.rmtree(run.path / "fmce_net" / "run")
-    extract(other, runtime=CPU, quiet=True)
+    extract(other, runtime=CPU)
     metrics = train_net(run, "run", others=[other], config=STORED, runtime=CPU, quiet=True)
     assert (metrics["train_maps"], metrics["test_maps"]) == (3 * 1257, 3 * 1257)
     told = [
@@ -143,9 +171,10 @@ def test_an_epoch_of_stored_maps_is_the_same_whenever_it_is_asked_for(stored_run
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut", "gone"])
-def test_a_damaged_shard_is_named_and_extract_writes_it_anew(own_stored_run, damage):
+def test_a_damaged_shard_is_named_and_extract_rewrites_its_marker(own_stored_run, damage):
     run = own_stored_run
-    file = run.path / "maps.zarr" / "train" / "c" / "1" / "2" / "0" / "0" / "0"
+    before, marker = contents(run), marker_name(run, 2)
+    file = run.path / "maps.zarr" / marker / "train" / "c" / "2" / "0" / "0" / "0"
     whole = file.read_bytes()
     half = len(whole) // 2
     if damage == "gone":
@@ -153,12 +182,12 @@ def test_a_damaged_shard_is_named_and_extract_writes_it_anew(own_stored_run, dam
     else:
         flipped = whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]
         file.write_bytes(flipped if damage == "bit" else whole[:half])
-    with pytest.raises(ValueError, match=r"train/c/1/2/0/0/0 is (damaged|missing).*fmce extract"):
+    with pytest.raises(ValueError, match=r"train/c/2/0/0/0 is (damaged|missing).*fmce extract"):
         maps_of(run, "stored")
-    others = {f: f.stat().st_mtime_ns for f in shard_files(run) if f != file}
-    extract(run, runtime=CPU, quiet=True)
-    assert file.read_bytes() == whole
-    assert all(f.stat().st_mtime_ns == t for f, t in others.items())
+    others = {f: f.stat().st_mtime_ns for n, f in shard_files(run).items() if marker not in n.parts}
+    extract(run, runtime=CPU)
+    assert contents(run) == before
+    assert {f: f.stat().st_mtime_ns for f in others} == others
     maps_of(run, "stored")
 
 
@@ -168,15 +197,15 @@ def test_a_store_of_other_checkpoints_is_refused(own_stored_run, other_run):
     shutil.rmtree(run.path / "checkpoints" / name)
     theirs = other_run.path / "checkpoints" / f"epoch_{run.phases.markers[2]:04d}"
     shutil.copytree(theirs, run.path / "checkpoints" / name)
-    for act in (lambda: maps_of(run, "stored"), lambda: extract(run, runtime=CPU, quiet=True)):
-        with pytest.raises(ValueError, match=r"are of other checkpoints .*delete maps\.json"):
+    for act in (lambda: maps_of(run, "stored"), lambda: extract(run, runtime=CPU)):
+        with pytest.raises(ValueError, match=r"belong to other checkpoints; delete that folder"):
             act()
 
 
 def test_a_store_of_other_images_is_refused(stored_run):
     darker = ImageSet(stored_run.data.train.images // 2, stored_run.data.train.targets)
     assert images_digest(darker) != images_digest(stored_run.data.train)
-    with pytest.raises(ValueError, match="are of other images"):
+    with pytest.raises(ValueError, match="belong to other images"):
         map_source([stored_run], [stored_run.phases], darker, CPU, STORED)
 
 
@@ -186,7 +215,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(own_run, mo
     with pytest.raises(
         ValueError, match=r"4851 maps of .* only 1e-06 GB are free there; make room"
     ):
-        extract(own_run, runtime=CPU, quiet=True)
+        extract(own_run, runtime=CPU)
     assert not (own_run.path / "maps.zarr").exists()
 
 
@@ -196,14 +225,15 @@ def test_missing_marker_checkpoints_are_named_with_what_to_do(own_run):
     with pytest.raises(
         FileNotFoundError, match=rf"epoch_{first:04d}/model.*; train again, or find"
     ):
-        extract(own_run, quiet=True)
+        extract(own_run)
 
 
-def test_the_prediction_is_near_what_is_written(stored_run, own_run):
-    told = extract(own_run, runtime=CPU, dry_run=True)
-    written = json.loads((stored_run.path / "maps.json").read_text())["bytes"]
-    assert told["maps"] == 3 * (1257 + 360)
-    assert 0.8 * told["bytes"] < written < min(1.1 * told["bytes"], told["bytes_at_most"])
+def test_the_estimate_is_near_what_is_written(stored_run, own_run):
+    estimate = extract(own_run, runtime=CPU, dry_run=True)
+    written = sum(f.stat().st_size for f in shard_files(stored_run).values())
+    assert estimate["maps"] == 3 * (1257 + 360)
+    assert 0.8 * estimate["bytes"] < written
+    assert written < min(1.1 * estimate["bytes"], estimate["bytes_at_most"])
     assert not (own_run.path / "maps.zarr").exists()
 
 
@@ -214,53 +244,71 @@ def start(run, **environment):
     )
 
 
-def test_a_killed_extraction_goes_on_from_its_last_shard(stored_run, own_run):
+def test_a_killed_extraction_resumes_after_its_last_marker(stored_run, own_run):
     process = start(own_run)
-    notes, deadline = own_run.path / "maps.parts", time.monotonic() + 60
-    while len(list(notes.glob("t*.json"))) < 2 and time.monotonic() < deadline:
+    store, deadline = own_run.path / "maps.zarr", time.monotonic() + 60
+    while not list(store.glob("epoch_*")) and time.monotonic() < deadline:
         assert process.poll() is None or process.returncode == 0
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     if process.returncode == 0:
         pytest.skip("it was done before it could be killed")
-    kept = {p.name: json.loads(p.read_text()) for p in notes.glob("t*.json")}
-    assert 2 <= len(kept) < SHARDS
-    before = {f: f.stat().st_mtime_ns for f in shard_files(own_run)}
-    manifest = extract(own_run, runtime=CPU, quiet=True)
-    rewritten = [f for f, t in before.items() if f.stat().st_mtime_ns != t]
-    assert len(rewritten) <= len(before) - len(kept)
-    assert manifest["shards"] == json.loads((stored_run.path / "maps.json").read_text())["shards"]
+    assert 1 <= len(list(store.glob("epoch_*"))) < 3
+    kept = {f: f.stat().st_mtime_ns for f in store.glob("epoch_*/*/c/*/*/*/*")}
+    extract(own_run, runtime=CPU)
+    assert {f: f.stat().st_mtime_ns for f in kept} == kept
+    assert contents(own_run) == contents(stored_run)
 
 
-def test_ranks_write_their_shares_and_the_last_one_the_manifest(stored_run, own_run):
+def test_a_half_written_marker_counts_as_missing(own_stored_run):
+    run, before = own_stored_run, contents(own_stored_run)
+    folder = run.path / "maps.zarr" / marker_name(run, 2)
+    folder.rename(folder.with_name(f".{folder.name}.0a1b2c3d.tmp"))
+    with pytest.raises(FileNotFoundError, match="has no stored maps of epochs"):
+        maps_of(run, "stored")
+    extract(run, runtime=CPU)
+    assert contents(run) == before
+
+
+def test_ranks_write_their_shares_of_the_markers(stored_run, own_run):
     ranks = [start(own_run, RANK=str(r), WORLD_SIZE="2", LOCAL_RANK=str(r)) for r in range(2)]
     for process in ranks:
         _, error = process.communicate(timeout=120)
         assert process.returncode == 0, error.decode()
-    manifest = json.loads((own_run.path / "maps.json").read_text())
-    assert manifest["shards"] == json.loads((stored_run.path / "maps.json").read_text())["shards"]
+    assert contents(own_run) == contents(stored_run)
+
+
+def test_a_rank_leaves_the_others_markers_to_them(stored_run, own_run, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    first, _, third = own_run.phases.markers
+    assert extract(own_run, runtime=CPU)["missing"] == [first, third]
+    with pytest.raises(FileNotFoundError, match=rf"no stored maps of epochs \[{first}, {third}\]"):
+        maps_of(own_run, "stored")
 
 
 def test_several_workers_write_what_one_writes(stored_run, own_run):
-    manifest = extract(own_run, workers=2, runtime=CPU, quiet=True)
-    assert manifest["shards"] == json.loads((stored_run.path / "maps.json").read_text())["shards"]
+    assert extract(own_run, workers=2, runtime=CPU)["missing"] == []
+    assert contents(own_run) == contents(stored_run)
 
 
-def test_two_extractions_of_one_run_do_not_write_the_same_shards(own_run, monkeypatch):
-    """One on its own keeps all others out; ranks of one torchrun let each other in, and nobody else."""
-    refused = "another process stores maps of .*--workers N"
-    with _writing(own_run), monkeypatch.context() as elsewhere:
-        elsewhere.setattr("os.getpid", lambda: 1)
-        with pytest.raises(BlockingIOError, match=refused):
-            extract(own_run, runtime=CPU, quiet=True)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("MASTER_PORT", "29500")
-    with _writing(own_run), _writing(own_run):
-        monkeypatch.setenv("MASTER_PORT", "29501")
-        with pytest.raises(BlockingIOError, match=refused):
-            extract(own_run, runtime=CPU, quiet=True)
-    assert not (own_run.path / "maps.zarr").exists()
+def test_two_extractions_do_not_write_the_same_marker(own_run):
+    with (
+        _sole_writer(own_run, own_run.phases.markers[0]),
+        pytest.raises(BlockingIOError, match=r"another process stores maps of .*--workers N"),
+    ):
+        extract(own_run, runtime=CPU)
+    assert not list((own_run.path / "maps.zarr").glob("*"))
+
+
+def test_a_file_system_without_locks_gives_a_warning(own_run, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    assert extract(own_run, runtime=CPU)["missing"] == []
+    assert "has no locks; make sure that no second process" in caplog.text
 
 
 def test_workers_under_torchrun_are_refused(own_run, monkeypatch):

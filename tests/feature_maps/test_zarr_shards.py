@@ -9,21 +9,15 @@ import torch
 from fmce.feature_maps.stored import StoredMaps
 from fmce.feature_maps.zarr_shards import (
     StoredPart,
-    create_store,
-    shards_of,
+    chunk_ranges,
+    marker_folder,
     store_bytes,
+    stored_markers,
     to_float16,
-    write_shard,
+    write_marker,
 )
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "fmce.md"
-
-
-def test_shards_cover_every_map_of_every_part_once():
-    shards = shards_of({"train": 1100, "test": 512}, 2)
-    assert len(shards) == len({s.name for s in shards}) == 2 * (3 + 1)
-    covered = [(s.part, s.phase, i) for s in shards for i in range(s.first, s.stop)]
-    assert len(covered) == len(set(covered)) == 2 * (1100 + 512)
 
 
 def test_the_guides_sizes_are_the_commands_own():
@@ -45,11 +39,32 @@ def test_values_beyond_float16_are_refused():
         to_float16(torch.tensor([70000.0]))
 
 
-def small_store(folder, shape=(2, 1, 1)):
-    create_store(folder, {"train": 100}, 1, shape, {})
-    (shard,) = shards_of({"train": 100}, 1)
-    write_shard(folder, shard, torch.zeros(100, *shape))
-    return StoredPart(folder, "train")
+def small_store(store, shape=(2, 1, 1)):
+    write_marker(marker_folder(store, 7), {"train": (100, [torch.zeros(100, *shape)])}, {})
+    return StoredPart([marker_folder(store, 7)], "train")
+
+
+def test_shards_are_written_in_order_and_read_back(tmp_path):
+    maps = torch.arange(1100.0).view(-1, 1, 1, 1)
+    folder = marker_folder(tmp_path, 7)
+    write_marker(
+        folder, {"train": (1100, maps.split(512)), "test": (3, [maps[:3]])}, {"layer": "x"}
+    )
+    part = StoredPart([folder], "train")
+    read = torch.cat([part.read(0, a, b) for a, b in chunk_ranges(1100, 512)])
+    assert (part.num_phases, part.num_images, part.map_shape) == (1, 1100, (1, 1, 1))
+    assert torch.equal(read, maps.half())
+    assert stored_markers(tmp_path) == {7: {"layer": "x"}}
+
+
+def test_an_interrupted_write_leaves_no_marker(tmp_path):
+    def shards():
+        yield torch.zeros(512, 1, 1, 1)
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        write_marker(marker_folder(tmp_path, 7), {"train": (600, shards())}, {})
+    assert stored_markers(tmp_path) == {}
 
 
 def test_maps_that_are_all_zero_are_written_too(tmp_path):

@@ -75,7 +75,7 @@ LATER = {
     "train-net": lambda run: train_net(run, "image", quiet=True),
     "evaluate": lambda run: evaluate(run, others=[run], quiet=True),
     "score": lambda run: score(run, epoch=3),
-    "extract": lambda run: extract(run, quiet=True),
+    "extract": lambda run: extract(run),
 }
 
 

@@ -140,8 +140,8 @@ def extract(
 
     Example: fmce extract runs/cifar10 --workers 2
     """
+    from fmce.cli.show_maturity import show_store
     from fmce.feature_maps.extract import extract as run_extract
-    from fmce.feature_maps.extract import print_store
     from fmce.runs.run import open_run
 
     result = run_extract(
@@ -149,10 +149,9 @@ def extract(
         workers=workers,
         runtime=_runtime(device, precision),
         dry_run=dry_run,
-        quiet=json,
     )
     if not json:
-        print_store(run, result)
+        show_store(run, result)
     _print_json(json, result)
 
 

@@ -1,60 +1,43 @@
-"""The FMCS-Dataset on disk: a zarr 3 array (K, N, C, h, w) of float16 for each part of the images.
+"""The FMCS-Dataset on disk: one zarr 3 group per marker, with a float16 array (N,C,h,w) per part of the images.
 
-Chunks of 64 maps, compressed by zstd level 1 and each with a CRC-32C that is checked on every read, in
-shards of 512 maps of one phase. A shard is one file: whatever writes it owns it, nothing is shared.
+Chunks hold 64 maps, compressed by zstd level 1, each with a CRC-32C that every read checks; 512 maps make
+a shard, which is one file. A marker's group appears under its name when all its files are on disk.
 """
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fmce.files import read_json, write_folder
+
 CHUNK, SHARD, ZSTD_LEVEL = 64, 512, 1
 _INDEX_BYTES = 16 * (SHARD // CHUNK) + 4  # offset and length of each chunk, and a checksum
 
 
-class Shard(NamedTuple):
-    """One file of a store: maps first … stop − 1 of a phase (from 0) of a part."""
-
-    part: str
-    phase: int
-    first: int
-    stop: int
-
-    @property
-    def name(self) -> str:
-        """Where the file stands inside the store, in zarr's default layout."""
-        return f"{self.part}/c/{self.phase}/{self.first // SHARD}/0/0/0"
+def marker_folder(store: Path, epoch: int) -> Path:
+    """Return the folder of a marker's maps in a store."""
+    return store / f"epoch_{epoch:04d}"
 
 
-def shards_of(counts: Mapping[str, int], num_phases: int) -> list[Shard]:
-    """Return all shards of a store, phase by phase.
-
-    Args:
-        counts: images of each part.
-        num_phases: K.
-
-    >>> [tuple(s) for s in shards_of({"train": 600}, 1)]
-    [('train', 0, 0, 512), ('train', 0, 512, 600)]
-    """
-    return [
-        Shard(part, phase, first, min(first + SHARD, count))
-        for phase in range(num_phases)
-        for part, count in counts.items()
-        for first in range(0, count, SHARD)
-    ]
+def stored_markers(store: Path) -> dict[int, dict[str, Any]]:
+    """Return the attributes of each marker's group, by epoch; groups that are being written are left out."""
+    folders = sorted(store.glob("epoch_*"))
+    return {int(f.name[6:]): read_json(f / "zarr.json")["attributes"] for f in folders}
 
 
 def store_bytes(num_maps: int, shape: tuple[int, int, int], ratio: float = 1.0) -> int:
-    """Return what that many maps take on disk.
+    """Return the disk space of feature maps in bytes.
 
     Args:
-        num_maps: phases times images.
+        num_maps: Phases times images.
         shape: C, h, w of a map.
-        ratio: compressed over plain size; 1 is an upper bound.
+        ratio: Compressed over plain size; 1 is an upper bound.
 
     >>> store_bytes(600_000, (1024, 7, 7)) // 10**9
     60
@@ -64,7 +47,7 @@ def store_bytes(num_maps: int, shape: tuple[int, int, int], ratio: float = 1.0) 
 
 
 def compressed_share(maps: Tensor) -> float:
-    """Return the size of maps (B,C,h,w) as stored, over their size in float16."""
+    """Return the size of maps (B,C,h,w) as stored over their size in float16."""
     from numcodecs import Zstd
 
     plain = to_float16(maps).numpy().tobytes()
@@ -75,7 +58,7 @@ def to_float16(maps: Tensor) -> Tensor:
     """Round maps to float16 on the CPU: 11 bits of fraction, a relative error below 5e-4.
 
     Raises:
-        ValueError: a value is beyond ±65504, or not finite.
+        ValueError: If a value lies beyond ±65504 or is not finite.
     """
     rounded = maps.to(torch.float16)
     if not torch.isfinite(rounded).all():
@@ -86,91 +69,111 @@ def to_float16(maps: Tensor) -> Tensor:
     return rounded.cpu()
 
 
-def create_store(
-    folder: Path,
-    counts: Mapping[str, int],
-    num_phases: int,
-    shape: tuple[int, int, int],
-    attributes: Mapping[str, Any],
+def write_marker(
+    folder: Path, parts: Mapping[str, tuple[int, Iterable[Tensor]]], attributes: Mapping[str, Any]
 ) -> None:
-    """Make the arrays of a store, all shards missing; what is there already stays.
+    """Write the maps of one marker atomically, in place of an earlier group of that name.
 
     Args:
-        folder: of the zarr group.
-        counts: images of each part; a part becomes an array of its name.
-        num_phases: K.
-        shape: C, h, w of a map.
-        attributes: JSON values kept in the group, for whoever finds it.
+        folder: From `marker_folder`.
+        parts: By name the number of maps N and the maps in shards (512,C,h,w), the last one smaller.
+        attributes: JSON values kept in the group.
+
+    Raises:
+        ModuleNotFoundError: If zarr is not installed.
     """
     zarr = _zarr()
-    group = zarr.open_group(folder, mode="a")
-    group.attrs.update(dict(attributes))
-    for part, count in counts.items():
-        if part not in group:
-            group.create_array(
-                part,
-                shape=(num_phases, count, *shape),
-                chunks=(1, CHUNK, *shape),
-                shards=(1, SHARD, *shape),
-                dtype="float16",
-                compressors=[zarr.codecs.ZstdCodec(level=ZSTD_LEVEL), zarr.codecs.Crc32cCodec()],
-                fill_value=0,
-                dimension_names=("phase", "image", "channel", "row", "column"),
-            )
+
+    def fill(target: Path) -> None:
+        group = zarr.open_group(target, mode="w", attributes=dict(attributes))
+        for name, (count, shards) in parts.items():
+            _write_part(group, name, count, iter(shards))
+
+    write_folder(folder, fill)
 
 
-def write_shard(folder: Path, shard: Shard, maps: Tensor) -> Path:
-    """Write a shard's maps (B,C,h,w), in place of any file of its name; return the file."""
-    # Chunks that are all zeros are written too: a shard that is missing must not read as zeros.
-    file = folder / shard.name
-    file.unlink(
-        missing_ok=True
-    )  # into a shard that is there zarr would merge, so it would read it first
-    array = _zarr().open_array(folder / shard.part, mode="r+")
-    array = array.with_config({"write_empty_chunks": True})
-    array[shard.phase, shard.first : shard.stop] = to_float16(maps).numpy()
-    return file
+def _write_part(group: Any, name: str, count: int, shards: Iterator[Tensor]) -> None:
+    first = next(shards)
+    shape = tuple(first.shape[1:])
+    codecs = _zarr().codecs
+    array = group.create_array(
+        name,
+        shape=(count, *shape),
+        chunks=(CHUNK, *shape),
+        shards=(SHARD, *shape),
+        dtype="float16",
+        compressors=[codecs.ZstdCodec(level=ZSTD_LEVEL), codecs.Crc32cCodec()],
+        fill_value=0,
+        dimension_names=("image", "channel", "row", "column"),
+        # Chunks of zeros are written too: a missing file must not read as zeros.
+        config={"write_empty_chunks": True},
+    )
+    starts = range(0, count, SHARD)
+    with ThreadPoolExecutor(1) as writer:
+        writing: Future[None] | None = None
+        for start, maps in zip(starts, itertools.chain([first], shards), strict=True):
+            if writing is not None:
+                writing.result()
+            # The network computes the next shard while this one is compressed.
+            rows = slice(start, start + len(maps))
+            writing = writer.submit(array.__setitem__, rows, to_float16(maps).numpy())
+        if writing is not None:
+            writing.result()
 
 
 class StoredPart:
-    """One part of a store, to be read; safe to use from several threads."""
+    """One part of the images in the groups of K markers; safe to read from several threads."""
 
-    def __init__(self, folder: Path, part: str) -> None:
-        """Open a part.
+    def __init__(self, folders: Sequence[Path], part: str) -> None:
+        """Open the markers' groups.
+
+        Args:
+            folders: Each phase's group, in the order of the phases.
+            part: "train" or "test".
 
         Raises:
-            ModuleNotFoundError: zarr is not installed.
+            ModuleNotFoundError: If zarr is not installed.
         """
-        self.folder, self.part = folder, part
-        self._array = _zarr().open_array(folder / part, mode="r")
-        self.num_phases, self.num_images = self._array.shape[:2]
-        self.map_shape: tuple[int, int, int] = tuple(self._array.shape[2:])
+        self.folders, self.part = list(folders), part
+        self._arrays = [_zarr().open_array(folder / part, mode="r") for folder in folders]
+        self.num_phases, self.num_images = len(folders), self._arrays[0].shape[0]
+        self.map_shape: tuple[int, int, int] = tuple(self._arrays[0].shape[1:])
 
     def read(self, phase: int, first: int, stop: int) -> Tensor:
-        """Return maps first … stop − 1 of a phase (from 0), all of one shard: (B,C,h,w) float16.
+        """Return maps first … stop − 1 of a phase (from 0), all of one shard: float16 (B,C,h,w).
 
         Raises:
-            ValueError: the shard is missing or damaged; the message names its file.
+            ValueError: If the shard is missing or damaged; the message names its file.
         """
-        file = self.folder / Shard(self.part, phase, first, stop).name
+        file = self.folders[phase] / self.part / "c" / f"{first // SHARD}" / "0" / "0" / "0"
         if not file.exists():  # zarr would read zeros
             raise ValueError(f"{file} is missing; {_REMEDY}")
         try:
-            maps = self._array[phase, first:stop]
+            maps = self._arrays[phase][first:stop]
         except (ValueError, RuntimeError, OSError) as error:
             raise ValueError(f"{file} is damaged ({error}); {_REMEDY}") from error
         return torch.from_numpy(np.asarray(maps))
 
+    def verify(self) -> None:
+        """Read every map, and so check every checksum.
 
-_REMEDY = "give fmce extract RUN again, which writes damaged shards anew"
+        Raises:
+            ValueError: If a shard is missing or damaged.
+        """
+        for phase in range(self.num_phases):
+            for first, stop in chunk_ranges(self.num_images, SHARD):
+                self.read(phase, first, stop)
+
+
+_REMEDY = "rerun fmce extract RUN, which rewrites the maps of that marker"
 
 
 def chunk_ranges(count: int, length: int) -> Iterator[tuple[int, int]]:
-    """Yield first and stop of runs of that many images; a run never crosses a shard's end.
+    """Yield first and stop of consecutive ranges of images; none crosses a shard's end.
 
     Args:
-        count: images.
-        length: a multiple of CHUNK that divides SHARD.
+        count: Images.
+        length: Images per range, a multiple of CHUNK that divides SHARD.
     """
     return ((first, min(first + length, count)) for first in range(0, count, length))
 
