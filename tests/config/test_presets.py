@@ -77,9 +77,9 @@ def test_unknown_data_sets_are_refused_before_anything_is_read():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("runtime.precision=float16", "one of float32, bfloat16, got 'float16'"),
-        ("runtime.compile=2", "runtime.compile: expected bool, got 2"),
-        ("data.train_images=0", "data.train_images must be at least 1, or null for all, got 0"),
+        ("runtime.precision=float16", "expected 'float32' or 'bfloat16', got 'float16'"),
+        ("runtime.compile=2", "runtime.compile: expected true or false, got 2"),
+        ("data.train_images=0", "data.train_images: expected at least 1, got 0"),
     ],
 )
 def test_new_values_are_checked(setting, message):

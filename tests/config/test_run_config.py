@@ -1,5 +1,6 @@
 """Configs: YAML in and out, ranges, unknown keys, settings from the command line."""
 
+import pickle
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
@@ -67,14 +68,23 @@ def test_an_unknown_section_names_the_sections():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"train": {"epochs": "many"}}, "train.epochs: expected int, got 'many'"),
-        ({"train": {"epochs": True}}, "train.epochs: expected int, got True"),
-        ({"train": {"epochs": 2.5}}, "train.epochs: expected int, got 2.5"),
+        ({"train": {"epochs": "many"}}, "train.epochs: expected a whole number, got 'many'"),
+        ({"train": {"epochs": True}}, "train.epochs: expected a whole number, got True"),
+        ({"train": {"epochs": 2.5}}, "train.epochs: expected a whole number, got 2.5"),
         ({"model": {"options": 3}}, "model.options: expected a mapping, got 3"),
         ({"train": {"learning_rate": "fast"}}, "expected a number, got 'fast'"),
         ({"train": 3}, "train: expected a mapping, got 3"),
-        ({"model": {"name": None}}, "model.name: expected str, got None"),
-        ({"train": {"schedule": "line"}}, "must be one of cosine, constant, step, got 'line'"),
+        ({"model": {"name": None}}, "model.name: expected text, got None"),
+        ({"data": {"noise": True}}, "data.noise: expected a number, got True"),
+        ({"data": {"flip": 1}}, "data.flip: expected true or false, got 1"),
+        (
+            {"phases": {"num_phases": True}},
+            "phases.num_phases: expected a number or a word, got True",
+        ),
+        ({"phases": {"num_phases": 0}}, "phases.num_phases must be a whole number of at least 1"),
+        ({"phases": {"windw": 3}}, "'phases.windw'; did you mean 'window'"),
+        ({1: {}}, "expected the name of a field, got 1"),
+        ({"train": {"schedule": "line"}}, "expected 'cosine', 'constant' or 'step', got 'line'"),
     ],
 )
 def test_values_of_a_wrong_kind_are_refused(values, message):
@@ -85,42 +95,63 @@ def test_values_of_a_wrong_kind_are_refused(values, message):
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [
-        (DataConfig, {"image_size": 0}, "at least 1 pixel, got 0"),
+        (DataConfig, {"image_size": 0}, "image_size: expected at least 1, got 0"),
         (DataConfig, {"shift": 16}, "0 to 15 pixels, got 16"),
-        (DataConfig, {"noise": -0.1}, "0 or more, got -0.1"),
-        (DataConfig, {"noise": float("nan")}, "0 or more, got nan"),
+        (DataConfig, {"noise": -0.1}, "noise: expected at least 0, got -0.1"),
+        (DataConfig, {"noise": float("nan")}, "noise: expected a finite number, got nan"),
         (TrainConfig, {"epochs": 0}, "at least 1, got 0"),
-        (TrainConfig, {"learning_rate": 0.0}, "a positive number"),
-        (TrainConfig, {"learning_rate": float("nan")}, "a positive number"),
-        (TrainConfig, {"seed": -1}, "0 or more"),
-        (FMCENetConfig, {"test_fraction": 1.0}, "both excluded"),
-        (FMCENetConfig, {"storage": "disk"}, "one of recompute, memory"),
+        (TrainConfig, {"learning_rate": 0.0}, "learning_rate: expected above 0, got 0.0"),
+        (TrainConfig, {"learning_rate": float("inf")}, "expected a finite number, got inf"),
+        (TrainConfig, {"seed": -1}, "seed: expected at least 0, got -1"),
+        (FMCENetConfig, {"test_fraction": 1.0}, "test_fraction: expected below 1, got 1.0"),
+        (
+            FMCENetConfig,
+            {"storage": "disk"},
+            "expected 'recompute', 'memory' or 'stored', got 'disk'",
+        ),
         (AuxiliaryConfig, {"kind": "ral"}, "no oracle run is named"),
-        (AuxiliaryConfig, {"kind": "ral", "oracle": "r", "raf": 1.5}, "between 0 and 1, got 1.5"),
+        (
+            AuxiliaryConfig,
+            {"kind": "ral", "oracle": "r", "raf": 1.5},
+            "raf: expected at most 1, got 1.5",
+        ),
         (AuxiliaryConfig, {"raf": 0.5}, "nothing to weigh against"),
-        (AuxiliaryConfig, {"oracle_every": 0}, "auxiliary.oracle_every must be at least 1, got 0"),
-        (
-            AuxiliaryConfig,
-            {"oracle_batch_fraction": 0},
-            "oracle_batch_fraction must be above 0, at most 1, got 0",
-        ),
-        (AuxiliaryConfig, {"oracle_width": 2.0}, "oracle_width must be above 0, at most 1"),
-        (
-            AuxiliaryConfig,
-            {"oracle_every": 4},
-            "auxiliary.oracle_every is 4 but auxiliary.kind is none",
-        ),
+        (AuxiliaryConfig, {"oracle_every": 0}, "oracle_every: expected at least 1, got 0"),
+        (AuxiliaryConfig, {"oracle_batch_fraction": 0}, "oracle_batch_fraction: expected above 0"),
+        (AuxiliaryConfig, {"oracle_width": 2.0}, "oracle_width: expected at most 1, got 2.0"),
+        (AuxiliaryConfig, {"oracle_every": 4}, "^oracle_every is 4 but auxiliary.kind is none"),
         (
             AuxiliaryConfig,
             {"kind": "feature_matching", "oracle": "r", "oracle_batch_fraction": 0.5},
             "oracle_batch_fraction is 0.5 but auxiliary.kind is feature_matching",
         ),
-        (AuxiliaryConfig, {"oracle_split": "maps"}, "one of map, image, run, test"),
+        (
+            AuxiliaryConfig,
+            {"oracle_split": "maps"},
+            "oracle_split: expected 'map', 'image', 'run' or 'test'",
+        ),
     ],
 )
 def test_values_out_of_range_are_refused(section, values, message):
     with pytest.raises(ValueError, match=message):
         section(**values)
+
+
+def test_a_contradiction_between_fields_names_the_section():
+    with pytest.raises(ValueError, match=r"^auxiliary\.raf is 0\.5 but auxiliary\.kind is none"):
+        from_dict(RunConfig, {"auxiliary": {"raf": 0.5}})
+
+
+def test_errors_are_one_line():
+    for broken in (lambda: TrainConfig(epochs=0), lambda: from_dict(RunConfig, {"data": 3})):
+        with pytest.raises(ValueError, match="expected") as caught:
+            broken()
+        assert "\n" not in str(caught.value)
+
+
+def test_configs_pass_between_processes():
+    config = preset("paper")
+    assert pickle.loads(pickle.dumps(config)) == config
 
 
 def test_configs_are_frozen():
@@ -150,7 +181,7 @@ def test_a_section_set_as_a_whole_keeps_the_fields_set_before():
         (["=3"], "expected section.field=value"),
         (["train.epochs=["], "'train.epochs=\\[': the value is not valid YAML"),
         (["train=3", "train.epochs=4"], "'train' was already set to 3 as a whole"),
-        (["train.epochs=0"], "train.epochs must be at least 1"),
+        (["train.epochs=0"], "train.epochs: expected at least 1, got 0"),
         (["model.nam=tiny"], "did you mean 'name'"),
         (["epochs=3"], "'epochs'; did you mean 'train.epochs' or 'fmce_net.epochs'\\?"),
         (["split_seed=3"], "unknown config key 'split_seed'; did you mean 'data.split_seed'\\?"),

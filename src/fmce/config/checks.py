@@ -1,7 +1,139 @@
-"""Range checks whose messages name the field, what is expected and what was given."""
+"""Config classes that pydantic checks: the kinds of values their fields take, and errors on one line."""
 
+import difflib
+import functools
+import json
 import typing
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import field, fields, is_dataclass
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.dataclasses import dataclass
+
+C = TypeVar("C")
+
+# Strict, because pydantic otherwise reads true as 1 and "yes" as true.
+Flag = Annotated[bool, Strict()]
+Whole = Annotated[int, Strict()]
+Natural = Annotated[Whole, Field(ge=0)]
+Count = Annotated[Whole, Field(ge=1)]
+Real = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Amount = Annotated[Real, Field(ge=0)]
+Positive = Annotated[Real, Field(gt=0)]
+Share = Annotated[Real, Field(ge=0, le=1)]
+PositiveShare = Annotated[Real, Field(gt=0, le=1)]
+
+# What was expected, in the words of YAML; pydantic's own words stand for the rest.
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dataclass_type": "a mapping",
+    "dict_type": "a mapping",
+    "float_type": "a number",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "invalid_key": "the name of a field",
+    "int_type": "a whole number",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "string_type": "text",
+    "too_short": "at least {min_length} of them",
+    "tuple_type": "a list",
+}
+
+
+def _check_different(values: Sequence[Any]) -> Sequence[Any]:
+    if len(set(map(json.dumps, values))) < len(values):
+        raise ValueError(f"expected different values, got {list(values)}")
+    return values
+
+
+Different = AfterValidator(_check_different)
+
+
+def _check_no_flags(values: Any) -> Any:
+    for name, value in values.items() if isinstance(values, Mapping) else ():
+        if isinstance(value, bool):
+            raise ValueError(f"{name}: expected a number or a word, got {value!r}")
+    return values
+
+
+# For a dataclass without Strict fields, such as one of a room without pydantic.
+NoFlags = BeforeValidator(_check_no_flags)
+
+_RULES = ConfigDict(extra="forbid")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def config_class(cls: type[C]) -> type[C]:
+    """Make a class a frozen dataclass whose values are checked, with errors on one line.
+
+    Its `__post_init__` may raise a ValueError that opens with the name of a field.
+    """
+    checked: Any = dataclass(cls, frozen=True, config=_RULES)
+    construct = checked.__init__
+
+    @functools.wraps(construct)
+    def construct_or_explain(self: C, *args: Any, **kwargs: Any) -> None:
+        try:
+            construct(self, *args, **kwargs)
+        except ValidationError as error:
+            raise ValueError(_first_line(checked, error)) from None
+
+    checked.__init__ = construct_or_explain
+    return checked  # type: ignore[no-any-return]
+
+
+def validate(cls: type[C], values: Mapping[str, Any]) -> C:
+    """Build a config from nested dicts.
+
+    Raises:
+        ValueError: If a key is unknown or a value has the wrong type or range; the message names
+            section and field, what was expected and what was given.
+    """
+    # Only what holds it can lend a plain dataclass its rules.
+    adapter = TypeAdapter[Any](dict[str, Annotated[cls, NoFlags]], config=_RULES)  # type: ignore[valid-type]
+    try:
+        config: C = adapter.validate_python({"": values})[""]
+        return config
+    except ValidationError as error:
+        raise ValueError(_first_line(cls, error, skip=1)) from None
+
+
+def field_types(cls: Any) -> dict[str, Any]:
+    """Return the fields of a config class with their types; none for any other type."""
+    if not is_dataclass(cls):
+        return {}
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls)}
+
+
+def _first_line(cls: Any, error: ValidationError, skip: int = 0) -> str:
+    """Return the first error in the form "section.field: expected …, got …"."""
+    first = error.errors()[0]
+    path = [part for part in first["loc"][skip:] if part != "[key]"]
+    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).removeprefix(".")
+    if first["type"] == "unexpected_keyword_argument":
+        return _unknown_key(where, functools.reduce(_inner, path[:-1], cls))
+    if first["type"] == "value_error":
+        joint = "." if is_dataclass(functools.reduce(_inner, path, cls)) else ": "
+        return f"{where}{joint}{first['ctx']['error']}".removeprefix(".")
+    expected = _EXPECTED.get(first["type"], first["msg"].removeprefix("Input should be "))
+    return f"{where}: expected {expected.format(**first.get('ctx', {}))}, got {first['input']!r}"
+
+
+def _inner(cls: Any, part: int | str) -> Any:
+    return field_types(cls).get(str(part))
 
 
 def check(holds: bool, name: str, value: Any, expected: str) -> None:
@@ -17,8 +149,12 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(str, options))}, got {value!r}")
 
 
-def check_width(name: str, value: float | None) -> None:
-    """Raise a ValueError unless a width of FMCE-Net is in (0, 1]; None leaves it open."""
-    check(
-        value is None or 0 < value <= 1, name, value, "above 0, at most 1 (the published network)"
-    )
+def _unknown_key(where: str, section: Any) -> str:
+    """Name what may be meant: fields of that name in the sections within, else the nearest name."""
+    known = field_types(section)
+    prefix, _, key = where.rpartition(".")
+    inside = [f"{name}.{key}" for name, kind in known.items() if key in field_types(kind)]
+    near = [f"{prefix}.{name}".removeprefix(".") for name in inside]
+    near = near or difflib.get_close_matches(key, known, n=1)
+    meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    return f"unknown config key {where!r}{meant} Choices: {', '.join(known)}"
