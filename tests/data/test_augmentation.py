@@ -90,7 +90,7 @@ def test_ranks_together_give_every_plain_image_once() -> None:
 
 
 def test_a_batch_smaller_than_the_ranks_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 images is shared by 3 processes"):
+    with pytest.raises(ValueError, match="smallest batch has 2 images, fewer than the 3 processes"):
         TrainBatches(pool_of(5), PLAIN, batch_size=2, interval=1, seed=0, share=(0, 3))
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmce.data.batch import ViewBatch
-from fmce.data.batch_slice import BatchShare, share_of
+from fmce.data.batch_slice import WHOLE, BatchSlice, batch_slice, own_rows, require_row_per_rank
 from fmce.data.detection.boxes import is_packed, move_boxes
 from fmce.data.pools import ImagePool
 
@@ -38,7 +38,7 @@ class Augmentation:
         images: Tensor,
         labels: Tensor | None = None,
         generator: torch.Generator | None = None,
-        share: BatchShare | None = None,
+        share: BatchSlice | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return views of a batch and the same views of its masks or boxes.
 
@@ -55,7 +55,7 @@ class Augmentation:
         x = images.float() / 255
         y = labels if labels is None or is_packed(labels) else labels.long()
         if generator is not None:
-            share = share or share_of(len(x), 0, 1)
+            share = share or batch_slice(len(x), *WHOLE)
             if self.zoom > 1 or self.flip:
                 x, y = self._warp(x, y, generator, share)
             if self.brightness:
@@ -68,9 +68,9 @@ class Augmentation:
         return (x - mean) / std, y
 
     def _warp(
-        self, x: Tensor, y: Tensor | None, generator: torch.Generator, share: BatchShare
+        self, x: Tensor, y: Tensor | None, generator: torch.Generator, share: BatchSlice
     ) -> tuple[Tensor, Tensor | None]:
-        draw = torch.rand(4, share.whole, generator=generator, device=x.device)[:, share.rows]
+        draw = torch.rand(4, share.batch_size, generator=generator, device=x.device)[:, share.rows]
         side = self.zoom ** -draw[0]  # of the window over the image's: zoom is log-uniform
         mirror = torch.where(draw[1] < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(side)
         theta = torch.zeros(len(x), 2, 3, device=x.device)
@@ -88,8 +88,8 @@ class Augmentation:
             y = warped[:, 0].long()
         return x, y
 
-    def _relight(self, x: Tensor, generator: torch.Generator, share: BatchShare) -> Tensor:
-        drawn = torch.rand(2, share.whole, 1, 1, 1, generator=generator, device=x.device)
+    def _relight(self, x: Tensor, generator: torch.Generator, share: BatchSlice) -> Tensor:
+        drawn = torch.rand(2, share.batch_size, 1, 1, 1, generator=generator, device=x.device)
         draw = 1 + self.brightness * (2 * drawn[:, share.rows] - 1)
         mean = x.mean(dim=(1, 2, 3), keepdim=True)
         return ((x - mean) * draw[0] + mean * draw[1]).clamp(0, 1)
@@ -117,7 +117,7 @@ class TrainBatches:
         *,
         seed: int,
         device: torch.device | None = None,
-        share: tuple[int, int] = (0, 1),
+        share: tuple[int, int] = WHOLE,
     ) -> None:
         """Describe the batches.
 
@@ -136,12 +136,8 @@ class TrainBatches:
         """
         if len(pool) == 0:
             raise ValueError("expected a pool with images, got an empty one")
-        if batch_size < share[1]:
-            raise ValueError(
-                f"a batch of {batch_size} images is shared by {share[1]} processes; use fewer processes "
-                "or a larger batch_size"
-            )
-        self.share = share_of(batch_size, *share)
+        require_row_per_rank(batch_size, batch_size, share, "images", "batch_size")
+        self.share = batch_slice(batch_size, *share)
         self.pool, self.views = pool, views
         self.batch_size, self.interval, self.seed = batch_size, interval, seed
         self.device = device or pool.device
@@ -187,7 +183,7 @@ class EvalBatches:
         views: Augmentation,
         batch_size: int = 32,
         *,
-        share: tuple[int, int] = (0, 1),
+        share: tuple[int, int] = WHOLE,
     ) -> None:
         """Describe the batches; see `TrainBatches`."""
         self.pool, self.views, self.batch_size = pool, views, batch_size
@@ -198,8 +194,8 @@ class EvalBatches:
 
     def epoch(self, _epoch: int = 0) -> Iterator[ViewBatch]:
         """Yield all images once; of several processes, some may have one batch fewer."""
-        for whole in torch.arange(len(self.pool)).split(self.batch_size):  # type: ignore[no-untyped-call]
-            index = whole[share_of(len(whole), *self.share).rows]
+        batches = torch.arange(len(self.pool)).split(self.batch_size)  # type: ignore[no-untyped-call]
+        for index in own_rows(batches, self.share):
             if not len(index):
                 continue  # the last batch may have fewer images than there are processes
             images, targets = self.pool.take(index)

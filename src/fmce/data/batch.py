@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fmce.data.batch_slice import share_of
+from fmce.data.batch_slice import WHOLE, batch_slice, require_row_per_rank
 from fmce.data.memory import stays_resident
 from fmce.data.transforms import ImageTransform
 
@@ -87,7 +87,7 @@ class ImageBatches:
         seed: int | None = None,
         device: torch.device | None = None,
         resident: bool | None = None,
-        share: tuple[int, int] = (0, 1),
+        share: tuple[int, int] = WHOLE,
     ) -> None:
         """Describe the batches.
 
@@ -104,12 +104,8 @@ class ImageBatches:
         Raises:
             ValueError: in training, a batch has fewer images than processes share it.
         """
-        last = len(images) % batch_size or batch_size
-        if seed is not None and min(last, len(images)) < share[1]:
-            raise ValueError(
-                f"the last batch of an epoch has {min(last, len(images))} of {len(images)} images, fewer than the "
-                f"{share[1]} processes that share it; use fewer processes or another train.batch_size"
-            )
+        if seed is not None:
+            require_row_per_rank(len(images), batch_size, share, "images", "train.batch_size")
         self.share = share
         self.device = images.images.device if device is None else device
         if resident is None:
@@ -133,7 +129,7 @@ class ImageBatches:
             generator.manual_seed((self.seed * _MIX + epoch) % 2**63)
             order = torch.randperm(len(self.images), generator=generator, device=self.device)
         batches = torch.split(order, self.batch_size)
-        shares = [share_of(len(batch), *self.share) for batch in batches]
+        shares = [batch_slice(len(batch), *self.share) for batch in batches]
         positions = [batch[own.rows] for batch, own in zip(batches, shares, strict=True)]
         parts = map(self.images.select, positions) if self.resident else self._copied(positions)
         # From the epoch alone, so that a resumed run goes on with the number it would have had.

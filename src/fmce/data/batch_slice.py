@@ -1,24 +1,71 @@
-"""Which part of a batch one of several processes takes that train a network together."""
+"""Which rows of a batch belong to one of several processes that train a network together."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Rows = TypeVar("Rows", Tensor, NDArray[np.int64])
+
+WHOLE = (0, 1)
+"""Rank 0 of 1: the whole batch. All ranks draw the same batches; each takes a contiguous slice of every one."""
 
 
-class BatchShare(NamedTuple):
-    """Rows of a batch, and how many rows the whole batch has."""
+class BatchSlice(NamedTuple):
+    """A rank's rows of a batch, and how many rows the batch has on all ranks together."""
 
     rows: slice
-    whole: int
+    batch_size: int
 
 
-def share_of(count: int, rank: int, ranks: int) -> BatchShare:
-    """Return a rank's share of a batch: contiguous, and no two shares differ by more than one row.
+def batch_slice(batch_size: int, rank: int, world_size: int) -> BatchSlice:
+    """Return a rank's slice of a batch: contiguous; no two slices differ by more than one row.
 
     Args:
-        count: rows of the batch; with fewer rows than ranks some shares are empty.
-        rank: from 0.
-        ranks: how many share the batch.
+        batch_size: Rows of the batch; with fewer rows than ranks some slices are empty.
+        rank: From 0.
+        world_size: Number of ranks that share the batch.
 
-    >>> [share_of(5, rank, 2).rows for rank in (0, 1)]
+    >>> [batch_slice(5, rank, 2).rows for rank in (0, 1)]
     [slice(0, 2, None), slice(2, 5, None)]
     """
-    return BatchShare(slice(count * rank // ranks, count * (rank + 1) // ranks), count)
+    rows = slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
+    return BatchSlice(rows, batch_size)
+
+
+def own_rows(batches: Iterable[Rows], share: tuple[int, int]) -> list[Rows]:
+    """Return a rank's rows of each batch.
+
+    Args:
+        batches: Rows (B,…) of each batch, the same on all ranks.
+        share: Rank and number of ranks.
+
+    >>> [rows.tolist() for rows in own_rows([np.arange(5), np.arange(2)], (1, 2))]
+    [[2, 3, 4], [1]]
+    """
+    return [batch[batch_slice(len(batch), *share).rows] for batch in batches]
+
+
+def require_row_per_rank(
+    num_items: int, batch_size: int, share: tuple[int, int], what: str, setting: str
+) -> None:
+    """Refuse batches of which some rank would get nothing.
+
+    Args:
+        num_items: Items that the batches are cut from; the last batch may be smaller.
+        batch_size: Of all ranks together.
+        share: Rank and number of ranks.
+        what: What the items are, for the message.
+        setting: What sets the batch size, for the message.
+
+    Raises:
+        ValueError: If the smallest batch has fewer items than there are ranks.
+    """
+    smallest = min(num_items % batch_size or batch_size, num_items)
+    if smallest < share[1]:
+        raise ValueError(
+            f"the smallest batch has {smallest} {what}, fewer than the {share[1]} processes that share it; "
+            f"use fewer processes or another {setting}"
+        )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fmce.data.batch_slice import BatchShare, share_of
+from fmce.data.batch_slice import WHOLE, BatchSlice, batch_slice
 
 # Images whose levels are counted at a time.
 _COUNTED_TOGETHER = 1024
@@ -56,7 +56,7 @@ class ImageTransform:
         self,
         images: Tensor,
         generator: torch.Generator | None = None,
-        share: BatchShare | None = None,
+        share: BatchSlice | None = None,
     ) -> Tensor:
         """Return network input.
 
@@ -81,8 +81,8 @@ class ImageTransform:
             x = F.interpolate(
                 x, (self.size, self.size), mode="bilinear", antialias=_shrinks(x, self.size)
             )
-        share = share or share_of(len(x), 0, 1)
-        drawn = self._draw(share.whole, x.device, generator).of(share.rows)
+        share = share or batch_slice(len(x), *WHOLE)
+        drawn = self._draw(share.batch_size, x.device, generator).of(share.rows)
         if drawn.mirrored is not None:
             x = torch.where(drawn.mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
         if drawn.corner is not None:

@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fmce.data.batch_slice import share_of
+from fmce.data.batch_slice import WHOLE, own_rows
 from fmce.feature_maps.batch import MapBatch
 from fmce.feature_maps.recomputed import MapSource
-from fmce.feature_maps.shuffle_buffer import WHOLE
 
 
 class InMemoryMaps:
@@ -59,6 +58,5 @@ class InMemoryMaps:
         index = torch.from_numpy(numbers)
         if generator is not None:
             index = index[torch.randperm(len(index), generator=generator)]
-        for batch in torch.split(index, batch_size):
-            part = batch[share_of(len(batch), *share).rows]
-            yield MapBatch(*(t[part.to(t.device)] for t in self.maps))
+        for rows in own_rows(torch.split(index, batch_size), share):
+            yield MapBatch(*(t[rows.to(t.device)] for t in self.maps))

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fmce.data.batch_slice import WHOLE, require_row_per_rank
 from fmce.feature_maps.batch import MapBatch
-from fmce.feature_maps.shuffle_buffer import WHOLE, plan_shuffle, shuffled_maps
+from fmce.feature_maps.shuffle_buffer import plan_shuffle, shuffled_maps
 
 Extractor = Callable[[Tensor], Tensor]
 """Images (B,3,H,W), normalised → feature maps (B,C,h,w); runs in eval mode without gradients."""
@@ -159,13 +160,7 @@ class MapBatches:
         Raises:
             ValueError: a batch has fewer maps than ranks share it.
         """
-        last = len(numbers) % batch_size or batch_size
-        if min(last, len(numbers)) < share[1]:
-            raise ValueError(
-                f"the last batch of an epoch has {min(last, len(numbers))} of {len(numbers)} maps, fewer "
-                f"than the {share[1]} processes that share it; use fewer processes or another "
-                "fmce_net.batch_size"
-            )
+        require_row_per_rank(len(numbers), batch_size, share, "maps", "fmce_net.batch_size")
         self.source, self.numbers, self.batch_size, self.seed = source, numbers, batch_size, seed
         self.share = share
 

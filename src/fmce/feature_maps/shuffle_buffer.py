@@ -13,17 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmce.data.batch_slice import share_of
+from fmce.data.batch_slice import WHOLE, own_rows
 
 Numbers = NDArray[np.int64]
 Pieces = Iterable[tuple[Numbers, Tensor]]
 """Numbers of some maps and those maps (B,C,h,w), all on one device; the next piece is made on demand."""
 Fetch = Callable[[Sequence[Numbers]], Iterator[Pieces]]
 """Ascending numbers of each round's maps → their pieces, round by round."""
-
-
-WHOLE = (0, 1)
-"""Rank 0 of 1. All ranks draw the same global batches; each takes a contiguous part of every one."""
 
 
 class ShuffleRound(NamedTuple):
@@ -93,9 +89,7 @@ def shuffled_maps(
     """
     if not rounds:
         return
-    leaving = [
-        [batch[share_of(len(batch), *share).rows] for batch in one.leaving] for one in rounds
-    ]
+    leaving = [own_rows(one.leaving, share) for one in rounds]
     own = np.zeros(1 + max(int(one.arriving.max(initial=0)) for one in rounds), dtype=bool)
     for batch in (b for batches in leaving for b in batches):
         own[batch] = True

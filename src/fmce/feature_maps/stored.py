@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fmce.data.batch_slice import WHOLE
 from fmce.feature_maps.batch import MapBatch
 from fmce.feature_maps.recomputed import BUFFER, with_labels
-from fmce.feature_maps.shuffle_buffer import WHOLE, Pieces, plan_shuffle, shuffled_maps
+from fmce.feature_maps.shuffle_buffer import Pieces, plan_shuffle, shuffled_maps
 from fmce.feature_maps.zarr_shards import CHUNK, SHARD, StoredPart, chunk_ranges
 
 # A read costs about a millisecond whatever its size: small maps are read more chunks at a time.

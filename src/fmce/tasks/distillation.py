@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmce.data.batch import ViewBatch
-from fmce.data.batch_slice import share_of
+from fmce.data.batch_slice import batch_slice
 from fmce.engine.distributed.ranks import ALONE, Ranks
 from fmce.engine.loop import Batches, StepOutput
 from fmce.engine.runtime import Runtime
@@ -200,7 +200,7 @@ def _blended(images: Tensor, ranks: Ranks) -> Tensor:
     # The epoch's seed makes this draw repeatable.
     lam = sample_mixup(ranks.generator(torch.device("cpu")))
     whole = ranks.gather_rows(images)
-    return mixup(whole, lam)[share_of(len(whole), *ranks.share).rows]
+    return mixup(whole, lam)[batch_slice(len(whole), *ranks.share).rows]
 
 
 @torch.inference_mode()

@@ -88,7 +88,7 @@ def test_one_window_for_all_is_one_shuffle_of_everything():
     [
         ({"share": (2, 2)}, r"rank in 0 … 1, got 2"),
         ({"window": 0}, "window of at least 1"),
-        ({"share": (0, 9)}, "batch of 4, got 9 ranks"),
+        ({"share": (0, 9)}, "has 4 frames, fewer than the 9 processes"),
         ({"sizes": [0]}, "stretches with frames"),
     ],
 )

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fmce.data.augmentation import Augmentation, view_generator
 from fmce.data.batch import ViewBatch
-from fmce.data.batch_slice import BatchShare, share_of
+from fmce.data.batch_slice import WHOLE, BatchSlice, batch_slice
 from fmce.data.frames.order import FrameOrder
 from fmce.data.frames.pool import FramePool, decode_batch
 from fmce.data.frames.table import Numbers, Payload
@@ -54,7 +54,7 @@ class _Decoder(Dataset[_Decoded]):
     """What a worker process does; holds no frames, so that memory is the same in all of them."""
 
     def __init__(
-        self, height: int, width: int, views: Augmentation | None, seed: int, share: BatchShare
+        self, height: int, width: int, views: Augmentation | None, seed: int, share: BatchSlice
     ) -> None:
         self.height, self.width, self.views = height, width, views
         self.seed, self.share = seed, share
@@ -90,7 +90,7 @@ class FrameBatches:
         *,
         seed: int,
         device: torch.device | None = None,
-        share: tuple[int, int] = (0, 1),
+        share: tuple[int, int] = WHOLE,
     ) -> None:
         """Describe the batches; nothing is read yet.
 
@@ -113,7 +113,7 @@ class FrameBatches:
         self.batch_size, self.interval, self.seed = batch_size, interval, seed
         self.device = device or torch.device("cpu")
         self.order = FrameOrder(pool.table.sizes, pool.window, batch_size, seed=seed, share=share)
-        self.share = share_of(batch_size, *share)
+        self.share = batch_slice(batch_size, *share)
         self.failures = ReadFailures(len(pool), max_rate=pool.max_damaged)
         self.waited_seconds = 0.0
         self._next_step = -1

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from fmce.data.batch_slice import share_of
+from fmce.data.batch_slice import batch_slice, require_row_per_rank
 
 Numbers = NDArray[np.int64]
 
@@ -47,15 +47,12 @@ class FrameOrder:
             raise ValueError(f"expected rank in 0 … {ranks - 1}, got {rank}")
         if window < 1:
             raise ValueError(f"expected a window of at least 1 frame, got {window}")
-        if batch_size < ranks:
-            raise ValueError(
-                f"expected at least a frame a rank in a batch of {batch_size}, got {ranks} ranks"
-            )
+        require_row_per_rank(batch_size, batch_size, share, "frames", "batch_size")
         self.frames = int(sizes.sum())
         if self.frames == 0:
             raise ValueError("expected stretches with frames, got none")
         self.window, self.batch_size, self.seed = window, batch_size, seed
-        self.rows = share_of(batch_size, rank, ranks).rows
+        self.rows = batch_slice(batch_size, rank, ranks).rows
         self._sizes = sizes
         self._starts = np.concatenate([[0], sizes.cumsum()])
         self._shuffled: tuple[int, Numbers, Numbers] | None = None
