@@ -19,8 +19,8 @@ from fmce.config.presets import preset
 from fmce.config.run import RunConfig
 from fmce.fmce_net_pp.compare import Comparison, compare
 from fmce.maturity.evaluate import evaluate
-from fmce.maturity.train import train
-from fmce.maturity.train_fmce_net import train_net
+from fmce.maturity.train_classifier import train_classifier
+from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.runs.log import record_result
 from fmce.runs.run import Run
 
@@ -33,11 +33,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/digits"))
     out = parser.parse_args().out
     config = preset("digits")
-    run, other = (train(with_seed(config, seed), out / f"seed{seed}") for seed in (0, 1))
+    run, other = (train_classifier(with_seed(config, seed), out / f"seed{seed}") for seed in (0, 1))
     for one in (run, other):
         record("original task", one, original_task(one))
     for split in ("map", "image"):
-        record(f"FMCE-Net, split {split}", run, train_net(run, split))
+        record(f"FMCE-Net, split {split}", run, train_fmce_net(run, split))
         across = evaluate(run, split, others=[other])["other_runs"]
         record(f"FMCE-Net, split {split}, on another seed's run", run, *across.values())
     plan = Comparison(

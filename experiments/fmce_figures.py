@@ -60,7 +60,7 @@ def draw_case(case: Case, options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_figure(loss_phases_figure(run.losses, run.phases), folder / f"{case.name}-phases.png")
     draw_confusions(run, folder, case.name)
-    result = explain(run, num_images=options.images, runtime=options.runtime, quiet=True)
+    result = explain(run, num_images=options.images, runtime=options.runtime)
     numbers = {
         "images": options.images,
         "epochs": result["epochs"],
@@ -68,7 +68,7 @@ def draw_case(case: Case, options: argparse.Namespace) -> None:
     }
     record(options, EXPERIMENT, WHAT, case, run, numbers)
     # Last, so that the run's own picture is of the few images that can be looked at.
-    explain(run, num_images=options.shown, runtime=options.runtime, quiet=True)
+    explain(run, num_images=options.shown, runtime=options.runtime)
     shutil.copyfile(run.path / "explain" / "grad_cam.png", folder / f"{case.name}-grad-cam.png")
     print(f"figures: {folder}/{case.name}-*.png", flush=True)
 

@@ -39,8 +39,8 @@ from fmce.config.io import to_dict
 from fmce.config.sweep import SweepConfig
 from fmce.console.tables import print_table
 from fmce.fmce_net_pp.sweep.run import make_workers, sweep
-from fmce.maturity.train import train
-from fmce.maturity.train_fmce_net import train_net
+from fmce.maturity.train_classifier import train_classifier
+from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.runs.log import record_result
 from fmce.runs.run import Run
 
@@ -133,10 +133,10 @@ def subset_oracle(options: argparse.Namespace, case: Case) -> Run:
     else:
         folder = sensitivity.schedule_folder(options.out, case.data, "cosine")
         config = sensitivity.schedule_config(case.data, "cosine", options.settings)
-        run = train(config, folder, runtime=options.runtime)
+        run = train_classifier(config, folder, runtime=options.runtime)
     with_phases(run)
     scorer = replace(run.config.fmce_net, storage="memory")
-    train_net(run, "map", config=scorer, runtime=options.runtime)
+    train_fmce_net(run, "map", config=scorer, runtime=options.runtime)
     return run
 
 

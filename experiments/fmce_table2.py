@@ -38,7 +38,7 @@ from fmce.console.tables import print_table
 from fmce.engine.distributed.ranks import ALONE
 from fmce.engine.runtime import Runtime
 from fmce.maturity.evaluate import evaluate
-from fmce.maturity.train_fmce_net import train_net
+from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.runs.run import Run
 
 EXPERIMENT = "fmce_table2"
@@ -66,7 +66,7 @@ def score_case(case: Case, options: argparse.Namespace) -> None:
     runtime = replace(options.runtime, channels_last=True)
     for split in options.splits:
         others = [with_phases(trained(case, 1, options))] if split == "run" else []
-        result = train_net(run, split, others=others, config=config, runtime=runtime)
+        result = train_fmce_net(run, split, others=others, config=config, runtime=runtime)
         if split == "run":
             moved = runtime.ranks.on_rank_zero_slowly(partial(on_other_run, run, others, runtime))
             result = result | {"map_split_on_other_run": moved}
@@ -78,7 +78,7 @@ def score_case(case: Case, options: argparse.Namespace) -> None:
 def on_other_run(run: Run, others: Sequence[Run], runtime: Runtime) -> dict[str, Any]:
     """Return how the FMCE-Net of split map does on another run's maps, measured by this process alone."""
     alone = replace(runtime, ranks=ALONE)
-    across = evaluate(run, "map", others=others, runtime=alone, quiet=True)
+    across = evaluate(run, "map", others=others, runtime=alone)
     return dict(next(iter(across["other_runs"].values())))
 
 

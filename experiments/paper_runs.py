@@ -21,7 +21,7 @@ from fmce.config.presets import make_config
 from fmce.config.run import Keep, RunConfig
 from fmce.engine.loop import TrainingStoppedError
 from fmce.engine.runtime import Runtime, make_runtime, ranks_started
-from fmce.maturity.train import train
+from fmce.maturity.train_classifier import train_classifier
 from fmce.runs.log import record_result
 from fmce.runs.run import Run
 
@@ -257,7 +257,7 @@ def trained(case: Case, seed: int, options: argparse.Namespace) -> Run:
     runtime: Runtime = options.runtime
     # A network of the paper's takes 5 to 100 MB a checkpoint, and there are 100 to 250 of them.
     keep: Keep = "all" if options.scale != "paper" else "markers"
-    return train(case.config(seed, options.settings), folder, runtime=runtime, keep=keep)
+    return train_classifier(case.config(seed, options.settings), folder, runtime=runtime, keep=keep)
 
 
 def with_phases(run: Run) -> Run:

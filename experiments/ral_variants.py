@@ -26,8 +26,8 @@ from fmce.config.run import AuxiliaryConfig, RunConfig
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.feature_maps.extractor import map_extractor
 from fmce.losses.auxiliary import fmcs_loss
-from fmce.maturity.train import train
-from fmce.maturity.train_fmce_net import train_net
+from fmce.maturity.train_classifier import train_classifier
+from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.metrics.statistics import holm, mean_sd, paired_comparison
 from fmce.runs.log import record_result
 from fmce.runs.run import Run
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     runtime = make_runtime(options.device)
-    oracle = train(preset("digits"), options.out / "oracle", runtime=runtime)
+    oracle = train_classifier(preset("digits"), options.out / "oracle", runtime=runtime)
     widths = {width: train_oracle(oracle, width, runtime) for width in (1.0, NARROW)}
     rows: list[dict[str, Any]] = []
     for count, seed in enumerate(options.seeds, start=1):
@@ -84,7 +84,7 @@ def record(oracle: Run, about: Mapping[str, Any], rows: Sequence[Mapping[str, An
 def train_oracle(run: Run, width: float, runtime: Runtime) -> dict[str, Any]:
     """Train the run's FMCE-Net of a width; return its size and accuracy."""
     config = replace(run.config.fmce_net, width=width)
-    metrics = train_net(run, "map", config=config, runtime=runtime)
+    metrics = train_fmce_net(run, "map", config=config, runtime=runtime)
     return {
         "parameters": metrics["parameters"],
         "held_out": metrics["held_out"]["accuracy"],
@@ -96,7 +96,9 @@ def arm_row(
     name: str, oracle: Run, raf: float, seed: int, out: Path, runtime: Runtime
 ) -> dict[str, Any]:
     """Train one arm of a seed; return what it came to."""
-    run = train(arm(name, oracle, raf, seed), folder(out, name, raf, seed), runtime=runtime)
+    run = train_classifier(
+        arm(name, oracle, raf, seed), folder(out, name, raf, seed), runtime=runtime
+    )
     done = run.done or {}
     return {
         "arm": name,

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from fmce.console.log import show_messages
 from fmce.engine.distributed.rank_failure import RankLostError
 from fmce.engine.loop import TrainingStoppedError
 
@@ -14,6 +15,7 @@ def run_script(main: Callable[[], None]) -> None:
 
     The variable FMCE_TRACEBACK asks for the traceback.
     """
+    show_messages()
     try:
         main()
     except (

@@ -27,7 +27,7 @@ from fmce.config.run import RunConfig
 from fmce.console.tables import epochs, number, print_table
 from fmce.convergence.phases import NoPhasesError, PhaseConfig, find_phases
 from fmce.convergence.smoothing import SMOOTHINGS
-from fmce.maturity.train import train
+from fmce.maturity.train_classifier import train_classifier
 from fmce.runs.log import read_done, record_result
 from fmce.runs.run import Run, open_run
 
@@ -57,7 +57,7 @@ def record_schedules(options: argparse.Namespace) -> None:
         for schedule in SCHEDULES:
             folder = schedule_folder(options.out, data, schedule)
             if not (options.finished and read_done(folder) is None):
-                run = train(schedule_config(data, schedule), folder)
+                run = train_classifier(schedule_config(data, schedule), folder)
                 record(options.results, f"schedule {schedule}", data, run, schedule_result(run))
 
 

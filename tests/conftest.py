@@ -37,6 +37,17 @@ def pytest_configure(config):
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+@pytest.fixture(autouse=True)
+def messages_as_they_were():
+    """Undo what a test, or the command line in this process, chose to be shown."""
+    from fmce.console.log import logger
+
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
+
+
 def without(file, *names):
     """Drop `field` or `section.field` from a YAML file, as a version wrote it that did not know them."""
     values = yaml.safe_load(file.read_text())
@@ -50,11 +61,11 @@ def without(file, *names):
 
 
 def train_and_score(config, folder):
-    from fmce.maturity.train import train
-    from fmce.maturity.train_fmce_net import train_net
+    from fmce.maturity.train_classifier import train_classifier
+    from fmce.maturity.train_fmce_net import train_fmce_net
 
-    run = train(config, folder, quiet=True)
-    train_net(run, "map", quiet=True)
+    run = train_classifier(config, folder)
+    train_fmce_net(run, "map")
     return run
 
 

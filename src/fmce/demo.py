@@ -1,17 +1,18 @@
-"""`fmce demo`: a whole method on built-in data, from training to report."""
+"""`fmce demo`: a complete method on built-in data, from training to report."""
 
-import time
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from fmce.config.distillation import DISTILLATION_DEFAULTS, distillation_preset
 from fmce.config.presets import preset
 from fmce.config.run import Split
+from fmce.console.log import logger
 from fmce.console.progress import Progress
-from fmce.console.tables import percent
+from fmce.convergence.phases import Phases
 from fmce.distillation.distill import distill
 from fmce.distillation.export import export
 from fmce.engine.jobs.run import run_jobs
@@ -20,22 +21,42 @@ from fmce.files import read_json
 from fmce.fmce_net_pp.arms import TREATMENT
 from fmce.fmce_net_pp.compare import Comparison, compare
 from fmce.maturity.explain import explain
-from fmce.maturity.phases import remarks
-from fmce.maturity.train import train
-from fmce.maturity.train_fmce_net import train_net
+from fmce.maturity.train_classifier import train_classifier
+from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.report.write import distillation_report, report
 from fmce.runs.run import open_run
 
 
-def demo(out: Path, *, runtime: Runtime | None = None) -> Path:
-    """Run everything on scikit-learn's digits and write `out/report.html`; goes on after a kill.
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo on the digits found.
 
     Args:
-        out: folder of the run (`original`), the comparison (`compare`) and the report.
-        runtime: device and precision.
+        report: The page.
+        test_accuracy: Of the original task, a fraction.
+        phases: The convergence phases of its training.
+        fmce_nets: Metrics of FMCE-Net, split "map" and split "image".
+        raf: The RAF that validation chose.
+        comparison: FMCE-Net++ against its baseline, as `compare` returns it.
+    """
 
-    Returns:
-        The report's path.
+    report: Path
+    test_accuracy: float
+    phases: Phases
+    fmce_nets: tuple[dict[str, Any], dict[str, Any]]
+    raf: float
+    comparison: dict[str, Any]
+
+
+def demo(out: Path, *, runtime: Runtime | None = None) -> DemoResult:
+    """Run everything on scikit-learn's digits and write `out/report.html`; a killed demo resumes.
+
+    Args:
+        out: Folder of the run (`original`), the comparison (`compare`) and the report.
+        runtime: Device and precision.
+
+    Raises:
+        ModuleNotFoundError: If captum, which Grad-CAM needs, is not installed.
     """
     runtime = runtime or make_runtime()
     if find_spec("captum") is None:  # known now rather than after four minutes
@@ -43,81 +64,56 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> Path:
     if runtime.device.type == "cpu":
         # At this size a second thread gains nothing, and waits for a busy core cost a lot.
         torch.set_num_threads(1)
-    started = time.perf_counter()
-    config, device = preset("digits"), str(runtime.device)
+    device = str(runtime.device)
 
-    print("1/5 original task", flush=True)
-    run = train(config, out / "original", runtime=runtime)
-    phases = run.phases
+    logger.info("1/5 original task")
+    run = train_classifier(preset("digits"), out / "original", runtime=runtime)
 
-    print("2/5 FMCE-Net on the feature maps of the ten markers", flush=True)
+    logger.info("2/5 FMCE-Net on the feature maps of the ten markers")
     with Progress("FMCE-Net, splits map and image", 2) as progress:
         splits = {split: (run.path, split, device) for split in ("map", "image")}
-        run_jobs(_train_net, splits, cores() if device == "cpu" else 1, progress)
+        run_jobs(_train_fmce_net, splits, cores() if device == "cpu" else 1, progress)
     by_map, by_image = (read_json(run.fmce_net_folder(s) / "metrics.json") for s in splits)
 
-    print(
-        "3/5 FMCE-Net++ against its baseline (8 trainings; fmce compare adds the controls)",
-        flush=True,
-    )
+    logger.info("3/5 FMCE-Net++ against its baseline (8 trainings; fmce compare adds the controls)")
     plan = Comparison(str(run.path), rafs=(0.9, 0.75), seeds=(1, 2, 3), controls=False)
     comparison = compare(plan, out / "compare", runtime=runtime)
 
-    print("4/5 Grad-CAM across the phases", flush=True)
-    explain(run, num_images=6, runtime=runtime, quiet=True)
+    logger.info("4/5 Grad-CAM across the phases")
+    explain(run, num_images=6, runtime=runtime)
 
-    print("5/5 report", flush=True)
+    logger.info("5/5 report")
     page = report(run.path, comparison=out / "compare", out=out / "report.html")
-
     assert run.done is not None
-    against = next(c for c in comparison["comparisons"] if c["arm"] == TREATMENT)
-    print()
-    print(f"test accuracy       {percent(run.done['test_accuracy'])}")
-    print(f"phase markers       {list(phases.markers)}")
-    for line in remarks(phases):
-        print(f"                    {line}")
-    print(
-        f"FMCE-Net accuracy   {percent(by_map['held_out']['accuracy'])} on held-out maps (split map)"
+    return DemoResult(
+        page,
+        run.done["test_accuracy"],
+        run.phases,
+        (by_map, by_image),
+        comparison["raf"],
+        next(c for c in comparison["comparisons"] if c["arm"] == TREATMENT),
     )
-    print(
-        f"                    {percent(by_image['held_out']['accuracy'])} on unseen images (split image)"
-    )
-    print(f"baseline            {_mean(against, 'baseline')} over {against['n']} seeds")
-    print(f"FMCE-Net++          {_mean(against, 'treatment')} at RAF {comparison['raf']}")
-    print(f"                    {against['verdict']}")
-    print(f"time                {time.perf_counter() - started:.0f} s")
-    print(f"report              {page}")
-    return page
 
 
-def _train_net(run: Path, split: Split, device: str) -> None:
-    train_net(open_run(run), split, runtime=make_runtime(device), quiet=True)
+def _train_fmce_net(run: Path, split: Split, device: str) -> None:
+    train_fmce_net(open_run(run), split, runtime=make_runtime(device))
 
 
 def distillation_demo(
     task: Literal["segment", "detect"], out: Path, *, runtime: Runtime | None = None
 ) -> Path:
-    """Run function matching on built-in road scenes and write `out/report.html`; goes on after a kill.
+    """Run function matching on built-in road scenes and write `out/report.html`; a killed demo resumes.
 
     Args:
-        task: what the networks do.
-        out: folder of the experiment.
-        runtime: device and precision.
+        task: What the networks do.
+        out: Folder of the experiment.
+        runtime: Device and precision.
 
     Returns:
         The report's path.
     """
-    started = time.perf_counter()
-    distill(
-        distillation_preset(DISTILLATION_DEFAULTS[task]), out, runtime=runtime or make_runtime()
-    )
+    config = distillation_preset(DISTILLATION_DEFAULTS[task])
+    distill(config, out, runtime=runtime or make_runtime())
     if all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
         export(out, out / "student")
-    page = distillation_report(out)
-    print(f"time    {time.perf_counter() - started:.0f} s")
-    print(f"report  {page}")
-    return page
-
-
-def _mean(against: dict[str, float], arm: str) -> str:
-    return f"{100 * against[f'mean_{arm}']:.2f} ± {100 * against[f'sd_{arm}']:.2f} %"
+    return distillation_report(out)

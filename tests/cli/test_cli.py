@@ -157,7 +157,7 @@ def test_a_full_gpu_is_one_line_with_what_takes_less(tmp_path, capsys, monkeypat
     def fill(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("fmce.maturity.train.train", fill)
+    monkeypatch.setattr("fmce.maturity.train_classifier.train_classifier", fill)
     assert fmce_exit(["train", "--out", tmp_path / "x", "--device", "cpu"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fmce: CUDA out of memory. Tried to allocate 2.00 GiB. What takes less:")

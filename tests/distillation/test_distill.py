@@ -80,7 +80,7 @@ def test_the_demo_goes_from_the_teacher_to_the_report(
     monkeypatch.setattr("fmce.demo.find_spec", lambda _: None)  # export has its own test
     out = tmp_path / "demo"
     main(["demo", "--task", "segment", "--out", str(out), "--device", "cpu"])
-    assert f"report  {out / 'report.html'}" in capsys.readouterr().out
+    assert f"report              {out / 'report.html'}" in capsys.readouterr().out
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<img ") == 3
 

@@ -16,7 +16,7 @@ from fmce.config.io import from_yaml, to_yaml
 from fmce.config.sweep import SweepConfig
 from fmce.fmce_net_pp.sweep.grid import make_groups
 from fmce.fmce_net_pp.sweep.jobs import read_state, train_sweep_arm
-from fmce.maturity.train import train
+from fmce.maturity.train_classifier import train_classifier
 from fmce.runs.log import lock_run, read_done, read_metrics
 from fmce.runs.run import open_run
 from tests.end_to_end.two_nodes import ON_LOOPBACK
@@ -174,6 +174,6 @@ def test_a_killed_training_and_a_lost_node_leave_every_row_once(cluster, finishe
     assert group.folder_of(first) in {file.parents[2] for file in finished}
     assert weights(file.parents[2] for file in finished) == finished
     # What was killed ends as if it had not been.
-    train(open_run(victim).config, tmp_path / "alone", read_test=False, quiet=True)
+    train_classifier(open_run(victim).config, tmp_path / "alone", read_test=False)
     for ours, alone in zip(read_metrics(victim), read_metrics(tmp_path / "alone"), strict=True):
         assert {**ours, "time_seconds": 0} == {**alone, "time_seconds": 0}

@@ -12,7 +12,7 @@ import torch
 
 from fmce.distillation.distill import distill
 from fmce.engine.runtime import make_runtime
-from fmce.maturity.train import train
+from fmce.maturity.train_classifier import train_classifier
 from fmce.runs.checkpoint import load_checkpoint
 from fmce.runs.log import read_metrics
 from fmce.runs.run import open_run
@@ -46,7 +46,7 @@ def begin_alone(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fmce.runs.resume.append_metrics", lambda *a: stop(a, a[1]["epoch"]))
         with pytest.raises(StopError):
-            train(config(), folder, quiet=True)
+            train_classifier(config(), folder)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def alone(folder, finished_run):
     """The same trainings in this process."""
     runtime = make_runtime("cpu")
     configs = trainings(finished_run.path)
-    return {n: train(configs[n], folder / "alone" / n, runtime=runtime, quiet=True) for n in NAMES}
+    return {n: train_classifier(configs[n], folder / "alone" / n, runtime=runtime) for n in NAMES}
 
 
 def curve(run, name):
@@ -220,7 +220,7 @@ def test_the_same_command_goes_on_and_ends_as_one_process_does(killed, tmp_path)
     from fmce.config.io import with_settings
     from fmce.config.run import RunConfig
 
-    alone = train(with_settings(RunConfig(), [*LONG, "train.seed=1"]), tmp_path / "run", quiet=True)
+    alone = train_classifier(with_settings(RunConfig(), [*LONG, "train.seed=1"]), tmp_path / "run")
     run = open_run(folder)
     assert [row["epoch"] for row in run.curve] == list(range(1, LONG_EPOCHS + 1))
     assert curve(run, "loss")[:5] == pytest.approx(curve(alone, "loss")[:5], rel=CLOSE)

@@ -20,8 +20,8 @@ from fmce.engine.distributed.ranks import ALONE
 from fmce.engine.loop import StepOutput, fit
 from fmce.engine.runtime import make_runtime
 from fmce.feature_maps.recomputed import MapBatches
-from fmce.maturity.train import train
-from fmce.maturity.train_fmce_net import train_net
+from fmce.maturity.train_classifier import train_classifier
+from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.runs.run import Run, open_run
 from fmce.seeding import seed_epoch
 
@@ -178,7 +178,7 @@ def train_net_counting(run, runtime):
 
     MapBatches.epoch = counting
     try:
-        train_net(open_run(run), "image", config=NET, runtime=runtime, quiet=True)
+        train_fmce_net(open_run(run), "image", config=NET, runtime=runtime)
     finally:
         MapBatches.epoch = batches
     return sum(counted)
@@ -191,13 +191,13 @@ def main():
     results = {"rows": fit_in_double(runtime), "digits": digits_in_double(runtime)}
     torch.save(results, folder / f"double{runtime.ranks.rank}.pt")
     for name, chosen in trainings(oracle).items():
-        train(chosen, folder / name, runtime=runtime)
+        train_classifier(chosen, folder / name, runtime=runtime)
     for name, chosen in matching().items():
         distill(chosen, folder / "matched" / name, runtime=runtime, quiet=True)
     maps = train_net_counting(folder / "net", runtime)
     (folder / f"maps{runtime.ranks.rank}.json").write_text(json.dumps(maps))
-    train(config(), folder / "begun", runtime=runtime)  # a process alone began it
-    train(config(), folder / "plain", runtime=runtime)  # finished already
+    train_classifier(config(), folder / "begun", runtime=runtime)  # a process alone began it
+    train_classifier(config(), folder / "plain", runtime=runtime)  # finished already
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def jobs(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", here)
 
     def run(*texts):
-        with Progress("jobs", len(texts), quiet=True) as progress:
+        with Progress("jobs", len(texts)) as progress:
             given = {t: (str(tmp_path / t), t) for t in texts}
             try:
                 run_jobs(write, given, 2, progress)

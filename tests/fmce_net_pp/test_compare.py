@@ -9,7 +9,7 @@ import pytest
 from fmce.cli.main import main
 from fmce.fmce_net_pp.arms import CONTROLS, check_is_that_arm
 from fmce.fmce_net_pp.compare import Comparison, compare, print_comparison
-from fmce.maturity.train import train
+from fmce.maturity.train_classifier import train_classifier
 from fmce.metrics.statistics import holm, paired_comparison
 from fmce.runs.run import open_run
 from tests.conftest import NEWER, without
@@ -207,7 +207,7 @@ def test_a_finished_arm_keeps_the_precision_of_the_oracles_run(finished_run, tmp
     half = replace(finished_run.config.runtime, precision="bfloat16")
     config = replace(finished_run.config, runtime=half)
     config = replace(config, train=replace(config.train, seed=1, epochs=1))
-    run = train(config, tmp_path / "arm", quiet=True)
+    run = train_classifier(config, tmp_path / "arm")
     check_is_that_arm(run.path, config, "float32")
     plain = replace(config, runtime=finished_run.config.runtime)
     with pytest.raises(ValueError, match="another config, oracle or precision"):

@@ -11,7 +11,7 @@ from fmce.engine.runtime import make_runtime
 from fmce.feature_maps.extractor import MapExtractor
 from fmce.feature_maps.recomputed import RecomputedMaps
 from fmce.feature_maps.splits import split_maps
-from fmce.maturity.train import train
+from fmce.maturity.train_classifier import train_classifier
 from fmce.models.tiny import tiny
 
 pytestmark = [
@@ -26,7 +26,7 @@ SAME, ROUNDED, HALF = 1e-4, 1e-3, 1e-2
 def loss_of(folder, *settings, runtime=None):
     config = with_settings(RunConfig(), [*SETTINGS, *settings])
     runtime = runtime or make_runtime("cuda")
-    return train(config, folder, runtime=runtime, quiet=True).curve[0]["loss"]
+    return train_classifier(config, folder, runtime=runtime).curve[0]["loss"]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from fmce.config.io import with_settings
 from fmce.config.run import RunConfig
 from fmce.distillation.distill import distill
 from fmce.engine.runtime import make_runtime
-from fmce.maturity.train import train
+from fmce.maturity.train_classifier import train_classifier
 from fmce.runs.log import read_metrics
 from fmce.runs.run import open_run
 
@@ -51,7 +51,7 @@ def on_two_gpus(command, out, settings):
 def test_two_gpus_give_the_curve_of_one(tmp_path):
     on_two_gpus(["train"], tmp_path / "two", SETTINGS)
     config = with_settings(RunConfig(), SETTINGS)
-    alone = train(config, tmp_path / "one", runtime=make_runtime("cuda"), quiet=True)
+    alone = train_classifier(config, tmp_path / "one", runtime=make_runtime("cuda"))
     two = open_run(tmp_path / "two")
     assert two.config == alone.config
     for name in ("loss", "validation_loss"):

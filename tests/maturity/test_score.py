@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from fmce.engine.runtime import make_runtime
 from fmce.feature_maps.extractor import map_extractor
-from fmce.maturity.score import WARNING, print_score, score
+from fmce.maturity.score import WARNING, score
 from fmce.models.fmce_net import expected_phase
 
 
@@ -78,10 +78,5 @@ def test_a_run_without_a_net_says_how_to_train_one(own_run):
         score(own_run, epoch=2)
 
 
-def test_the_warning_is_always_there(finished_run, capsys):
-    result = score(finished_run, epoch=5)
-    print_score(result)
-    out = capsys.readouterr().out
-    assert result["warning"] == WARNING
-    assert "near chance" in out
-    assert f"in phase {result['true_phase']}" in out
+def test_the_warning_is_always_there(finished_run):
+    assert score(finished_run, epoch=5)["warning"] == WARNING

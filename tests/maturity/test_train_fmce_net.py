@@ -12,7 +12,7 @@ from fmce.config.run import FMCENetConfig
 from fmce.engine.runtime import make_runtime
 from fmce.feature_maps.extractor import map_extractor
 from fmce.feature_maps.splits import split_maps
-from fmce.maturity.train_fmce_net import map_source, train_net
+from fmce.maturity.train_fmce_net import map_source, train_fmce_net
 from fmce.runs.run import open_run
 from fmce.tasks.fmce_net import score_maps
 
@@ -40,21 +40,21 @@ def test_the_saved_net_gives_the_metrics_noted_beside_it(finished_run):
 
 
 def test_split_image_holds_whole_images_out(own_run):
-    metrics = train_net(own_run, "image", config=QUICK, quiet=True)
+    metrics = train_fmce_net(own_run, "image", config=QUICK)
     assert (metrics["train_maps"], metrics["test_maps"]) == (3 * 943, 3 * 314)
     assert own_run.fmce_net("image").num_phases == 3
     assert own_run.fmce_net("map").num_phases == 3  # the other split's is still there
 
 
 def test_split_test_trains_on_all_maps_and_measures_test_images(own_run):
-    metrics = train_net(own_run, "test", config=QUICK, quiet=True)
+    metrics = train_fmce_net(own_run, "test", config=QUICK)
     assert metrics["held_out"] is None
     assert metrics["train_maps"] == 3 * 1257
     assert metrics["test_images"]["accuracy"] > 1 / 3
 
 
 def test_split_run_holds_a_run_out(own_run, other_run):
-    metrics = train_net(own_run, "run", others=[other_run], config=QUICK, quiet=True)
+    metrics = train_fmce_net(own_run, "run", others=[other_run], config=QUICK)
     assert (metrics["train_maps"], metrics["test_maps"]) == (3 * 1257, 3 * 1257)
     (held_out,) = metrics["held_out_runs"]
     (trained_on,) = {str(own_run.path), str(other_run.path)} - {held_out}
@@ -63,12 +63,12 @@ def test_split_run_holds_a_run_out(own_run, other_run):
 
 def test_split_run_of_one_run_is_refused(own_run):
     with pytest.raises(ValueError, match="needs more than one; name others with --others"):
-        train_net(own_run, "run", quiet=True)
+        train_fmce_net(own_run, "run")
 
 
 def test_a_run_named_twice_is_refused_lest_what_is_held_out_is_trained_on(own_run):
     with pytest.raises(ValueError, match="is named twice"):
-        train_net(own_run, "run", others=[open_run(own_run.path)], config=QUICK, quiet=True)
+        train_fmce_net(own_run, "run", others=[open_run(own_run.path)], config=QUICK)
 
 
 def test_recomputed_and_kept_maps_are_the_same_maps(finished_run):
@@ -87,48 +87,48 @@ def test_recomputed_and_kept_maps_are_the_same_maps(finished_run):
 
 def test_maps_recomputed_in_every_epoch_train_a_net_too(own_run):
     config = replace(QUICK, storage="recompute")
-    metrics = train_net(own_run, "image", config=config, quiet=True)
+    metrics = train_fmce_net(own_run, "image", config=config)
     assert metrics["held_out"]["accuracy"] > 1 / 3
 
 
 def test_a_finished_net_is_not_trained_again(own_run):
     before = (own_run.fmce_net_folder("map") / "fmce_net.safetensors").stat().st_mtime_ns
     noted = json.loads((own_run.fmce_net_folder("map") / "metrics.json").read_text())
-    assert train_net(own_run, "map", quiet=True) == noted
+    assert train_fmce_net(own_run, "map") == noted
     assert (own_run.fmce_net_folder("map") / "fmce_net.safetensors").stat().st_mtime_ns == before
 
 
 def test_another_fmce_net_config_is_refused(own_run):
     with pytest.raises(FileExistsError, match=r"fmce_net\.epochs: there 2, here 1"):
-        train_net(own_run, "map", config=QUICK, quiet=True)
+        train_fmce_net(own_run, "map", config=QUICK)
 
 
 def test_missing_phases_are_named(own_run):
     (own_run.path / "phases.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no phases.json; run: fmce phases"):
-        train_net(own_run, "image", quiet=True)
+        train_fmce_net(own_run, "image")
 
 
 def test_missing_marker_checkpoints_are_named(own_run):
     marker = own_run.phases.markers[1]
     shutil.rmtree(own_run.path / "checkpoints" / f"epoch_{marker:04d}")
     with pytest.raises(FileNotFoundError, match=rf"checkpoints of marker epochs \[{marker}\]"):
-        train_net(own_run, "image", quiet=True)
+        train_fmce_net(own_run, "image")
 
 
 def test_runs_of_unlike_models_or_phases_do_not_join(own_run, finished_run, other_run, tmp_path):
     config = replace(own_run.config, model=replace(own_run.config.model, options={"width": 8}))
     with pytest.raises(ValueError, match="differ in model or image size"):
-        train_net(finished_run, "run", others=[replace(own_run, config=config)], quiet=True)
+        train_fmce_net(finished_run, "run", others=[replace(own_run, config=config)])
     from fmce.maturity.phases import run_phases
 
     run_phases(own_run.path, ["num_phases=2"])
     with pytest.raises(ValueError, match=r"the runs have \[2, 3\] phases"):
-        train_net(open_run(own_run.path), "run", others=[other_run], quiet=True)
+        train_fmce_net(open_run(own_run.path), "run", others=[other_run])
 
 
 def test_a_narrower_net_stands_beside_the_published_one(own_run):
-    metrics = train_net(own_run, "map", config=replace(QUICK, width=0.5), quiet=True)
+    metrics = train_fmce_net(own_run, "map", config=replace(QUICK, width=0.5))
     narrow, published = own_run.fmce_net("map", 0.5), own_run.fmce_net("map")
     assert (narrow.width, published.width) == (0.5, 1.0)
     assert own_run.fmce_net_folder("map", 0.5) == own_run.path / "fmce_net" / "map-width0.5"
@@ -144,6 +144,6 @@ def test_a_width_that_was_not_trained_is_named_with_its_command(own_run):
 def test_a_run_whose_config_has_a_width_means_that_one(own_run):
     config = replace(own_run.config, fmce_net=replace(QUICK, width=0.5))
     run = replace(own_run, config=config)
-    train_net(run, "map", quiet=True)
+    train_fmce_net(run, "map")
     assert run.fmce_net("map").width == 0.5
     assert run.fmce_net("map", 1.0).width == 1

@@ -13,8 +13,8 @@ from fmce.cli.main import main
 from fmce.config.io import with_settings
 from fmce.config.run import RunConfig
 from fmce.engine.runtime import make_runtime
-from fmce.maturity.train import train
-from fmce.maturity.train_fmce_net import train_net
+from fmce.maturity.train_classifier import train_classifier
+from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.runs.run import open_run
 
 TINY = ("train.epochs=1", "train.batch_size=128", "data.train_images=256", "data.image_size=8")
@@ -24,7 +24,7 @@ SAME, HALF = 1e-4, 1e-2
 
 
 def losses(folder, *settings, runtime=None):
-    run = train(with_settings(RunConfig(), [*TINY, *settings]), folder, runtime=runtime, quiet=True)
+    run = train_classifier(with_settings(RunConfig(), [*TINY, *settings]), folder, runtime=runtime)
     (row,) = run.curve
     return run, row
 
@@ -43,12 +43,12 @@ def test_channels_last_changes_rounding_alone(tmp_path, plain):
 
 def test_a_channels_last_run_resumes_bit_for_bit(tmp_path):
     settings = ("runtime.channels_last=true", "train.epochs=3")
-    whole = train(with_settings(RunConfig(), [*TINY, *settings]), tmp_path / "a", quiet=True)
+    whole = train_classifier(with_settings(RunConfig(), [*TINY, *settings]), tmp_path / "a")
     config = whole.config
-    train(config, tmp_path / "b", quiet=True)
+    train_classifier(config, tmp_path / "b")
     for path in (tmp_path / "b" / "DONE.json", tmp_path / "b" / "checkpoints" / "epoch_0003"):
         path.rename(tmp_path / f"gone_{path.name}")
-    again = train(config, tmp_path / "b", quiet=True)
+    again = train_classifier(config, tmp_path / "b")
     one, other = (run.model(3).state_dict() for run in (whole, again))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -74,8 +74,8 @@ def test_a_compiled_training_gives_the_same_loss(tmp_path, plain):
 def test_a_compiled_fmce_net_pp_captures_maps_and_gives_the_same_losses(tmp_path):
     phases = ["num_phases=2", "threshold=1e-6", "smoothing=none", "if_not_converged=last"]
     settings = [*TINY, "train.epochs=4", "fmce_net.epochs=1", *(f"phases.{p}" for p in phases)]
-    oracle = train(with_settings(RunConfig(), settings), tmp_path / "oracle", quiet=True)
-    train_net(oracle, quiet=True)
+    oracle = train_classifier(with_settings(RunConfig(), settings), tmp_path / "oracle")
+    train_fmce_net(oracle)
     ral = ("auxiliary.kind=ral", f"auxiliary.oracle={oracle.path}", "auxiliary.raf=0.5")
     ral += ("train.seed=1",)
     _, plain = losses(tmp_path / "plain", *ral)

@@ -10,8 +10,8 @@ import pytest
 from fmce.config.run import FMCENetConfig
 from fmce.maturity.explain import explain
 from fmce.maturity.phases import run_phases
-from fmce.maturity.train import train
-from fmce.maturity.train_fmce_net import train_net
+from fmce.maturity.train_classifier import train_classifier
+from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.report.run_page import report_page
 from fmce.report.write import report
 from fmce.runs.run import open_run
@@ -43,8 +43,8 @@ def full(finished_run, compared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("full")
     shutil.copytree(finished_run.path, folder / "run")
     run = open_run(folder / "run")
-    train_net(run, "image", config=FMCENetConfig(epochs=1), quiet=True)
-    explain(run, num_images=2, quiet=True)
+    train_fmce_net(run, "image", config=FMCENetConfig(epochs=1))
+    explain(run, num_images=2)
     _, comparison, result = compared
     text = report(run.path, comparison=comparison).read_text(encoding="utf-8")
     return run, result, Page(text), text
@@ -88,7 +88,7 @@ def test_config_versions_and_the_warning_are_there(full):
 
 def test_a_bare_run_says_which_parts_are_missing(finished_run, tmp_path):
     config = replace(finished_run.config, train=replace(finished_run.config.train, epochs=1))
-    run = train(config, tmp_path / "r", quiet=True)
+    run = train_classifier(config, tmp_path / "r")
     page = Page(report_page(run.path))
     assert page.images == []
     for said in (
@@ -151,7 +151,7 @@ def test_damaged_files_are_named(own_run):
 def test_parts_of_earlier_markers_are_marked_as_such(finished_run, tmp_path):
     copied = tmp_path / "run"
     shutil.copytree(finished_run.path, copied)
-    explain(open_run(copied), num_images=2, quiet=True)
+    explain(open_run(copied), num_images=2)
     earlier = ", ".join(map(str, finished_run.phases.markers))
     notes = (f"was trained on the markers {earlier}, not", f"Drawn for the markers {earlier}, not")
     page = report(copied).read_text(encoding="utf-8")

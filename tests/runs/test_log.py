@@ -121,14 +121,14 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_file_system_without_locks_is_warned_of_and_used(tmp_path, monkeypatch, capsys):
+def test_a_file_system_without_locks_is_warned_of_and_used(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fmce.runs.lock.fcntl.flock", refuse)
     claim(tmp_path / "run")
     assert (tmp_path / "run" / "config.yaml").exists()
-    assert f"file system of {tmp_path / 'run'} has no locks" in capsys.readouterr().err
+    assert f"file system of {tmp_path / 'run'} has no locks" in caplog.text
 
 
 def test_a_lock_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):

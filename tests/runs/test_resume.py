@@ -51,7 +51,6 @@ def train(folder, *, stop_after=None, measure=lambda _r, _rows: {}, **options):
         seed=1,
         runtime=Runtime(torch.device("cpu")),
         measure=measured,
-        quiet=True,
         **options,
     )
 
@@ -104,28 +103,28 @@ def test_with_the_newest_checkpoints_alone_it_ends_alike(uninterrupted, tmp_path
     assert_same_end(folder, uninterrupted)
 
 
-def test_a_truncated_newest_checkpoint_falls_back_and_says_so(uninterrupted, stopped, capsys):
+def test_a_truncated_newest_checkpoint_falls_back_and_says_so(uninterrupted, stopped, caplog):
     file = checkpoint_path(stopped / "checkpoints", 4) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     train(stopped)
-    error = capsys.readouterr().err
-    assert "passing over a damaged checkpoint, epoch 4" in error
-    assert "model.safetensors is damaged" in error
+    assert "skipping a damaged checkpoint, epoch 4" in caplog.text
+    assert "model.safetensors is damaged" in caplog.text
     assert_same_end(stopped, uninterrupted)
 
 
-def test_without_a_whole_checkpoint_it_starts_again_and_says_so(uninterrupted, stopped, capsys):
+def test_without_a_whole_checkpoint_it_starts_again_and_says_so(uninterrupted, stopped, caplog):
     for epoch in (3, 4):
         (checkpoint_path(stopped / "checkpoints", epoch) / "state.pt").write_bytes(b"")
     with pytest.raises(StopError):
         train(stopped, stop_after=3)
-    assert "starting again" in capsys.readouterr().err
+    assert "starting again" in caplog.text
+    caplog.clear()
     aside = (
         stopped / "checkpoints.damaged"
     )  # nothing is lost: the weights of old epochs may be whole
     assert {p.name for p in aside.iterdir()} == {f"epoch_{e:04d}" for e in (1, 2, 3, 4)}
     train(stopped)  # goes on after epoch 2: the damaged ones do not count as the newest
-    assert "warning" not in capsys.readouterr().err
+    assert "WARNING" not in caplog.text
     assert_same_end(stopped, uninterrupted)
 
 

@@ -16,7 +16,7 @@ from fmce.feature_maps.extractor import MapExtractor, map_extractor
 from fmce.maturity.evaluate import evaluate
 from fmce.maturity.phases import run_phases
 from fmce.maturity.score import score
-from fmce.maturity.train_fmce_net import train_net
+from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.models.fmce_net import FMCENet
 from fmce.report.write import report
 from fmce.runs.run import check_same_data, open_run
@@ -72,8 +72,8 @@ def test_an_extractor_keeps_no_maps(finished_run):
 
 
 LATER = {
-    "train-net": lambda run: train_net(run, "image", quiet=True),
-    "evaluate": lambda run: evaluate(run, others=[run], quiet=True),
+    "train-net": lambda run: train_fmce_net(run, "image"),
+    "evaluate": lambda run: evaluate(run, others=[run]),
     "score": lambda run: score(run, epoch=3),
     "extract": lambda run: extract(run),
 }

@@ -6,6 +6,7 @@ A user's mistake ends with one line and exit code 2, a training that cannot go o
 
 import contextlib
 import io
+import logging
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ import tyro
 from fmce import __version__
 from fmce.cli import distillation, fmce_net_pp, maturity, reports  # noqa: F401  (they register their commands)
 from fmce.cli.options import app
+from fmce.console.log import show_messages
 
 _FULL = "OutOfMemoryError"  # torch's, which a command without torch must not import
 
@@ -31,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     rank = _rank()
     try:
+        # Where JSON is asked for, standard output holds nothing else.
+        show_messages(logging.WARNING if "--json" in arguments else logging.INFO)
         _check_processes(arguments)
         _parse(arguments or ["--help"])()
     except KeyboardInterrupt:

@@ -70,7 +70,7 @@ def train(
 
     Example: fmce train --out runs/pp --oracle runs/digits --raf 0.9 --seed 1
     """
-    from fmce.maturity.train import train as run_train
+    from fmce.maturity.train_classifier import train_classifier
 
     given = {
         "data.root": data_root and str(data_root.absolute()),
@@ -82,7 +82,7 @@ def train(
     }
     chosen = _config(preset, data, config, given, oracle, raf, settings)
     runtime = _runtime(device, together=True)
-    run_train(chosen, out, runtime=runtime, keep=keep, download=download)
+    train_classifier(chosen, out, runtime=runtime, keep=keep, download=download)
 
 
 @command("phases")
@@ -108,11 +108,12 @@ def phases(
 
     Example: fmce phases losses.csv --column train_loss --threshold 1e-3 --figure phases.svg
     """
-    from fmce.maturity.phases import phases as run_phases
+    from fmce.cli.show_maturity import show_phases
+    from fmce.maturity.phases import phases as find
 
     given = {"threshold": threshold, "num_phases": num_phases}
     chosen = [*_assignments(given), *settings]
-    run_phases(
+    found = find(
         source,
         chosen,
         column=column,
@@ -121,8 +122,11 @@ def phases(
         lr_column=lr_column,
         tag=tag,
         figure=figure,
-        as_json=json,
     )
+    if json:
+        print(found.phases.to_json(), end="")
+    else:
+        show_phases(found)
 
 
 @command("extract")
@@ -170,14 +174,14 @@ def train_net(
 
     Example: fmce train-net runs/digits --split image
     """
+    from fmce.cli.show_maturity import show_fmce_net
     from fmce.config.io import with_settings
-    from fmce.maturity.evaluate import print_metrics
-    from fmce.maturity.train_fmce_net import train_net as run_train_net
+    from fmce.maturity.train_fmce_net import train_fmce_net
     from fmce.runs.run import open_run
 
     runtime = _runtime(device, precision, together=True)
     opened = open_run(run)
-    result = run_train_net(
+    result = train_fmce_net(
         opened,
         split,
         others=[open_run(path.resolve()) for path in others],
@@ -187,7 +191,7 @@ def train_net(
     if not runtime.ranks.is_main:
         return
     rows = [("held out", result["held_out"]), ("test images", result["test_images"])]
-    print_metrics(f"FMCE-Net of {run}, split {split}", rows)
+    show_fmce_net(f"FMCE-Net of {run}, split {split}", rows)
 
 
 @command("evaluate")
@@ -208,19 +212,23 @@ def evaluate(
 
     Example: fmce evaluate runs/digits --split image --others runs/digits-seed1
     """
+    from fmce.cli.show_maturity import show_evaluation
     from fmce.maturity.evaluate import evaluate as run_evaluate
+    from fmce.maturity.evaluate import runs_trained_on
     from fmce.runs.run import open_run
 
-    opened = [open_run(path) for path in others]
+    opened = open_run(run)
     result = run_evaluate(
-        open_run(run),
+        opened,
         split,
-        others=opened,
+        others=[open_run(path) for path in others],
         settings=settings,
         runtime=_runtime(device),
-        quiet=json,
     )
-    _print_json(json, result)
+    if json:
+        _print_json(json, result)
+    else:
+        show_evaluation(run, result, runs_trained_on(opened, split, result["width"]))
 
 
 @command("score")
@@ -238,7 +246,7 @@ def score(
 
     Example: fmce score runs/digits --epoch 12
     """
-    from fmce.maturity.score import print_score
+    from fmce.cli.show_maturity import show_score
     from fmce.maturity.score import score as run_score
     from fmce.runs.run import open_run
 
@@ -246,7 +254,7 @@ def score(
         open_run(run), epoch=epoch, checkpoint=checkpoint, split=split, runtime=_runtime(device)
     )
     if not json:
-        print_score(result)
+        show_score(result)
     _print_json(json, result)
 
 
@@ -263,10 +271,13 @@ def explain(
 
     Example: fmce explain runs/digits --images 8
     """
+    from fmce.cli.show_maturity import show_explanation
     from fmce.maturity.explain import explain as run_explain
     from fmce.runs.run import open_run
 
-    run_explain(open_run(run), num_images=images, signed=signed, runtime=_runtime(device))
+    opened = open_run(run)
+    result = run_explain(opened, num_images=images, signed=signed, runtime=_runtime(device))
+    show_explanation(run, result)
 
 
 def _config(

@@ -1,5 +1,6 @@
 """Commands that show: the demo and the report."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,13 +25,19 @@ def demo(
 
     Example: fmce demo --task segment
     """
+    from fmce.cli.show_maturity import show_demo
     from fmce.demo import demo as run_demo
     from fmce.demo import distillation_demo
 
-    if task != "digits":
-        distillation_demo(task, out or Path(f"runs/demo-{task}"), runtime=_runtime(device))
+    started = time.perf_counter()
+    if task == "digits":
+        result = run_demo(out or Path("runs/demo"), runtime=_runtime(device))
+        show_demo(result)
+        page = result.report
     else:
-        run_demo(out or Path("runs/demo"), runtime=_runtime(device))
+        page = distillation_demo(task, out or Path(f"runs/demo-{task}"), runtime=_runtime(device))
+    print(f"time                {time.perf_counter() - started:.0f} s")
+    print(f"report              {page}")
 
 
 @command("report")

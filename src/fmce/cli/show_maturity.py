@@ -1,8 +1,145 @@
 """What the commands of method 1 print."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from fmce.console.tables import epochs, number, percent, print_table
+
+if TYPE_CHECKING:
+    from fmce.convergence.phases import Phases
+    from fmce.demo import DemoResult
+    from fmce.maturity.phases import FoundPhases
+
+METRICS = ("accuracy", "precision", "recall", "f1", "mae", "spearman", "kappa")
+CAM_NUMBERS = ("gini", "area_above_half_max", "centroid_drift", "overlap")
+
+
+def show_phases(found: "FoundPhases") -> None:
+    """Print a curve's phases with what the smoother and the schedule did to them."""
+    from fmce.convergence.phases import window_sensitivity
+
+    losses, phases = found.losses, found.phases
+    rows = []
+    for k, epoch in enumerate(phases.markers, start=1):
+        values = (losses[epoch - 1], phases.smoothed[epoch - 1], phases.cqi[epoch - 1])
+        rows.append((k, epoch, *map(number, values)))
+    source = str(found.source)
+    if found.curve is not None:
+        source += f", {found.curve.column}"
+    header = ("phase", "epoch", "loss", "smoothed", "CQI")
+    print_table(f"Convergence phases of {source}", header, rows)
+    print(
+        f"start epoch {phases.start_epoch}, convergence epoch {phases.convergence_epoch} of {phases.num_epochs}"
+    )
+    print(*remarks(phases), sep="\n")
+    for window, markers in window_sensitivity(losses, phases.config).items():
+        print(f"CQI over {window:2d} epochs:         {epochs(markers)}")
+    if (own := found.own_epochs) is not None:
+        print(f"the same markers as the file numbers epochs: [{', '.join(f'{e:g}' for e in own)}]")
+    if found.curve is not None and found.curve.skipped_rows:
+        print(f"rows without a loss, left out: {found.curve.skipped_rows}")
+    if found.figure is not None:
+        print(f"figure: {found.figure}")
+
+
+def remarks(phases: "Phases") -> list[str]:
+    """Describe what smoothing and learning-rate schedule did to the markers, one line each."""
+    lines = []
+    if not phases.converged:
+        lines.append("not converged: CQI stayed above the threshold, and the last epoch was taken")
+    lines.append(f"step curve, same smoothing: {epochs(phases.step_curve_markers)}")
+    lines.append(f"without smoothing:          {epochs(phases.unsmoothed_markers)}")
+    lines.append(f"debiased average:           {epochs(phases.debiased_markers)}")
+    distance = phases.smoothing_distance
+    if phases.smoothing_driven:
+        lines.append(
+            f"these markers are an artefact of the smoothing: they lie {distance:.1f} epochs from a step curve's "
+            "on average"
+        )
+    elif distance is not None:
+        lines.append(f"mean distance to the step curve's markers: {distance:.1f} epochs")
+    if phases.lr_fraction is not None:
+        verdict = "; CQI partly measures the schedule" if phases.schedule_driven else ""
+        lines.append(
+            f"learning rate at the convergence epoch: {phases.lr_fraction:.3f} of its peak{verdict}"
+        )
+    return lines
+
+
+def show_fmce_net(title: str, rows: Iterable[tuple[str, dict[str, Any] | None]]) -> None:
+    """Print phase metrics, one row per set of maps; sets without metrics are left out."""
+    cells = [(name, *(number(metrics[n]) for n in METRICS)) for name, metrics in rows if metrics]
+    print_table(title, ("maps", *METRICS), cells)
+
+
+def show_evaluation(run: Path, result: dict[str, Any], trained_on: set[Path]) -> None:
+    """Print the classifier at each marker and FMCE-Net on each set of maps.
+
+    Args:
+        run: Run folder.
+        result: Contents of `evaluation.json`.
+        trained_on: Absolute paths of the runs whose maps FMCE-Net was trained on.
+    """
+    rows = [
+        (r["phase"], r["epoch"], percent(r["test_accuracy"]), number(r["test_loss"]))
+        for r in result["classifier"]
+    ]
+    header = ("phase", "epoch", "accuracy", "loss")
+    print_table(f"Classifier of {run} on test images", header, rows)
+    nets = [
+        ("held-out maps", result["fmce_net"]["held_out"]),
+        ("test images", result["fmce_net"]["test_images"]),
+    ]
+    for name, metrics in result["other_runs"].items():
+        kind = "a run it was trained on" if Path(name).resolve() in trained_on else "other run"
+        nets.append((f"{kind}: {name}", metrics))
+    narrow = "" if result["width"] == 1 else f", width {result['width']:g}"
+    show_fmce_net(f"FMCE-Net, split {result['split']}{narrow}", nets)
+
+
+def show_score(result: dict[str, Any]) -> None:
+    """Print a score with the warning about what it is valid for."""
+    shares = enumerate(result["share_per_phase"], start=1)
+    title = f"Phase that FMCE-Net gives the maps of {result['checkpoint']}"
+    print_table(title, ("phase", "test images"), [(k, percent(s, 1)) for k, s in shares])
+    print(f"score {result['mean']:.2f} ± {result['sd']:.2f} over {result['images']} test images")
+    if result["true_phase"] is not None:
+        print(f"by the loss curve this epoch is in phase {result['true_phase']}")
+    print(result["warning"])
+
+
+def show_explanation(run: Path, result: dict[str, Any]) -> None:
+    """Print the means of Grad-CAM's numbers in each phase."""
+    rows = [
+        (k, epoch, *(number(means[n], 3) for n in CAM_NUMBERS))
+        for k, (epoch, means) in enumerate(
+            zip(result["epochs"], result["per_phase"], strict=True), start=1
+        )
+    ]
+    title = f"Grad-CAM of {len(result['classes'])} test images"
+    print_table(title, ("phase", "epoch", *CAM_NUMBERS), rows)
+    print(f"picture: {run / 'explain' / 'grad_cam.png'}")
+
+
+def show_demo(result: "DemoResult") -> None:
+    """Print the summary of `fmce demo` on the digits."""
+    against = result.comparison
+    by_map, by_image = (percent(net["held_out"]["accuracy"]) for net in result.fmce_nets)
+    print()
+    print(f"test accuracy       {percent(result.test_accuracy)}")
+    print(f"phase markers       {list(result.phases.markers)}")
+    for line in remarks(result.phases):
+        print(f"                    {line}")
+    print(f"FMCE-Net accuracy   {by_map} on held-out maps (split map)")
+    print(f"                    {by_image} on unseen images (split image)")
+    print(f"baseline            {_mean(against, 'baseline')} over {against['n']} seeds")
+    print(f"FMCE-Net++          {_mean(against, 'treatment')} at RAF {result.raf}")
+    print(f"                    {against['verdict']}")
+
+
+def _mean(against: dict[str, Any], arm: str) -> str:
+    return f"{100 * against[f'mean_{arm}']:.2f} ± {100 * against[f'sd_{arm}']:.2f} %"
 
 
 def show_store(path: Path, result: Mapping[str, Any]) -> None:

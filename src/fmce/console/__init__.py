@@ -1,1 +1,1 @@
-"""What a person sees in a terminal: progress and tables."""
+"""What a person at a terminal sees: messages, progress, tables."""

@@ -89,7 +89,7 @@ def distill(
     with lock_run(out, text, defaults=defaults, ranks=ranks):
         data = _prepared(config, out, runtime)
         make_teacher(config, out, data, runtime, quiet)
-        _train_arms(config, out, runtime, jobs, quiet)
+        _train_arms(config, out, runtime, jobs)
         result = ranks.on_rank_zero_slowly(lambda: _conclude(config, out, data, runtime))
     if not quiet:
         print_result(result)
@@ -133,14 +133,12 @@ def _prepare(config: DistillationConfig, out: Path) -> None:
         raise
 
 
-def _train_arms(
-    config: DistillationConfig, out: Path, runtime: Runtime, jobs: int, quiet: bool
-) -> None:
+def _train_arms(config: DistillationConfig, out: Path, runtime: Runtime, jobs: int) -> None:
     arms = [(arm, seed) for seed in config.seeds for arm in config.arms]
     waiting = runtime.ranks.on_rank_zero(
         lambda: [one for one in arms if read_done(arm_folder(out, *one)) is None]
     )
-    with Progress("training arms", len(arms), quiet=quiet) as progress:
+    with Progress("training arms", len(arms)) as progress:
         for arm, seed in arms:
             if (arm, seed) not in waiting:
                 progress.advance(f"{arm_folder(out, arm, seed).name} was done")

@@ -117,7 +117,6 @@ def fit_steps(
     seed: int,
     runtime: Runtime,
     measure: Callable[[EpochResult, list[dict[str, Any]]], Mapping[str, Any]],
-    quiet: bool = True,
     record_frames: bool = False,
 ) -> None:
     """Train a network for a step budget in its run folder; goes on after a kill.
@@ -134,7 +133,6 @@ def fit_steps(
         seed: order of images and views.
         runtime: device and precision.
         measure: what further is recorded after each interval.
-        quiet: print nothing.
         record_frames: write down the keys of the frames that each interval saw; in files only.
     """
     log = folder / "frames" if record_frames else None
@@ -150,7 +148,6 @@ def fit_steps(
             runtime=runtime,
             measure=lambda result, rows: {**measure(result, rows), **loading()},
             title=f"training {folder.name}",
-            quiet=quiet,
         )
 
 

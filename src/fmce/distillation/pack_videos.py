@@ -61,7 +61,7 @@ def frames(
         missing = {
             prefix: path for prefix, path in found.items() if not _is_packed(out, prefix, path)
         }
-        _pack(missing, len(found), out, settings, workers, max_damaged, quiet)
+        _pack(missing, len(found), out, settings, workers, max_damaged)
         result = _index(out, settings, read_stems(exclude or ()))
     if not quiet:
         _print(result, out, len(missing), time.perf_counter() - started)
@@ -91,7 +91,6 @@ def _pack(
     settings: FrameSettings,
     workers: int,
     max_damaged: float,
-    quiet: bool,
 ) -> None:
     threads = max(1, cores() // workers)
     damaged: list[str] = []
@@ -110,7 +109,7 @@ def _pack(
 
     arguments = {prefix: (path, out, settings, threads) for prefix, path in videos.items()}
     start = num_videos - len(videos)
-    with Progress("packing videos", num_videos, start=start, quiet=quiet) as progress:
+    with Progress("packing videos", num_videos, start=start) as progress:
         if workers > 1:
             run_jobs(pack_video, arguments, workers, progress, what="videos", on_done=look)
             return

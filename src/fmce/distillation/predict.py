@@ -115,7 +115,7 @@ def predict(
         write_json(out / "predictions.json", result)
         return result
     assert isinstance(task, SegmentTask)
-    unreadable = _write_masks(task, model, paths, images, out, size, views, runtime, quiet)
+    unreadable = _write_masks(task, model, paths, images, out, size, views, runtime)
     scores = None
     if masks is not None:
         scores = score_masks(
@@ -239,11 +239,10 @@ def _write_masks(
     size: tuple[int, int],
     views: Augmentation,
     runtime: Runtime,
-    quiet: bool,
 ) -> list[str]:
     """Write every image's mask; return the files that could not be read."""
     failures = ReadFailures(len(paths), instead="it is left out")
-    with Progress("predicting", len(paths), quiet=quiet) as progress, torch.inference_mode():
+    with Progress("predicting", len(paths)) as progress, torch.inference_mode():
         for number, path in enumerate(paths):
             try:
                 image = read_rgb(path)

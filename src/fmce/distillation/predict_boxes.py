@@ -72,7 +72,7 @@ def predict_boxes(
     truth = None if labels is None else read_truth(labels, paths, task.class_names)
     failures = ReadFailures(len(paths), instead="it is left out")
     names, found = [], []
-    with Progress("predicting", len(paths), quiet=quiet) as progress, torch.inference_mode():
+    with Progress("predicting", len(paths)) as progress, torch.inference_mode():
         for number, path in enumerate(paths):
             try:
                 image = read_rgb(path)

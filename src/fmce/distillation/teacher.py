@@ -42,7 +42,7 @@ def make_teacher(
             load_strictly(teacher, Path(config.teacher_checkpoint), about)
             ranks.on_rank_zero(lambda: folder.mkdir(exist_ok=True))
         else:
-            _train_teacher(config, folder, teacher, task, resident, runtime, quiet)
+            _train_teacher(config, folder, teacher, task, resident, runtime)
         views = views_of(config, data)
         validation = EvalBatches(resident.validation, views, share=ranks.share)
         about["scores"] = task.scores(teacher, validation, runtime)
@@ -75,7 +75,6 @@ def _train_teacher(
     task: DistillationTask,
     data: DistillationData,
     runtime: Runtime,
-    quiet: bool,
 ) -> None:
     text, defaults = to_yaml(config), defaults_of(DistillationConfig)
     with lock_run(folder, text, defaults=defaults, ranks=runtime.ranks):
@@ -89,7 +88,6 @@ def _train_teacher(
             config.teacher_seed,
             runtime,
             lambda _result, _rows: {},
-            quiet=quiet,
         )
 
 

@@ -9,7 +9,7 @@ from fmce.config.io import with_settings
 from fmce.config.run import AuxiliaryConfig, Keep, RunConfig
 from fmce.engine.runtime import make_runtime
 from fmce.maturity.auxiliary import with_oracle_digest
-from fmce.maturity.train import merge_runtime, train
+from fmce.maturity.train_classifier import merge_runtime, train_classifier
 from fmce.runs.run import Run, open_run
 
 Length = Literal["convergence", "full"]
@@ -78,7 +78,7 @@ def train_arm(
 ) -> None:
     """Train one arm in its run folder, silently; a job for another process."""
     runtime = make_runtime(device, precision)
-    train(config, folder, runtime=runtime, keep=keep, read_test=read_test, quiet=True)
+    train_classifier(config, folder, runtime=runtime, keep=keep, read_test=read_test)
 
 
 def check_is_that_arm(folder: Path, config: RunConfig, precision: str) -> None:

@@ -127,7 +127,7 @@ def compare(
         }
         if len(plan.rafs) == 1:
             candidates = {}
-        with Progress("training arms", len(candidates) + _num_arms(plan), quiet=quiet) as progress:
+        with Progress("training arms", len(candidates) + _num_arms(plan)) as progress:
             _train_all(out / "selection", candidates, jobs, runtime, progress, read_test=False)
             selection = _selection(out / "selection", plan)
             arms = _arms(base, plan, selection["raf"], oracle.config.train.seed)

@@ -7,7 +7,6 @@ from typing import Any
 
 from fmce.config.io import read_yaml, with_settings
 from fmce.config.run import FMCENetConfig, Split
-from fmce.console.tables import number, percent, print_table
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.files import read_json, write_json
 from fmce.maturity.train_fmce_net import measure_on_test_images
@@ -24,7 +23,6 @@ def evaluate(
     others: Sequence[Run] = (),
     settings: Sequence[str] = (),
     runtime: Runtime | None = None,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a run's classifier and FMCE-Net on the test images; write `evaluation.json`.
 
@@ -35,7 +33,6 @@ def evaluate(
         settings: `field=value` on top of the `fmce_net` sections: "width=0.25" says which FMCE-Net,
             "storage=stored" and "shuffle_buffer=512" how the other runs' maps are read.
         runtime: device and precision; memory order and TF32 are the run's own.
-        quiet: print nothing.
 
     Returns:
         "classifier" (one row a marker), "fmce_net" (held-out maps, test images) and "other_runs".
@@ -63,8 +60,6 @@ def evaluate(
         },
     }
     write_json(run.path / "evaluation.json", result)
-    if not quiet:
-        _print(run, result)
     return result
 
 
@@ -95,37 +90,10 @@ def _classifier_rows(run: Run, runtime: Runtime) -> list[dict[str, Any]]:
     return rows
 
 
-def _print(run: Run, result: dict[str, Any]) -> None:
-    rows = [
-        (r["phase"], r["epoch"], percent(r["test_accuracy"]), number(r["test_loss"]))
-        for r in result["classifier"]
-    ]
-    print_table(
-        f"Classifier of {run.path} on test images", ("phase", "epoch", "accuracy", "loss"), rows
-    )
-    nets = [
-        ("held-out maps", result["fmce_net"]["held_out"]),
-        ("test images", result["fmce_net"]["test_images"]),
-    ]
-    seen = _trained_on(run, result["split"], result["width"])
-    for name, metrics in result["other_runs"].items():
-        kind = "a run it was trained on" if Path(name).resolve() in seen else "other run"
-        nets.append((f"{kind}: {name}", metrics))
-    narrow = "" if result["width"] == 1 else f", width {result['width']:g}"
-    print_metrics(f"FMCE-Net, split {result['split']}{narrow}", nets)
-
-
-def _trained_on(run: Run, split: Split, width: float) -> set[Path]:
-    """Return the runs whose maps an FMCE-Net was trained on."""
+def runs_trained_on(run: Run, split: Split, width: float) -> set[Path]:
+    """Return the folders of the runs whose maps an FMCE-Net was trained on, as absolute paths."""
     folder = run.fmce_net_folder(split, width)
     others = [other["path"] for other in read_yaml(folder / "config.yaml")["others"]]
     held_out = read_json(folder / "metrics.json")["held_out_runs"]
     known = {run.path.resolve(), *(Path(path).resolve() for path in others)}
     return known - {Path(path).resolve() for path in held_out}
-
-
-def print_metrics(title: str, rows: Sequence[tuple[str, dict[str, Any] | None]]) -> None:
-    """Print phase metrics, one row a set of maps."""
-    names = ("accuracy", "precision", "recall", "f1", "mae", "spearman", "kappa")
-    cells = [(name, *(number(metrics[n]) for n in names)) for name, metrics in rows if metrics]
-    print_table(title, ("maps", *names), cells)

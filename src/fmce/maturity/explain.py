@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmce.console.tables import number, print_table
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.files import write_folder, write_json
 from fmce.models.grad_cam import CamNumbers, cam_numbers, grad_cam
@@ -20,7 +19,6 @@ def explain(
     num_images: int = 6,
     signed: bool = False,
     runtime: Runtime | None = None,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Write `RUN/explain`: raw maps, the numbers beside them and a picture.
 
@@ -29,7 +27,6 @@ def explain(
         num_images: test images, the first of each class in turn.
         signed: keep evidence against the class too; numbers are of the rectified map.
         runtime: device; memory order and TF32 are the run's own, precision is float32.
-        quiet: print nothing.
 
     Returns:
         The contents of `numbers.json`.
@@ -60,8 +57,6 @@ def explain(
         "per_image": [{k: _plain(v) for k, v in n._asdict().items()} for n in numbers],
     }
     _write(run.path / "explain", maps.numpy(), test.images[index].numpy(), result)
-    if not quiet:
-        _print(run, result)
     return result
 
 
@@ -106,17 +101,3 @@ def _write(
         write_json(target / "numbers.json", result)
 
     write_folder(folder, fill)
-
-
-def _print(run: Run, result: dict[str, Any]) -> None:
-    names = ("gini", "area_above_half_max", "centroid_drift", "overlap")
-    rows = [
-        (k, epoch, *(number(means[n], 3) for n in names))
-        for k, (epoch, means) in enumerate(
-            zip(result["epochs"], result["per_phase"], strict=True), start=1
-        )
-    ]
-    print_table(
-        f"Grad-CAM of {len(result['classes'])} test images", ("phase", "epoch", *names), rows
-    )
-    print(f"picture: {run.path / 'explain' / 'grad_cam.png'}")

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from fmce.config.run import Split
-from fmce.console.tables import print_table
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.feature_maps.batch import MapBatch
 from fmce.feature_maps.extractor import MapExtractor
@@ -81,19 +80,3 @@ def _true_phase(run: Run, folder: Path) -> int | None:
         return None
     epoch = int(folder.name.removeprefix("epoch_"))
     return run.phases.phase_at(epoch)
-
-
-def print_score(result: dict[str, Any]) -> None:
-    """Print a score with the warning about what it holds for."""
-    rows = [
-        (k, f"{100 * share:.1f} %") for k, share in enumerate(result["share_per_phase"], start=1)
-    ]
-    print_table(
-        f"Phase that FMCE-Net gives the maps of {result['checkpoint']}",
-        ("phase", "test images"),
-        rows,
-    )
-    print(f"score {result['mean']:.2f} ± {result['sd']:.2f} over {result['images']} test images")
-    if result["true_phase"] is not None:
-        print(f"by the loss curve this epoch is in phase {result['true_phase']}")
-    print(result["warning"])

@@ -32,14 +32,13 @@ from fmce.tasks.fmce_net import score_maps, score_step
 _SCORED_TOGETHER = 1024
 
 
-def train_net(
+def train_fmce_net(
     run: Run,
     split: Split = "map",
     *,
     others: Sequence[Run] = (),
     config: FMCENetConfig | None = None,
     runtime: Runtime | None = None,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Train the FMCE-Net of a run in `RUN/fmce_net/SPLIT` and measure it on maps it never saw.
 
@@ -51,7 +50,6 @@ def train_net(
         others: further runs of the same data and model, whose maps join; needed for split "run".
         config: training of FMCE-Net; the run's own `fmce_net` section by default.
         runtime: device and precision; memory order and TF32 are the run's own.
-        quiet: print no progress.
 
     Returns:
         The contents of `metrics.json`: for "held_out" and "test_images" the `PhaseMetrics` as a dict.
@@ -70,7 +68,7 @@ def train_net(
     defaults = {"fmce_net": defaults_of(FMCENetConfig)}
     with lock_run(folder, text, defaults=defaults, ranks=ranks):
         if ranks.on_rank_zero(lambda: read_done(folder)) is None:
-            _train(folder, runs, phases, split, config, runtime, quiet)
+            _train(folder, runs, phases, split, config, runtime)
         metrics: dict[str, Any] = ranks.on_rank_zero(lambda: read_json(folder / "metrics.json"))
     return metrics
 
@@ -82,7 +80,6 @@ def _train(
     split: Split,
     config: FMCENetConfig,
     runtime: Runtime,
-    quiet: bool,
 ) -> None:
     source = map_source(runs, phases, runs[0].data.train, runtime, config)
     part = split_maps(
@@ -108,7 +105,6 @@ def _train(
         seed=config.seed,
         runtime=runtime,
         title=f"FMCE-Net, split {split}" + ("" if net.width == 1 else f", width {net.width:g}"),
-        quiet=quiet,
     )
     trained, held_out = ([str(runs[r].path) for r in numbers] for numbers in _runs_of(part, source))
     metrics = _measure(net, runs, phases, source, part, split, config, runtime)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from fmce.console.log import logger
 from fmce.files import (
     append_json_line,
     read_json_lines,
@@ -89,10 +90,9 @@ def _owned(folder: Path, config_yaml: str, defaults: Mapping[str, Any]) -> Itera
                 f"another process is training in {folder}; wait for it or choose another folder"
             )
         if mine is None:
-            print(
-                f"warning: the file system of {folder} has no locks; see to it that no second process "
-                "trains there",
-                file=sys.stderr,
+            logger.warning(
+                "the file system of %s has no locks; make sure that no second process trains there",
+                folder,
             )
         _claim(folder, config_yaml, defaults)
         yield
@@ -180,6 +180,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     A last line that a kill cut short is left out.
     """
     return read_json_lines(folder / "metrics.jsonl", until_damage=True)
+
+
+def task_loss(row: Mapping[str, Any]) -> float:
+    """Return the task's own loss of a metrics line, which with RAL is only a part of the loss."""
+    return float(row.get("task_loss", row["loss"]))
 
 
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:

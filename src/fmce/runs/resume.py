@@ -1,7 +1,6 @@
 """`fit` in a run folder: a checkpoint and a metrics line after every epoch, and on from there after a kill."""
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fmce.console.log import logger
 from fmce.console.progress import Progress
 from fmce.engine.loop import (
     SCHEDULES,
@@ -46,7 +46,6 @@ def fit_resumable(
         [EpochResult, list[dict[str, Any]]], Mapping[str, Any]
     ] = lambda _r, _rows: {},
     title: str = "training",
-    quiet: bool = False,
     newest_only: bool = False,
 ) -> None:
     """Train with Adam for `epochs` in all, counting those that the folder holds already.
@@ -59,19 +58,17 @@ def fit_resumable(
         epochs: last epoch.
         learning_rate: peak.
         seed: of the run.
-        runtime: device and precision; of several ranks, the first writes and prints.
+        runtime: device and precision; of several ranks, the first writes.
         schedule: name in `loop.SCHEDULES`.
         measure: epoch's result and earlier metrics lines → further fields of the epoch's line.
         title: names the work in the progress display.
-        quiet: print nothing but warnings.
         newest_only: keep no more checkpoints than a resume may need.
     """
     # fused: one kernel for all weights, where a small network's step would mostly be Adam's.
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     ranks = runtime.ranks
-    quiet = quiet or not ranks.is_main
     # Read once: ranks that each chose a checkpoint might choose unlike ones, or see other disks.
-    rows, state = ranks.on_rank_zero(lambda: _resume(folder, model, quiet))
+    rows, state = ranks.on_rank_zero(lambda: _resume(folder, model))
     if state is not None:
         optimizer.load_state_dict(state)
     first = len(rows) + 1
@@ -98,7 +95,7 @@ def fit_resumable(
             delete_checkpoints(folder / "checkpoints", keep=newest)
         progress.advance(f"loss {result.loss:.4f}")
 
-    with Progress(title, epochs, start=first - 1, quiet=quiet) as progress:
+    with Progress(title, epochs, start=first - 1) as progress:
         fit(
             model,
             step,
@@ -123,9 +120,7 @@ def _check_finite(row: Mapping[str, Any]) -> None:
         )
 
 
-def _resume(
-    folder: Path, model: nn.Module, quiet: bool
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+def _resume(folder: Path, model: nn.Module) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """Load the newest whole checkpoint.
 
     Returns:
@@ -133,19 +128,18 @@ def _resume(
     """
     checkpoint, problems = newest_resumable(folder / "checkpoints")
     for problem in problems:
-        print(f"warning: passing over a damaged checkpoint, {problem}", file=sys.stderr)
+        logger.warning("skipping a damaged checkpoint, %s", problem)
     # Damaged ones that are newer would count as the newest two, which alone keep optimiser state.
     last = 0 if checkpoint is None else checkpoint.epoch
     unusable = [e for e in checkpoint_epochs(folder / "checkpoints") if e > last]
     if unusable:
         aside = quarantine(folder / "checkpoints", unusable)
-        print(f"warning: moved checkpoints of epochs {unusable} to {aside}", file=sys.stderr)
+        logger.warning("moved checkpoints of epochs %s to %s", unusable, aside)
     if checkpoint is None or checkpoint.state is None:
         if problems:
-            print("warning: no checkpoint is left to go on from; starting again", file=sys.stderr)
+            logger.warning("no checkpoint is left to resume from; starting again")
         return rewrite_metrics(folder, 0, {}), None
     model.load_state_dict(checkpoint.weights)
-    if not quiet:
-        print(f"resuming {folder} after epoch {checkpoint.epoch}", flush=True)
+    logger.info("resuming %s after epoch %d", folder, checkpoint.epoch)
     rows = rewrite_metrics(folder, checkpoint.epoch, checkpoint_metrics(folder / "checkpoints"))
     return rows, checkpoint.state["optimizer"]

@@ -23,7 +23,7 @@ from fmce.engine.runtime import Runtime
 from fmce.models.build import build_model, default_layer
 from fmce.models.fmce_net import FMCENet
 from fmce.runs.checkpoint import checkpoint_epochs, checkpoint_path, load_weights
-from fmce.runs.log import read_done, read_metrics
+from fmce.runs.log import read_done, read_metrics, task_loss
 
 
 @dataclass(frozen=True)
@@ -197,11 +197,6 @@ class Run:
             raise ValueError(
                 f"{error}; delete {file.parent} and run: {self._train_net(split, width)}"
             ) from error
-
-
-def task_loss(row: dict[str, Any]) -> float:
-    """Return the task's own loss of a metrics line, which with RAL is not the whole loss."""
-    return float(row.get("task_loss", row["loss"]))
 
 
 def open_run(path: str | Path) -> Run:

@@ -26,7 +26,7 @@ from fmce.fmce_net_pp.arms import BASELINE, base_config
 from fmce.fmce_net_pp.sweep.grid import ORACLE, Group, SweepRun, make_groups
 from fmce.fmce_net_pp.sweep.results import run_status
 from fmce.fmce_net_pp.sweep.selection import candidate_label, read_pick
-from fmce.maturity.train import merge_runtime
+from fmce.maturity.train_classifier import merge_runtime
 from fmce.models.build import feature_shape
 from fmce.models.features import FeatureMaps
 from fmce.models.fmce_net import FMCENet

@@ -16,8 +16,8 @@ from fmce.config.run import RunConfig, Split
 from fmce.engine.runtime import make_runtime
 from fmce.files import read_json_or_none, write_json
 from fmce.fmce_net_pp.arms import train_arm
-from fmce.maturity.train import merge_runtime, train
-from fmce.maturity.train_fmce_net import train_net
+from fmce.maturity.train_classifier import merge_runtime, train_classifier
+from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.runs.log import mark_done, read_done
 from fmce.runs.run import Run, open_run
 from fmce.tasks.classification import evaluate_classifier
@@ -74,13 +74,13 @@ def train_oracle(
         ValueError: the loss curve has no phases, so there is nothing to train an FMCE-Net on.
     """
     runtime = make_runtime(device, precision)
-    run = train(config, folder, runtime=runtime, keep="markers", read_test=False, quiet=True)
+    run = train_classifier(config, folder, runtime=runtime, keep="markers", read_test=False)
     if not run.has_phases:
         reason = (run.done or {}).get("no_phases_because")
         raise ValueError(f"the oracle's run has no phases: {reason}")
     for width in widths:
         section = replace(run.config.fmce_net, width=width)
-        train_net(run, split, config=section, runtime=runtime, quiet=True)
+        train_fmce_net(run, split, config=section, runtime=runtime)
 
 
 def train_sweep_arm(config: RunConfig, folder: Path, device: str, precision: str) -> None:

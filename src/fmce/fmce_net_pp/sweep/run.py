@@ -90,7 +90,7 @@ def sweep(
     pool = workers or make_workers("local", out, None, device)
     claim = lock_run(out, to_yaml(config), defaults=defaults_of(SweepConfig))
     with pool, claim:  # workers first: a cluster that is not there must not leave a claimed folder
-        with _progress(groups, quiet) as progress:
+        with _progress(groups) as progress:
             waves = {group.name: _waves(group, place, leave_out_failed) for group in groups}
             _run_all(waves, pool, retries, progress)
         result = sweep_result(groups, out)
@@ -145,11 +145,11 @@ def make_workers(
     return LocalWorkers(jobs if jobs is not None else cores() if on_cpu else 1)
 
 
-def _progress(groups: Sequence[Group], quiet: bool) -> Progress:
+def _progress(groups: Sequence[Group]) -> Progress:
     """Count trainings, finished ones included."""
     runs = [group.folder_of(run) for group in groups for run in group.runs]
     done = sum(read_done(folder) is not None for folder in runs)
-    return Progress("sweep", len(runs), start=done, quiet=quiet)
+    return Progress("sweep", len(runs), start=done)
 
 
 def _run_all(

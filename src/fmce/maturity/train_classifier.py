@@ -9,6 +9,7 @@ from torch import nn
 
 from fmce.config.io import defaults_of, to_yaml
 from fmce.config.run import Keep, RunConfig, RuntimeConfig
+from fmce.console.log import logger
 from fmce.convergence.cqi import cqi
 from fmce.convergence.phases import PhaseConfig
 from fmce.convergence.smoothing import smooth_losses
@@ -20,19 +21,18 @@ from fmce.maturity.auxiliary import _map_shape, _training_step, with_oracle_dige
 from fmce.maturity.phases import run_phases
 from fmce.models.checks import check_channels_last, check_classifier
 from fmce.runs.checkpoint import delete_checkpoints
-from fmce.runs.log import lock_run, mark_done
+from fmce.runs.log import lock_run, mark_done, task_loss
 from fmce.runs.resume import fit_resumable
 from fmce.runs.run import (
     Run,
     make_transform,
-    task_loss,
 )
 from fmce.seeding import seed_epoch
 from fmce.tasks.auxiliary_loss import mean_auxiliary
 from fmce.tasks.classification import evaluate_classifier
 
 
-def train(
+def train_classifier(
     config: RunConfig,
     out: Path,
     *,
@@ -40,7 +40,6 @@ def train(
     keep: Keep = "all",
     download: bool = False,
     read_test: bool = True,
-    quiet: bool = False,
 ) -> Run:
     """Train the original task; go on where an earlier process was stopped.
 
@@ -56,7 +55,6 @@ def train(
             "last" keeps the newest two while it trains and the last at the end, with phases or without.
         download: fetch the data set first, if it is not there and torchvision can.
         read_test: evaluate on the test images at the end; off for runs that only choose a setting.
-        quiet: print no progress.
 
     Returns:
         The finished run. `phases.json` is there if the curve has phases; `DONE.json` says why not otherwise.
@@ -68,13 +66,13 @@ def train(
     """
     config, runtime = merge_runtime(config, runtime or make_runtime(together=True))
     config, ranks = with_oracle_digest(config), runtime.ranks
-    quiet = quiet or not ranks.is_main
     if download:
         # A download may take longer than ranks wait for one another.
         ranks.on_rank_zero_slowly(lambda: download_data(config.data.name, config.data.root))
     run = Run(out, config)
     data = run.data
-    _say(quiet or not data.source, _describe_data(data))
+    if data.source:
+        logger.info(_describe_data(data))
     seed_epoch(config.train.seed, 0)
     model = run.new_model()  # before the oracle: same weights in both arms
     if runtime.channels_last or runtime.compile:
@@ -88,7 +86,7 @@ def train(
     with _training_step(config, model, runtime) as step, claim:
         done = ranks.on_rank_zero(lambda: run.done)
         if done is not None:
-            _say(quiet, f"{out} is finished already ({done['epochs']} epochs)")
+            logger.info("%s is finished already (%d epochs)", out, done["epochs"])
             ranks.on_rank_zero(lambda: _prune_checkpoints(run, keep))
             return run
         batches = ImageBatches(
@@ -111,10 +109,9 @@ def train(
             schedule=config.train.schedule,
             measure=_measure(run, model, runtime),
             title=f"training {out.name}",
-            quiet=quiet,
             newest_only=keep == "last",
         )
-        _finish(run, model, runtime, keep, read_test, quiet)
+        _finish(run, model, runtime, keep, read_test)
     return run
 
 
@@ -172,33 +169,26 @@ def current_cqi(losses: list[float], config: PhaseConfig) -> float | None:
     return float(cqi(smoothed, config.window)[-1])
 
 
-def _finish(
-    run: Run, model: nn.Module, runtime: Runtime, keep: Keep, read_test: bool, quiet: bool
-) -> None:
+def _finish(run: Run, model: nn.Module, runtime: Runtime, keep: Keep, read_test: bool) -> None:
     summary: dict[str, Any] = {"epochs": run.config.train.epochs}
     if read_test:
         test = evaluate_classifier(model, run.batches(run.data.test, runtime), runtime)
         summary |= {"test_accuracy": test.accuracy, "test_loss": test.loss}
-        _say(quiet, f"test accuracy {test.accuracy:.4f}")
-    runtime.ranks.on_rank_zero(lambda: _find_phases(run, summary, keep, quiet))
+        logger.info("test accuracy %.4f", test.accuracy)
+    runtime.ranks.on_rank_zero(lambda: _find_phases(run, summary, keep))
 
 
-def _find_phases(run: Run, summary: dict[str, Any], keep: Keep, quiet: bool) -> None:
+def _find_phases(run: Run, summary: dict[str, Any], keep: Keep) -> None:
     """Write what is known at a run's end."""
     try:
         summary["markers"] = list(run_phases(run.path)[1].markers)
-        _say(quiet, f"phase markers at epochs {summary['markers']}")
+        logger.info("phase markers at epochs %s", summary["markers"])
     except ValueError as reason:
         summary["no_phases_because"] = str(reason)
-        _say(quiet, f"no phases: {reason}")
+        logger.info("no phases: %s", reason)
         if run.config.train.epochs > run.config.phases.num_phases:
-            _say(
-                quiet, f"other settings need no new training: fmce phases {run.path} --threshold MU"
+            logger.info(
+                "other settings need no new training: fmce phases %s --threshold MU", run.path
             )
     _prune_checkpoints(run, keep)
     mark_done(run.path, summary)
-
-
-def _say(quiet: bool, text: str) -> None:
-    if not quiet:
-        print(text, flush=True)

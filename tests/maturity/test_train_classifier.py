@@ -13,8 +13,8 @@ from fmce.engine.loop import TrainingStoppedError
 from fmce.engine.runtime import make_runtime
 from fmce.maturity.auxiliary import load_oracle
 from fmce.maturity.phases import run_phases
-from fmce.maturity.train import current_cqi, train
-from fmce.maturity.train_fmce_net import train_net
+from fmce.maturity.train_classifier import current_cqi, train_classifier
+from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.models.fmce_net import FMCENet
 from fmce.runs.checkpoint import checkpoint_path, file_digest, load_checkpoint, load_weights
 from fmce.tasks.classification import evaluate_classifier
@@ -76,35 +76,36 @@ def test_the_config_on_disk_is_the_run(finished_run):
     assert from_yaml(RunConfig, finished_run.path / "config.yaml") == finished_run.config
 
 
-def test_a_finished_run_is_not_repeated(own_run, capsys):
+def test_a_finished_run_is_not_repeated(own_run, caplog):
+    caplog.set_level("INFO", "fmce")
     before = stamps(own_run.path)
-    train(own_run.config, own_run.path)
+    train_classifier(own_run.config, own_run.path)
     assert stamps(own_run.path) == before
-    assert "is finished already (8 epochs)" in capsys.readouterr().out
+    assert "is finished already (8 epochs)" in caplog.text
 
 
 def test_more_epochs_of_a_finished_run_are_refused(own_run):
     before = stamps(own_run.path)
     with pytest.raises(FileExistsError, match=r"train\.epochs: there 8, here 9"):
-        train(short(own_run, epochs=9), own_run.path, quiet=True)
+        train_classifier(short(own_run, epochs=9), own_run.path)
     assert stamps(own_run.path) == before
 
 
-def test_a_run_that_lost_its_end_goes_on_to_the_same_weights(own_run, finished_run, capsys):
+def test_a_run_that_lost_its_end_goes_on_to_the_same_weights(own_run, finished_run, caplog):
+    caplog.set_level("INFO", "fmce")
     (own_run.path / "DONE.json").unlink()
     newest = checkpoint_path(own_run.path / "checkpoints", 8) / "state.pt"
     newest.write_bytes(newest.read_bytes()[:-5])
-    train(own_run.config, own_run.path)
-    said = capsys.readouterr()
-    assert "damaged checkpoint, epoch 8" in said.err
-    assert f"resuming {own_run.path} after epoch 7" in said.out
+    train_classifier(own_run.config, own_run.path)
+    assert "damaged checkpoint, epoch 8" in caplog.text
+    assert f"resuming {own_run.path} after epoch 7" in caplog.text
     assert equal(last_weights(own_run), last_weights(finished_run))
     assert own_run.done == finished_run.done
     assert own_run.losses == finished_run.losses
 
 
 def test_keep_markers_deletes_all_but_first_markers_and_last(finished_run, tmp_path):
-    run = train(finished_run.config, tmp_path / "kept", keep="markers", quiet=True)
+    run = train_classifier(finished_run.config, tmp_path / "kept", keep="markers")
     assert run.epochs == sorted({1, 8, *run.phases.markers})
     assert run.phases == finished_run.phases
     assert len(run.curve) == 8
@@ -112,7 +113,7 @@ def test_keep_markers_deletes_all_but_first_markers_and_last(finished_run, tmp_p
 
 
 def test_without_phases_all_is_kept_and_the_reason_said(finished_run, tmp_path):
-    run = train(short(finished_run), tmp_path / "r", keep="markers", read_test=False, quiet=True)
+    run = train_classifier(short(finished_run), tmp_path / "r", keep="markers", read_test=False)
     assert run.epochs == [1, 2]
     assert "3 phases need at least 4 epochs" in run.done["no_phases_because"]
     assert not run.has_phases
@@ -120,14 +121,14 @@ def test_without_phases_all_is_kept_and_the_reason_said(finished_run, tmp_path):
 
 
 def test_where_a_curve_was_long_enough_other_phases_need_no_new_training(
-    finished_run, tmp_path, capsys
+    finished_run, tmp_path, caplog
 ):
+    caplog.set_level("INFO", "fmce")
     section = replace(finished_run.config.phases, threshold=50, if_not_converged="error")
     config = replace(short(finished_run, epochs=4), phases=section)
-    run = train(config, tmp_path / "r")
-    said = capsys.readouterr().out
-    assert "no phases: CQI is never above the threshold (50)" in said
-    assert f"fmce phases {run.path} --threshold MU" in said
+    run = train_classifier(config, tmp_path / "r")
+    assert "no phases: CQI is never above the threshold (50)" in caplog.text
+    assert f"fmce phases {run.path} --threshold MU" in caplog.text
     run_phases(run.path, ["threshold=0.1", "if_not_converged=last"])
     assert run.has_phases
 
@@ -136,16 +137,16 @@ def test_the_seed_decides_the_weights(finished_run, other_run, tmp_path):
     first = load_weights(checkpoint_path(finished_run.path / "checkpoints", 1))
     other = load_weights(checkpoint_path(other_run.path / "checkpoints", 1))
     assert not equal(first, other)
-    again = train(short(finished_run, epochs=1, schedule="constant"), tmp_path / "r", quiet=True)
+    again = train_classifier(short(finished_run, epochs=1, schedule="constant"), tmp_path / "r")
     assert equal(last_weights(again), first)  # cosine's first epoch is at the peak too
 
 
 def test_raf_1_trains_the_plain_runs_weights_bit_for_bit(finished_run, tmp_path):
     """Both arms start from the same weights and see the same images in the same order."""
-    plain = train(short(finished_run, seed=3), tmp_path / "plain", quiet=True)
+    plain = train_classifier(short(finished_run, seed=3), tmp_path / "plain")
     for kind in ("ral", "feature_matching"):
         auxiliary = with_oracle(finished_run, kind=kind, raf=1.0)
-        arm = train(short(finished_run, seed=3, auxiliary=auxiliary), tmp_path / kind, quiet=True)
+        arm = train_classifier(short(finished_run, seed=3, auxiliary=auxiliary), tmp_path / kind)
         assert equal(last_weights(arm), last_weights(plain))
         assert arm.losses == pytest.approx(plain.losses, rel=1e-6)
 
@@ -154,7 +155,7 @@ def test_with_an_oracle_the_line_holds_both_losses_and_the_curve_is_the_tasks(
     finished_run, tmp_path
 ):
     auxiliary = with_oracle(finished_run, raf=0.75)
-    run = train(short(finished_run, seed=3, auxiliary=auxiliary), tmp_path / "r", quiet=True)
+    run = train_classifier(short(finished_run, seed=3, auxiliary=auxiliary), tmp_path / "r")
     for row in run.curve:
         mixed = 0.75 * row["task_loss"] + 0.25 * row["auxiliary_loss"]
         assert row["loss"] == pytest.approx(mixed, rel=1e-5)
@@ -164,7 +165,7 @@ def test_with_an_oracle_the_line_holds_both_losses_and_the_curve_is_the_tasks(
 
 def test_raf_0_leaves_the_head_as_it_was_drawn(finished_run, tmp_path):
     auxiliary = with_oracle(finished_run, raf=0.0)
-    run = train(short(finished_run, auxiliary=auxiliary), tmp_path / "r", quiet=True)
+    run = train_classifier(short(finished_run, auxiliary=auxiliary), tmp_path / "r")
     first, last = run.model(1), run.model(2)
     assert torch.equal(first.head.weight, last.head.weight)
     assert not torch.equal(first.stem[0].weight, last.stem[0].weight)
@@ -185,7 +186,7 @@ def test_a_random_oracle_differs_from_the_trained_and_draws_by_the_runs_seed(fin
 def test_a_training_leaves_the_oracles_run_untouched(finished_run, tmp_path):
     before = stamps(finished_run.path)
     auxiliary = with_oracle(finished_run)
-    train(short(finished_run, epochs=1, auxiliary=auxiliary), tmp_path / "r", quiet=True)
+    train_classifier(short(finished_run, epochs=1, auxiliary=auxiliary), tmp_path / "r")
     assert stamps(finished_run.path) == before
 
 
@@ -195,7 +196,7 @@ def test_an_oracle_for_maps_of_another_shape_is_refused_and_no_folder_claimed(
     FMCENet((16, 4, 4), 3).save(own_run.fmce_net_folder("map") / "fmce_net.safetensors")
     config = short(finished_run, auxiliary=with_oracle(own_run))
     with pytest.raises(ValueError, match=r"maps are \(16, 2, 2\) but .* takes \(16, 4, 4\)"):
-        train(config, tmp_path / "r", quiet=True)
+        train_classifier(config, tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
 
@@ -203,13 +204,13 @@ def test_feature_matching_needs_the_oracles_own_model(finished_run, tmp_path):
     config = short(finished_run, auxiliary=with_oracle(finished_run, kind="feature_matching"))
     config = replace(config, model=replace(config.model, options={"width": 8}))
     with pytest.raises(ValueError, match="needs the oracle run's own model and image size"):
-        train(config, tmp_path / "r", quiet=True)
+        train_classifier(config, tmp_path / "r")
 
 
 def test_an_arm_may_start_from_the_oracles_converged_weights(finished_run, tmp_path):
     auxiliary = with_oracle(finished_run, init="checkpoint", raf=1.0)
     config = short(finished_run, epochs=1, auxiliary=auxiliary, learning_rate=1e-9)
-    run = train(config, tmp_path / "r", quiet=True)
+    run = train_classifier(config, tmp_path / "r")
     start = finished_run.model(finished_run.phases.convergence_epoch)
     torch.testing.assert_close(run.model(1).head.weight, start.head.weight, rtol=0, atol=1e-6)
 
@@ -218,28 +219,28 @@ def test_the_oracles_own_seed_is_refused_unless_asked_for(finished_run, tmp_path
     seed = finished_run.config.train.seed
     config = short(finished_run, epochs=1, auxiliary=with_oracle(finished_run), seed=seed)
     with pytest.raises(ValueError, match="is the oracle's own"):
-        train(config, tmp_path / "r", quiet=True)
+        train_classifier(config, tmp_path / "r")
     auxiliary = with_oracle(finished_run, same_seed=True)
     config = short(finished_run, epochs=1, auxiliary=auxiliary, seed=seed)
-    assert train(config, tmp_path / "r", quiet=True).done
+    assert train_classifier(config, tmp_path / "r").done
 
 
 def test_an_oracle_of_other_images_is_refused(finished_run, tmp_path):
     config = short(finished_run, auxiliary=with_oracle(finished_run))
     config = replace(config, data=replace(config.data, split_seed=1))
     with pytest.raises(ValueError, match=r"data.split_seed is 1 here and 0 in"):
-        train(config, tmp_path / "r", quiet=True)
+        train_classifier(config, tmp_path / "r")
 
 
 def test_an_oracle_trained_anew_is_noticed_on_resume(own_run, tmp_path):
     config = short(own_run, epochs=1, auxiliary=with_oracle(own_run))
-    run = train(config, tmp_path / "r", quiet=True)
+    run = train_classifier(config, tmp_path / "r")
     assert len(run.config.auxiliary.oracle_digest) == 64
     net = own_run.fmce_net("map")
     torch.nn.init.zeros_(net.head.bias)
     net.save(own_run.fmce_net_file("map"))
     with pytest.raises(FileExistsError, match="oracle_digest"):
-        train(config, tmp_path / "r", quiet=True)
+        train_classifier(config, tmp_path / "r")
 
 
 def test_an_oracle_of_other_markers_is_refused(own_run, tmp_path):
@@ -247,7 +248,7 @@ def test_an_oracle_of_other_markers_is_refused(own_run, tmp_path):
 
     run_phases(own_run.path, ["num_phases=2"])
     with pytest.raises(ValueError, match=r"was trained on markers .* but phases.json now has"):
-        train(short(own_run, auxiliary=with_oracle(own_run)), tmp_path / "r", quiet=True)
+        train_classifier(short(own_run, auxiliary=with_oracle(own_run)), tmp_path / "r")
 
 
 def test_keep_last_never_has_more_checkpoints_than_a_resume_needs(
@@ -259,14 +260,14 @@ def test_keep_last_never_has_more_checkpoints_than_a_resume_needs(
         counts.append(len(list((tmp_path / "run" / "checkpoints").glob("epoch_*"))))
         return evaluate_classifier(*arguments)
 
-    monkeypatch.setattr("fmce.maturity.train.evaluate_classifier", scores)
-    run = train(short(finished_run, epochs=5, seed=4), tmp_path / "run", keep="last", quiet=True)
+    monkeypatch.setattr("fmce.maturity.train_classifier.evaluate_classifier", scores)
+    run = train_classifier(short(finished_run, epochs=5, seed=4), tmp_path / "run", keep="last")
     assert counts == [0, 1, 2, 2, 2, 2]  # at each epoch's end, and before the test images
     assert run.epochs == [5]
 
 
 def test_keep_markers_holds_for_a_finished_run_too(own_run):
-    train(own_run.config, own_run.path, keep="markers", quiet=True)
+    train_classifier(own_run.config, own_run.path, keep="markers")
     wanted = {1, own_run.config.train.epochs, *own_run.phases.markers}
     assert set(own_run.epochs) == wanted
 
@@ -275,28 +276,28 @@ def test_a_tap_that_gives_no_map_is_refused_before_an_epoch_is_spent(finished_ru
     config = short(finished_run)
     config = replace(config, model=replace(config.model, layer="head"))
     with pytest.raises(ValueError, match="expected one 4-d tensor"):
-        train(config, tmp_path / "r", quiet=True)
+        train_classifier(config, tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
 
 def test_a_target_phase_that_the_oracle_lacks_is_refused(finished_run, tmp_path):
     config = short(finished_run, auxiliary=with_oracle(finished_run, target_phase=4))
     with pytest.raises(ValueError, match="target_phase must be in 1…3, the oracle's phases, got 4"):
-        train(config, tmp_path / "r", quiet=True)
+        train_classifier(config, tmp_path / "r")
 
 
 def test_an_unknown_tap_is_refused_before_an_epoch_is_spent(finished_run, tmp_path):
     config = short(finished_run)
     config = replace(config, model=replace(config.model, layer="blocks.9"))
     with pytest.raises(ValueError, match=r"has no submodule 'blocks.9'; near matches: blocks"):
-        train(config, tmp_path / "r", quiet=True)
+        train_classifier(config, tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_whole(finished_run, tmp_path):
     config = short(finished_run, epochs=3, learning_rate=1e30)
     with pytest.raises(TrainingStoppedError, match=r"epoch .*try a lower learning"):
-        train(config, tmp_path / "r", quiet=True)
+        train_classifier(config, tmp_path / "r")
     for epoch in range(1, 1 + len(list((tmp_path / "r" / "checkpoints").glob("epoch_*")))):
         weights = load_weights(checkpoint_path(tmp_path / "r" / "checkpoints", epoch))
         assert all(torch.isfinite(w).all() for w in weights.values())
@@ -309,7 +310,7 @@ def test_cqi_is_undefined_at_the_first_epoch():
 
 def test_every_nth_step_is_counted_through_the_epochs_and_goes_on_after_a_stop(own_run, tmp_path):
     auxiliary = with_oracle(own_run, oracle_every=3)
-    run = train(short(own_run, auxiliary=auxiliary), tmp_path / "whole", quiet=True)
+    run = train_classifier(short(own_run, auxiliary=auxiliary), tmp_path / "whole")
     # 1257 images in batches of 128: steps 0, 3, 6, 9 of epoch 1 (the last of 105), 12, 15, 18 of epoch 2.
     shares = [row["auxiliary_share"] for row in run.curve]
     assert shares == pytest.approx([(3 * 128 + 105) / 1257, 3 * 128 / 1257])
@@ -317,13 +318,13 @@ def test_every_nth_step_is_counted_through_the_epochs_and_goes_on_after_a_stop(o
     shutil.copytree(run.path, tmp_path / "stopped")
     (tmp_path / "stopped" / "DONE.json").unlink()
     shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "epoch_0002")
-    again = train(run.config, tmp_path / "stopped", quiet=True)
+    again = train_classifier(run.config, tmp_path / "stopped")
     assert equal(last_weights(again), last_weights(run))
 
 
 def test_an_epoch_whose_oracle_saw_nothing_has_no_auxiliary_loss(finished_run, tmp_path):
     auxiliary = with_oracle(finished_run, oracle_every=15)
-    run = train(short(finished_run, epochs=3, auxiliary=auxiliary), tmp_path / "r", quiet=True)
+    run = train_classifier(short(finished_run, epochs=3, auxiliary=auxiliary), tmp_path / "r")
     # Ten steps an epoch: the oracle is asked at steps 0, 15 and not in 20 … 29.
     assert [row["auxiliary_loss"] is None for row in run.curve] == [False, False, True]
     assert run.losses == [row["task_loss"] for row in run.curve]
@@ -332,9 +333,9 @@ def test_an_epoch_whose_oracle_saw_nothing_has_no_auxiliary_loss(finished_run, t
 def test_a_narrow_oracle_supervises_by_its_width(own_run, tmp_path):
     auxiliary = with_oracle(own_run, oracle_width=0.5)
     with pytest.raises(FileNotFoundError, match=r"--set width=0.5"):
-        train(short(own_run, epochs=1, auxiliary=auxiliary), tmp_path / "r", quiet=True)
-    train_net(own_run, config=FMCENetConfig(epochs=1, width=0.5), quiet=True)
-    run = train(short(own_run, epochs=1, auxiliary=auxiliary), tmp_path / "r", quiet=True)
+        train_classifier(short(own_run, epochs=1, auxiliary=auxiliary), tmp_path / "r")
+    train_fmce_net(own_run, config=FMCENetConfig(epochs=1, width=0.5))
+    run = train_classifier(short(own_run, epochs=1, auxiliary=auxiliary), tmp_path / "r")
     narrow, published = (file_digest(own_run.fmce_net_file("map", w)) for w in (0.5, 1.0))
     assert run.config.auxiliary.oracle_digest == narrow != published
     random = with_oracle(own_run, oracle_width=0.5, oracle_weights="random")
