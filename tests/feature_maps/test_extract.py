@@ -20,7 +20,7 @@ from fmce.data.batch import ImageSet
 from fmce.engine.runtime import make_runtime
 from fmce.feature_maps.extract import _sole_writer, extract, images_digest
 from fmce.maturity.evaluate import evaluate
-from fmce.maturity.train_fmce_net import map_source, train_net
+from fmce.maturity.train_fmce_net import map_source, train_fmce_net
 from fmce.runs.checkpoint import file_digest
 from fmce.runs.run import open_run
 
@@ -123,7 +123,7 @@ def test_every_storage_gives_the_same_metrics_within_noise(stored_run, split, tm
         run = copy_of(stored_run, tmp_path / storage)
         shutil.rmtree(run.path / "fmce_net")
         config = replace(STORED, storage=storage, epochs=4)
-        metrics = train_net(run, split, config=config, runtime=CPU, quiet=True)
+        metrics = train_fmce_net(run, split, config=config, runtime=CPU)
         accuracy[storage] = metrics["test_images"]["accuracy"]
     assert min(accuracy.values()) > 0.45  # chance is a third
     assert max(accuracy.values()) - min(accuracy.values()) < 0.08, accuracy
@@ -134,15 +134,13 @@ def test_split_run_and_evaluate_read_both_runs_stores(stored_run, other_run, tmp
     with pytest.raises(
         FileNotFoundError, match=r"has no stored maps of epochs .*; run: fmce extract .*/b"
     ):
-        train_net(run, "run", others=[other], config=STORED, runtime=CPU, quiet=True)
+        train_fmce_net(run, "run", others=[other], config=STORED, runtime=CPU)
     shutil.rmtree(run.path / "fmce_net" / "run")
     extract(other, runtime=CPU)
-    metrics = train_net(run, "run", others=[other], config=STORED, runtime=CPU, quiet=True)
+    metrics = train_fmce_net(run, "run", others=[other], config=STORED, runtime=CPU)
     assert (metrics["train_maps"], metrics["test_maps"]) == (3 * 1257, 3 * 1257)
     told = [
-        evaluate(run, others=[other], settings=s, runtime=CPU, quiet=True)["other_runs"][
-            str(other.path)
-        ]["mae"]
+        evaluate(run, others=[other], settings=s, runtime=CPU)["other_runs"][str(other.path)]["mae"]
         for s in (["storage=stored"], ["storage=recompute"])
     ]
     assert told[0] == pytest.approx(told[1], abs=0.01)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmce.console.log import logger, messages_shown
+from fmce.console.log import logger
 from fmce.console.progress import Progress
 from fmce.convergence.phases import Phases
 from fmce.data.batch import ImageSet
@@ -93,17 +93,17 @@ def extract(
 def _store_markers(
     run: Run, markers: Mapping[int, Fingerprint], runtime: Runtime, workers: int
 ) -> None:
-    title, quiet = f"storing maps of {run.path}", not messages_shown()
+    title = f"storing maps of {run.path}"
     if workers > 1:
         jobs = {
             f"epoch {epoch}": (str(run.path), epoch, mark, _on_gpu(runtime, index))
             for index, (epoch, mark) in enumerate(markers.items())
         }
-        with Progress(title, len(jobs), quiet=quiet) as progress:
+        with Progress(title, len(jobs)) as progress:
             run_jobs(extract_marker, jobs, workers, progress, what="extractions")
         return
     shards = len(markers) * sum(-(-len(part) // SHARD) for part in _parts(run).values())
-    with Progress(title, shards, quiet=quiet) as progress:
+    with Progress(title, shards) as progress:
         for epoch, mark in markers.items():
             _store_marker(run, epoch, mark, runtime, progress.advance)
 
