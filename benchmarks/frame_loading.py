@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.turns import command
 from fmce.config.distillation import DistillationConfig
 from fmce.config.io import with_settings
-from fmce.data.augmentation import Augmentation, TrainBatches, view_generator
+from fmce.data.augmentation import Augmentation, TrainBatches, augmentation_generator
 from fmce.data.frames.batches import FrameBatches
 from fmce.data.frames.pool import FramePool, decode_batch
 from fmce.data.frames.shards import open_shards
@@ -44,7 +44,7 @@ from fmce.engine.loop import fit
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.models.pspnet import pspnet
 from fmce.runs.log import record_result
-from fmce.tasks.distillation import SegmentTask, matching_step
+from fmce.tasks.distillation import SegmentationTask, distillation_step
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 VIEWS = Augmentation((0.4, 0.4, 0.4), (0.25, 0.25, 0.25), zoom=1.5, flip=True, brightness=0.2)
@@ -119,7 +119,7 @@ def one_core(pool: FramePool, batch_size: int, batches: int = 6) -> dict[str, fl
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     started = time.perf_counter()
     for number, part in enumerate(stacked.split(batch_size)):  # type: ignore[no-untyped-call]
-        VIEWS(part, None, view_generator(torch.device("cpu"), 0, number))
+        VIEWS(part, None, augmentation_generator(torch.device("cpu"), 0, number))
     views = time.perf_counter() - started
     torch.set_num_threads(threads)
     return {
@@ -212,7 +212,9 @@ class Trainer:
         ]
         self.teacher, self.student = networks
         self.runtime = runtime
-        self.step = matching_step(SegmentTask(len(CLASSES), CLASSES), self.student, self.teacher)
+        self.step = distillation_step(
+            SegmentationTask(len(CLASSES), CLASSES), self.student, self.teacher
+        )
         self.optimizer = torch.optim.Adam(self.student.parameters(), lr=1e-3, fused=True)
 
     def train(self, batches: FrameBatches | TrainBatches, epoch: int) -> float:

@@ -24,16 +24,16 @@ import torch.nn.functional as F
 from benchmarks.turns import add_options, command, median_ratio, take_turns
 from fmce.config.distillation import distillation_preset
 from fmce.data.augmentation import TrainBatches
-from fmce.data.batch import ViewBatch
+from fmce.data.batch import PoolBatch
 from fmce.distillation.data.dataset import load_distillation_data
-from fmce.distillation.experiment import make_network, make_task, views_of
+from fmce.distillation.experiment import augmentation_of, make_network, make_task
 from fmce.distillation.teacher import teacher_autocast
 from fmce.engine.loop import fit
 from fmce.engine.runtime import make_runtime
 from fmce.models.pspnet import segmentation_output
 from fmce.runs.log import record_result
 from fmce.seeding import seed_epoch
-from fmce.tasks.distillation import matching_step
+from fmce.tasks.distillation import distillation_step
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 STEPS, IMAGES = 6, 64
@@ -76,9 +76,9 @@ def matching(preset: str, device: str, repeats: int, clock: str) -> dict[str, fl
     adams = [torch.optim.Adam(s.parameters(), lr=1e-3, fused=True) for s in students]
     pool = data.labelled.unlabelled().to(runtime.device)
     batches = TrainBatches(
-        pool, views_of(config, data), config.student_steps.batch_size, STEPS, seed=0
+        pool, augmentation_of(config, data), config.student_steps.batch_size, STEPS, seed=0
     )
-    step = matching_step(
+    step = distillation_step(
         task, students[0], teacher, teacher_autocast=teacher_autocast(config, runtime)
     )
     ready = list(batches.epoch(1))
@@ -86,7 +86,7 @@ def matching(preset: str, device: str, repeats: int, clock: str) -> dict[str, fl
     def through_fit() -> None:
         fit(students[0], step, batches, adams[0], epochs=1, seed=0, runtime=runtime)
 
-    def bare(number: int, source: Callable[[], Iterable[ViewBatch]]) -> Callable[[], None]:
+    def bare(number: int, source: Callable[[], Iterable[PoolBatch]]) -> Callable[[], None]:
         student, adam, precision = (
             students[number],
             adams[number],

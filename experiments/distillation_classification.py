@@ -16,10 +16,10 @@ from pathlib import Path
 
 from experiments.run_script import run_script
 from fmce.config.distillation import (
+    AugmentationConfig,
     DistillationConfig,
     NetConfig,
     StepsConfig,
-    ViewConfig,
     distillation_preset,
 )
 from fmce.config.io import to_dict
@@ -55,7 +55,7 @@ def reduced() -> DistillationConfig:
     return replace(
         preset,
         data=replace(preset.data, held_out=1000, validation=5000),
-        views=ViewConfig(zoom=1.3),
+        augmentation=AugmentationConfig(zoom=1.3),
         teacher=NetConfig("tiny", {"width": 16}),
         student=NetConfig("tiny", {"width": 8}),
         # 40 passes over the labels for the teacher; at 11 it is no better than its student.
@@ -71,7 +71,7 @@ def full_size() -> DistillationConfig:
     return replace(
         preset,
         data=replace(preset.data, held_out=2000),
-        views=ViewConfig(zoom=1.3),
+        augmentation=AugmentationConfig(zoom=1.3),
         teacher_steps=steps,
         student_steps=replace(steps, mixup=True),
     )

@@ -25,11 +25,11 @@ from typing import Any
 from experiments.run_script import run_script
 from experiments.sections.distillation import gap, slides
 from fmce.config.distillation import (
+    AugmentationConfig,
     DistillationConfig,
     DistillationDataConfig,
     NetConfig,
     StepsConfig,
-    ViewConfig,
     distillation_preset,
 )
 from fmce.config.io import to_dict
@@ -187,7 +187,7 @@ def real_config(data: Path, out: Path) -> DistillationConfig:
             folders=tuple(folders),
             held_out=60,
         ),
-        views=ViewConfig(zoom=1.5),
+        augmentation=AugmentationConfig(zoom=1.5),
         student=NetConfig(
             options={"encoder_options": {"channels": [6, 8, 12, 16], "stem_width": 6}}
         ),

@@ -12,7 +12,7 @@ import torch
 import fmce
 from fmce.cli.main import main
 from fmce.cli.options import app
-from fmce.config.distillation import MATCHING_PRESETS
+from fmce.config.distillation import DISTILLATION_PRESETS
 
 COMMANDS = sorted(app._subcommands)
 
@@ -50,7 +50,7 @@ def test_help_fits_a_screen_and_its_example_uses_flags_that_exist(command, wide,
 def test_the_help_of_distill_names_every_preset(wide, capsys):
     fmce_exit(["distill", "--help"])
     words = set(re.split(r"[\s,()]+", capsys.readouterr().out))
-    assert set(MATCHING_PRESETS) <= words
+    assert set(DISTILLATION_PRESETS) <= words
 
 
 def test_help_of_the_whole_lists_every_command(wide, capsys):

@@ -23,7 +23,7 @@ from fmce.distillation.predict_boxes import boxes_of_image
 from fmce.engine.runtime import make_runtime
 from fmce.models.detection import DetectionOutput
 from fmce.runs.checkpoint import load_checkpoint
-from fmce.tasks.detection import DetectTask
+from fmce.tasks.detection import DetectionTask
 
 pytest.importorskip("timm")
 pytest.importorskip("faster_coco_eval")
@@ -268,9 +268,11 @@ class OneBox(torch.nn.Module):
 
 def test_boxes_are_given_in_the_pixels_of_the_image_itself():
     # 72×144 covers 24×40 at a third of its size.
-    views = Augmentation((0.5,) * 3, (0.25,) * 3)
+    augmentation = Augmentation((0.5,) * 3, (0.25,) * 3)
     image = np.zeros((72, 144, 3), np.uint8)
-    found = boxes_of_image(DetectTask(2, ("a", "b")), OneBox().eval(), image, (24, 40), views)
+    found = boxes_of_image(
+        DetectionTask(2, ("a", "b")), OneBox().eval(), image, (24, 40), augmentation
+    )
     assert found["boxes"].tolist() == [[30, 15, 60, 45]]
     assert found["labels"].tolist() == [1]
 

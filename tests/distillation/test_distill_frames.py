@@ -25,7 +25,7 @@ from fmce.distillation.data.dataset import (
     prepare_distillation_data,
     read_distillation_data,
 )
-from fmce.distillation.distill import distill, train_arm
+from fmce.distillation.distill import distill, train_student
 from fmce.distillation.pack_videos import frames
 from fmce.runs.checkpoint import load_checkpoint
 
@@ -131,9 +131,9 @@ def test_killed_in_the_middle_of_a_pass_it_goes_on_and_ends_the_same(
     config.write_text(to_yaml(config_of(labelled, shards)))
     run = out / "runs" / "function_matching-seed1"
     code = (
-        "import sys; from pathlib import Path; from fmce.distillation.distill import train_arm;"
+        "import sys; from pathlib import Path; from fmce.distillation.distill import train_student;"
         "from fmce.config.io import from_yaml; from fmce.config.distillation import DistillationConfig;"
-        "train_arm(from_yaml(DistillationConfig, Path(sys.argv[1])), Path(sys.argv[2]), 'function_matching', 1,"
+        "train_student(from_yaml(DistillationConfig, Path(sys.argv[1])), Path(sys.argv[2]), 'function_matching', 1,"
         "'cpu', 'float32')"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(config), str(out)])
@@ -144,7 +144,7 @@ def test_killed_in_the_middle_of_a_pass_it_goes_on_and_ends_the_same(
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (run / "DONE.json").exists()
-    train_arm(config_of(labelled, shards), out, "function_matching", 1, "cpu", "float32")
+    train_student(config_of(labelled, shards), out, "function_matching", 1, "cpu", "float32")
     reference = undisturbed / "runs" / "function_matching-seed1"
     assert seen(run) == seen(reference)
     ours, theirs = (

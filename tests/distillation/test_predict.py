@@ -20,7 +20,7 @@ from fmce.data.segmentation import BDD100K_CLASSES, folder_pair
 from fmce.distillation.distill import distill
 from fmce.distillation.predict import predict, predict_ids, score_masks
 from fmce.files import read_json
-from fmce.tasks.distillation import SegmentTask
+from fmce.tasks.distillation import SegmentationTask
 
 real_data = pytest.mark.skipif(
     not os.environ.get("FMCE_DATA"),
@@ -44,7 +44,7 @@ def test_classes_come_back_at_the_images_own_size_and_place():
     image = np.zeros((20, 60, 3), dtype=np.uint8)
     image[:, :30, 0] = image[:10, 30:, 1] = image[10:, 30:, 2] = 255
     plain = Augmentation((0.0,) * 3, (1.0,) * 3)
-    task = SegmentTask(3, ("a", "b", "c"))
+    task = SegmentationTask(3, ("a", "b", "c"))
     # Trained at 10×10: the image is halved to 10×30, whole and not cut.
     ids = predict_ids(task, Colours(), image, (10, 10), plain)
     assert ids.shape == (20, 60)

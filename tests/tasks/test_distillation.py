@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmce.data.augmentation import Augmentation, EvalBatches
-from fmce.data.batch import ViewBatch
+from fmce.data.batch import PoolBatch
 from fmce.data.pools import ImagePool
 from fmce.engine.runtime import make_runtime
 from fmce.tasks.distillation import (
-    ClassifyTask,
-    SegmentTask,
+    ClassificationTask,
+    SegmentationTask,
     agreement,
-    matching_step,
+    distillation_step,
     supervised_step,
 )
 
@@ -36,15 +36,15 @@ class Recorder(nn.Module):
         return out
 
 
-def batch_of(targets: Tensor | None = None) -> ViewBatch:
-    return ViewBatch(torch.rand(4, 3, 5, 6), targets, torch.arange(4))
+def batch_of(targets: Tensor | None = None) -> PoolBatch:
+    return PoolBatch(torch.rand(4, 3, 5, 6), targets, torch.arange(4))
 
 
 def check_same_view(student: Recorder, teacher: Recorder, *, blend: bool = False) -> None:
     """Take one step and hold what both networks were shown against each other, bit by bit."""
     torch.manual_seed(0)
     batch = batch_of()
-    matching_step(SegmentTask(3, ("a", "b", "c")), student, teacher, blend=blend)(batch)
+    distillation_step(SegmentationTask(3, ("a", "b", "c")), student, teacher, blend=blend)(batch)
     (mine,), (theirs,) = student.shown, teacher.shown
     assert torch.equal(mine, theirs), "another view"
     assert torch.equal(mine, batch.images) is not blend
@@ -80,27 +80,29 @@ def test_the_teachers_precision_is_its_own() -> None:
     student, teacher = Watching(), Watching()
     student.name, teacher.name = "student", "teacher"
     in_bfloat16 = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
-    task = SegmentTask(3, ("a", "b", "c"))
-    output = matching_step(task, student, teacher, teacher_autocast=in_bfloat16)(batch_of())
+    task = SegmentationTask(3, ("a", "b", "c"))
+    output = distillation_step(task, student, teacher, teacher_autocast=in_bfloat16)(batch_of())
     assert seen == {"student": torch.float32, "teacher": torch.bfloat16}
     assert output.loss.dtype == torch.float32
 
 
 def test_matching_loss_is_the_mean_kl_and_ignores_labels() -> None:
     student, teacher = Recorder(), Recorder()
-    task = SegmentTask(3, ("a", "b", "c"))
+    task = SegmentationTask(3, ("a", "b", "c"))
     batch = batch_of(torch.zeros(4, 5, 6, dtype=torch.int64))
-    loss = matching_step(task, student, teacher)(batch).loss
+    loss = distillation_step(task, student, teacher)(batch).loss
     p = teacher.conv(batch.images).softmax(1)
     log_ratio = p.log() - student.conv(batch.images).log_softmax(1)
     assert loss.item() == pytest.approx((p * log_ratio).sum(1).mean().item(), rel=1e-5)
     other = batch._replace(targets=torch.ones(4, 5, 6, dtype=torch.int64))
-    assert matching_step(task, student, teacher)(other).loss.item() == loss.item()
+    assert distillation_step(task, student, teacher)(other).loss.item() == loss.item()
 
 
 def test_only_the_student_gets_gradients_and_the_teacher_is_in_eval_mode() -> None:
     student, teacher = Recorder(), Recorder().train()
-    matching_step(SegmentTask(3, ("a", "b", "c")), student, teacher)(batch_of()).loss.backward()
+    distillation_step(SegmentationTask(3, ("a", "b", "c")), student, teacher)(
+        batch_of()
+    ).loss.backward()
     assert student.conv.weight.grad is not None
     assert teacher.conv.weight.grad is None
     assert not teacher.training
@@ -108,7 +110,7 @@ def test_only_the_student_gets_gradients_and_the_teacher_is_in_eval_mode() -> No
 
 def test_supervised_step_is_cross_entropy_and_needs_labels() -> None:
     student = Recorder()
-    task = SegmentTask(3, ("a", "b", "c"))
+    task = SegmentationTask(3, ("a", "b", "c"))
     targets = torch.randint(0, 3, (4, 5, 6))
     batch = batch_of(targets)
     expected = F.cross_entropy(student.conv(batch.images), targets)
@@ -120,7 +122,7 @@ def test_supervised_step_is_cross_entropy_and_needs_labels() -> None:
 def test_agreement_of_a_network_with_itself_is_whole() -> None:
     pool = ImagePool(torch.randint(0, 255, (5, 3, 4, 4), dtype=torch.uint8))
     net = Recorder()
-    task = SegmentTask(3, ("a", "b", "c"))
+    task = SegmentationTask(3, ("a", "b", "c"))
     result = agreement(task, 3, net, net, EvalBatches(pool, PLAIN, 2), make_runtime("cpu"))
     assert result["argmax_agreement"] == 1.0
     assert result["mean_kl"] == pytest.approx(0, abs=1e-6)
@@ -136,5 +138,7 @@ def test_classification_is_scored_by_accuracy() -> None:
     images = torch.zeros(4, 3, 4, 4, dtype=torch.uint8)
     images[2:] = 255
     pool = ImagePool(images, torch.tensor([0, 1, 1, 1]))
-    scores = ClassifyTask(2).scores(Brightness(), EvalBatches(pool, PLAIN), make_runtime("cpu"))
+    scores = ClassificationTask(2).scores(
+        Brightness(), EvalBatches(pool, PLAIN), make_runtime("cpu")
+    )
     assert scores == {"accuracy": 0.75}

@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from fmce.config.checks import check, check_choice
 
-DistillationTask = Literal["segment", "classify", "detect"]
-UnannotatedImages = Literal["empty", "skip", "error"]
+TaskName = Literal["segment", "classify", "detect"]
 TeacherPrecision = Literal["auto", "float32", "bfloat16"]
 Arm = Literal["supervised", "distilled", "function_matching"]
 ARMS: tuple[Arm, ...] = ("supervised", "distilled", "function_matching")
@@ -51,7 +50,7 @@ class DistillationDataConfig:
     """Most validation images; None is all."""
     class_names: tuple[str, ...] = ()
     """For `folder`, `coco`, `yolo`, `voc`: names of the class ids 0 … C − 1."""
-    unannotated_images: UnannotatedImages = "empty"
+    unannotated_images: Literal["empty", "skip", "error"] = "empty"
     """Detect: an image without annotation has no objects (empty), is left out (skip), or is an error."""
     mean: tuple[float, ...] = ()
     """Three channel means on the 0–1 scale; empty takes ImageNet's where a network starts from its
@@ -69,7 +68,8 @@ class DistillationDataConfig:
         for name in ("labelled", "unlabelled", "validation"):
             value = getattr(self, name)
             check(value is None or value >= 1, f"data.{name}", value, "at least 1, or null for all")
-        check_choice("data.unannotated_images", self.unannotated_images, UnannotatedImages)
+        choices = Literal["empty", "skip", "error"]
+        check_choice("data.unannotated_images", self.unannotated_images, choices)
         check_choice("data.storage", self.storage, Literal["auto", "memory", "files"])
         check(self.shuffle_buffer >= 1, "data.shuffle_buffer", self.shuffle_buffer, "at least 1")
         check(self.workers is None or self.workers >= 0, "data.workers", self.workers, "0 or more")
@@ -122,7 +122,7 @@ class StepsConfig:
 
 
 @dataclass(frozen=True)
-class ViewConfig:
+class AugmentationConfig:
     """How training images are varied; teacher and student always see the same view."""
 
     zoom: float = 1.5
@@ -132,17 +132,17 @@ class ViewConfig:
     """Largest relative change of brightness and of contrast."""
 
     def __post_init__(self) -> None:
-        check(self.zoom >= 1, "views.zoom", self.zoom, "at least 1")
-        check(0 <= self.brightness < 1, "views.brightness", self.brightness, "in [0, 1)")
+        check(self.zoom >= 1, "augmentation.zoom", self.zoom, "at least 1")
+        check(0 <= self.brightness < 1, "augmentation.brightness", self.brightness, "in [0, 1)")
 
 
 @dataclass(frozen=True)
 class DistillationConfig:
     """A teacher, and a student trained in three arms of equal budgets."""
 
-    task: DistillationTask = "segment"
+    task: TaskName = "segment"
     data: DistillationDataConfig = field(default_factory=DistillationDataConfig)
-    views: ViewConfig = field(default_factory=ViewConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     teacher: NetConfig = field(default_factory=NetConfig)
     student: NetConfig = field(default_factory=NetConfig)
     teacher_steps: StepsConfig = field(default_factory=StepsConfig)
@@ -159,7 +159,7 @@ class DistillationConfig:
     teacher_seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("task", self.task, DistillationTask)
+        check_choice("task", self.task, TaskName)
         check_choice("teacher_precision", self.teacher_precision, TeacherPrecision)
         for arm in self.arms:
             check_choice("arms", arm, Arm)
@@ -175,13 +175,13 @@ class DistillationConfig:
 
 
 # A small net over native or modest sizes that CPUs train in minutes; GPU sizes are in experiments/.
-MATCHING_PRESETS: dict[str, DistillationConfig] = {
+DISTILLATION_PRESETS: dict[str, DistillationConfig] = {
     # The student has a quarter of the teacher's weights; 30 labels leave it short of the teacher.
     "scenes": DistillationConfig(
         data=DistillationDataConfig(
             height=48, width=96, labelled=30, unlabelled=3000, validation=100
         ),
-        views=ViewConfig(zoom=1.25),
+        augmentation=AugmentationConfig(zoom=1.25),
         student=NetConfig(
             options={"encoder_options": {"channels": [16, 24, 24, 48], "stem_width": 8}}
         ),
@@ -195,7 +195,7 @@ MATCHING_PRESETS: dict[str, DistillationConfig] = {
         data=DistillationDataConfig(
             height=48, width=96, labelled=30, unlabelled=3000, validation=200
         ),
-        views=ViewConfig(zoom=1.25),
+        augmentation=AugmentationConfig(zoom=1.25),
         teacher=NetConfig(
             "fcos:test_resnet", {"channels": 64, "convolutions": 1, "strides": [4, 8]}
         ),
@@ -223,7 +223,7 @@ MATCHING_PRESETS: dict[str, DistillationConfig] = {
         data=DistillationDataConfig(
             name="kitti", height=64, width=208, labelled=None, unlabelled=None
         ),
-        views=ViewConfig(zoom=1.5),
+        augmentation=AugmentationConfig(zoom=1.5),
         teacher=NetConfig(
             "fcos:test_resnet", {"channels": 64, "convolutions": 1, "strides": [4, 8, 16]}
         ),
@@ -265,7 +265,7 @@ MATCHING_PRESETS: dict[str, DistillationConfig] = {
         data=DistillationDataConfig(
             name="digits", height=16, width=16, labelled=100, unlabelled=None
         ),
-        views=ViewConfig(zoom=1.3, flip=False),
+        augmentation=AugmentationConfig(zoom=1.3, flip=False),
         teacher=NetConfig("tiny", {"width": 32}),
         student=NetConfig("tiny", {"width": 8}),
     ),
@@ -280,7 +280,7 @@ MATCHING_PRESETS: dict[str, DistillationConfig] = {
 }
 
 # What `--task` means where no preset is named.
-DISTILLATION_DEFAULTS: dict[DistillationTask, str] = {
+DISTILLATION_DEFAULTS: dict[TaskName, str] = {
     "segment": "scenes",
     "classify": "digits",
     "detect": "scenes-detect",
@@ -293,6 +293,6 @@ def distillation_preset(name: str) -> DistillationConfig:
     Raises:
         ValueError: no preset has that name.
     """
-    if name not in MATCHING_PRESETS:
-        raise ValueError(f"unknown preset {name!r}; choose from {', '.join(MATCHING_PRESETS)}")
-    return MATCHING_PRESETS[name]
+    if name not in DISTILLATION_PRESETS:
+        raise ValueError(f"unknown preset {name!r}; choose from {', '.join(DISTILLATION_PRESETS)}")
+    return DISTILLATION_PRESETS[name]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fmce.data.batch import ViewBatch
+from fmce.data.batch import PoolBatch
 from fmce.data.batch_slice import WHOLE, BatchSlice, batch_slice, own_rows, require_row_per_rank
 from fmce.data.detection.boxes import is_packed, move_boxes
 from fmce.data.pools import ImagePool
@@ -95,7 +95,7 @@ class Augmentation:
         return ((x - mean) * draw[0] + mean * draw[1]).clamp(0, 1)
 
 
-def view_generator(device: torch.device, seed: int, step: int) -> torch.Generator:
+def augmentation_generator(device: torch.device, seed: int, step: int) -> torch.Generator:
     """Return the generator of a batch's views; they depend on nothing but seed and step."""
     return torch.Generator(device).manual_seed((seed * 1_000_003 + 7919 * step + 1) % 2**63)
 
@@ -111,7 +111,7 @@ class TrainBatches:
     def __init__(
         self,
         pool: ImagePool,
-        views: Augmentation,
+        augmentation: Augmentation,
         batch_size: int,
         interval: int,
         *,
@@ -123,7 +123,7 @@ class TrainBatches:
 
         Args:
             pool: where images come from.
-            views: how they are varied.
+            augmentation: how they are varied.
             batch_size: B, of all processes together.
             interval: steps an "epoch" of the training loop has.
             seed: draws order and views.
@@ -138,7 +138,7 @@ class TrainBatches:
             raise ValueError("expected a pool with images, got an empty one")
         require_row_per_rank(batch_size, batch_size, share, "images", "batch_size")
         self.share = batch_slice(batch_size, *share)
-        self.pool, self.views = pool, views
+        self.pool, self.augmentation = pool, augmentation
         self.batch_size, self.interval, self.seed = batch_size, interval, seed
         self.device = device or pool.device
         self._orders: dict[int, Tensor] = {}
@@ -146,16 +146,16 @@ class TrainBatches:
     def __len__(self) -> int:
         return self.interval
 
-    def epoch(self, epoch: int) -> Iterator[ViewBatch]:
+    def epoch(self, epoch: int) -> Iterator[PoolBatch]:
         """Yield the batches of the 1-based interval `epoch`."""
         first = (epoch - 1) * self.interval
         for step in range(first, first + self.interval):
             index = self._positions(step)[self.share.rows]
             images, targets = self._on_device(*self.pool.take(index))
-            generator = view_generator(self.device, self.seed, step)
+            generator = augmentation_generator(self.device, self.seed, step)
             placed = targets if targets is not None and targets.ndim == 3 else None
-            x, y = self.views(images, placed, generator, self.share)
-            yield ViewBatch(x, y if placed is not None else targets, index)
+            x, y = self.augmentation(images, placed, generator, self.share)
+            yield PoolBatch(x, y if placed is not None else targets, index)
 
     def _on_device(self, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor | None]:
         # Four times fewer bytes than the views, which are floats.
@@ -180,19 +180,19 @@ class EvalBatches:
     def __init__(
         self,
         pool: ImagePool,
-        views: Augmentation,
+        augmentation: Augmentation,
         batch_size: int = 32,
         *,
         share: tuple[int, int] = WHOLE,
     ) -> None:
         """Describe the batches; see `TrainBatches`."""
-        self.pool, self.views, self.batch_size = pool, views, batch_size
+        self.pool, self.augmentation, self.batch_size = pool, augmentation, batch_size
         self.share = share
 
     def __len__(self) -> int:
         return -(-len(self.pool) // self.batch_size)
 
-    def epoch(self, _epoch: int = 0) -> Iterator[ViewBatch]:
+    def epoch(self, _epoch: int = 0) -> Iterator[PoolBatch]:
         """Yield all images once; of several processes, some may have one batch fewer."""
         batches = torch.arange(len(self.pool)).split(self.batch_size)  # type: ignore[no-untyped-call]
         for index in own_rows(batches, self.share):
@@ -200,5 +200,5 @@ class EvalBatches:
                 continue  # the last batch may have fewer images than there are processes
             images, targets = self.pool.take(index)
             placed = targets if targets is not None and targets.ndim == 3 else None
-            x, y = self.views(images, placed)
-            yield ViewBatch(x, y if placed is not None else targets, index)
+            x, y = self.augmentation(images, placed)
+            yield PoolBatch(x, y if placed is not None else targets, index)

@@ -33,7 +33,7 @@ class ImageBatch(NamedTuple):
     step: int = 0
 
 
-class ViewBatch(NamedTuple):
+class PoolBatch(NamedTuple):
     """A batch of views: images float32 (B,3,H,W) normalised, targets or None, pool positions (B,)."""
 
     images: Tensor

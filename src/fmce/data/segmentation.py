@@ -25,8 +25,8 @@ from fmce.data.image_files import (
     read_stems,
     stem_of,
 )
+from fmce.losses.distillation import IGNORE_INDEX
 
-IGNORE_INDEX = 255
 BDD100K_CLASSES = (
     *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
     *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),

@@ -18,7 +18,7 @@ from fmce.config.distillation import Arm, DistillationConfig
 from fmce.config.io import defaults_of, to_dict, to_yaml
 from fmce.console.progress import Progress
 from fmce.data.augmentation import EvalBatches
-from fmce.data.batch import ViewBatch
+from fmce.data.batch import PoolBatch
 from fmce.data.detection.boxes import image_boxes, pack_boxes
 from fmce.data.frames.batches import default_workers
 from fmce.distillation.data.dataset import (
@@ -30,15 +30,15 @@ from fmce.distillation.data.dataset import (
 from fmce.distillation.data.pools import DistillationData
 from fmce.distillation.experiment import (
     arm_folder,
+    augmentation_of,
     check_networks,
     fit_steps,
     load_student,
     make_network,
     make_task,
     num_intervals,
-    views_of,
 )
-from fmce.distillation.results import matching_result, print_result
+from fmce.distillation.results import distillation_result, print_result
 from fmce.distillation.teacher import load_teacher, make_teacher, teacher_autocast
 from fmce.engine.distributed.ranks import ALONE
 from fmce.engine.jobs.run import run_jobs
@@ -49,8 +49,13 @@ from fmce.metrics.detection import TEACHER_SCORE
 from fmce.metrics.network_cost import for_inference, measure_network
 from fmce.runs.checkpoint import delete_checkpoints
 from fmce.runs.log import lock_run, mark_done, read_done
-from fmce.tasks.detection import DetectTask
-from fmce.tasks.distillation import DistillationTask, SegmentTask, matching_step, supervised_step
+from fmce.tasks.detection import DetectionTask
+from fmce.tasks.distillation import (
+    DistillationTask,
+    SegmentationTask,
+    distillation_step,
+    supervised_step,
+)
 
 
 def distill(
@@ -144,7 +149,7 @@ def _train_arms(config: DistillationConfig, out: Path, runtime: Runtime, jobs: i
                 progress.advance(f"{arm_folder(out, arm, seed).name} was done")
         if runtime.ranks.world_size > 1:
             for arm, seed in waiting:
-                train_arm_on(config, out, arm, seed, runtime)
+                train_student_on(config, out, arm, seed, runtime)
                 progress.advance(arm_folder(out, arm, seed).name)
             return
         where = (str(runtime.device), runtime.precision)
@@ -152,7 +157,7 @@ def _train_arms(config: DistillationConfig, out: Path, runtime: Runtime, jobs: i
             arm_folder(out, arm, seed).name: (config, out, arm, seed, *where)
             for arm, seed in waiting
         }
-        run_jobs(train_arm, arguments, jobs, progress)
+        run_jobs(train_student, arguments, jobs, progress)
 
 
 def _conclude(
@@ -161,7 +166,7 @@ def _conclude(
     """Write and return what came out; for one process."""
     runtime = replace(runtime, ranks=ALONE)
     teacher = dict(read_json(out / "teacher" / "teacher.json")["scores"])
-    result = matching_result(config, out, data, teacher)
+    result = distillation_result(config, out, data, teacher)
     result["networks"] = _sizes(config, out, data, runtime)
     if config.task != "classify":
         _write_predictions(config, out, data, runtime)
@@ -170,7 +175,7 @@ def _conclude(
     return result
 
 
-def train_arm(
+def train_student(
     config: DistillationConfig, out: Path, arm: Arm, seed: int, device: str, precision: str
 ) -> None:
     """Train one student in its own run folder and evaluate it; goes on after a kill.
@@ -183,13 +188,13 @@ def train_arm(
         device: where.
         precision: of forward passes.
     """
-    train_arm_on(config, out, arm, seed, make_runtime(device, precision))
+    train_student_on(config, out, arm, seed, make_runtime(device, precision))
 
 
-def train_arm_on(
+def train_student_on(
     config: DistillationConfig, out: Path, arm: Arm, seed: int, runtime: Runtime
 ) -> None:
-    """Do what `train_arm` does, in the processes that train together."""
+    """Do what `train_student` does, in the processes that train together."""
     ranks = runtime.ranks
     data = read_distillation_data(out, workers=_decoders(runtime))
     task = make_task(config, data)
@@ -212,7 +217,7 @@ def train_arm_on(
             student,
             _step_of(arm, task, student, teacher, config, runtime),
             pool,
-            views_of(config, data),
+            augmentation_of(config, data),
             config.student_steps,
             seed,
             runtime,
@@ -242,10 +247,10 @@ def _step_of(
     teacher: nn.Module,
     config: DistillationConfig,
     runtime: Runtime,
-) -> Callable[[ViewBatch], StepOutput]:
+) -> Callable[[PoolBatch], StepOutput]:
     if arm == "supervised":
         return supervised_step(task, student)
-    return matching_step(
+    return distillation_step(
         task,
         student,
         teacher,
@@ -283,9 +288,9 @@ def _measure(
     runtime: Runtime,
 ) -> Callable[[EpochResult, list[dict[str, Any]]], dict[str, Any]]:
     """Return what follows each interval: score on validation images, agreement there and on unlabelled ones."""
-    views, share = views_of(config, data), runtime.ranks.share
+    augmentation, share = augmentation_of(config, data), runtime.ranks.share
     validation, held_out = (
-        EvalBatches(pool, views, share=share) for pool in (data.validation, data.held_out)
+        EvalBatches(pool, augmentation, share=share) for pool in (data.validation, data.held_out)
     )
 
     def measure(result: EpochResult, _rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -312,9 +317,9 @@ def _evaluation(
     data: DistillationData,
     runtime: Runtime,
 ) -> dict[str, Any]:
-    views, share = views_of(config, data), runtime.ranks.share
+    augmentation, share = augmentation_of(config, data), runtime.ranks.share
     validation, held_out = (
-        EvalBatches(pool, views, share=share) for pool in (data.validation, data.held_out)
+        EvalBatches(pool, augmentation, share=share) for pool in (data.validation, data.held_out)
     )
     pools = {"validation": validation, "held_out_frames": held_out}
     return {
@@ -352,7 +357,7 @@ def _write_predictions(
     networks = {"teacher": load_teacher(config, out, data)}
     for arm in config.arms:
         networks[arm] = load_student(config, out, data, arm, config.seeds[0])
-    batches, task = EvalBatches(few, views_of(config, data)), make_task(config, data)
+    batches, task = EvalBatches(few, augmentation_of(config, data)), make_task(config, data)
     columns = {"truth": few.targets}
     for name, network in networks.items():
         columns[name] = _answers(task, network.to(runtime.device), batches, runtime)
@@ -367,7 +372,7 @@ def _answers(
     task: DistillationTask, network: nn.Module, batches: EvalBatches, runtime: Runtime
 ) -> torch.Tensor:
     """Return class maps (B,H,W), or packed boxes (B,M,6) of a score worth drawing."""
-    if isinstance(task, DetectTask):
+    if isinstance(task, DetectionTask):
         found = task.predict(network, batches, runtime)
         sure = [image["scores"] >= TEACHER_SCORE for image in found]
         return pack_boxes(
@@ -376,6 +381,6 @@ def _answers(
                 for image, keep in zip(found, sure, strict=True)
             ]
         )
-    assert isinstance(task, SegmentTask)
+    assert isinstance(task, SegmentationTask)
     logits = [task.logits(network, runtime.to_device(batch.images)) for batch in batches.epoch()]
     return torch.cat(logits).argmax(1).cpu()

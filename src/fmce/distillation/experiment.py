@@ -11,7 +11,7 @@ from torch import nn
 
 from fmce.config.distillation import Arm, DistillationConfig, NetConfig, StepsConfig
 from fmce.data.augmentation import Augmentation, TrainBatches
-from fmce.data.batch import ViewBatch
+from fmce.data.batch import PoolBatch
 from fmce.data.frames.batches import FrameBatches
 from fmce.data.frames.log import LoggedBatches
 from fmce.data.frames.pool import FramePool
@@ -27,19 +27,19 @@ from fmce.models.pspnet import pspnet
 from fmce.runs.checkpoint import load_weights
 from fmce.runs.resume import fit_resumable
 from fmce.seeding import seed_epoch
-from fmce.tasks.detection import DetectTask
-from fmce.tasks.distillation import ClassifyTask, SegmentTask
+from fmce.tasks.detection import DetectionTask
+from fmce.tasks.distillation import ClassificationTask, SegmentationTask
 
 
 def make_task(
     config: DistillationConfig, data: DistillationData
-) -> ClassifyTask | SegmentTask | DetectTask:
+) -> ClassificationTask | SegmentationTask | DetectionTask:
     """Return the task of an experiment."""
     if config.task == "classify":
-        return ClassifyTask(len(data.class_names))
+        return ClassificationTask(len(data.class_names))
     if config.task == "detect":
-        return DetectTask(len(data.class_names), data.class_names)
-    return SegmentTask(len(data.class_names), data.class_names)
+        return DetectionTask(len(data.class_names), data.class_names)
+    return SegmentationTask(len(data.class_names), data.class_names)
 
 
 def check_networks(config: DistillationConfig) -> None:
@@ -57,7 +57,7 @@ def check_networks(config: DistillationConfig) -> None:
     if config.task == "detect":
         image = torch.zeros(1, 3, config.data.height, config.data.width)
         with torch.inference_mode():
-            teacher, student = (DetectTask(2, ()).outputs(net.eval(), image) for net in networks)
+            teacher, student = (DetectionTask(2, ()).outputs(net.eval(), image) for net in networks)
         check_same_places(student, teacher)
 
 
@@ -101,18 +101,18 @@ def _build(config: DistillationConfig, net: NetConfig, classes: int, auxiliary: 
     return model
 
 
-def views_of(config: DistillationConfig, data: DistillationData) -> Augmentation:
+def augmentation_of(config: DistillationConfig, data: DistillationData) -> Augmentation:
     """Return how views are drawn, with the labelled images' statistics."""
-    section = config.views
+    section = config.augmentation
     return Augmentation(data.mean, data.std, section.zoom, section.flip, section.brightness)
 
 
 def fit_steps(
     folder: Path,
     model: nn.Module,
-    step: Callable[[ViewBatch], StepOutput],
+    step: Callable[[PoolBatch], StepOutput],
     pool: ImagePool | FramePool,
-    views: Augmentation,
+    augmentation: Augmentation,
     budget: StepsConfig,
     seed: int,
     runtime: Runtime,
@@ -128,7 +128,7 @@ def fit_steps(
         model: on the device.
         step: forward pass of one batch.
         pool: images it is trained on.
-        views: how they are varied.
+        augmentation: how they are varied.
         budget: steps, batch size, learning rate, steps between checkpoints.
         seed: order of images and views.
         runtime: device and precision.
@@ -136,7 +136,7 @@ def fit_steps(
         record_frames: write down the keys of the frames that each interval saw; in files only.
     """
     log = folder / "frames" if record_frames else None
-    with _batches(pool, views, budget, seed, runtime, log) as (batches, loading):
+    with _batches(pool, augmentation, budget, seed, runtime, log) as (batches, loading):
         fit_resumable(
             folder,
             model,
@@ -154,7 +154,7 @@ def fit_steps(
 @contextmanager
 def _batches(
     pool: ImagePool | FramePool,
-    views: Augmentation,
+    augmentation: Augmentation,
     budget: StepsConfig,
     seed: int,
     runtime: Runtime,
@@ -164,9 +164,11 @@ def _batches(
     ranks, steps = runtime.ranks, (budget.batch_size, budget.interval)
     if isinstance(pool, ImagePool):
         device, share = runtime.device, ranks.share
-        yield TrainBatches(pool, views, *steps, seed=seed, device=device, share=share), dict
+        yield TrainBatches(pool, augmentation, *steps, seed=seed, device=device, share=share), dict
         return
-    batches = FrameBatches(pool, views, *steps, seed=seed, device=runtime.device, share=ranks.share)
+    batches = FrameBatches(
+        pool, augmentation, *steps, seed=seed, device=runtime.device, share=ranks.share
+    )
 
     def loading() -> dict[str, Any]:
         waited, batches.waited_seconds = batches.waited_seconds, 0.0

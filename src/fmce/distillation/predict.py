@@ -22,16 +22,17 @@ from fmce.data.image_files import (
     read_ids,
     read_rgb,
 )
-from fmce.data.segmentation import CAMVID_VOID, IGNORE_INDEX
+from fmce.data.segmentation import CAMVID_VOID
 from fmce.distillation.data.dataset import read_distillation_data
 from fmce.distillation.experiment import load_student, make_task
 from fmce.distillation.predict_boxes import predict_boxes
 from fmce.distillation.teacher import load_teacher
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.files import replacing, write_json
+from fmce.losses.distillation import IGNORE_INDEX
 from fmce.metrics.segmentation import confusion, segmentation_scores
-from fmce.tasks.detection import DetectTask
-from fmce.tasks.distillation import SegmentTask
+from fmce.tasks.detection import DetectionTask
+from fmce.tasks.distillation import SegmentationTask
 
 Network = Literal["teacher"] | Arm
 
@@ -94,28 +95,28 @@ def predict(
     if not paths:
         raise ValueError(f"expected images (JPEG, PNG, WebP) below {images}, found none")
     task = make_task(config, data)
-    size, views = (config.data.height, config.data.width), Augmentation(data.mean, data.std)
+    size, augmentation = (config.data.height, config.data.width), Augmentation(data.mean, data.std)
     about: dict[str, Any] = {
         "network": network,
         "seed": None if network == "teacher" else config.seeds[0] if seed is None else seed,
         "class_names": list(data.class_names),
     }
-    if isinstance(task, DetectTask):
+    if isinstance(task, DetectionTask):
         result = about | predict_boxes(
             task,
             model,
             paths,
             out,
             size=size,
-            views=views,
+            augmentation=augmentation,
             labels=labels,
             runtime=runtime,
             quiet=quiet,
         )
         write_json(out / "predictions.json", result)
         return result
-    assert isinstance(task, SegmentTask)
-    unreadable = _write_masks(task, model, paths, images, out, size, views, runtime)
+    assert isinstance(task, SegmentationTask)
+    unreadable = _write_masks(task, model, paths, images, out, size, augmentation, runtime)
     scores = None
     if masks is not None:
         scores = score_masks(
@@ -137,11 +138,11 @@ def predict(
 
 
 def predict_ids(
-    task: SegmentTask,
+    task: SegmentationTask,
     model: nn.Module,
     image: ImageArray,
     size: tuple[int, int],
-    views: Augmentation,
+    augmentation: Augmentation,
 ) -> Tensor:
     """Return the class of every pixel of one image.
 
@@ -150,7 +151,7 @@ def predict_ids(
         model: in eval mode.
         image: uint8 (H,W,3), any size.
         size: height and width that training images were brought to.
-        views: normalisation.
+        augmentation: normalisation.
 
     Returns:
         uint8 (H,W) on the CPU.
@@ -163,7 +164,7 @@ def predict_ids(
     )
     pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None]
     device = next(model.parameters()).device
-    normalised, _ = views(pixels.to(device))
+    normalised, _ = augmentation(pixels.to(device))
     logits = task.logits(model, normalised).float()
     if logits.shape[2:] != (height, width):
         logits = torch.nn.functional.interpolate(
@@ -231,13 +232,13 @@ def _network(
 
 
 def _write_masks(
-    task: SegmentTask,
+    task: SegmentationTask,
     model: nn.Module,
     paths: Sequence[Path],
     root: Path,
     out: Path,
     size: tuple[int, int],
-    views: Augmentation,
+    augmentation: Augmentation,
     runtime: Runtime,
 ) -> list[str]:
     """Write every image's mask; return the files that could not be read."""
@@ -251,7 +252,7 @@ def _write_masks(
                 continue
             failures.succeeded()
             with runtime.autocast():
-                ids = predict_ids(task, model, image, size, views)
+                ids = predict_ids(task, model, image, size, augmentation)
             target = (out / path.relative_to(root)).with_suffix(".png")
             target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(target) as beside:

@@ -32,19 +32,19 @@ from fmce.engine.runtime import Runtime
 from fmce.files import write_json
 from fmce.metrics.detection import detection_scores
 from fmce.models.detection import detections
-from fmce.tasks.detection import DetectTask
+from fmce.tasks.detection import DetectionTask
 
 Found = dict[str, Tensor]
 
 
 def predict_boxes(
-    task: DetectTask,
+    task: DetectionTask,
     model: nn.Module,
     paths: Sequence[Path],
     out: Path,
     *,
     size: tuple[int, int],
-    views: Augmentation,
+    augmentation: Augmentation,
     labels: Path | None,
     runtime: Runtime,
     quiet: bool,
@@ -57,7 +57,7 @@ def predict_boxes(
         paths: images.
         out: folder to write.
         size: height and width that training images were brought to.
-        views: normalisation.
+        augmentation: normalisation.
         labels: Scalabel JSON with the truth, or None.
         runtime: device and precision.
         quiet: print nothing.
@@ -81,7 +81,7 @@ def predict_boxes(
                 continue
             failures.succeeded()
             with runtime.autocast():
-                found.append(boxes_of_image(task, model, image, size, views))
+                found.append(boxes_of_image(task, model, image, size, augmentation))
             names.append(path.name)
             progress.advance(path.stem)
     out.mkdir(parents=True, exist_ok=True)
@@ -99,11 +99,11 @@ def predict_boxes(
 
 
 def boxes_of_image(
-    task: DetectTask,
+    task: DetectionTask,
     model: nn.Module,
     image: ImageArray,
     size: tuple[int, int],
-    views: Augmentation,
+    augmentation: Augmentation,
 ) -> Found:
     """Return the boxes of one whole image, in its own pixels, at the scale of training.
 
@@ -112,7 +112,7 @@ def boxes_of_image(
         model: in eval mode.
         image: uint8 (H,W,3), any size.
         size: height and width that training images were brought to.
-        views: normalisation.
+        augmentation: normalisation.
 
     Returns:
         "boxes" (n,4), "scores" and "labels" (n,) on the CPU.
@@ -122,7 +122,7 @@ def boxes_of_image(
     wide, high = round(width * scale), round(height * scale)
     scaled = Image.fromarray(image).resize((wide, high), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None]
-    normalised, _ = views(pixels.to(next(model.parameters()).device))
+    normalised, _ = augmentation(pixels.to(next(model.parameters()).device))
     (found,) = detections(task.outputs(model, normalised), (high, wide))
     back = torch.tensor([width / wide, height / high] * 2)
     values = {name: value.cpu() for name, value in found.items()}

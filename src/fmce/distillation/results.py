@@ -16,7 +16,7 @@ from fmce.runs.log import read_done, read_metrics
 _CURVE = ("steps", "agreement", "agreement_unlabelled", "kl_to_teacher")
 
 
-def matching_result(
+def distillation_result(
     config: DistillationConfig, out: Path, data: DistillationData, teacher: dict[str, Any]
 ) -> dict[str, Any]:
     """Gather what all arms recorded; the contents of `distill.json`.

@@ -15,7 +15,7 @@ from fmce.config.io import defaults_of, to_dict, to_yaml
 from fmce.console.tables import percent
 from fmce.data.augmentation import EvalBatches
 from fmce.distillation.data.pools import DistillationData
-from fmce.distillation.experiment import fit_steps, make_network, make_task, views_of
+from fmce.distillation.experiment import augmentation_of, fit_steps, make_network, make_task
 from fmce.engine.runtime import Runtime
 from fmce.files import read_json, write_json
 from fmce.runs.checkpoint import load_weights, save_weights
@@ -43,8 +43,8 @@ def make_teacher(
             ranks.on_rank_zero(lambda: folder.mkdir(exist_ok=True))
         else:
             _train_teacher(config, folder, teacher, task, resident, runtime)
-        views = views_of(config, data)
-        validation = EvalBatches(resident.validation, views, share=ranks.share)
+        augmentation = augmentation_of(config, data)
+        validation = EvalBatches(resident.validation, augmentation, share=ranks.share)
         about["scores"] = task.scores(teacher, validation, runtime)
         ranks.on_rank_zero(lambda: _save_teacher(folder, teacher, about))
     about = ranks.on_rank_zero(lambda: read_json(folder / "teacher.json"))
@@ -83,7 +83,7 @@ def _train_teacher(
             teacher,
             supervised_step(task, teacher),
             data.labelled,
-            views_of(config, data),
+            augmentation_of(config, data),
             config.teacher_steps,
             config.teacher_seed,
             runtime,

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmce.losses.distillation import IGNORE_INDEX
+
 
 def _refuse_out_of_range(values: Tensor, num_classes: int, what: str, remedy: str) -> None:
     if values.numel() == 0:
@@ -28,7 +30,9 @@ def _integers(values: Tensor, what: str) -> Tensor:
     return values.long()
 
 
-def confusion(preds: Tensor, targets: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+def confusion(
+    preds: Tensor, targets: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
     """Count pixels by true and predicted class.
 
     Args:

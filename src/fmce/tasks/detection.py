@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmce.data.batch import ViewBatch
+from fmce.data.batch import PoolBatch
 from fmce.data.detection.boxes import to_labels, unpack_boxes
 from fmce.engine.loop import Batches, StepOutput
 from fmce.engine.runtime import Runtime
@@ -16,7 +16,7 @@ from fmce.models.detection import DetectionOutput, detection_output, detections
 from fmce.models.features import eval_mode
 
 
-class DetectTask:
+class DetectionTask:
     """Detection: raw outputs at every location, scored by COCO's AP."""
 
     score_name = "ap"
@@ -35,7 +35,7 @@ class DetectTask:
         losses = fcos_losses(self.outputs(model, images), *to_labels(targets))
         return StepOutput(losses.total(), len(images), {}, losses.divisor)
 
-    def matching_loss(
+    def distillation_loss(
         self, student: DetectionOutput, teacher: DetectionOutput, temperature: float
     ) -> StepOutput:
         """Return the sum of `detection_distillation` as loss, and its three parts."""
@@ -85,14 +85,14 @@ class DetectTask:
     @torch.inference_mode()
     def _run(
         self, model: nn.Module, batches: Batches, runtime: Runtime
-    ) -> Iterator[tuple[ViewBatch, DetectionOutput]]:
+    ) -> Iterator[tuple[PoolBatch, DetectionOutput]]:
         with eval_mode(model):
             for batch in batches.epoch(0):
                 with runtime.autocast():
                     yield batch, self.outputs(model, runtime.to_device(batch.images))
 
 
-def _detect(output: DetectionOutput, batch: ViewBatch) -> list[dict[str, Tensor]]:
+def _detect(output: DetectionOutput, batch: PoolBatch) -> list[dict[str, Tensor]]:
     height, width = batch.images.shape[2:]
     found = detections(output, (height, width))
     return [{name: value.cpu() for name, value in image.items()} for image in found]

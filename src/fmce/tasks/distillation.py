@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmce.data.batch import ViewBatch
+from fmce.data.batch import PoolBatch
 from fmce.data.batch_slice import batch_slice
 from fmce.engine.distributed.ranks import ALONE, Ranks
 from fmce.engine.loop import Batches, StepOutput
@@ -46,7 +46,7 @@ class DistillationTask(Protocol):
         """Return the outputs that are matched."""
         ...
 
-    def matching_loss(self, student: Any, teacher: Any, temperature: float) -> StepOutput:
+    def distillation_loss(self, student: Any, teacher: Any, temperature: float) -> StepOutput:
         """Return what it costs that the student's outputs are not the teacher's, and its parts."""
         ...
 
@@ -75,7 +75,7 @@ class LogitsTask:
         """Return the logits."""
         return self.logits(model, images)
 
-    def matching_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> StepOutput:
+    def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> StepOutput:
         """Return KL(teacher‖student), a mean over positions, at a temperature."""
         return StepOutput(kl_distillation(student, teacher, temperature), len(student), {})
 
@@ -86,7 +86,7 @@ class LogitsTask:
         return agreement(self, self.num_classes, student, teacher, batches, runtime)
 
 
-class ClassifyTask(LogitsTask):
+class ClassificationTask(LogitsTask):
     """Classification: logits (B,C), scored by accuracy."""
 
     score_name = "accuracy"
@@ -114,7 +114,7 @@ class ClassifyTask(LogitsTask):
         return {"accuracy": correct / total}
 
 
-class SegmentTask(LogitsTask):
+class SegmentationTask(LogitsTask):
     """Segmentation: logits (B,C,H,W) at the image's size, scored by mIoU."""
 
     score_name = "miou"
@@ -150,10 +150,10 @@ class SegmentTask(LogitsTask):
 
 def supervised_step(
     task: DistillationTask, student: nn.Module
-) -> Callable[[ViewBatch], StepOutput]:
+) -> Callable[[PoolBatch], StepOutput]:
     """Return the step of the supervised arm, and of the teacher."""
 
-    def step(batch: ViewBatch) -> StepOutput:
+    def step(batch: PoolBatch) -> StepOutput:
         if batch.targets is None:
             raise ValueError("the supervised arm needs labelled images; this pool has no targets")
         return task.supervised_loss(student, batch.images, batch.targets)
@@ -161,7 +161,7 @@ def supervised_step(
     return step
 
 
-def matching_step(
+def distillation_step(
     task: DistillationTask,
     student: nn.Module,
     teacher: nn.Module,
@@ -170,7 +170,7 @@ def matching_step(
     blend: bool = False,
     teacher_autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     ranks: Ranks = ALONE,
-) -> Callable[[ViewBatch], StepOutput]:
+) -> Callable[[PoolBatch], StepOutput]:
     """Return the step of the matching arms: student against teacher on the same view.
 
     Args:
@@ -184,13 +184,13 @@ def matching_step(
     """
     teacher.eval().requires_grad_(False)
 
-    def step(batch: ViewBatch) -> StepOutput:
+    def step(batch: PoolBatch) -> StepOutput:
         images = batch.images
         if blend:
             images = _blended(images, ranks)
         with torch.inference_mode(), teacher_autocast():
             wanted = task.outputs(teacher, images)
-        return task.matching_loss(task.outputs(student, images), wanted, temperature)
+        return task.distillation_loss(task.outputs(student, images), wanted, temperature)
 
     return step
 

@@ -60,8 +60,8 @@ def test_a_view_moves_boxes_as_it_moves_pixels(flip):
     images = torch.zeros(16, 3, 40, 60, dtype=torch.uint8)
     images[:, :, 10:30, 20:44] = 255
     packed = pack_boxes([image_boxes([[20, 10, 44, 30]], [1])]).expand(16, -1, -1)
-    views = Augmentation((0.0,) * 3, (1.0,) * 3, zoom=1.6, flip=flip)
-    seen, moved = views(images, packed, torch.Generator().manual_seed(3))
+    augmentation = Augmentation((0.0,) * 3, (1.0,) * 3, zoom=1.6, flip=flip)
+    seen, moved = augmentation(images, packed, torch.Generator().manual_seed(3))
     for picture, (box,) in zip(seen[:, 0] > 0.5, moved, strict=True):
         rows, columns = picture.any(1).nonzero()[:, 0], picture.any(0).nonzero()[:, 0]
         extent = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
@@ -80,8 +80,8 @@ def test_mirroring_twice_gives_the_box_back():
 def test_pool_batches_carry_boxes_and_plain_images_keep_them():
     packed = pack_boxes(TWO)
     pool = ImagePool(torch.zeros(2, 3, 12, 16, dtype=torch.uint8), packed)
-    views = Augmentation((0.0,) * 3, (1.0,) * 3)
-    (batch,) = TrainBatches(pool, views, 2, 1, seed=0).epoch(1)
+    augmentation = Augmentation((0.0,) * 3, (1.0,) * 3)
+    (batch,) = TrainBatches(pool, augmentation, 2, 1, seed=0).epoch(1)
     torch.testing.assert_close(batch.targets, packed[batch.image_index])
 
 

@@ -91,21 +91,21 @@ def test_bdd100k_files_of_single_images_in_both_forms(tmp_path):
     old = {"name": "b", "frames": [{"timestamp": 1, "objects": [label("bike", 1, 1, 8, 8)]}]}
     write(root / "labels" / "100k" / "train" / "b.json", old)
     write(root / "labels" / "100k" / "train" / "c.json", {"name": "c.jpg", "labels": []})
-    files = bdd100k_detection(root, "train", missing="error")
+    files = bdd100k_detection(root, "train", unannotated="error")
     assert [len(b.labels) for b in files.boxes] == [4, 1, 0]
     assert files.class_names[files.boxes[1].labels[0]] == "bicycle"
 
 
-@pytest.mark.parametrize(("missing", "stems"), [("empty", ("a", "b", "c")), ("skip", ("a",))])
-def test_images_without_annotation_are_taken_or_left(tmp_path, missing, stems):
+@pytest.mark.parametrize(("unannotated", "stems"), [("empty", ("a", "b", "c")), ("skip", ("a",))])
+def test_images_without_annotation_are_taken_or_left(tmp_path, unannotated, stems):
     root = bdd(tmp_path, "det_20/det_train.json", FRAMES[:2])
-    assert bdd100k_detection(root, "train", missing=missing).stems == stems
+    assert bdd100k_detection(root, "train", unannotated=unannotated).stems == stems
 
 
 def test_images_without_annotation_can_be_refused(tmp_path):
     root = bdd(tmp_path, "det_20/det_train.json", FRAMES[:2])
     with pytest.raises(ValueError, match="2 images have no annotation, b, c"):
-        bdd100k_detection(root, "train", missing="error")
+        bdd100k_detection(root, "train", unannotated="error")
 
 
 def test_unknown_classes_and_labels_without_image_are_named(tmp_path):
@@ -209,7 +209,7 @@ def test_kitti_lines(tmp_path):
     assert first.ignored.tolist() == [False, True, True, True, True]
     assert first.boxes[0].tolist() == [3.5, 4.5, 20.25, 15]
     assert kitti_detection(tmp_path, "val").stems == ("000003",)
-    assert kitti_detection(tmp_path, "train", missing="skip").stems == ("000000",)
+    assert kitti_detection(tmp_path, "train", unannotated="skip").stems == ("000000",)
     write(tmp_path / "training" / "label_2" / "000000.txt", "Car 0 0 0 1 2 three 4")
     with pytest.raises(ValueError, match=r"line 1, got \['1', '2', 'three', '4'\]"):
         kitti_detection(tmp_path, "train")
@@ -237,7 +237,7 @@ def test_coco_json(tmp_path):
     assert files.boxes[0].boxes.tolist() == [[2, 3, 12, 8], [0, 0, 9, 9]]
     assert files.boxes[0].labels.tolist() == [1, 0]
     assert files.boxes[0].ignored.tolist() == [False, True]
-    fewer = coco_detection(*coco(tmp_path), class_names=["car"], missing="skip")
+    fewer = coco_detection(*coco(tmp_path), class_names=["car"], unannotated="skip")
     assert fewer.stems == ("a",)
     assert fewer.boxes[0].labels.tolist() == [0]
 
@@ -304,14 +304,14 @@ def test_label_files_that_cannot_be_read_are_named(tmp_path, content):
         coco_detection(images, labels)
 
 
-@pytest.mark.parametrize("missing", ["empty", "skip", "error"])
-def test_a_folder_of_labels_that_is_not_there_is_named(tmp_path, missing):
+@pytest.mark.parametrize("unannotated", ["empty", "skip", "error"])
+def test_a_folder_of_labels_that_is_not_there_is_named(tmp_path, unannotated):
     picture(tmp_path / "image_2" / "1.png")
     with pytest.raises(ValueError, match=r"expected a folder of labels at .*label_2, found none"):
-        kitti_detection(tmp_path, "train", missing=missing)
+        kitti_detection(tmp_path, "train", unannotated=unannotated)
     picture(tmp_path / "images" / "train" / "1.png")
     with pytest.raises(ValueError, match=r"expected a folder of labels at .*labels/train"):
-        yolo_detection(tmp_path, "train", class_names=["car"], missing=missing)
+        yolo_detection(tmp_path, "train", class_names=["car"], unannotated=unannotated)
 
 
 def test_class_ids_follow_other_names_and_other_classes_are_refused_or_dropped(tmp_path):
@@ -368,7 +368,7 @@ def test_yolo_folders(tmp_path, names):
     assert files.boxes[0].labels.tolist() == [1]
     assert files.boxes[0].boxes[0].tolist() == pytest.approx([15, 12, 25, 18])
     assert files.check() == {"car": 0, "person": 1, "ignored": 0}
-    assert yolo_detection(tmp_path, "train", missing="skip").stems == ("a",)
+    assert yolo_detection(tmp_path, "train", unannotated="skip").stems == ("a",)
 
 
 def test_yolo_polygons_become_their_bounds_and_confidences_are_passed_over(tmp_path):
@@ -457,7 +457,7 @@ def test_a_damaged_image_is_replaced_and_an_empty_set_refused(tmp_path):
 
 @needs_data
 def test_real_bdd100k_images_with_their_own_files():
-    files = bdd100k_detection(DATA / "bdd100k-det-sample10", "train", missing="error")
+    files = bdd100k_detection(DATA / "bdd100k-det-sample10", "train", unannotated="error")
     assert len(files) == 10
     counts = files.check()
     assert sum(counts.values()) == 102
@@ -479,7 +479,7 @@ def in_both_lists(root, real):
         write(folder / "labels" / name, frames)
         (folder / "images" / "100k").mkdir(parents=True)
         (folder / "images" / "100k" / "train").symlink_to(real.image_paths[0].parent.resolve())
-        yield bdd100k_detection(folder, "train", missing="error")
+        yield bdd100k_detection(folder, "train", unannotated="error")
 
 
 def in_coco(root, real):
@@ -492,7 +492,7 @@ def in_coco(root, real):
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(real.class_names)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write(root / "coco.json", content)
-    return coco_detection(real.image_paths[0].parent, root / "coco.json", missing="error")
+    return coco_detection(real.image_paths[0].parent, root / "coco.json", unannotated="error")
 
 
 def in_yolo(root, real):
@@ -504,7 +504,7 @@ def in_yolo(root, real):
         rows = zip(boxes.labels.tolist(), places.tolist(), strict=True)
         lines = [f"{k} {' '.join(map(repr, place))}" for k, place in rows]
         write(root / "labels" / "train" / f"{stem}.txt", "\n".join(lines))
-    return yolo_detection(root, "train", class_names=real.class_names, missing="error")
+    return yolo_detection(root, "train", class_names=real.class_names, unannotated="error")
 
 
 def in_voc(root, real):
@@ -519,12 +519,12 @@ def in_voc(root, real):
         xml = f"<annotation>{''.join(objects)}</annotation>"
         write(root / "Annotations" / f"{stem}.xml", xml)
     write(root / "ImageSets" / "Main" / "train.txt", "\n".join(real.stems))
-    return voc_detection(root, "train", class_names=real.class_names, missing="error")
+    return voc_detection(root, "train", class_names=real.class_names, unannotated="error")
 
 
 @needs_data
 def test_every_format_gives_the_same_boxes_of_the_real_images(tmp_path):
-    real = bdd100k_detection(DATA / "bdd100k-det-sample10", "train", missing="error")
+    real = bdd100k_detection(DATA / "bdd100k-det-sample10", "train", unannotated="error")
     assert not any(boxes.ignored.any() for boxes in real.boxes)
     others = [
         *in_both_lists(tmp_path, real),
@@ -552,7 +552,7 @@ def test_real_scalabel_file_with_an_ignored_person():
 @needs_data
 def test_real_kitti_frames():
     sets = [
-        kitti_detection(DATA / "kitti101", split, missing="error") for split in ("train", "val")
+        kitti_detection(DATA / "kitti101", split, unannotated="error") for split in ("train", "val")
     ]
     assert [len(files) for files in sets] == [76, 25]
     assert not set(sets[0].stems) & set(sets[1].stems)

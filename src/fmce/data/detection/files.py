@@ -27,7 +27,7 @@ from fmce.data.image_files import (
     stem_of,
 )
 
-Missing = Literal["empty", "skip", "error"]
+UnannotatedImages = Literal["empty", "skip", "error"]
 # Annotators and inclusive ends go past the edge by about this much; such boxes are cut, not refused.
 _TOLERANCE_PIXELS = 2.0
 
@@ -213,7 +213,7 @@ def join_labels(
     classes: Classes,
     *,
     name: str,
-    missing: Missing = "empty",
+    unannotated: UnannotatedImages = "empty",
     exclude: Path | str | Iterable[str] = (),
     max_failure_rate: float = 0.01,
 ) -> DetectionFiles:
@@ -224,7 +224,7 @@ def join_labels(
         labels: Raw boxes by stem.
         classes: What becomes of the files' class names.
         name: What the set is called in messages.
-        missing: What to do with an image that has no annotation, or null for one: take it as an
+        unannotated: What to do with an image that has no annotation, or null for one: take it as an
             image without objects ("empty", as BDD100K's evaluation does), leave it out ("skip") or
             refuse the set ("error").
         exclude: Stems to leave out: a text file with one a line, or an iterable.
@@ -244,12 +244,12 @@ def join_labels(
         )
     classes.refuse_unknown(labels, name)
     bare = [stem for stem in files if labels.get(stem) is None]
-    if bare and missing == "error":
+    if bare and unannotated == "error":
         raise ValueError(
             f"{name}: {len(bare)} images have no annotation, {first_names(bare)}; take them as "
-            "images without objects (missing='empty') or leave them out ('skip')."
+            "images without objects (unannotated='empty') or leave them out ('skip')."
         )
-    taken = [stem for stem in files if missing != "skip" or labels.get(stem) is not None]
+    taken = [stem for stem in files if unannotated != "skip" or labels.get(stem) is not None]
     return DetectionFiles(
         [files[stem] for stem in taken],
         [classes.to_boxes(labels.get(stem) or ()) for stem in taken],

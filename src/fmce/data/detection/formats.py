@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import yaml
 from PIL import Image
 
-from fmce.data.detection.files import DetectionFiles, Missing, join_labels
+from fmce.data.detection.files import DetectionFiles, UnannotatedImages, join_labels
 from fmce.data.detection.labels import EVERY_CLASS, Classes, RawBox, by_stem, read_label_text
 from fmce.data.image_files import DAMAGE_ERRORS, first_names, list_images, read_stems, stem_of
 
@@ -33,7 +33,11 @@ Excluded = Path | str | Iterable[str]
 
 
 def kitti_detection(
-    root: Path | str, split: str, *, missing: Missing = "empty", exclude: Excluded = ()
+    root: Path | str,
+    split: str,
+    *,
+    unannotated: UnannotatedImages = "empty",
+    exclude: Excluded = (),
 ) -> DetectionFiles:
     """Read KITTI's object set: image_2 and label_2.
 
@@ -43,7 +47,7 @@ def kitti_detection(
     Args:
         root: Folder with image_2 and label_2, or with training/ that holds them.
         split: "train" or "val".
-        missing: As in `join_labels`.
+        unannotated: As in `join_labels`.
         exclude: As in `join_labels`.
 
     Raises:
@@ -62,7 +66,7 @@ def kitti_detection(
         for path in chosen
     }
     return join_labels(
-        chosen, labels, KITTI_NAMES, name=f"KITTI {split}", missing=missing, exclude=exclude
+        chosen, labels, KITTI_NAMES, name=f"KITTI {split}", unannotated=unannotated, exclude=exclude
     )
 
 
@@ -100,7 +104,7 @@ def coco_detection(
     labels: Path | str,
     *,
     class_names: Sequence[str] = (),
-    missing: Missing = "empty",
+    unannotated: UnannotatedImages = "empty",
     exclude: Excluded = (),
 ) -> DetectionFiles:
     """Read COCO's JSON: left, top, width and height; crowds are ignored regions.
@@ -110,7 +114,7 @@ def coco_detection(
         labels: The JSON.
         class_names: Which of the file's categories are classes, id 0 first; all by default, in the
             order of their ids. Others are dropped.
-        missing: As in `join_labels`, for images that the JSON does not list.
+        unannotated: As in `join_labels`, for images that the JSON does not list.
         exclude: As in `join_labels`.
 
     Raises:
@@ -138,7 +142,9 @@ def coco_detection(
     for number, annotation in enumerate(annotations, 1):
         _add_coco(raw, annotation, by_id, files, f"{path}, annotation {number}")
     classes = Classes(names, dropped=frozenset(every) - frozenset(names))
-    return join_labels(Path(images), raw, classes, name=str(path), missing=missing, exclude=out)
+    return join_labels(
+        Path(images), raw, classes, name=str(path), unannotated=unannotated, exclude=out
+    )
 
 
 def _add_coco(
@@ -169,7 +175,7 @@ def yolo_detection(
     split: str,
     *,
     class_names: Sequence[str] = (),
-    missing: Missing = "empty",
+    unannotated: UnannotatedImages = "empty",
     exclude: Excluded = (),
 ) -> DetectionFiles:
     """Read YOLO's folders: images/{split} and labels/{split}/*.txt.
@@ -182,7 +188,7 @@ def yolo_detection(
         root: Folder with images/, labels/ and perhaps data.yaml.
         split: "train" or "val".
         class_names: Names of the ids; data.yaml's `names` by default.
-        missing: As in `join_labels`, for images without a text file.
+        unannotated: As in `join_labels`, for images without a text file.
         exclude: As in `join_labels`.
 
     Raises:
@@ -203,7 +209,12 @@ def yolo_detection(
         for path in images
     }
     return join_labels(
-        images, raw, Classes(names), name=f"{root}, {split}", missing=missing, exclude=left_out
+        images,
+        raw,
+        Classes(names),
+        name=f"{root}, {split}",
+        unannotated=unannotated,
+        exclude=left_out,
     )
 
 
@@ -284,7 +295,7 @@ def voc_detection(
     split: str,
     *,
     class_names: Sequence[str] = (),
-    missing: Missing = "empty",
+    unannotated: UnannotatedImages = "empty",
     exclude: Excluded = (),
 ) -> DetectionFiles:
     """Read Pascal VOC's layout: JPEGImages, Annotations/*.xml, ImageSets/Main/{split}.txt.
@@ -295,7 +306,7 @@ def voc_detection(
         root: Folder with these folders, such as VOCdevkit/VOC2012.
         split: Name of the image list.
         class_names: The classes; VOC's twenty by default. Others are unknown.
-        missing: As in `join_labels`, for listed images without annotations.
+        unannotated: As in `join_labels`, for listed images without annotations.
         exclude: As in `join_labels`.
 
     Raises:
@@ -313,7 +324,7 @@ def voc_detection(
     raw = {stem_of(p.name): _voc_boxes(root / "Annotations" / f"{p.stem}.xml") for p in images}
     classes = Classes(tuple(class_names) or VOC_CLASSES)
     return join_labels(
-        images, raw, classes, name=f"{root}, {split}", missing=missing, exclude=exclude
+        images, raw, classes, name=f"{root}, {split}", unannotated=unannotated, exclude=exclude
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fmce.data.detection.files import DetectionFiles, Missing, join_labels
+from fmce.data.detection.files import DetectionFiles, UnannotatedImages, join_labels
 from fmce.data.detection.labels import Classes, RawBox, by_stem, read_label_text
 
 BDD100K_BOX_CLASSES = (
@@ -93,7 +93,7 @@ def bdd100k_detection(
     root: Path | str,
     split: str,
     *,
-    missing: Missing = "empty",
+    unannotated: UnannotatedImages = "empty",
     exclude: Path | str | Iterable[str] = (),
     max_failure_rate: float = 0.01,
 ) -> DetectionFiles:
@@ -105,7 +105,7 @@ def bdd100k_detection(
     Args:
         root: Folder of the data set.
         split: "train" or "val".
-        missing: As in `join_labels`; 137 training images of det_20 have no annotation.
+        unannotated: As in `join_labels`; 137 training images of det_20 have no annotation.
         exclude: As in `join_labels`.
         max_failure_rate: As in `join_labels`.
 
@@ -131,7 +131,7 @@ def bdd100k_detection(
         labels,
         BDD100K_NAMES,
         name=str(images),
-        missing=missing,
+        unannotated=unannotated,
         exclude=exclude,
         max_failure_rate=max_failure_rate,
     )

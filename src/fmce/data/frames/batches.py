@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fmce.data.augmentation import Augmentation, view_generator
-from fmce.data.batch import ViewBatch
+from fmce.data.augmentation import Augmentation, augmentation_generator
+from fmce.data.batch import PoolBatch
 from fmce.data.batch_slice import WHOLE, BatchSlice, batch_slice
 from fmce.data.frames.order import FrameOrder
 from fmce.data.frames.pool import FramePool, decode_batch
@@ -54,9 +54,14 @@ class _Decoder(Dataset[_Decoded]):
     """What a worker process does; holds no frames, so that memory is the same in all of them."""
 
     def __init__(
-        self, height: int, width: int, views: Augmentation | None, seed: int, share: BatchSlice
+        self,
+        height: int,
+        width: int,
+        augmentation: Augmentation | None,
+        seed: int,
+        share: BatchSlice,
     ) -> None:
-        self.height, self.width, self.views = height, width, views
+        self.height, self.width, self.augmentation = height, width, augmentation
         self.seed, self.share = seed, share
 
     def __getitem__(self, job: _Job) -> _Decoded:
@@ -64,9 +69,9 @@ class _Decoder(Dataset[_Decoded]):
         if not images:
             return _Decoded(None, job.frames, damaged)
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-        if self.views is not None:
-            generator = view_generator(torch.device("cpu"), self.seed, job.step)
-            stacked, _ = self.views(stacked, None, generator, self.share)
+        if self.augmentation is not None:
+            generator = augmentation_generator(torch.device("cpu"), self.seed, job.step)
+            stacked, _ = self.augmentation(stacked, None, generator, self.share)
         return _Decoded(stacked, job.frames, damaged)
 
 
@@ -84,7 +89,7 @@ class FrameBatches:
     def __init__(
         self,
         pool: FramePool,
-        views: Augmentation,
+        augmentation: Augmentation,
         batch_size: int,
         interval: int,
         *,
@@ -96,7 +101,7 @@ class FrameBatches:
 
         Args:
             pool: Where frames come from.
-            views: How they are varied.
+            augmentation: How they are varied.
             batch_size: B, of all processes together.
             interval: Steps an "epoch" of the training loop has.
             seed: Draws order and views.
@@ -109,7 +114,7 @@ class FrameBatches:
         """
         if len(pool) == 0:
             raise ValueError("expected a pool with frames, got an empty one")
-        self.pool, self.views = pool, views
+        self.pool, self.augmentation = pool, augmentation
         self.batch_size, self.interval, self.seed = batch_size, interval, seed
         self.device = device or torch.device("cpu")
         self.order = FrameOrder(pool.table.sizes, pool.window, batch_size, seed=seed, share=share)
@@ -123,7 +128,7 @@ class FrameBatches:
     def __len__(self) -> int:
         return self.interval
 
-    def epoch(self, epoch: int) -> Iterator[ViewBatch]:
+    def epoch(self, epoch: int) -> Iterator[PoolBatch]:
         """Yield the batches of the 1-based interval `epoch`.
 
         Workers go on with the next interval meanwhile; asked for another one, they start there.
@@ -156,8 +161,8 @@ class FrameBatches:
     def _start(self, step: int) -> None:
         self.close()
         workers, on_gpu = self.pool.workers, self.device.type == "cuda"
-        views = None if on_gpu else self.views
-        decoder = _Decoder(self.pool.height, self.pool.width, views, self.seed, self.share)
+        augmentation = None if on_gpu else self.augmentation
+        decoder = _Decoder(self.pool.height, self.pool.width, augmentation, self.seed, self.share)
         self._jobs = self._read(step)
         loader = DataLoader(
             decoder,
@@ -206,13 +211,13 @@ class FrameBatches:
         for place, reason in decoded.damaged:
             self.failures.failed(int(decoded.frames[place]), OSError(reason), self.pool.table.key)
 
-    def _on_device(self, decoded: _Decoded, step: int) -> ViewBatch:
+    def _on_device(self, decoded: _Decoded, step: int) -> PoolBatch:
         images = self._standing_in(decoded, step) if decoded.images is None else decoded.images
         if images.dtype == torch.uint8:  # views on a GPU, queued behind the step that it works on
             images = images.to(self.device, non_blocking=True)
-            generator = view_generator(self.device, self.seed, step)
-            images, _ = self.views(images, None, generator, self.share)
-        return ViewBatch(images, None, decoded.frames)
+            generator = augmentation_generator(self.device, self.seed, step)
+            images, _ = self.augmentation(images, None, generator, self.share)
+        return PoolBatch(images, None, decoded.frames)
 
     def _standing_in(self, decoded: _Decoded, step: int) -> Tensor:
         """Return images for a part of a batch of which no frame can be read."""

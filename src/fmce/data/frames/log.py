@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fmce.data.batch import ViewBatch
+from fmce.data.batch import PoolBatch
 from fmce.data.frames.batches import FrameBatches
 from fmce.files import write_text
 
@@ -37,7 +37,7 @@ class LoggedBatches:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, epoch: int) -> Iterator[ViewBatch]:
+    def epoch(self, epoch: int) -> Iterator[PoolBatch]:
         """Yield the batches of the 1-based interval."""
         own: Frames = []
         for batch in self.batches.epoch(epoch):

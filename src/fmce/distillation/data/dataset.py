@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fmce.config.distillation import DistillationConfig, DistillationDataConfig, DistillationTask
+from fmce.config.distillation import DistillationConfig, DistillationDataConfig, TaskName
 from fmce.data.classification.classification import load_classification
 from fmce.data.frames.pool import FramePool
 from fmce.data.image_files import first_names
@@ -34,7 +34,7 @@ from fmce.distillation.data.memory import image_bytes
 from fmce.distillation.data.pools import (
     POOLS,
     DistillationData,
-    data_root,
+    required_root,
     sample_indices,
     with_statistics,
 )
@@ -60,9 +60,7 @@ def with_imagenet_statistics(config: DistillationConfig) -> DistillationDataConf
     return replace(config.data, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def load_distillation_data(
-    task: DistillationTask, config: DistillationDataConfig
-) -> DistillationData:
+def load_distillation_data(task: TaskName, config: DistillationDataConfig) -> DistillationData:
     """Read or render all images of an experiment.
 
     Args:
@@ -91,7 +89,7 @@ def load_distillation_data(
 
 
 def prepare_distillation_data(
-    folder: Path, task: DistillationTask, config: DistillationDataConfig
+    folder: Path, task: TaskName, config: DistillationDataConfig
 ) -> DistillationData:
     """Return the experiment's images, from `folder` if they were prepared there before.
 
@@ -195,7 +193,7 @@ def _files(config: DistillationDataConfig) -> DistillationData:
 
 
 def _segmentation(config: DistillationDataConfig, split: str) -> SegmentationFiles:
-    root = data_root(config)
+    root = required_root(config)
     exclude, rate = config.exclude or (), config.max_damaged
     if config.name == "camvid":
         return camvid(root, split, exclude=exclude, max_failure_rate=rate)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from fmce.data.road_scenes.scenes import SCENE_BOX_CLASSES, SceneBatch
 from fmce.distillation.data.memory import image_bytes
 from fmce.distillation.data.pools import (
     DistillationData,
-    data_root,
+    required_root,
     sample_indices,
     with_statistics,
 )
@@ -101,30 +101,30 @@ def detection_files(config: DistillationDataConfig, split: str) -> DetectionFile
     Raises:
         ValueError: the data set's name is unknown, or it is incomplete.
     """
-    exclude, missing = config.exclude or (), config.unannotated_images
+    exclude, unannotated = config.exclude or (), config.unannotated_images
     if config.name not in ("bdd100k", "kitti", "coco", "yolo", "voc"):
         raise ValueError(
             f"unknown detection data {config.name!r}; choose from scenes, bdd100k, kitti, coco, yolo, voc"
         )
-    root, names = data_root(config), config.class_names
+    root, names = required_root(config), config.class_names
     if names and config.name in ("bdd100k", "kitti"):
         raise ValueError(
             f"data.class_names is {', '.join(names)}, but {config.name} has classes of its own; leave it out"
         )
     if config.name == "bdd100k":
-        return bdd100k_detection(root, split, missing=missing, exclude=exclude)
+        return bdd100k_detection(root, split, unannotated=unannotated, exclude=exclude)
     if config.name == "kitti":
-        return kitti_detection(root, split, missing=missing, exclude=exclude)
+        return kitti_detection(root, split, unannotated=unannotated, exclude=exclude)
     if config.name == "coco":
         return coco_detection(
             root / split,
             root / "annotations" / f"instances_{split}.json",
             class_names=names,
-            missing=missing,
+            unannotated=unannotated,
             exclude=exclude,
         )
     read = yolo_detection if config.name == "yolo" else voc_detection
-    return read(root, split, class_names=names, missing=missing, exclude=exclude)
+    return read(root, split, class_names=names, unannotated=unannotated, exclude=exclude)
 
 
 def _labelled(files: DetectionFiles, config: DistillationDataConfig) -> ImagePool:

@@ -66,7 +66,7 @@ def forbidden_stems(config: DistillationDataConfig, validation: Iterable[str]) -
     if config.exclude is not None:
         forbidden |= read_stems(config.exclude)
     if config.name == "bdd100k":
-        forbidden |= bdd100k_excluded_stems(data_root(config))
+        forbidden |= bdd100k_excluded_stems(required_root(config))
     return frozenset(forbidden)
 
 
@@ -90,7 +90,7 @@ def with_statistics(
     )
 
 
-def data_root(config: DistillationDataConfig) -> Path:
+def required_root(config: DistillationDataConfig) -> Path:
     """Return where the data set lies, or say how to name it."""
     if config.root is None:
         raise ValueError(

@@ -9,7 +9,7 @@ from fmce.config.distillation import DistillationConfig
 from fmce.config.io import with_settings
 from fmce.data.augmentation import Augmentation, TrainBatches
 from fmce.data.pools import ImagePool
-from fmce.distillation.distill import distill, train_arm_on
+from fmce.distillation.distill import distill, train_student_on
 from fmce.distillation.experiment import arm_folder
 from fmce.distillation.teacher import teacher_autocast
 from fmce.engine.runtime import make_runtime
@@ -40,10 +40,13 @@ def test_the_teachers_passes_have_the_precision_asked_for(precision, expected):
 
 def test_augmentation_are_the_same_wherever_the_pool_is():
     images = torch.randint(0, 256, (9, 3, 16, 24), dtype=torch.uint8)
-    pool, views = ImagePool(images), Augmentation((0.5,) * 3, (0.2,) * 3, zoom=1.5, flip=True)
+    pool, augmentation = (
+        ImagePool(images),
+        Augmentation((0.5,) * 3, (0.2,) * 3, zoom=1.5, flip=True),
+    )
     gpu = torch.device("cuda")
     on_host, on_gpu = (
-        [batch.images for batch in TrainBatches(p, views, 4, 3, seed=0, device=gpu).epoch(1)]
+        [batch.images for batch in TrainBatches(p, augmentation, 4, 3, seed=0, device=gpu).epoch(1)]
         for p in (pool, pool.to(gpu))
     )
     assert all(a.device.type == "cuda" for a in on_host)
@@ -56,7 +59,7 @@ def test_teacher_and_student_train_on_images_that_stay_on_the_host(tmp_path, mon
     distill(config, out, runtime=make_runtime("cuda"), quiet=True)  # students: other processes
     student = arm_folder(out, "function_matching", 1)
     shutil.rmtree(student)
-    train_arm_on(config, out, "function_matching", 1, make_runtime("cuda"))
+    train_student_on(config, out, "function_matching", 1, make_runtime("cuda"))
     assert "scores" in read_done(student)
 
 
