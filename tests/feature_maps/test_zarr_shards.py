@@ -74,5 +74,5 @@ def test_maps_that_are_all_zero_are_written_too(tmp_path):
 
 def test_stores_of_unlike_shape_do_not_join(tmp_path):
     parts = [small_store(tmp_path / "a"), small_store(tmp_path / "b", (3, 1, 1))]
-    with pytest.raises(ValueError, match="equal shape, got"):
+    with pytest.raises(ValueError, match=r"equal \(phases, images, map shape\), got"):
         StoredMaps(parts, torch.device("cpu"))

@@ -1,1 +1,1 @@
-"""The FMCS-Dataset: feature maps of the marker checkpoints, labelled with their phase."""
+"""The FMCS-Dataset: feature maps of the marker checkpoints, labelled with their phases."""

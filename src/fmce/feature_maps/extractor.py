@@ -9,10 +9,10 @@ from fmce.runs.run import Run
 
 
 class MapExtractor:
-    """A frozen network that gives its feature maps: images (B,3,H,W) → maps (B,C,h,w) float32."""
+    """A frozen network as a function from images (B,3,H,W) to feature maps float32 (B,C,h,w)."""
 
     def __init__(self, model: nn.Module, layer: str, runtime: Runtime) -> None:
-        """Freeze a model of our own making (its hooks stay for good)."""
+        """Freeze a model; its hooks stay attached, so pass one that belongs to nobody else."""
         self.model = model.eval().requires_grad_(False)
         self.layer, self.runtime = layer, runtime
         self._maps = FeatureMaps(self.model, layer)
@@ -21,16 +21,16 @@ class MapExtractor:
     # no_grad rather than inference_mode: FMCE-Net's backward pass must be able to save the maps.
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the maps of a batch."""
+        """Return the feature maps of a batch."""
         with self.runtime.autocast():
             self.model(self.runtime.to_device(images))
         maps = self._maps.single(self.layer).float()
-        self._maps.clear()  # of many networks side by side, each would hold a block of maps
+        self._maps.clear()  # else each of K networks would keep a block of maps
         return maps
 
 
 def map_extractor(run: Run, epoch: int, runtime: Runtime) -> MapExtractor:
-    """Return the network as it was after an epoch, as a function from images to feature maps.
+    """Return the extractor of the network as it was after an epoch.
 
     Raises:
         FileNotFoundError: If that epoch has no checkpoint.

@@ -1,4 +1,4 @@
-"""The FMCS-Dataset held in memory: each map computed once, for data sets that fit."""
+"""The FMCS-Dataset in memory: each map is computed once, for data sets that fit."""
 
 from collections.abc import Iterator
 from typing import Self
@@ -16,7 +16,7 @@ class InMemoryMaps:
     """All maps of a source, kept on one device."""
 
     def __init__(self, maps: MapBatch, num_images: int, num_phases: int, num_runs: int) -> None:
-        """Keep maps that are already in the order of their numbers; `from_source` computes them."""
+        """Keep maps in the order of their numbers; `from_source` computes them."""
         self.maps = maps
         self.num_images, self.num_phases, self.num_runs = num_images, num_phases, num_runs
 
@@ -25,22 +25,25 @@ class InMemoryMaps:
         """Compute every map of a source once.
 
         Args:
-            source: usually a `RecomputedMaps`. K·N·C·h·w values are kept, at 4 bytes each.
+            source: Usually `RecomputedMaps`. Memory: 4 bytes for each of K·N·C·h·w values per run.
+
+        Raises:
+            ValueError: If the source has no images.
         """
         total = source.num_runs * source.num_phases * source.num_images
         everything = np.arange(total)
         kept: MapBatch | None = None
         first_run: dict[int, int] = {}
         for part in source.batches(everything, 1024):
-            if kept is None:  # one allocation: concatenating at the end would hold all maps twice
+            if kept is None:  # allocated once: concatenating at the end would hold all maps twice
                 kept = MapBatch(*(t.new_empty((total, *t.shape[1:])) for t in part))
             for run in part.run.tolist():
                 first_run.setdefault(run, len(first_run))
             run_position = torch.tensor([first_run[r] for r in part.run.tolist()])
             row = run_position * source.num_phases + part.phases - 1
             numbers = row * source.num_images + part.image_index
-            for whole, values in zip(kept, part, strict=True):
-                whole[numbers.to(whole.device)] = values
+            for column, values in zip(kept, part, strict=True):
+                column[numbers.to(column.device)] = values
         if kept is None:
             raise ValueError("the source has no maps; it needs at least one image")
         return cls(kept, source.num_images, source.num_phases, source.num_runs)
@@ -52,9 +55,9 @@ class InMemoryMaps:
         generator: torch.Generator | None = None,
         share: tuple[int, int] = WHOLE,
     ) -> Iterator[MapBatch]:
-        """Yield each of the numbered maps once, shuffled over all of them when a generator is given."""
+        """Yield each numbered map once; see `MapSource.batches`. Shuffling covers all of them."""
         if not len(numbers):
-            return  # torch.split would make one empty batch of them
+            return  # torch.split would make one empty batch
         index = torch.from_numpy(numbers)
         if generator is not None:
             index = index[torch.randperm(len(index), generator=generator)]

@@ -1,7 +1,7 @@
-"""The FMCS-Dataset recomputed on the fly: K backbones resident, nothing on disk.
+"""The FMCS-Dataset recomputed on the fly: K backbones stay on the device, nothing on disk.
 
-Section IV-D of the FMCE paper: the checkpoint of each epoch marker maps every image; the label of
-a map is the phase of its checkpoint.
+FMCE paper, Section IV-D: the checkpoint of each epoch marker maps every image; the label of a map is the
+phase of its checkpoint.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +17,17 @@ from fmce.feature_maps.batch import MapBatch
 from fmce.feature_maps.shuffle_buffer import plan_shuffle, shuffled_maps
 
 Extractor = Callable[[Tensor], Tensor]
-"""Images (B,3,H,W), normalised → feature maps (B,C,h,w); runs in eval mode without gradients."""
+"""Normalised images (B,3,H,W) → feature maps (B,C,h,w), in eval mode without gradients."""
 
-# Not given in the paper. At 1024×7×7 in float32 a buffer takes 1.6 GB, at 2048×7×7 twice that.
+# Not given in the paper. In float32 a buffer takes 1.6 GB at 1024×7×7, and twice that at 2048×7×7.
 BUFFER = 8192
 
 
 class MapSource(Protocol):
-    """A set of numbered feature maps, however it is stored (recomputed, in memory, on disk)."""
+    """A set of feature maps by number (see `splits`), however they are stored.
+
+    The same numbers, batch size and generator give the same batches on every rank and in every process.
+    """
 
     num_images: int
     num_phases: int
@@ -37,19 +40,23 @@ class MapSource(Protocol):
         generator: torch.Generator | None = None,
         share: tuple[int, int] = WHOLE,
     ) -> Iterator[MapBatch]:
-        """Yield each of the numbered maps once, shuffled when a generator is given.
+        """Yield each numbered map once.
 
-        With a `share`, a rank's part of each global batch; the global batches are the same on all.
+        Args:
+            numbers: Which maps.
+            batch_size: Maps per batch, of all ranks together; only the last may be smaller.
+            generator: CPU generator that shuffles; None keeps the source's own order.
+            share: Rank and number of ranks; a rank gets its rows of each batch.
         """
         ...
 
 
 class RecomputedMaps:
-    """Feature maps of every run, phase and image, computed when they are asked for.
+    """Feature maps of every run, phase and image, computed on demand.
 
-    A block of images goes through all backbones at once; its maps are mixed in a buffer with those of
-    blocks before. On the device lie the backbones, the buffer, one block's input and one batch, however
-    many images there are. A rank of several computes only the maps of its own part of each batch.
+    A block of images passes all backbones; its maps are shuffled in a buffer with those of earlier blocks.
+    The device holds the backbones, the buffer, the input of one block and one batch, however many images
+    there are. Each rank computes only the maps of its own rows.
     """
 
     def __init__(
@@ -65,15 +72,15 @@ class RecomputedMaps:
         """Describe the stream.
 
         Args:
-            extractors: for each run its K extractors, in the order of the phases.
-            images: positions (B,) int64 → normalised images (B,3,H,W) on the extractors' device.
+            extractors: The K extractors of each run, in the order of the phases.
+            images: Positions int64 (B,) → normalised images (B,3,H,W) on the extractors' device.
             num_images: N.
-            block: images that go through a backbone at a time; fewer where the buffer is small.
-            buffer: maps that are mixed with each other, and that memory is held for.
-            run_numbers: number each run is known by; 0, 1, … by default.
+            block: Images per forward pass; fewer where the buffer is small.
+            buffer: Maps that are shuffled with one another; memory is reserved for them.
+            run_numbers: Number of each run in the batches; 0, 1, … by default.
 
         Raises:
-            ValueError: no extractors, or runs with unlike numbers of phases.
+            ValueError: If there are no extractors, or the runs differ in their number of phases.
         """
         phases = {len(run) for run in extractors}
         if len(phases) != 1 or 0 in phases:
@@ -91,16 +98,10 @@ class RecomputedMaps:
         generator: torch.Generator | None = None,
         share: tuple[int, int] = WHOLE,
     ) -> Iterator[MapBatch]:
-        """Yield each of the numbered maps once.
-
-        Args:
-            numbers: which maps, as in `fmce.feature_maps.splits`.
-            batch_size: maps a global batch; only the last may be smaller.
-            generator: CPU generator that shuffles; None keeps blocks of images in order.
-            share: rank and number of ranks; a rank takes its part of each batch.
+        """Yield each numbered map once; see `MapSource.batches`.
 
         Raises:
-            ValueError: the buffer is too small to shuffle one image's maps and a batch.
+            ValueError: If the buffer is too small to shuffle the maps of one image and a batch.
         """
         rounds = plan_shuffle(
             self._rounds(numbers, batch_size, generator), batch_size, self.buffer, generator
@@ -111,14 +112,14 @@ class RecomputedMaps:
     def _rounds(
         self, numbers: NDArray[np.int64], batch_size: int, generator: torch.Generator | None
     ) -> list[NDArray[np.int64]]:
-        """Return the maps of each block of images."""
+        """Return the numbers of the maps of each block of images."""
         rows = self.num_runs * self.num_phases
         wanted = np.zeros((rows, self.num_images), dtype=bool)
         wanted.reshape(-1)[numbers] = True
         images = np.flatnonzero(wanted.any(axis=0))
         if generator is not None:
             images = images[torch.randperm(len(images), generator=generator).numpy()]
-        # At most half of the buffer a round: the other half is what the round is mixed with.
+        # A round fills at most half of the buffer: the other half is what it is shuffled with.
         room = self.buffer // 2
         if generator is not None:
             room = min(room, self.buffer - batch_size)
@@ -129,7 +130,7 @@ class RecomputedMaps:
 
     def _fetch(self, numbers: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         if not len(numbers):
-            return  # a rank may have no part in a round
+            return  # a rank may have no rows in a round
         rows, images = np.divmod(numbers, self.num_images)
         block = np.unique(images)
         inputs = self.images(torch.from_numpy(block))
@@ -138,13 +139,13 @@ class RecomputedMaps:
             chosen, mine = inputs, rows == row
             if mine.sum() < len(block):
                 place = torch.from_numpy(np.searchsorted(block, images[mine]))
-                # Else the host would wait for each backbone before it begins the next.
+                # Blocking, the host would wait for each backbone before it starts the next.
                 chosen = inputs[place.to(inputs.device, non_blocking=True)]
             yield numbers[mine], self.extractors[run][phase](chosen)
 
 
 class MapBatches:
-    """Shuffled batches of a map source for a training loop, the same for the same (seed, epoch)."""
+    """Shuffled batches of a map source for a training loop; (seed, epoch) decides them."""
 
     def __init__(
         self,
@@ -158,7 +159,7 @@ class MapBatches:
         """Describe the batches; see `MapSource.batches`.
 
         Raises:
-            ValueError: a batch has fewer maps than ranks share it.
+            ValueError: If a batch has fewer maps than ranks share it.
         """
         require_row_per_rank(len(numbers), batch_size, share, "maps", "fmce_net.batch_size")
         self.source, self.numbers, self.batch_size, self.seed = source, numbers, batch_size, seed
@@ -168,7 +169,7 @@ class MapBatches:
         return -(-len(self.numbers) // self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[MapBatch]:
-        """Yield the batches of a 1-based epoch; with a share, this rank's part of each."""
+        """Yield this rank's rows of the batches of a 1-based epoch."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         return self.source.batches(self.numbers, self.batch_size, generator, self.share)
 
@@ -176,7 +177,7 @@ class MapBatches:
 def with_labels(
     numbers: NDArray[np.int64], maps: Tensor, source: MapSource, run_numbers: Sequence[int]
 ) -> MapBatch:
-    """Return maps with the score, image and run that their numbers say."""
+    """Return maps (B,C,h,w) with the phase, image and run that their numbers (B,) stand for."""
     rows, images = np.divmod(numbers, source.num_images)
     runs, phases = np.divmod(rows, source.num_phases)
     known_as = np.asarray(run_numbers, dtype=np.int64)[runs]

@@ -1,8 +1,8 @@
-"""Mixing feature maps in a bounded buffer, in an order that is decided by their numbers alone.
+"""Shuffling feature maps in a bounded buffer, in an order that their numbers alone decide.
 
 Maps arrive in rounds (a block of images through all backbones, or chunks of a store) and leave in
-batches drawn at random from those that wait. Which map leaves when is settled before any is at hand,
-so every process of a data-parallel training knows its own maps and computes no others.
+batches drawn at random from those that wait. The plan is made before any map exists, so every rank of
+a data-parallel training knows which maps are its own and computes no others.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,13 +17,13 @@ from fmce.data.batch_slice import WHOLE, own_rows
 
 Numbers = NDArray[np.int64]
 Pieces = Iterable[tuple[Numbers, Tensor]]
-"""Numbers of some maps and those maps (B,C,h,w), all on one device; the next piece is made on demand."""
+"""Numbers (B,) and maps (B,C,h,w) of part of a round, on one device; made on demand."""
 Fetch = Callable[[Sequence[Numbers]], Iterator[Pieces]]
-"""Ascending numbers of each round's maps → their pieces, round by round."""
+"""Ascending numbers of the maps of each round → their pieces, round by round."""
 
 
 class ShuffleRound(NamedTuple):
-    """What happens in one round: maps that arrive, then batches of maps that leave."""
+    """Numbers of the maps that arrive in one round, and of the batches that leave after it."""
 
     arriving: Numbers
     leaving: list[Numbers]
@@ -35,20 +35,24 @@ def plan_shuffle(
     capacity: int,
     generator: torch.Generator | None = None,
 ) -> list[ShuffleRound]:
-    """Settle which maps leave in which batch.
+    """Decide which maps leave in which batch.
 
-    After each round all waiting maps are shuffled and leave in whole batches until the next round fits;
-    what waits longer is mixed with later rounds. Memory: 8 bytes a map.
+    After each round all waiting maps are shuffled and leave in full batches until the next round fits;
+    the rest is shuffled with later rounds. Memory: 8 bytes per map.
 
     Args:
-        rounds: the numbers of the maps that arrive together.
-        batch_size: maps a batch; only the very last may be smaller.
-        capacity: maps that may wait. At least the largest round and a batch.
-        generator: CPU generator that shuffles; None keeps the order of arrival and lets as few wait
-            as whole batches allow.
+        rounds: Numbers of the maps that arrive together.
+        batch_size: Maps per batch; only the very last may be smaller.
+        capacity: Maps that may wait, at least the largest round and a batch.
+        generator: CPU generator that shuffles; None keeps the order of arrival and lets as few maps
+            wait as full batches allow.
 
     Raises:
-        ValueError: the capacity is too small.
+        ValueError: If the capacity is too small.
+
+    >>> plan = plan_shuffle([np.array([0, 1, 2]), np.array([3, 4])], batch_size=2, capacity=8)
+    >>> [[batch.tolist() for batch in one.leaving] for one in plan]
+    [[[0, 1]], [[2, 3], [4]]]
     """
     largest = max(map(len, rounds), default=0)
     if generator is not None and capacity < largest + batch_size:
@@ -57,7 +61,7 @@ def plan_shuffle(
             f"round of {largest} maps and a batch of {batch_size}; raise fmce_net.shuffle_buffer"
         )
     waiting: Numbers = np.empty(0, dtype=np.int64)
-    mixed = []
+    plan = []
     for index, arriving in enumerate(rounds):
         waiting = np.concatenate([waiting, arriving])
         if generator is not None:
@@ -69,23 +73,23 @@ def plan_shuffle(
             needed = max(0, -(-(count - may_stay) // batch_size))
             count = min(needed, count // batch_size) * batch_size
         starts = range(0, count, batch_size)
-        mixed.append(ShuffleRound(arriving, [waiting[s : s + batch_size] for s in starts]))
+        plan.append(ShuffleRound(arriving, [waiting[s : s + batch_size] for s in starts]))
         waiting = waiting[count:]
-    return mixed
+    return plan
 
 
 def shuffled_maps(
     rounds: Sequence[ShuffleRound], fetch: Fetch, share: tuple[int, int] = WHOLE
 ) -> Iterator[tuple[Numbers, Tensor]]:
-    """Fetch a rank's maps round by round and yield its part of each batch.
+    """Fetch a rank's maps round by round and yield its rows of each batch.
 
     Args:
-        rounds: from `plan_shuffle`.
-        fetch: computes or reads the maps of each round.
-        share: rank and number of ranks.
+        rounds: From `plan_shuffle`.
+        fetch: Computes or reads the maps of each round.
+        share: Rank and number of ranks.
 
     Yields:
-        Numbers of the maps, and the maps (B,C,h,w) float32 in that order.
+        Numbers of the maps (B,), and the maps float32 (B,C,h,w) in that order.
     """
     if not rounds:
         return
@@ -103,7 +107,7 @@ def shuffled_maps(
 
 
 def _most_waiting(arriving: Sequence[Numbers], leaving: Sequence[Sequence[Numbers]]) -> int:
-    """Return how many maps wait at most, right after a round's have arrived."""
+    """Return the most maps that wait at one time: right after a round has arrived."""
     most = waiting = 0
     for new, batches in zip(arriving, leaving, strict=True):
         waiting += len(new)
@@ -113,14 +117,17 @@ def _most_waiting(arriving: Sequence[Numbers], leaving: Sequence[Sequence[Number
 
 
 class MapBuffer:
-    """Numbered maps in one preallocated tensor, on the device and in the precision they come in."""
+    """Numbered maps in one preallocated tensor, on the device and in the precision they arrive in.
+
+    Invariant: `_free[_used:]` lists the free slots.
+    """
 
     def __init__(self, capacity: int, num_maps: int) -> None:
         """Describe the buffer.
 
         Args:
-            capacity: maps it holds at a time.
-            num_maps: numbers lie below this.
+            capacity: Maps it holds at one time.
+            num_maps: All numbers lie below this.
         """
         self._free = np.arange(capacity)
         self._used = 0
@@ -129,7 +136,7 @@ class MapBuffer:
 
     @property
     def capacity(self) -> int:
-        """Maps it holds at most."""
+        """Maps it holds at one time."""
         return len(self._free)
 
     def __len__(self) -> int:
@@ -139,7 +146,7 @@ class MapBuffer:
         """Copy maps into free slots.
 
         Raises:
-            ValueError: there are fewer free slots than maps.
+            ValueError: If there are fewer free slots than maps.
         """
         if self._used + len(numbers) > self.capacity:
             raise ValueError(
@@ -151,12 +158,16 @@ class MapBuffer:
         self._slot_of[numbers] = slots
         self._used += len(numbers)
         if len(slots) and slots[-1] - slots[0] == len(slots) - 1 and (np.diff(slots) == 1).all():
-            self._maps[slots[0] : slots[-1] + 1] = maps  # still as laid out: one plain copy
+            self._maps[slots[0] : slots[-1] + 1] = maps  # consecutive slots: one plain copy
         else:
             self._maps.index_copy_(0, _on(slots, self._maps.device), maps)
 
     def take(self, numbers: Numbers) -> Tensor:
-        """Return maps as float32 in the order of their numbers, and free their slots."""
+        """Return maps float32 (B,C,h,w) in the order of their numbers, and free their slots.
+
+        Raises:
+            ValueError: If no map was ever put in.
+        """
         if self._maps is None:
             raise ValueError(
                 f"expected maps in the buffer before {len(numbers)} are taken; with several ranks, batches "

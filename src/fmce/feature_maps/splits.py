@@ -1,7 +1,7 @@
 """Which feature maps train an FMCE-Net and which test it.
 
-A map's number is ((run · K) + phase − 1) · N + image for K phases and N images: one flat index over
-all runs, phases and images.
+The number of a map is (run · K + phase − 1) · N + image for K phases and N images: one flat index over all
+runs, phases and images.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -13,7 +13,7 @@ SplitKind = Literal["map", "image", "run", "test"]
 
 
 class MapSplit(NamedTuple):
-    """Numbers of the maps to train on and to test on, each ascending."""
+    """Numbers of the maps to train on and to test on, int64, each ascending."""
 
     train: NDArray[np.int64]
     test: NDArray[np.int64]
@@ -31,20 +31,20 @@ def split_maps(
     """Split the maps of `num_runs` runs into train and test.
 
     Args:
-        kind: "map": the paper's random split, stratified by phase and run, in which both sides share
-            images and checkpoints; "image": disjoint images; "run": disjoint runs; "test": all maps
-            train, and the test maps are those of the test images, which are not numbered here.
+        kind: "map" is the paper's random split, stratified by phase and run; both sides share images and
+            checkpoints. "image" holds out images, "run" holds out runs. "test" trains on all maps; those
+            of the test images, which have no numbers here, are the test maps.
         num_images: N, training images of the original task.
         num_phases: K.
-        num_runs: training runs.
-        test_fraction: share held out of maps, images or runs; at least one of them.
-        seed: draws the split.
+        num_runs: Training runs.
+        test_fraction: Fraction of maps, images or runs to hold out, in (0, 1); at least one of them.
+        seed: Draws the split.
 
     Returns:
         Disjoint train and test numbers; for "test" the latter is empty.
 
     Raises:
-        ValueError: unknown kind, a fraction outside (0, 1), or too little to split.
+        ValueError: If the kind is unknown, the fraction lies outside (0, 1), or there is too little to split.
 
     >>> split = split_maps("image", num_images=4, num_phases=2)
     >>> len(split.train), len(split.test)
@@ -63,17 +63,19 @@ def split_maps(
     draw = np.random.default_rng(seed)
     held_out = np.zeros((num_runs, num_phases, num_images), dtype=bool)
     if kind == "image":
-        held_out[:, :, _chosen(num_images, test_fraction, draw, "images")] = True
+        held_out[:, :, _draw_held_out(num_images, test_fraction, draw, "images")] = True
     elif kind == "run":
-        held_out[_chosen(num_runs, test_fraction, draw, "runs")] = True
+        held_out[_draw_held_out(num_runs, test_fraction, draw, "runs")] = True
     elif kind == "map":
         for run_and_phase in held_out.reshape(-1, num_images):
-            run_and_phase[_chosen(num_images, test_fraction, draw, "images")] = True
+            run_and_phase[_draw_held_out(num_images, test_fraction, draw, "images")] = True
     flat = held_out.reshape(-1)
     return MapSplit(np.flatnonzero(~flat), np.flatnonzero(flat))
 
 
-def _chosen(total: int, fraction: float, draw: np.random.Generator, what: str) -> NDArray[np.int64]:
+def _draw_held_out(
+    total: int, fraction: float, draw: np.random.Generator, what: str
+) -> NDArray[np.int64]:
     if total < 2:
         raise ValueError(f"splitting by {what} needs at least 2 {what}, got {total}")
     count = min(max(1, round(total * fraction)), total - 1)

@@ -1,4 +1,4 @@
-"""The FMCS-Dataset read from disk in shuffled runs of chunks, mixed as recomputed maps are."""
+"""The FMCS-Dataset read from disk in shuffled ranges of chunks, and shuffled further in a buffer."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +14,7 @@ from fmce.feature_maps.recomputed import BUFFER, with_labels
 from fmce.feature_maps.shuffle_buffer import Pieces, plan_shuffle, shuffled_maps
 from fmce.feature_maps.zarr_shards import CHUNK, SHARD, StoredPart, chunk_ranges
 
-# A read costs about a millisecond whatever its size: small maps are read more chunks at a time.
+# A read costs about a millisecond whatever its size, so several chunks of small maps are read at once.
 READ_BYTES = 2**20
 THREADS = 4
 
@@ -22,9 +22,9 @@ THREADS = 4
 class StoredMaps:
     """Feature maps of every run, phase and image, read from what `fmce extract` stored.
 
-    Runs of chunks, from each phase equally many, come in an order of their own in each epoch and are
-    mixed in a buffer on the device, in float16; the next round is read while one is in use. On the host
-    lie two rounds, together at most half as large as the buffer. Each rank of several reads all shards.
+    Each epoch shuffles the ranges of every phase, takes equally many of each phase per round and shuffles
+    their maps in a float16 buffer on the device, while the next round is read. The host holds two rounds,
+    together at most half the size of the buffer. Every rank reads all shards.
     """
 
     def __init__(
@@ -33,17 +33,17 @@ class StoredMaps:
         """Describe the source.
 
         Args:
-            parts: the same part of each run's store.
-            device: where batches are wanted.
-            buffer: maps that are mixed with each other, and that memory is held for.
+            parts: The same part of the store of each run.
+            device: Where batches are wanted.
+            buffer: Maps that are shuffled with one another; memory is reserved for them.
 
         Raises:
-            ValueError: the stores differ in images, phases or the shape of maps.
+            ValueError: If the stores differ in images, phases or the shape of maps.
         """
         kinds = {(p.num_phases, p.num_images, p.map_shape) for p in parts}
         if len(kinds) != 1:
             raise ValueError(
-                f"expected stores of as many phases, images and equal shape, got {sorted(kinds)}"
+                f"expected stores with equal (phases, images, map shape), got {sorted(kinds)}"
             )
         ((self.num_phases, self.num_images, self.map_shape),) = kinds
         self.parts, self.device, self.buffer = parts, device, buffer
@@ -56,10 +56,10 @@ class StoredMaps:
         generator: torch.Generator | None = None,
         share: tuple[int, int] = WHOLE,
     ) -> Iterator[MapBatch]:
-        """Yield each of the numbered maps once; see `MapSource.batches`.
+        """Yield each numbered map once; see `MapSource.batches`.
 
         Raises:
-            ValueError: a shard is missing or damaged, or the buffer too small.
+            ValueError: If a shard is missing or damaged, or the buffer is too small.
         """
         rounds = plan_shuffle(self._rounds(numbers, generator), batch_size, self.buffer, generator)
         for taken, maps in shuffled_maps(rounds, self._fetch, share):
@@ -68,16 +68,18 @@ class StoredMaps:
     def _rounds(
         self, numbers: NDArray[np.int64], generator: torch.Generator | None
     ) -> list[NDArray[np.int64]]:
-        """Return the wanted maps of runs of chunks, as many runs a round as a quarter of the buffer holds."""
+        """Return the numbers of the maps of each round: as many ranges as a quarter of the buffer holds."""
         rows = self.num_runs * self.num_phases
         wanted = np.zeros((rows, self.num_images), dtype=bool)
         wanted.reshape(-1)[numbers] = True
-        runs = list(chunk_ranges(self.num_images, self.read_length))
-        places = [(row, run) for row in range(rows) for run in runs]
-        if generator is not None:  # each phase in an order of its own: a round has many images
-            orders = [torch.randperm(len(runs), generator=generator).tolist() for _ in range(rows)]
+        ranges = list(chunk_ranges(self.num_images, self.read_length))
+        places = [(row, one) for row in range(rows) for one in ranges]
+        if generator is not None:  # each phase in its own order, so that a round has many images
+            orders = [
+                torch.randperm(len(ranges), generator=generator).tolist() for _ in range(rows)
+            ]
             places = [
-                (row, runs[i]) for turn in zip(*orders, strict=True) for row, i in enumerate(turn)
+                (row, ranges[i]) for turn in zip(*orders, strict=True) for row, i in enumerate(turn)
             ]
         units = [
             row * self.num_images + first + np.flatnonzero(wanted[row, first:stop])
@@ -88,7 +90,7 @@ class StoredMaps:
 
     @property
     def read_length(self) -> int:
-        """Maps of one read: chunks worth a mebibyte, if the buffer holds several such of every phase."""
+        """Maps per read: about a mebibyte, where the buffer holds four such ranges of every phase."""
         rows = self.num_runs * self.num_phases
         length = CHUNK
         while (
@@ -100,7 +102,7 @@ class StoredMaps:
         return length
 
     def _fetch(self, rounds: Sequence[NDArray[np.int64]]) -> Iterator[Pieces]:
-        """Yield each round's pieces while the next round is read."""
+        """Yield the pieces of each round while the next round is read."""
         with ThreadPoolExecutor(THREADS) as pool:
             following = self._start(pool, rounds[0])
             for index in range(len(rounds)):
@@ -120,7 +122,7 @@ class StoredMaps:
     def _read(self, numbers: NDArray[np.int64]) -> Tensor:
         row, images = int(numbers[0] // self.num_images), numbers % self.num_images
         run, phase = divmod(row, self.num_phases)
-        # Whole chunks are decoded anyway, so what lies between the wanted maps costs nothing more.
+        # Chunks are decoded completely anyway, so the maps between the wanted ones cost nothing more.
         first, stop = int(images[0]), int(images[-1]) + 1
         maps: Tensor = self.parts[run].read(phase, first, stop)
         if len(maps) == len(images):
