@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -135,21 +135,12 @@ def _store_marker(
         write_marker(marker_folder(run.path / STORE, epoch), parts, fingerprint)
 
 
-@contextmanager
-def _sole_writer(run: Run, epoch: int) -> Iterator[None]:
-    with open(run.path / f".maps-{epoch:04d}.lock", "w") as lock:
-        mine = locked(lock)
-        if mine is False:
-            raise BlockingIOError(
-                f"another process stores maps of epoch {epoch} of {run.path}; wait for it, or let processes "
-                "share the work by --workers N or torchrun"
-            )
-        if mine is None:
-            logger.warning(
-                "the file system of %s has no locks; make sure that no second process stores maps there",
-                run.path,
-            )
-        yield
+def _sole_writer(run: Run, epoch: int) -> AbstractContextManager[None]:
+    busy = (
+        f"another process stores maps of epoch {epoch} of {run.path}; wait for it, or let processes "
+        "share the work by --workers N or torchrun"
+    )
+    return locked(run.path / f".maps-{epoch:04d}.lock", busy)
 
 
 def store_fingerprints(run: Run, runtime: Runtime) -> dict[int, Fingerprint]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fmce.console.log import logger
 from fmce.files import (
     append_json_line,
     read_json_lines,
@@ -78,22 +77,17 @@ def lock_run(
 
 @contextmanager
 def _owned(folder: Path, config_yaml: str, defaults: Mapping[str, Any]) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115  (held as long as the run)
-    except OSError as error:
-        raise type(error)(f"cannot write to the run folder {folder}: {error.strerror}") from error
-    with lock:
-        mine = locked(lock)
-        if mine is False:
-            raise BlockingIOError(
-                f"another process is training in {folder}; wait for it or choose another folder"
-            )
-        if mine is None:
-            logger.warning(
-                "the file system of %s has no locks; make sure that no second process trains there",
-                folder,
-            )
+    busy = f"another process is training in {folder}; wait for it or choose another folder"
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder / ".lock", busy))
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise type(error)(
+                f"cannot write to the run folder {folder}: {error.strerror}"
+            ) from error
         _claim(folder, config_yaml, defaults)
         yield
 

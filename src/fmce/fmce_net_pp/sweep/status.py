@@ -11,7 +11,7 @@ from fmce.fmce_net_pp.sweep.grid import ORACLE, Group, SweepRun, begun_groups
 from fmce.fmce_net_pp.sweep.jobs import read_state
 from fmce.fmce_net_pp.sweep.results import run_status, unread_folders
 from fmce.fmce_net_pp.sweep.selection import candidate_rows, left_out, read_pick
-from fmce.runs.lock import locked
+from fmce.runs.lock import is_locked
 from fmce.runs.log import read_done, read_metrics
 from fmce.runs.run import open_run
 
@@ -37,7 +37,7 @@ def sweep_status(out: Path) -> dict[str, Any]:
         )
     grid = from_yaml(SweepConfig, config)
     groups = begun_groups(grid, out)
-    active = _is_locked(out)
+    active = is_locked(out / ".lock")
     runs = [_entry(group, run, active) for group in groups for run in group.runs]
     counts: dict[str, int] = {}
     for entry in runs:
@@ -52,15 +52,6 @@ def _gone(config: SweepConfig) -> list[str]:
         for path in config.oracles
         if not (Path(path) / "config.yaml").exists()
     ]
-
-
-def _is_locked(out: Path) -> bool:
-    """Return whether a sweep holds its folder's lock."""
-    lock = out / ".lock"
-    if not lock.exists():
-        return False
-    with open(lock) as file:
-        return locked(file, shared=True) is False
 
 
 def _entry(group: Group, run: SweepRun, active: bool) -> dict[str, Any]:
