@@ -15,6 +15,7 @@ from fmce.data.batch import PoolBatch
 from fmce.data.batch_slice import WHOLE, BatchSlice, batch_slice, own_rows, require_row_per_rank
 from fmce.data.detection.boxes import is_packed, move_boxes
 from fmce.data.pools import ImagePool
+from fmce.seeding import augmentation_seed, pool_order_seed
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Augmentation:
 
 def augmentation_generator(device: torch.device, seed: int, step: int) -> torch.Generator:
     """Return the generator of a batch's views; they depend on nothing but seed and step."""
-    return torch.Generator(device).manual_seed((seed * 1_000_003 + 7919 * step + 1) % 2**63)
+    return torch.Generator(device).manual_seed(augmentation_seed(seed, step))
 
 
 class TrainBatches:
@@ -170,7 +171,7 @@ class TrainBatches:
         return torch.stack([self._orders[p // size][p % size] for p in wanted])
 
     def _order(self, turn: int) -> Tensor:
-        generator = torch.Generator().manual_seed((self.seed * 7_368_787 + turn) % 2**63)
+        generator = torch.Generator().manual_seed(pool_order_seed(self.seed, turn))
         return torch.randperm(len(self.pool), generator=generator)
 
 

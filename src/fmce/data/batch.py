@@ -15,10 +15,7 @@ from torch import Tensor
 from fmce.data.batch_slice import WHOLE, batch_slice, require_row_per_rank
 from fmce.data.memory import stays_resident
 from fmce.data.transforms import ImageTransform
-
-_MIX = (
-    0x9E3779B97F4A7C15  # golden-ratio step of 64-bit hashes: neighbouring epochs get unlike seeds
-)
+from fmce.seeding import image_epoch_seed
 
 
 class ImageBatch(NamedTuple):
@@ -126,7 +123,7 @@ class ImageBatches:
             order = torch.arange(len(self.images), device=self.device)
         else:
             generator = torch.Generator(self.device)
-            generator.manual_seed((self.seed * _MIX + epoch) % 2**63)
+            generator.manual_seed(image_epoch_seed(self.seed, epoch))
             order = torch.randperm(len(self.images), generator=generator, device=self.device)
         batches = torch.split(order, self.batch_size)
         shares = [batch_slice(len(batch), *self.share) for batch in batches]

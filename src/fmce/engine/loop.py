@@ -14,7 +14,7 @@ from fmce.engine.distributed.ranks import Ranks
 from fmce.engine.distributed.sync_batch_norm import joint_statistics
 from fmce.engine.distributed.sync_dropout import sync_dropout
 from fmce.engine.runtime import Runtime
-from fmce.seeding import epoch_number, seed_epoch
+from fmce.seeding import epoch_seed, seed_epoch
 
 # A loss is looked at this often (in steps): each look makes the host wait for the device.
 CHECK_EVERY = 50
@@ -110,7 +110,7 @@ def fit(
     ranks.broadcast_parameters(model)
     for epoch in range(first_epoch, epochs + 1):
         seed_epoch(seed, epoch, ranks.rank)
-        ranks.seed(epoch_number(seed, epoch))
+        ranks.seed(epoch_seed(seed, epoch))
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * schedule(epoch)
         model.train()

@@ -15,6 +15,7 @@ from torch import Tensor
 from fmce.data.batch_slice import WHOLE, require_row_per_rank
 from fmce.feature_maps.batch import MapBatch
 from fmce.feature_maps.shuffle_buffer import plan_shuffle, shuffled_maps
+from fmce.seeding import map_epoch_seed
 
 Extractor = Callable[[Tensor], Tensor]
 """Normalised images (B,3,H,W) → feature maps (B,C,h,w), in eval mode without gradients."""
@@ -170,7 +171,7 @@ class MapBatches:
 
     def epoch(self, epoch: int) -> Iterator[MapBatch]:
         """Yield this rank's rows of the batches of a 1-based epoch."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+        generator = torch.Generator().manual_seed(map_epoch_seed(self.seed, epoch))
         return self.source.batches(self.numbers, self.batch_size, generator, self.share)
 
 

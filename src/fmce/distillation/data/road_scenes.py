@@ -7,9 +7,8 @@ from fmce.data.pools import ImagePool, empty_pool, stack_images
 from fmce.data.road_scenes.scenes import SceneBatch, render_scene, render_scenes
 from fmce.distillation.data.memory import image_bytes, stays_on_disk
 from fmce.distillation.data.pools import DistillationData, with_statistics
+from fmce.seeding import validation_scenes_seed
 
-# Validation scenes come from a world of their own.
-_OTHER_WORLD = 1_000_003
 # How many there are of each kind unless the config says.
 _LABELLED, _UNLABELLED, _VALIDATION = 60, 4000, 200
 
@@ -38,7 +37,9 @@ def scene_data(
         with_targets(render_scenes(range(labelled), seed=config.seed, **size)),
         _unlabelled(range(start, start + extra), config),
         _unlabelled(range(start + extra, start + extra + config.held_out), config),
-        with_targets(render_scenes(range(validation), seed=config.seed + _OTHER_WORLD, **size)),
+        with_targets(
+            render_scenes(range(validation), seed=validation_scenes_seed(config.seed), **size)
+        ),
         class_names,
     )
 
