@@ -161,5 +161,5 @@ def test_an_own_model_is_built_with_the_class_count_of_its_data(tmp_path, monkey
     with pytest.raises(ValueError, match="made for 100 classes, got 10"):
         make_groups(replace(own, data=("cifar10",)), out)
     nowhere = replace(own, models=("choosy:network",), data=("image-folder:mine",))
-    with pytest.raises(ValueError, match="unknown model 'choosy:network'; near: choosy:net"):
+    with pytest.raises(ValueError, match="unknown function 'choosy:network'; near: choosy:net"):
         make_groups(nowhere, out)

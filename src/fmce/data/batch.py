@@ -60,7 +60,7 @@ class ImageSet:
         """Return the set on the device if it may stay there, else on the host.
 
         Args:
-            device: where the network is.
+            device: Where the network is.
             resident: True or False decide; None compares the size with the free memory.
         """
         if resident is None:
@@ -89,17 +89,17 @@ class ImageBatches:
         """Describe the batches.
 
         Args:
-            images: the split.
-            transform: resizes and normalises, and varies training images.
-            batch_size: images a batch, of all processes together; the last one may be smaller.
-            seed: the run's seed, for training; None gives plain images in order.
-            device: where batches are wanted; where the images are by default.
-            resident: whether the images stay there; None decides by free memory.
-            share: rank of this process and how many share each batch; together they see the images,
+            images: The split.
+            transform: Resizes and normalises, and varies training images.
+            batch_size: Images a batch, of all processes together; the last one may be smaller.
+            seed: The run's seed, for training; None gives plain images in order.
+            device: Where batches are wanted; where the images are by default.
+            resident: Whether the images stay there; None decides by free memory.
+            share: Rank of this process and how many share each batch; together they see the images,
                 in the order and variation, that one process alone would see.
 
         Raises:
-            ValueError: in training, a batch has fewer images than processes share it.
+            ValueError: If in training, a batch has fewer images than processes share it.
         """
         if seed is not None:
             require_row_per_rank(len(images), batch_size, share, "images", "train.batch_size")

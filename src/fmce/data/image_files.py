@@ -50,7 +50,7 @@ def read_rgb(path: Path) -> ImageArray:
     """Decode an image to uint8 (H, W, 3).
 
     Raises:
-        OSError: The file is missing, cut off or no image (other errors of Pillow's decoders are
+        OSError: If the file is missing, cut off or no image (other errors of Pillow's decoders are
             possible).
     """
     with Image.open(path) as image:
@@ -61,8 +61,8 @@ def read_ids(path: Path) -> ImageArray:
     """Decode a mask of class ids to uint8 (H, W); palette images give their indices.
 
     Raises:
-        WrongMaskError: The file has several channels (a colour map) or values outside 0 … 255.
-        OSError: The file is missing, cut off or no image.
+        WrongMaskError: If the file has several channels (a colour map) or values outside 0 … 255.
+        OSError: If the file is missing, cut off or no image.
     """
     with Image.open(path) as image:
         ids = np.array(image)
@@ -86,7 +86,7 @@ def read_stems(exclude: Path | str | Iterable[str]) -> frozenset[str]:
     suffix is dropped, so lists of file names work too.
 
     Raises:
-        ValueError: The text file does not exist.
+        ValueError: If the text file does not exist.
 
     >>> sorted(read_stems(["0001.jpg", "0002", ""]))
     ['0001', '0002']
@@ -145,7 +145,7 @@ def list_images(
         The files.
 
     Raises:
-        ValueError: The folder does not exist.
+        ValueError: If the folder does not exist.
     """
     if not root.is_dir():
         raise ValueError(f"expected a folder of images, found none at {root}.")
@@ -218,7 +218,7 @@ class ReadFailures:
         """Count a failure, name the file once, and raise beyond the rate.
 
         Raises:
-            UnreadableDataError: At least `min_files` files are damaged and more than `max_rate` of
+            UnreadableDataError: If at least `min_files` files are damaged and more than `max_rate` of
                 all reads failed.
         """
         self._counts[:, _slot()] += 1
@@ -260,8 +260,8 @@ def read_or_substitute(
         The item read.
 
     Raises:
-        IndexError: The index is out of range.
-        UnreadableDataError: Beyond the failure rate, or no item is readable.
+        IndexError: If the index is out of range.
+        UnreadableDataError: If beyond the failure rate, or no item is readable.
     """
     if not -num_items <= index < num_items:
         raise IndexError(f"index {index} is out of range for {num_items} items")

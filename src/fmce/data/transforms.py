@@ -61,16 +61,16 @@ class ImageTransform:
         """Return network input.
 
         Args:
-            images: uint8 (B,C,H,W), C = 1 (replicated to three channels) or 3.
-            generator: draws the variation; None applies none.
-            share: which images of a larger batch these are. Variation is drawn for all of it, so that
+            images: Uint8 (B,C,H,W), C = 1 (replicated to three channels) or 3.
+            generator: Draws the variation; None applies none.
+            share: Which images of a larger batch these are. Variation is drawn for all of it, so that
                 processes that share a batch vary it as one process would; None is all of them.
 
         Returns:
             float32 (B,3,size,size).
 
         Raises:
-            ValueError: the images are no uint8 batch with 1 or 3 channels.
+            ValueError: If the images are no uint8 batch with 1 or 3 channels.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
@@ -118,8 +118,8 @@ def cut_windows(x: Tensor, corner: Tensor, largest: int) -> Tensor:
 
     Args:
         x: (B,C,H,W).
-        corner: int64 (2,B), row and column of each window's corner, 0 to 2·largest.
-        largest: pixels of padding on each side.
+        corner: Int64 (2,B), row and column of each window's corner, 0 to 2·largest.
+        largest: Pixels of padding on each side.
 
     Returns:
         (B,C,H,W).
@@ -137,7 +137,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     """Return mean and standard deviation of three channels on the 0–1 scale.
 
     Args:
-        images: uint8 (N,C,H,W), C = 1 or 3; one channel counts for all three.
+        images: Uint8 (N,C,H,W), C = 1 or 3; one channel counts for all three.
 
     Returns:
         Means and deviations. A channel of one level has deviation 1, since images are divided by it.

@@ -41,6 +41,7 @@ _TORCHVISION_LAYERS = {
 LIBRARIES = ("torchvision", "timm")
 """Whose classifiers can be named, as "torchvision:NAME"; other prefixes are modules of the user's own."""
 _KINDS = ("tiny", "torchvision:NAME", "timm:NAME", "my.module:function")
+_MODELS = f"expected one of {', '.join(_KINDS)}, with your own module on PYTHONPATH or installed"
 
 
 def build_model(
@@ -198,31 +199,37 @@ def _construct(name: str, function: Callable[..., Any], **kwargs: Any) -> nn.Mod
     return model
 
 
-def import_function(module_name: str, function_name: str) -> Callable[..., Any]:
-    """Import a function of the user's own, named "module:function".
+def import_function(
+    module_name: str, function_name: str, remedy: str | None = None
+) -> Callable[..., Any]:
+    """Import the user's function named "module:function".
+
+    Args:
+        module_name: Module on PYTHONPATH or installed.
+        function_name: Its function.
+        remedy: What the error about a missing module advises; for models by default.
 
     Raises:
-        ValueError: there is no such module or function; near names are listed.
+        ValueError: If there is no such module or function; near names are listed.
     """
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # A module of yours that fails to import something else keeps its own message.
+        # A module that exists but fails to import another one keeps its own message.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise ValueError(
-            f"cannot import module {module_name!r}: {error}; expected one of {', '.join(_KINDS)}, "
-            "and your own module on PYTHONPATH or installed"
+            f"cannot import module {module_name!r}: {error}; {remedy or _MODELS}"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        message = f"it has no such function; is it defined in {module_name}?"
+        message = f"is it defined in {module_name}?"
         name = f"{module_name}:{function_name}"
         public = (attribute for attribute in vars(module) if not attribute.startswith("_"))
         known = (f"{module_name}:{attribute}" for attribute in public)
-        raise ValueError(_unknown("model", name, known, message))
-    constructor: Callable[..., Any] = function
-    return constructor
+        raise ValueError(_unknown("function", name, known, message))
+    found: Callable[..., Any] = function
+    return found
 
 
 def _torchvision_names() -> list[str]:

@@ -194,9 +194,9 @@ def test_a_damaged_cifar_file_is_named(tmp_path, monkeypatch):
             {"x_train": images(200, 32, 32, 2)},
             r"1 or 3 channels, got torch.uint8 \(200, 32, 32, 2\)",
         ),
-        ({"y_train": np.arange(199) % 10}, r"one class index an image, got \(199,\) for 200"),
+        ({"y_train": np.arange(199) % 10}, r"one class index per image, got \(199,\) for 200"),
         ({"y_train": np.arange(200) % 11}, "class indices 0 to 9, got 0 to 10"),
-        ({"y_train": np.arange(200) / 20}, "whole class indices, got float64"),
+        ({"y_train": np.arange(200) / 20}, "integer class indices, got float64"),
         ({"class_names": np.array(["a", "b"])}, "expected 10 class names, got 2"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Data sets of images with one class each."""
+"""Data sets of images with one class per image."""

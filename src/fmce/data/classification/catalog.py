@@ -1,6 +1,6 @@
-"""One table of the data sets known by name: size, classes, channel statistics, augmentation, where files lie.
+"""The data sets known by name: size, classes, channel statistics, augmentation, where their files lie.
 
-Plain facts without torch, so that a config can be made from them; reading is done elsewhere.
+Plain facts without torch, since configs are made from them; the other files of this room read images.
 """
 
 import difflib
@@ -21,26 +21,26 @@ class DataSpec:
     name: str
     reader: Reader
     size: int
-    """Native side in pixels; where images have none of one size, the side suggested."""
+    """Native side in pixels; for image folders a suggestion."""
     flip: bool
-    """Whether a mirrored image is still one of its class."""
+    """Whether a mirrored image still belongs to its class."""
     num_classes: int | None = None
-    """None: the files say."""
+    """None where only the files say."""
     class_names: tuple[str, ...] = ()
-    """Empty: the files say."""
+    """Empty where only the files say."""
     mean: tuple[float, ...] | None = None
-    """Per channel on the 0–1 scale, over the whole official training set; None: of what is read."""
+    """Per channel on the 0–1 scale, over the official training set; None takes the images that are read."""
     std: tuple[float, ...] | None = None
     shift: int = 4
     """Largest shift in pixels, by pad-and-crop."""
     standard_class: str = ""
-    """Name of torchvision's class for the standard layout."""
+    """Name of torchvision's class for its layout."""
     standard_folder: str = ""
-    """Where that layout lies under the data root."""
+    """Folder of that layout under the data root."""
     paper_epochs: int = 100
-    """M of the paper's rows for ShuffleNet v2."""
+    """The paper's M for ShuffleNet v2."""
     paper_threshold: float = 1e-4
-    """µ of the paper: 1e-4 for 10 classes, 1e-3 for 100."""
+    """The paper's µ: 1e-4 for 10 classes, 1e-3 for 100."""
 
 
 _FASHION_NAMES = (
@@ -52,8 +52,8 @@ _CIFAR10_NAMES = (
     *("dog", "frog", "horse", "ship", "truck"),
 )
 
-# Channel statistics: computed from the official training files (a test repeats it); CIFAR-100's and
-# an image folder's are those of the images at hand.
+# Channel statistics come from the official training files (a test repeats the computation); those of
+# CIFAR-100 and image folders from the images that are read.
 _TABLE = (
     DataSpec("digits", "digits", 8, flip=False, num_classes=10, class_names=DIGIT_NAMES),
     DataSpec(
@@ -119,19 +119,19 @@ _TABLE = (
 )
 SPECS: dict[str, DataSpec] = {spec.name: spec for spec in _TABLE}
 
-# Your own data: nothing is known of them, so nothing is mirrored unless the config says so.
-_OWN = DataSpec("module:function", "function", 32, flip=False)
+# Nothing is known of custom data, so nothing is mirrored unless the config says so.
+_CUSTOM = DataSpec("module:function", "function", 32, flip=False)
 
 
 def spec_of(name: str) -> DataSpec:
     """Return what is known of a data set.
 
     Args:
-        name: one of the table, "image-folder:FOLDER" (a folder under the data root) or
+        name: A name of the table, "image-folder:FOLDER" (a folder under the data root) or
             "my.module:function".
 
     Raises:
-        ValueError: no data set has that name; the choices are listed.
+        ValueError: If no data set has that name; the choices are listed.
 
     >>> spec_of("mnist").flip, spec_of("cifar10").flip
     (False, True)
@@ -140,7 +140,7 @@ def spec_of(name: str) -> DataSpec:
     if kind == "image-folder" and (rest or not colon):
         return SPECS["image-folder"]
     if rest and kind not in SPECS:
-        return _OWN
+        return _CUSTOM
     if name not in SPECS:
         near = difflib.get_close_matches(name, SPECS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -152,5 +152,5 @@ def spec_of(name: str) -> DataSpec:
 
 
 def data_root(root: str | Path | None) -> Path:
-    """Return the folder that data sets lie in: the one named, else $FMCE_DATA, else ./data."""
+    """Return the folder of all data sets: the one given, else $FMCE_DATA, else ./data."""
     return Path(root or os.environ.get("FMCE_DATA") or "data").expanduser()

@@ -1,6 +1,6 @@
-"""Which images are held out and which are kept, class by class, from a published seed.
+"""Which images are held out and which are kept, class by class, from a recorded seed.
 
-The rules are ours: the papers name no validation images and no subsets.
+Not given in the papers, which name no validation images and no subsets.
 """
 
 import numpy as np
@@ -8,24 +8,24 @@ from numpy.typing import NDArray
 
 Index = NDArray[np.int64]
 
-# Not given in the paper: a tenth of the training images, at most 5,000, choose settings such as RAF.
+# Not given in the paper: a tenth of the training images, at most 5,000, select settings such as RAF.
 VALIDATION_SHARE = 0.1
 MOST_VALIDATION = 5_000
 
 
 def hold_out(targets: Index, count: int, seed: int) -> tuple[Index, Index]:
-    """Split images in two, classes in proportion; a class's last image is never held out.
+    """Split images in two with the classes in proportion; the last image of a class is never held out.
 
     Args:
-        targets: class indices (N,).
-        count: images to hold out, 1 to N − 1; fewer are where classes have one image only.
-        seed: draws which.
+        targets: Class indices int64 (N,).
+        count: Images to hold out, 1 to N − 1; fewer are held out where classes have one image only.
+        seed: Draws which ones.
 
     Returns:
         Positions kept and positions held out, each ascending.
 
     Raises:
-        ValueError: the count is out of range, or every class has one image only.
+        ValueError: If the count is out of range, or every class has one image only.
 
     >>> kept, held = hold_out(np.array([0, 0, 0, 1, 1, 1]), 2, seed=0)
     >>> len(kept), len(held)
@@ -46,20 +46,20 @@ def hold_out(targets: Index, count: int, seed: int) -> tuple[Index, Index]:
 
 
 def balanced_subset(targets: Index, count: int, seed: int) -> Index:
-    """Choose images, equally many of each class as far as the classes reach.
+    """Choose images, equally many per class as far as the classes reach.
 
-    A smaller subset of one seed lies within a larger one.
+    With one seed, a smaller subset lies within a larger one.
 
     Args:
-        targets: class indices (N,).
-        count: images to choose, 1 to N.
-        seed: draws which.
+        targets: Class indices int64 (N,).
+        count: Images to choose, 1 to N.
+        seed: Draws which ones.
 
     Returns:
         Positions, ascending.
 
     Raises:
-        ValueError: there are fewer images than asked for.
+        ValueError: If there are fewer images than asked for.
 
     >>> balanced_subset(np.array([0, 0, 0, 0, 1, 1]), 4, seed=0).size
     4
@@ -71,7 +71,7 @@ def balanced_subset(targets: Index, count: int, seed: int) -> Index:
 
 
 def validation_count(num_images: int) -> int:
-    """Return how many of the training images choose settings: a tenth, at most 5,000, at least 1."""
+    """Return how many training images select settings: a tenth, at most 5,000, at least 1."""
     return max(1, min(round(VALIDATION_SHARE * num_images), MOST_VALIDATION))
 
 
@@ -87,7 +87,7 @@ def _ranks_in_class(targets: Index, seed: int) -> Index:
 
 
 def _proportional(sizes: Index, count: int) -> Index:
-    """Share out `count` in proportion to sizes: whole parts first, then the largest remainders."""
+    """Divide `count` in proportion to sizes: integer parts first, then the largest remainders."""
     exact = sizes * count / sizes.sum()
     shares: Index = np.floor(exact).astype(np.int64)
     largest = np.argsort(-(exact - shares), kind="stable")[: count - int(shares.sum())]

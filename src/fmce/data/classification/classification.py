@@ -1,7 +1,7 @@
-"""Data sets of the original task, in three parts: by name, from image folders, or from your own function.
+"""Data sets of the original task in three parts: by name, from image folders, or from a custom function.
 
-Test images are never drawn from where files have a test split of their own; validation images are
-drawn from the training images (the papers name none).
+The test split of the files is used where they have one. Validation images are drawn from the training
+images (the papers name none).
 """
 
 from dataclasses import dataclass, replace
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fmce.data.batch import ImageSet
-from fmce.data.classification.catalog import DataSpec, data_root, spec_of
+from fmce.data.classification.catalog import DIGIT_NAMES, DataSpec, data_root, spec_of
 from fmce.data.classification.class_splits import balanced_subset, hold_out, validation_count
-from fmce.data.classification.custom import call_own, own_parts
+from fmce.data.classification.custom import call_custom, custom_parts
 from fmce.data.classification.image_folder import read_image_folder
 from fmce.data.classification.splits import DataParts
 from fmce.data.classification.torchvision_files import download_standard, read_standard
@@ -28,7 +28,7 @@ TEST_SHARE = 0.2
 class ClassificationData:
     """A classification data set in three disjoint parts.
 
-    `validation` chooses settings such as RAF; neither oracle nor arms train on it. `test` is read once.
+    `validation` selects settings such as RAF; neither oracle nor arms train on it. `test` is read once.
     """
 
     name: str
@@ -46,16 +46,16 @@ def digits(split_seed: int = 0) -> ClassificationData:
     """Return scikit-learn's 1,797 handwritten digits, 8×8 grey: 1,257 train, 180 validation, 360 test.
 
     Args:
-        split_seed: draws the parts, each with the classes in proportion.
+        split_seed: Draws the parts, with the classes in proportion.
     """
     from sklearn.datasets import load_digits
 
     pixels, classes = load_digits(return_X_y=True)
-    # Grey levels 0–16 onto the whole of 0–255.
+    # Grey levels 0–16 onto 0–255.
     images = torch.from_numpy(np.round(pixels * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
     targets = torch.from_numpy(classes.astype(np.int64))
     return three_parts(
-        "digits", images, targets, tuple("0123456789"), validation=180, test=360, seed=split_seed
+        "digits", images, targets, DIGIT_NAMES, validation=180, test=360, seed=split_seed
     )
 
 
@@ -69,16 +69,16 @@ def three_parts(
     test: int,
     seed: int,
 ) -> ClassificationData:
-    """Split images into train, validation and test, classes in proportion.
+    """Split images into train, validation and test with the classes in proportion.
 
     Args:
-        name: of the data set.
-        images: uint8 (N,C,H,W).
-        targets: int64 (N,).
-        class_names: name of each class index.
-        validation: number of validation images.
-        test: number of test images.
-        seed: draws the parts.
+        name: Name of the data set.
+        images: Images uint8 (N,C,H,W).
+        targets: Class indices int64 (N,).
+        class_names: Name of each class index.
+        validation: Number of validation images.
+        test: Number of test images.
+        seed: Draws the parts.
     """
     from sklearn.model_selection import train_test_split
 
@@ -106,16 +106,16 @@ def load_classification(
     Args:
         name: "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "mini-imagenet" (an image
             folder of that name), "image-folder" (the root itself), "image-folder:FOLDER" (a folder
-            under the root) or "my.module:function" (see `fmce.data.classification.custom.call_own`).
-        split_seed: draws validation images, the test images of a set that has none, and the subset.
-        root: folder that data sets lie in; $FMCE_DATA or ./data by default.
-        image_size: side in pixels that files of an image folder are resized to once; the spec's by
-            default. Other sets keep their own size.
-        train_images: keep that many training images, classes balanced; None keeps all.
+            under the root) or "my.module:function" (see `custom.call_custom`).
+        split_seed: Draws validation images, test images where the files have none, and the subset.
+        root: Folder of all data sets; $FMCE_DATA or ./data by default.
+        image_size: Side in pixels that the files of an image folder are resized to when read; the
+            spec's by default. Other sets keep their size.
+        train_images: Training images to keep, with balanced classes; None keeps all.
 
     Raises:
-        ValueError: no data set has that name, or its files are damaged.
-        FileNotFoundError: its files are not there; the message says what was expected where.
+        ValueError: If no data set has that name, or its files are damaged.
+        FileNotFoundError: If files are missing; the message says what was expected where.
 
     >>> data = load_classification("digits", train_images=100)
     >>> len(data.train), data.train.targets.bincount().tolist()
@@ -129,11 +129,11 @@ def load_classification(
 
 
 def download_data(name: str, root: str | Path | None = None) -> None:
-    """Fetch a data set that torchvision can fetch, unless it is there.
+    """Download a data set that torchvision can download, unless it is there.
 
     Raises:
-        ValueError: nothing can be fetched under that name.
-        ConnectionError: a file could not be fetched.
+        ValueError: If torchvision cannot download it.
+        ConnectionError: If a download fails.
     """
     spec = spec_of(name)
     if spec.reader != "standard":
@@ -152,15 +152,15 @@ def _load(
         folder = name.partition(":")[2] or ("" if name == "image-folder" else name)
         parts = read_image_folder(root / folder, image_size or spec.size)
     else:
-        own = call_own(name, root=root, image_size=image_size, split_seed=split_seed)
-        if isinstance(own, ClassificationData):
-            return own
-        parts = own_parts(name, own)
+        returned = call_custom(name, root=root, image_size=image_size, split_seed=split_seed)
+        if isinstance(returned, ClassificationData):
+            return returned
+        parts = custom_parts(name, returned)
     return _complete(name, parts, spec, split_seed)
 
 
 def _complete(name: str, parts: DataParts, spec: DataSpec, seed: int) -> ClassificationData:
-    """Draw the splits that the files do not have, test first, both from the training images."""
+    """Draw the splits that the files lack, test first, both from the training images."""
     train, validation, test = parts.train, parts.validation, parts.test
     if test is None:
         train, test = _split(train, max(1, round(TEST_SHARE * len(train))), seed)

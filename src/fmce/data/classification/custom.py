@@ -1,64 +1,62 @@
-"""Data of your own: "my.module:function" names a Python function that returns the images."""
+"""Custom data: "my.module:function" names a Python function that returns the images."""
 
-import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fmce.data.classification.splits import DataParts, to_image_set
+from fmce.models.build import import_function
 
 _SPLITS = ("train", "validation", "test")
 
 
-def call_own(name: str, *, root: Path, image_size: int | None, split_seed: int) -> Any:
-    """Call the function a name stands for.
+def call_custom(name: str, *, root: Path, image_size: int | None, split_seed: int) -> Any:
+    """Call the function that a name stands for.
 
-    It gets those of the keyword arguments `root`, `image_size` and `split_seed` that it has
-    parameters for, and returns either `ClassificationData` or a mapping: "train" and, where there
-    are such, "validation" and "test" → (images, targets); "class_names" → names, optional. Images
-    are uint8: arrays N×H×W or N×H×W×C, or tensors N×C×H×W; targets are class indices. Splits it
-    leaves out are drawn from the training images by `split_seed`.
+    The function gets those of the arguments `root`, `image_size` and `split_seed` that it has parameters
+    for. It returns `ClassificationData` or a mapping: "train" and optionally "validation" and "test" →
+    (images, targets); optionally "class_names" → names. Images are uint8: arrays (N,H,W) or (N,H,W,C),
+    or tensors (N,C,H,W); targets are class indices. Missing splits are drawn from the training images.
 
     Args:
         name: "my.module:function"; the module is installed or on PYTHONPATH.
-        root: folder that data sets lie in.
-        image_size: side that images will be resized to.
-        split_seed: for splits of its own.
+        root: Folder of all data sets.
+        image_size: Side in pixels that images will be resized to.
+        split_seed: Draws splits.
 
     Returns:
         What the function returned.
 
     Raises:
-        ValueError: the module or function is not found, or the function needs other arguments.
+        ValueError: If the module or function does not exist, or the function needs other arguments.
     """
-    function = _find(name)
+    module, _, attribute = name.partition(":")
+    function = import_function(module, attribute, "is it installed or on PYTHONPATH?")
     known = {"root": root, "image_size": image_size, "split_seed": split_seed}
-    parameters = inspect.signature(function).parameters
-    needed = [
-        p.name
-        for p in parameters.values()
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    strange = [p for p in needed if p not in known]
-    if strange:
+    parameters = inspect.signature(function).parameters.values()
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = (p.name for p in parameters if p.default is p.empty and p.kind not in variadic)
+    unknown = [name for name in needed if name not in known]
+    if unknown:
         raise ValueError(
-            f"{name} needs the argument {strange[0]!r}, but data functions are called with "
-            f"{', '.join(known)}, those of them that they have; give the others a default"
+            f"{name} needs the argument {unknown[0]!r}, but data functions are called with those of "
+            f"{', '.join(known)} that they have; give other parameters a default"
         )
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    return function(**{k: v for k, v in known.items() if takes_all or k in parameters})
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    names = {p.name for p in parameters}
+    return function(**{k: v for k, v in known.items() if takes_all or k in names})
 
 
-def own_parts(name: str, returned: Any) -> DataParts:
-    """Check the mapping that a function of the user's own returned, and bring it into one form.
+def custom_parts(name: str, returned: Any) -> DataParts:
+    """Check the mapping that a custom function returned and convert it.
 
     Raises:
-        ValueError: it is no such mapping, or its images are of another kind.
+        ValueError: If it is no such mapping, or its images have another type or shape.
     """
     if not isinstance(returned, Mapping) or "train" not in returned:
         raise ValueError(
-            f"{name} returned {_describe(returned)}; expected ClassificationData, or a mapping with "
+            f"{name} returned {_kind_of(returned)}; expected ClassificationData, or a mapping with "
             '"train": (images, targets) and optional "validation", "test" and "class_names"'
         )
     unknown = sorted(set(map(str, returned)) - {*_SPLITS, "class_names"})
@@ -76,14 +74,13 @@ def own_parts(name: str, returned: Any) -> DataParts:
     }
     trained = set(sets["train"].targets.tolist())
     for split, part in sets.items():
-        strangers = sorted(set(part.targets.tolist()) - trained)
-        if strangers:
+        untrained = sorted(set(part.targets.tolist()) - trained)
+        if untrained:
             raise ValueError(
-                f"{name}, {split}: classes {strangers[:5]} have no training images; every split needs the "
+                f"{name}, {split}: classes {untrained[:5]} have no training images; every split needs the "
                 "same classes"
             )
-    highest = max(int(part.targets.max()) for part in sets.values())
-    names = names or tuple(str(c) for c in range(highest + 1))
+    names = names or tuple(str(c) for c in range(max(trained) + 1))
     return DataParts(
         sets["train"], names, name, validation=sets.get("validation"), test=sets.get("test")
     )
@@ -91,29 +88,10 @@ def own_parts(name: str, returned: Any) -> DataParts:
 
 def _pair(name: str, split: str, value: Any) -> tuple[Any, Any]:
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise ValueError(f"{name}: expected {split!r}: (images, targets), got {_describe(value)}")
+        raise ValueError(f"{name}: expected {split!r}: (images, targets), got {_kind_of(value)}")
     return value[0], value[1]
 
 
-def _find(name: str) -> Callable[..., Any]:
-    module_name, _, function_name = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # A module of yours that fails to import something else keeps its own message.
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise ValueError(
-            f"cannot import module {module_name!r} of data set {name!r}: {error}; "
-            "is it installed or on PYTHONPATH?"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise ValueError(f"module {module_name!r} has no function {function_name!r}")
-    found: Callable[..., Any] = function
-    return found
-
-
-def _describe(value: Any) -> str:
+def _kind_of(value: Any) -> str:
     keys = f" with {', '.join(map(repr, value))}" if isinstance(value, Mapping) else ""
     return f"a {type(value).__name__}{keys}"

@@ -1,6 +1,6 @@
-"""Images in one folder a class: Mini-ImageNet (FMCE paper, Section V-A) or a set of your own.
+"""Images in one folder per class: Mini-ImageNet (FMCE paper, Section V-A) or a custom set.
 
-Every image is decoded and resized once, to uint8 in memory; nothing is cut or stored on disk.
+Every image is decoded and resized once, to uint8 in memory; nothing is cropped or stored on disk.
 """
 
 import os
@@ -21,7 +21,7 @@ from fmce.data.memory import available_memory
 
 _VALIDATION_NAMES = ("val", "validation", "valid")
 _LAYOUT = "CLASS/*.jpg or {train,val}/CLASS/*.jpg"
-# Splitting copies each part out of the whole, so for a moment there are two of every image.
+# Splitting copies each part, so for a moment every image is in memory twice.
 _COPIES = 2
 
 
@@ -35,16 +35,16 @@ class _Files(NamedTuple):
 def read_image_folder(root: Path, size: int) -> DataParts:
     """Read every image of a folder, resized to a square.
 
-    Layouts: ROOT/CLASS/… has no split of its own; ROOT/train/CLASS/… beside ROOT/test is train and
-    test; beside ROOT/val alone, `val` is taken as the test images; with both, as they are named.
+    Layouts: ROOT/CLASS/… has no split; ROOT/train/CLASS/… with ROOT/test/CLASS/… has both; with
+    ROOT/val alone, `val` are the test images; with val and test, each is what its name says.
 
     Args:
-        root: the folder; class names are its subfolders' names, in alphabetical order.
-        size: side in pixels that images are resized to (bilinear, sides apart).
+        root: The folder; class names are the names of its subfolders, in alphabetical order.
+        size: Side in pixels that images are resized to, bilinear, without keeping proportions.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds no class folders, files are damaged, or memory does not suffice.
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds no class folders, files are damaged, or memory is too small.
     """
     if not root.is_dir():
         raise FileNotFoundError(
@@ -79,7 +79,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
         return {"train": train, **held}
     if validation:
         return {"train": train, "test": validation}
-    # A lone `train` is a split, one among other folders a class of that name.
+    # A lone `train` is a split; among other folders it is a class of that name.
     return {"train": train if len(_subfolders(root)) == 1 else root}
 
 
@@ -110,7 +110,7 @@ def _files(folder: Path, names: Sequence[str], *, every_class: bool) -> _Files:
 
 def _check_memory(root: Path, num_images: int, size: int) -> None:
     needed, free = _COPIES * num_images * 3 * size * size, available_memory()
-    # Each process that torchrun starts on this machine reads them all.
+    # Every process that torchrun starts on this machine reads all images.
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if free is not None and needed * processes > free:
         each = f" in each of {processes} processes" if processes > 1 else ""
@@ -131,7 +131,7 @@ def _decode_all(files: _Files, size: int) -> ImageSet:
             return f"{files.paths[position]} ({error})"
         return None
 
-    # Pillow decodes without holding the interpreter's lock, so threads are enough.
+    # Pillow releases the interpreter lock while decoding, so threads are enough.
     with ThreadPoolExecutor() as pool:
         damaged = [name for name in pool.map(decode, range(len(files.paths))) if name]
     if damaged:

@@ -1,4 +1,4 @@
-"""Data sets as one `.npz` file: x_train, y_train, x_test, y_test and, where known, class_names."""
+"""A data set as one `.npz` file: x_train, y_train, x_test, y_test and optional class_names."""
 
 import zipfile
 import zlib
@@ -12,18 +12,18 @@ from fmce.data.classification.catalog import DataSpec
 from fmce.data.classification.splits import DataParts, to_image_set
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-_REMEDY = "replace the file by a whole copy"
+_REMEDY = "replace the file by a complete copy"
 
 
 def read_npz(path: Path, spec: DataSpec) -> DataParts:
     """Read a data set's arrays.
 
     Args:
-        path: the file; images uint8 N×H×W×C or N×H×W, classes integers (N,).
-        spec: says how many classes there are, and their names where the file does not.
+        path: The file; images uint8 (N,H,W,C) or (N,H,W), classes integers (N,).
+        spec: Number of classes, and their names where the file has none.
 
     Raises:
-        ValueError: the file is damaged, lacks an array, or an array is of another kind.
+        ValueError: If the file is damaged, lacks an array, or an array has another type or shape.
     """
     arrays = _load(path)
     missing = [name for name in _ARRAYS if name not in arrays]
@@ -47,7 +47,7 @@ def read_npz(path: Path, spec: DataSpec) -> DataParts:
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        # Opened here: NumPy leaves a file open that turns out to be damaged.
+        # Opened here: NumPy leaves a damaged file open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (

@@ -1,4 +1,4 @@
-"""What a reader of classification data hands on: the splits that its files have, before any is derived."""
+"""What a reader of classification data returns: the splits of its files, before any is drawn."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from fmce.data.batch import ImageSet
 
 @dataclass(frozen=True)
 class DataParts:
-    """Training images, and validation and test images where the files hold such splits."""
+    """Training images, and validation and test images where the files have such splits."""
 
     train: ImageSet
     class_names: tuple[str, ...]
@@ -24,16 +24,16 @@ class DataParts:
 
 
 def to_image_set(images: Any, targets: Any, where: str, num_classes: int | None = None) -> ImageSet:
-    """Check images and class indices and bring them into one form.
+    """Check images and class indices and convert them to an `ImageSet`.
 
     Args:
-        images: uint8; an array (N,H,W) or (N,H,W,C), or a tensor (N,C,H,W), C = 1 or 3.
-        targets: integers (N,), or (N,1) as Keras has them, 0 to `num_classes` − 1.
-        where: names them in messages.
+        images: A uint8 array (N,H,W) or (N,H,W,C), or a uint8 tensor (N,C,H,W), C = 1 or 3.
+        targets: Integers (N,), or (N,1) as in Keras, 0 to `num_classes` − 1.
+        where: Where they come from, for messages.
         num_classes: None accepts any class index of 0 or more.
 
     Raises:
-        ValueError: type, shape, number or range is another.
+        ValueError: If type, shape, number or range differs.
     """
     stored = images if isinstance(images, Tensor) else _channels_first(np.asarray(images), where)
     if stored.dtype != torch.uint8 or stored.ndim != 4 or stored.shape[1] not in (1, 3):
@@ -46,10 +46,10 @@ def to_image_set(images: Any, targets: Any, where: str, num_classes: int | None 
         classes = classes[:, 0]
     if classes.shape != (len(stored),) or not len(stored):
         raise ValueError(
-            f"{where}: expected one class index an image, got {classes.shape} for {len(stored)} images"
+            f"{where}: expected one class index per image, got {classes.shape} for {len(stored)} images"
         )
     if not np.issubdtype(classes.dtype, np.integer):
-        raise ValueError(f"{where}: expected whole class indices, got {classes.dtype}")
+        raise ValueError(f"{where}: expected integer class indices, got {classes.dtype}")
     low, high = int(classes.min()), int(classes.max())
     if low < 0 or (num_classes is not None and high >= num_classes):
         raise ValueError(
@@ -65,5 +65,5 @@ def _channels_first(images: NDArray[Any], where: str) -> Tensor:
         )
     if images.ndim == 3:
         images = images[..., None]
-    # Copied once: files give read-only arrays, and a strided view would be slow to cut batches from.
+    # Copied: arrays of files are read-only, and cutting batches from a strided view would be slow.
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy(order="C"))

@@ -1,7 +1,7 @@
 """MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 in torchvision's layout, or as one `.npz` file.
 
-Nothing is downloaded unless asked for. Files are checked first, so that a missing or damaged one is
-named; torchvision then reads them.
+Nothing is downloaded unless asked for. Files are checked first, so that the error names a missing or
+damaged one; then torchvision reads them.
 """
 
 import math
@@ -23,12 +23,12 @@ def read_standard(spec: DataSpec, root: Path) -> DataParts:
     """Read a data set from torchvision's layout, else from ROOT/NAME.npz.
 
     Args:
-        spec: names the set and its folder.
-        root: folder that data sets lie in.
+        spec: The data set.
+        root: Folder of all data sets.
 
     Raises:
-        FileNotFoundError: neither is there, or the layout lacks a file.
-        ValueError: a file is damaged.
+        FileNotFoundError: If neither is there, or a file is missing.
+        ValueError: If a file is damaged.
     """
     folder, npz = root / spec.standard_folder, root / f"{spec.name}.npz"
     if folder.is_dir():
@@ -45,10 +45,10 @@ def read_standard(spec: DataSpec, root: Path) -> DataParts:
 
 
 def download_standard(spec: DataSpec, root: Path) -> None:
-    """Fetch a data set into torchvision's layout, unless it is there in either form.
+    """Download a data set into torchvision's layout, unless it is there in either form.
 
     Raises:
-        ConnectionError: a file could not be fetched.
+        ConnectionError: If a download fails.
     """
     if (root / f"{spec.name}.npz").is_file():
         return
@@ -57,7 +57,7 @@ def download_standard(spec: DataSpec, root: Path) -> None:
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConnectionError(
-            f"could not download {spec.name} ({reason}); fetch {', '.join(expected_files(spec))} "
+            f"could not download {spec.name} ({reason}); download {', '.join(expected_files(spec))} "
             f"elsewhere and put them into {root / spec.standard_folder}"
         ) from error
 
@@ -65,18 +65,18 @@ def download_standard(spec: DataSpec, root: Path) -> None:
 def expected_files(spec: DataSpec) -> dict[str, str | None]:
     """Return the layout's file names with their MD5 where torchvision knows one."""
     dataset = _torchvision(spec)
-    if hasattr(dataset, "resources"):  # MNIST's kind; the digests known are of the packed files
+    if hasattr(dataset, "resources"):  # as MNIST; the known digests belong to the packed files
         return {name.removesuffix(".gz"): None for name, _ in dataset.resources}
     meta = dataset.meta
     return {**dict(dataset.train_list + dataset.test_list), meta["filename"]: meta["md5"]}
 
 
 def check_files(spec: DataSpec, root: Path) -> None:
-    """Check that every file of the layout is there and whole.
+    """Check that every file of the layout is there and undamaged.
 
     Raises:
-        FileNotFoundError: one is missing.
-        ValueError: one is damaged.
+        FileNotFoundError: If one is missing.
+        ValueError: If one is damaged.
     """
     from torchvision.datasets.utils import check_md5
 
@@ -94,12 +94,12 @@ def check_files(spec: DataSpec, root: Path) -> None:
             problem = f"its MD5 is not {digest}"
         if problem:
             raise ValueError(
-                f"{path} is damaged ({problem}); delete it and repeat with --download, or copy it anew"
+                f"{path} is damaged ({problem}); delete it and repeat with --download, or replace it by a complete copy"
             )
 
 
 def _idx_problem(path: Path) -> str | None:
-    """Say what is wrong with an IDX file of uint8 values, judged by its header and length."""
+    """Return what is wrong with an IDX file of uint8 values, judged by its header and length."""
     with path.open("rb") as file:
         start = file.read(4)
         axes = start[3] if len(start) == 4 else 0
