@@ -14,7 +14,6 @@ from fmce.data.image_files import UnreadableDataError
 from fmce.data.segmentation import (
     BDD100K_CLASSES,
     CAMVID_CLASSES,
-    FilePair,
     SegmentationFiles,
     bdd100k_segmentation,
     camvid,
@@ -66,7 +65,7 @@ def test_nested_folders_pair_by_their_paths_and_endings(tmp_path):
         (masks / city / "1.png").rename(masks / city / "1_train_id.png")
     (masks / "bonn" / "1_color.png").touch()
     data = folder_pair(images, masks, CLASSES, mask_ending="_train_id")
-    assert [p.mask.relative_to(masks).as_posix() for p in data.pairs] == [
+    assert [mask.relative_to(masks).as_posix() for mask in data.mask_paths] == [
         "aachen/1_train_id.png",
         "bonn/1_train_id.png",
     ]
@@ -85,7 +84,7 @@ def test_files_without_a_partner_are_named_or_skipped(tmp_path):
 def test_two_images_of_one_stem_are_refused(tmp_path):
     images, masks, classes = _pairs(tmp_path)
     (images / "0001.jpg").touch()
-    with pytest.raises(ValueError, match="one file a stem"):
+    with pytest.raises(ValueError, match="one file per stem"):
         folder_pair(images, masks, classes)
 
 
@@ -93,20 +92,14 @@ def test_missing_folders_and_empty_sets_are_refused(tmp_path):
     images, masks, classes = _pairs(tmp_path)
     with pytest.raises(ValueError, match="none at"):
         folder_pair(tmp_path / "nowhere", masks, classes)
-    with pytest.raises(ValueError, match="at least one image with a mask"):
+    with pytest.raises(ValueError, match="at least one labelled image"):
         folder_pair(images, masks, classes, exclude=[f"{i:04}" for i in range(4)])
 
 
 def test_the_check_counts_items_and_pixels_by_class(tmp_path):
-    report = folder_pair(*_pairs(tmp_path)).check(sample=None)
-    assert (report.items, report.checked, report.unreadable) == (4, 4, ())
-    assert report.pixels == {"road": 48, "sky": 24, "car": 24, "ignored": 0}
-
-
-def test_a_sampled_check_reads_items_spread_over_the_set(tmp_path):
-    assert folder_pair(*_pairs(tmp_path)).check(sample=2).pixels["car"] == 24  # items 0 and 2
-    with pytest.raises(ValueError, match="sample of at least 1"):
-        folder_pair(*_pairs(tmp_path)).check(sample=0)
+    data = folder_pair(*_pairs(tmp_path))
+    assert data.check() == {"road": 48, "sky": 24, "car": 24, "ignored": 0}
+    assert data.damaged == ()
 
 
 def test_the_check_names_the_files_with_wrong_ids_and_their_values(tmp_path):
@@ -129,7 +122,8 @@ def test_a_damaged_file_is_reported_by_the_check_and_replaced_on_reading(tmp_pat
     (images / "0001.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     (masks / "0002.png").write_bytes(b"")
     data = folder_pair(images, masks, classes)
-    assert [Path(f).stem for f in data.check().unreadable] == ["0001", "0002"]
+    data.check()
+    assert [Path(f).stem for f in data.damaged] == ["0001", "0002"]
     assert [int(data[i].mask[0, 0]) for i in range(4)] == [0, 0, 0, 0]  # 1 and 2 become 3, id 0
     assert data.failures.failed_items == [1, 2]
 
@@ -196,9 +190,10 @@ def test_a_missing_layout_is_named_with_what_is_there(tmp_path):
 
 
 def test_more_classes_than_a_uint8_mask_holds_are_refused():
-    pair = FilePair(Path("a.png"), Path("b.png"))
+    names = [str(i) for i in range(255)]
+    image, mask = [Path("a.png")], [Path("b.png")]
     with pytest.raises(ValueError, match="at most 254"):
-        SegmentationFiles([pair], [str(i) for i in range(255)], name="many")
+        SegmentationFiles(name="many", image_paths=image, mask_paths=mask, class_names=names)
 
 
 @real_data
@@ -206,12 +201,12 @@ def test_real_camvid_has_its_counts_and_ids():
     root = Path(os.environ["FMCE_DATA"]) / "camvid"
     splits = {split: camvid(root, split) for split in ("train", "val", "test")}
     assert [len(data) for data in splits.values()] == [367, 101, 233]
-    report = splits["train"].check(sample=12)
-    assert report.checked == 12
-    assert report.unreadable == ()
-    assert sum(report.pixels.values()) == 12 * 360 * 480
+    some = splits["train"].select(range(0, 367, 33))
+    pixels = some.check()
+    assert some.damaged == ()
+    assert sum(pixels.values()) == 12 * 360 * 480
     assert len(CAMVID_CLASSES) == 11
-    assert report.pixels["road"] > report.pixels["pedestrian"] > 0
+    assert pixels["road"] > pixels["pedestrian"] > 0
 
 
 @real_data
@@ -219,7 +214,8 @@ def test_real_bdd10k_samples_are_clean():
     root = Path(os.environ["FMCE_DATA"]) / "bdd10k-seg-sample"
     data = {split: bdd100k_segmentation(root, split) for split in ("train", "val")}
     assert [len(d) for d in data.values()] == [16, 8]
-    assert data["val"].check(sample=None).unreadable == ()
+    data["val"].check()
+    assert data["val"].damaged == ()
     assert data["train"][0].image.shape == (720, 1280, 3)
 
 

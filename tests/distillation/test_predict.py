@@ -179,6 +179,6 @@ def test_a_real_mask_of_bdd100ks_own_toolkit_is_read(tmp_path):
         (tmp_path / name).mkdir()
     shutil.copy(mask, tmp_path / "masks" / "one.png")
     Image.new("RGB", (1280, 720)).save(tmp_path / "images" / "one.png")
-    report = folder_pair(tmp_path / "images", tmp_path / "masks", BDD100K_CLASSES).check()
-    present = {name for name, pixels in report.pixels.items() if pixels}
+    counts = folder_pair(tmp_path / "images", tmp_path / "masks", BDD100K_CLASSES).check()
+    present = {name for name, pixels in counts.items() if pixels}
     assert {"car"} <= present <= {*BDD100K_CLASSES, "ignored"}

@@ -19,7 +19,7 @@ from fmce.cli.options import (
     _runtime,
     command,
 )
-from fmce.config.choices import Keep
+from fmce.config.run import Keep
 
 if TYPE_CHECKING:
     pass

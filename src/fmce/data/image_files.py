@@ -1,21 +1,21 @@
-"""Reading image files so that one damaged file never ends an epoch: counted, named, replaced.
+"""Reading image files so that one damaged file never ends an epoch: counted, named, substituted.
 
-What labelled and unlabelled folders share: decoding, the failure rate beyond which an error names
+What labelled and unlabelled folders share: decoding, the failure rate above which an error names
 the files, the deterministic substitute, and lists of stems to leave out.
 """
 
-import logging
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import get_worker_info
+
+from fmce.console.log import logger
 
 ImageArray = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -31,11 +31,6 @@ DAMAGE_ERRORS = (
     Image.DecompressionBombError,
 )
 _NAMED_FILES = 5
-# Loader workers have a slot each, so that no two processes write to one; ids beyond it share the
-# last.
-_SLOTS = 256
-
-_log = logging.getLogger(__name__)
 
 
 class UnreadableDataError(ValueError):
@@ -47,18 +42,17 @@ class WrongMaskError(ValueError):
 
 
 def read_rgb(path: Path) -> ImageArray:
-    """Decode an image to uint8 (H, W, 3).
+    """Decode an image to uint8 (H,W,3).
 
     Raises:
-        OSError: If the file is missing, cut off or no image (other errors of Pillow's decoders are
-            possible).
+        OSError: If the file is missing, cut off or no image (or another of `DAMAGE_ERRORS`).
     """
     with Image.open(path) as image:
         return np.array(image.convert("RGB"))
 
 
 def read_ids(path: Path) -> ImageArray:
-    """Decode a mask of class ids to uint8 (H, W); palette images give their indices.
+    """Decode a mask of class ids to uint8 (H,W); palette images give their indices.
 
     Raises:
         WrongMaskError: If the file has several channels (a colour map) or values outside 0 … 255.
@@ -74,16 +68,15 @@ def read_ids(path: Path) -> ImageArray:
         )
     if ids.dtype != np.uint8:  # 1-bit or 16-bit files
         if ids.min() < 0 or ids.max() > 255:
-            raise WrongMaskError(f"expected class ids in 0 … 255, got up to {ids.max()} in {path}.")
+            raise WrongMaskError(f"expected class ids in 0 … 255, got up to {ids.max()} in {path}")
         ids = ids.astype(np.uint8)
     return ids
 
 
 def read_stems(exclude: Path | str | Iterable[str]) -> frozenset[str]:
-    """Read the stems to leave out.
+    """Read the stems to leave out from a text file, one per line, or from an iterable.
 
-    They come from a text file with one a line ("#" starts a comment) or from an iterable. An image
-    suffix is dropped, so lists of file names work too.
+    In a file "#" starts a comment. An image suffix is dropped, so lists of file names work too.
 
     Raises:
         ValueError: If the text file does not exist.
@@ -94,13 +87,13 @@ def read_stems(exclude: Path | str | Iterable[str]) -> frozenset[str]:
     if isinstance(exclude, str | Path):
         path = Path(exclude)
         if not path.is_file():
-            raise ValueError(f"expected a text file with one stem a line, found none at {path}.")
+            raise ValueError(f"expected a text file with one stem per line, found none at {path}")
         exclude = [line.partition("#")[0] for line in path.read_text("utf-8").splitlines()]
     return frozenset(stem_of(name.strip()) for name in exclude if name.strip())
 
 
 def stem_of(name: str) -> str:
-    """Return a file's name without folders and image suffix.
+    """Return the name of a file without folders and image suffix.
 
     >>> stem_of("images/0001.v2.jpg"), stem_of("0001.v2")
     ('0001.v2', '0001.v2')
@@ -111,19 +104,16 @@ def stem_of(name: str) -> str:
 
 
 def walk_files(root: Path, seen: set[str] | None = None) -> Iterator[Path]:
-    """Yield a folder's files, nested ones and links to folders included, hidden ones not.
+    """Yield the files of a folder, nested and linked ones included, hidden ones not, in any order.
 
     Args:
         root: The folder.
         seen: Real paths of folders listed before, which are skipped; extended by those listed.
-
-    Yields:
-        Files, in no promised order.
     """
     seen = set() if seen is None else seen
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link back up would never end
+        if real in seen:  # a link to a parent would never end
             folders.clear()
             continue
         seen.add(real)
@@ -134,27 +124,24 @@ def walk_files(root: Path, seen: set[str] | None = None) -> Iterator[Path]:
 def list_images(
     root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, *, seen: set[str] | None = None
 ) -> list[Path]:
-    """List a folder's images as `walk_files` finds them, sorted by path inside it.
+    """Return the images of a folder that `walk_files` finds, sorted by path inside it.
 
     Args:
         root: The folder.
-        suffixes: Endings of the files wanted, lower case.
+        suffixes: Endings of the files wanted, in lower case.
         seen: As in `walk_files`.
-
-    Returns:
-        The files.
 
     Raises:
         ValueError: If the folder does not exist.
     """
     if not root.is_dir():
-        raise ValueError(f"expected a folder of images, found none at {root}.")
+        raise ValueError(f"expected a folder of images, found none at {root}")
     found = [path for path in walk_files(root, seen) if path.name.lower().endswith(suffixes)]
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
 def first_names(names: Sequence[str], limit: int = _NAMED_FILES, *, separator: str = ", ") -> str:
-    """Return the first names and how many more there are.
+    """Join the first names and the number of the others.
 
     >>> first_names(["a", "b", "c"], limit=2)
     'a, b and 1 more'
@@ -163,81 +150,60 @@ def first_names(names: Sequence[str], limit: int = _NAMED_FILES, *, separator: s
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 
+@dataclass
 class ReadFailures:
-    """Counts reads and failures of one data set and raises beyond a rate.
-
-    The counts live in shared memory: the loader's worker processes and the main process see the
-    same ones. A failing file is also logged as a warning the first time.
+    """Counts of reads and failures of one data set; a failing file is logged once.
 
     Attributes:
-        max_rate: Failures over reads above which reading raises.
-        min_files: Different damaged files below which it never raises, whatever the rate: one
-            damaged file of a small set, met every epoch, is no reason to stop.
+        max_rate: Failures per read, in [0, 1], above which reading raises.
+        min_files: Different damaged files below which it never raises, whatever the rate: one damaged
+            file of a small set, read every epoch, is no reason to stop.
         instead: What becomes of a failing item, for the warning.
+        reads: Files or pairs tried so far.
+        failures: Tries that failed so far.
     """
 
-    def __init__(
-        self,
-        num_items: int,
-        *,
-        max_rate: float = 0.01,
-        min_files: int = 5,
-        instead: str = "the next readable item stands in",
-    ) -> None:
-        if not 0 <= max_rate <= 1 or min_files < 1:
+    max_rate: float = 0.01
+    min_files: int = 5
+    instead: str = "the next readable item stands in"
+    reads: int = field(default=0, init=False)
+    failures: int = field(default=0, init=False)
+    _failed: set[int] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_rate <= 1 or self.min_files < 1:
             raise ValueError(
                 "expected max_rate in [0, 1] and min_files of at least 1, got "
-                f"{max_rate} and {min_files}."
+                f"{self.max_rate} and {self.min_files}"
             )
-        self.max_rate = max_rate
-        self.min_files = min_files
-        self.instead = instead
-        self._counts = torch.zeros(2, _SLOTS, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        self._failed = torch.zeros(max(1, num_items), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
-
-    @property
-    def reads(self) -> int:
-        """Files or pairs tried so far, in all processes."""
-        return int(self._counts[0].sum())
-
-    @property
-    def failures(self) -> int:
-        """Tries that failed so far, in all processes."""
-        return int(self._counts[1].sum())
 
     @property
     def failed_items(self) -> list[int]:
         """Indices of the items that could not be read, ascending."""
-        return [int(i) for i in self._failed.nonzero()[:, 0]]
+        return sorted(self._failed)
 
     def succeeded(self) -> None:
-        """Count a read that went well."""
-        self._counts[0, _slot()] += 1
+        """Count a successful read."""
+        self.reads += 1
 
     def failed(self, index: int, error: Exception, name_of: Callable[[int], str]) -> None:
-        """Count a failure, name the file once, and raise beyond the rate.
+        """Count a failure, log its file once, and raise above the rate.
 
         Raises:
             UnreadableDataError: If at least `min_files` files are damaged and more than `max_rate` of
                 all reads failed.
         """
-        self._counts[:, _slot()] += 1
-        if not self._failed[index]:
-            self._failed[index] = True
-            _log.warning("cannot read %s: %s; %s", name_of(index), error, self.instead)
-        reads, failures = self.reads, self.failures
-        damaged = self.failed_items if failures > self.max_rate * reads else []
-        if len(damaged) >= self.min_files:
-            names = first_names([name_of(i) for i in damaged])
+        self.reads += 1
+        self.failures += 1
+        if index not in self._failed:
+            self._failed.add(index)
+            logger.warning("cannot read %s: %s; %s", name_of(index), error, self.instead)
+        if len(self._failed) >= self.min_files and self.failures > self.max_rate * self.reads:
+            names = first_names([name_of(i) for i in self.failed_items])
             raise UnreadableDataError(
-                f"{failures} of {reads} reads failed, more than {self.max_rate:.2%}: {names}. "
-                f"Repair or exclude these files, or raise the rate. Last error: {error}"
+                f"{self.failures} of {self.reads} reads failed, more than {self.max_rate:.2%}: {names}; "
+                f"repair or exclude these files, or raise the rate. Last error: {error}"
             ) from error
-
-
-def _slot() -> int:
-    worker = get_worker_info()
-    return 0 if worker is None else min(worker.id + 1, _SLOTS - 1)
 
 
 def read_or_substitute(
@@ -252,16 +218,13 @@ def read_or_substitute(
     Args:
         index: Item wanted, 0 … num_items − 1, negative counting from the end.
         num_items: Items of the data set.
-        read: Reads one item; what Pillow raises for damaged files, and ValueError, count as damage.
-        failures: Counts and, beyond its rate, raises.
+        read: Reads one item; `DAMAGE_ERRORS` count as damage.
+        failures: Counts and, above its rate, raises.
         name_of: Names an item for messages.
-
-    Returns:
-        The item read.
 
     Raises:
         IndexError: If the index is out of range.
-        UnreadableDataError: If beyond the failure rate, or no item is readable.
+        UnreadableDataError: If more reads than the rate failed, or no item is readable.
     """
     if not -num_items <= index < num_items:
         raise IndexError(f"index {index} is out of range for {num_items} items")
@@ -274,5 +237,5 @@ def read_or_substitute(
             failures.succeeded()
             return item
     raise UnreadableDataError(
-        f"none of the {num_items} items can be read, {name_of(index % num_items)} neither."
+        f"none of the {num_items} items can be read, including {name_of(index % num_items)}"
     )

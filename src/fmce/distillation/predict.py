@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fmce.config.choices import Arm
-from fmce.config.distillation import DistillationConfig
+from fmce.config.distillation import Arm, DistillationConfig
 from fmce.config.io import from_yaml
 from fmce.console.progress import Progress
 from fmce.console.tables import percent, print_table
@@ -243,7 +242,7 @@ def _write_masks(
     runtime: Runtime,
 ) -> list[str]:
     """Write every image's mask; return the files that could not be read."""
-    failures = ReadFailures(len(paths), instead="it is left out")
+    failures = ReadFailures(instead="it is left out")
     with Progress("predicting", len(paths)) as progress, torch.inference_mode():
         for number, path in enumerate(paths):
             try:

@@ -70,7 +70,7 @@ def predict_boxes(
         UnreadableDataError: too many images cannot be read.
     """
     truth = None if labels is None else read_truth(labels, paths, task.class_names)
-    failures = ReadFailures(len(paths), instead="it is left out")
+    failures = ReadFailures(instead="it is left out")
     names, found = [], []
     with Progress("predicting", len(paths)) as progress, torch.inference_mode():
         for number, path in enumerate(paths):

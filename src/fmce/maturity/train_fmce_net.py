@@ -9,9 +9,8 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmce.config.choices import Split
 from fmce.config.io import defaults_of, to_dict
-from fmce.config.run import FMCENetConfig
+from fmce.config.run import FMCENetConfig, Split
 from fmce.convergence.phases import Phases
 from fmce.data.batch import ImageSet
 from fmce.engine.runtime import Runtime, make_runtime

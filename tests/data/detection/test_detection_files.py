@@ -451,8 +451,8 @@ def test_a_damaged_image_is_replaced_and_an_empty_set_refused(tmp_path):
     assert files[0].boxes.labels.tolist() == [0]
     assert files.failures.failed_items == [0]
     assert files.select([1]).stems == ("b",)
-    with pytest.raises(ValueError, match="at least one image"):
-        DetectionFiles([], [], ("car",), name="none")
+    with pytest.raises(ValueError, match="at least one labelled image"):
+        DetectionFiles(name="none", image_paths=[], boxes=[], class_names=("car",))
 
 
 @needs_data

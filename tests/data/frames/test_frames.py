@@ -5,12 +5,14 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fmce.data.frames import folders as module
-from fmce.data.frames.folders import FrameFiles, bdd100k_excluded_stems, list_frames
+from fmce.data.frames.folders import bdd100k_excluded_stems, list_frames
+from fmce.data.frames.pool import FramePool
+from fmce.data.frames.table import FileFrames, FrameTable
 
 real_data = pytest.mark.skipif(
     not os.environ.get("FMCE_DATA"),
@@ -131,17 +133,17 @@ def test_a_broken_label_list_is_named(tmp_path):
         bdd100k_excluded_stems(tmp_path)
 
 
+def _pool(paths, height, width):
+    return FramePool(FrameTable([FileFrames(paths)]), height, width)
+
+
 def test_frames_are_read_as_uint8_and_damage_is_replaced(tmp_path):
-    data = FrameFiles(_frames(tmp_path))
+    pool = _pool(_frames(tmp_path), 4, 6)
     (tmp_path / "1.png").write_bytes(b"no image")
-    assert [int(data[i][0, 0, 0]) for i in range(4)] == [0, 2, 2, 3]
-    assert (data[0].shape, data[0].dtype) == ((4, 6, 3), np.uint8)
-    assert data.failures.failed_items == [1]
-
-
-def test_no_frame_at_all_is_refused():
-    with pytest.raises(ValueError, match="at least one frame"):
-        FrameFiles([])
+    read = pool.in_memory()
+    assert read.images[:, 0, 0, 0].tolist() == [0, 2, 2, 3]
+    assert (read.images.shape, read.images.dtype) == ((4, 3, 4, 6), torch.uint8)
+    assert read.damaged == (str(tmp_path / "1.png"),)
 
 
 @real_data
@@ -149,9 +151,9 @@ def test_real_frames_are_listed_and_read():
     listed = list_frames(Path(os.environ["FMCE_DATA"]) / "driveai120")
     assert len(listed) == 120
     assert listed[0].name == "0001.webp"
-    data = FrameFiles(listed)
-    assert data[119].shape == (360, 640, 3)
-    assert data.failures.failures == 0
+    read = _pool(listed, 360, 640).in_memory([0, 119])
+    assert read.images.shape == (2, 3, 360, 640)
+    assert read.damaged == ()
 
 
 @real_data

@@ -95,7 +95,6 @@ def bdd100k_detection(
     *,
     unannotated: UnannotatedImages = "empty",
     exclude: Path | str | Iterable[str] = (),
-    max_failure_rate: float = 0.01,
 ) -> DetectionFiles:
     """Find BDD100K's detection set: images/100k/{split} and the labels of any release.
 
@@ -107,7 +106,6 @@ def bdd100k_detection(
         split: "train" or "val".
         unannotated: As in `join_labels`; 137 training images of det_20 have no annotation.
         exclude: As in `join_labels`.
-        max_failure_rate: As in `join_labels`.
 
     Raises:
         ValueError: Nothing of this is there, or as in `join_labels`.
@@ -133,7 +131,6 @@ def bdd100k_detection(
         name=str(images),
         unannotated=unannotated,
         exclude=exclude,
-        max_failure_rate=max_failure_rate,
     )
 
 

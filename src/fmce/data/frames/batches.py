@@ -119,7 +119,7 @@ class FrameBatches:
         self.device = device or torch.device("cpu")
         self.order = FrameOrder(pool.table.sizes, pool.window, batch_size, seed=seed, share=share)
         self.share = batch_slice(batch_size, *share)
-        self.failures = ReadFailures(len(pool), max_rate=pool.max_damaged)
+        self.failures = ReadFailures(pool.max_damaged)
         self.waited_seconds = 0.0
         self._next_step = -1
         self._jobs: Iterator[_Job] | None = None

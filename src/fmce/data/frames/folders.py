@@ -10,12 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fmce.data.image_files import (
-    ImageArray,
-    ReadFailures,
     first_names,
     list_images,
-    read_or_substitute,
-    read_rgb,
     read_stems,
     stem_of,
     walk_files,
@@ -86,48 +82,6 @@ def list_frames(
             f"{len(found)} of them excluded."
         )
     return kept
-
-
-class FrameFiles:
-    """Unlabelled images, read on access; a damaged one is replaced by the next readable one.
-
-    Attributes:
-        paths: Files, in the order of access.
-        failures: Counts of reads and failures.
-    """
-
-    def __init__(self, paths: Iterable[Path], *, max_failure_rate: float = 0.01) -> None:
-        """Keep the files; nothing is read yet.
-
-        Args:
-            paths: Files, for instance from `list_frames`, and those of a labelled set.
-            max_failure_rate: Share of failed reads, in [0, 1], above which reading raises.
-
-        Raises:
-            ValueError: No file.
-        """
-        self.paths = tuple(paths)
-        if not self.paths:
-            raise ValueError("expected at least one frame, got none.")
-        self.failures = ReadFailures(len(self.paths), max_rate=max_failure_rate)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> ImageArray:
-        """Read one image uint8 (H, W, 3), or the next readable one in its place.
-
-        Raises:
-            IndexError: The index is out of range.
-            UnreadableDataError: More reads than the set rate failed.
-        """
-        return read_or_substitute(index, len(self), self._read, self.failures, self._name_of)
-
-    def _read(self, index: int) -> ImageArray:
-        return read_rgb(self.paths[index])
-
-    def _name_of(self, index: int) -> str:
-        return str(self.paths[index])
 
 
 def bdd100k_excluded_stems(root: Path | str) -> frozenset[str]:

@@ -67,7 +67,7 @@ class FramePool:
         wanted = list(range(len(self)) if numbers is None else numbers)
         if not wanted:
             return empty_pool(self.height, self.width)
-        failures = ReadFailures(len(self), max_rate=self.max_damaged)
+        failures = ReadFailures(self.max_damaged)
 
         fetch = lru_cache(maxsize=1)(self.table.fetch)  # neighbours are read once
 

@@ -10,8 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fmce.config.choices import TaskName
-from fmce.config.distillation import DistillationConfig, DistillationDataConfig
+from fmce.config.distillation import DistillationConfig, DistillationDataConfig, TaskName
 from fmce.data.classification.classification import load_classification
 from fmce.data.frames.pool import FramePool
 from fmce.data.image_files import first_names
@@ -172,9 +171,11 @@ def _with_masks(scenes: SceneBatch) -> ImagePool:
 
 
 def _files(config: DistillationDataConfig) -> DistillationData:
-    train, validation = (_segmentation(config, split) for split in ("train", "val"))
+    train, validation = (
+        _segmentation(config, split).tolerating(config.max_damaged) for split in ("train", "val")
+    )
     for files in (train, validation):
-        files.check(sample=None)  # a mask of other ids must not pass for a damaged file
+        files.check()  # a mask of other ids must not pass for a damaged file
     order = np.random.default_rng(config.seed).permutation(len(train))
     count = min(config.labelled or len(train), len(train))
     left_out = [train.image_paths[i] for i in np.sort(order[count:])]
@@ -195,11 +196,11 @@ def _files(config: DistillationDataConfig) -> DistillationData:
 
 def _segmentation(config: DistillationDataConfig, split: str) -> SegmentationFiles:
     root = required_root(config)
-    exclude, rate = config.exclude or (), config.max_damaged
+    exclude = config.exclude or ()
     if config.name == "camvid":
-        return camvid(root, split, exclude=exclude, max_failure_rate=rate)  # type: ignore[arg-type]
+        return camvid(root, split, exclude=exclude)
     if config.name == "bdd100k":
-        return bdd100k_segmentation(root, split, exclude=exclude, max_failure_rate=rate)  # type: ignore[arg-type]
+        return bdd100k_segmentation(root, split, exclude=exclude)
     if config.name == "folder":
         if not config.class_names:
             raise ValueError(
@@ -210,7 +211,6 @@ def _segmentation(config: DistillationDataConfig, split: str) -> SegmentationFil
             root / "masks" / split,
             config.class_names,
             exclude=exclude,
-            max_failure_rate=rate,
         )
     raise ValueError(
         f"unknown segmentation data {config.name!r}; choose from scenes, camvid, bdd100k, folder"
