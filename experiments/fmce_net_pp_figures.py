@@ -119,17 +119,17 @@ def draw_cams(
     """Draw Grad-CAM of the last checkpoints over RAF, first seed; return arms and mean numbers."""
     chosen = [r for r in plain_and_treated(rows) if r["seed"] == group["seeds"][0]]
     runs = [open_run(row["folder"]) for row in chosen]
-    test = runs[0].data.test
+    test = runs[0].setup.data.test
     index = one_of_each_class(test.targets, options.images)
     targets = test.targets[index].to(options.runtime.device)
-    images = runs[0].images(test, options.runtime)(index)
+    images = runs[0].setup.images(test, options.runtime)(index)
     cams = []
     for run in runs:
         model = run.model((read_done(run.path) or {})["epochs"], options.runtime.device)
         with options.runtime.matmul_precision():
-            cams.append(grad_cam(model, images, targets, run.layer).cpu())
+            cams.append(grad_cam(model, images, targets, run.setup.layer).cpu())
     stack, shown = torch.stack(cams).numpy(), options.shown
-    classes = [runs[0].data.class_names[t] for t in targets[:shown].tolist()]
+    classes = [runs[0].setup.data.class_names[t] for t in targets[:shown].tolist()]
     names = [label_of(row) for row in chosen]
     figure = grad_cam_figure(test.images[index][:shown].numpy(), stack[:, :shown], names, classes)
     save_figure(figure, folder / f"{group['group']}-grad-cam.png")

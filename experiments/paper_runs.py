@@ -280,8 +280,8 @@ def training_result(run: Run) -> dict[str, Any]:
     done = run.done or {}
     result: dict[str, Any] = {
         "test_accuracy": done["test_accuracy"],
-        "train_images": len(run.data.train),
-        "test_images": len(run.data.test),
+        "train_images": len(run.setup.data.train),
+        "test_images": len(run.setup.data.test),
         "epochs": done["epochs"],
         "last_loss": run.losses[-1],
         "seconds": sum(line["time_seconds"] for line in run.curve),

@@ -132,7 +132,7 @@ def pull(run: Run, oracle: Run, runtime: Runtime) -> float:
     net = oracle.fmce_net("map", 1.0).to(runtime.device)
     extract = map_extractor(run, run.epochs[-1], runtime)
     total, count = 0.0, 0
-    for batch in run.batches(run.data.test, runtime).epoch():
+    for batch in run.setup.batches(run.setup.data.test, runtime).epoch():
         total += fmcs_loss(net(extract(batch.images))).item() * len(batch.images)
         count += len(batch.images)
     return total / count

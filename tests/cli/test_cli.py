@@ -78,7 +78,7 @@ def test_arguments_that_do_not_parse_exit_with_2(arguments, capsys):
     [
         ("score NOWHERE --epoch 1", "no run folder .*; make one with: fmce train"),
         ("score RUN", "either --epoch N or --checkpoint FOLDER"),
-        ("score RUN --epoch 99", "epochs at hand: 1, 2"),
+        ("score RUN --epoch 99", "available epochs: 1, 2"),
         ("score RUN --epoch 1 --split image", "run: fmce train-net .* --split image"),
         ("train --out OUT --preset cifar", "unknown preset 'cifar'; choose from digits, paper"),
         ("train --out OUT --config NOWHERE", "expected a YAML file .* at .*: No such file"),

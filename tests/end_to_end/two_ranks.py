@@ -22,7 +22,8 @@ from fmce.engine.runtime import make_runtime
 from fmce.feature_maps.recomputed import MapBatches
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
-from fmce.runs.run import Run, open_run
+from fmce.runs.run import open_run
+from fmce.runs.setup import TrainingSetup
 from fmce.seeding import seed_epoch
 
 EPOCHS = 4
@@ -147,16 +148,21 @@ def digits_in_double(runtime):
     In float32 one activation that rounds to the other side of a ReLU moves a training of so few weights
     by more than a curve's fifth digit.
     """
-    run = Run(Path("none"), config())
+    setup = TrainingSetup(config())
     seed_epoch(1, 0)
-    model = run.new_model().double()
+    model = setup.new_model().double()
 
     def step(batch):
         loss = F.cross_entropy(model(batch.images), batch.targets)
         return StepOutput(loss, len(batch.targets), {})
 
     plain = ImageBatches(
-        run.data.train, run.transform, 50, seed=1, device=runtime.device, share=runtime.ranks.share
+        setup.data.train,
+        setup.transform,
+        50,
+        seed=1,
+        device=runtime.device,
+        share=runtime.ranks.share,
     )
     losses = []
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)

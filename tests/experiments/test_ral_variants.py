@@ -97,9 +97,9 @@ def test_the_pull_is_the_oracles_cross_entropy_to_the_last_phase_on_test_images(
     from fmce.engine.runtime import make_runtime
 
     runtime = make_runtime("cpu")
-    run, data = finished_run, finished_run.data.test
+    run, data = finished_run, finished_run.setup.data.test
     with torch.no_grad():
-        maps = map_extractor(run, run.epochs[-1], runtime)(run.transform(data.images))
+        maps = map_extractor(run, run.epochs[-1], runtime)(run.setup.transform(data.images))
         last = run.fmce_net("map")(maps).softmax(1)[:, -1]
     assert variants.pull(run, run, runtime) == pytest.approx(-last.log().mean().item(), rel=1e-4)
 

@@ -47,7 +47,7 @@ def own_stored_run(stored_run, tmp_path):
 
 
 def maps_of(run, storage, part="train"):
-    images = getattr(run.data, part)
+    images = getattr(run.setup.data, part)
     source = map_source([run], [run.phases], images, CPU, STORED, storage=storage)
     return torch.cat([b.maps for b in source.batches(np.arange(3 * len(images)), 500)])
 
@@ -68,7 +68,7 @@ def marker_name(run, phase):
 def test_stored_maps_are_the_recomputed_ones_rounded_to_11_bits(stored_run):
     for part in ("train", "test"):
         kept = maps_of(stored_run, "stored", part)
-        images = getattr(stored_run.data, part)
+        images = getattr(stored_run.setup.data, part)
         memory = map_source(
             [stored_run], [stored_run.phases], images, CPU, STORED, storage="memory"
         )
@@ -85,10 +85,10 @@ def test_every_marker_says_what_its_maps_are_of(stored_run):
         assert mark["attributes"] == {
             "weights": file_digest(weights),
             "images": {
-                "train": images_digest(stored_run.data.train),
-                "test": images_digest(stored_run.data.test),
+                "train": images_digest(stored_run.setup.data.train),
+                "test": images_digest(stored_run.setup.data.test),
             },
-            "layer": stored_run.layer,
+            "layer": stored_run.setup.layer,
             "precision": "float32",
         }
 
@@ -147,7 +147,7 @@ def test_split_run_and_evaluate_read_both_runs_stores(stored_run, other_run, tmp
 
 
 def test_an_epoch_of_stored_maps_is_the_same_whenever_it_is_asked_for(stored_run):
-    images = stored_run.data.train
+    images = stored_run.setup.data.train
     source = map_source([stored_run], [stored_run.phases], images, CPU, STORED)
     numbers = np.arange(5, 3 * 1257)
 
@@ -201,8 +201,8 @@ def test_a_store_of_other_checkpoints_is_refused(own_stored_run, other_run):
 
 
 def test_a_store_of_other_images_is_refused(stored_run):
-    darker = ImageSet(stored_run.data.train.images // 2, stored_run.data.train.targets)
-    assert images_digest(darker) != images_digest(stored_run.data.train)
+    darker = ImageSet(stored_run.setup.data.train.images // 2, stored_run.setup.data.train.targets)
+    assert images_digest(darker) != images_digest(stored_run.setup.data.train)
     with pytest.raises(ValueError, match="belong to other images"):
         map_source([stored_run], [stored_run.phases], darker, CPU, STORED)
 

@@ -22,12 +22,12 @@ def test_maps_are_those_of_each_markers_model(own_run):
         cams, images = arrays["cams"], arrays["images"]
     assert cams.shape == (3, 4, 2, 2)
     index = torch.tensor(result["test_index"])
-    assert np.array_equal(images, own_run.data.test.images[index].numpy())
+    assert np.array_equal(images, own_run.setup.data.test.images[index].numpy())
     from fmce.engine.runtime import make_runtime
 
-    x = own_run.images(own_run.data.test, make_runtime("cpu"))(index)
+    x = own_run.setup.images(own_run.setup.data.test, make_runtime("cpu"))(index)
     model = own_run.model(own_run.phases.markers[1])
-    expected = grad_cam(model, x, own_run.data.test.targets[index], own_run.layer)
+    expected = grad_cam(model, x, own_run.setup.data.test.targets[index], own_run.setup.layer)
     np.testing.assert_allclose(cams[1], expected.numpy(), rtol=1e-5, atol=1e-7)
 
 

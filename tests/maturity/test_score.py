@@ -15,8 +15,8 @@ from fmce.models.fmce_net import expected_phase
 
 def by_hand(run, epoch):
     runtime = make_runtime("cpu")
-    index = torch.arange(len(run.data.test))
-    maps = map_extractor(run, epoch, runtime)(run.images(run.data.test, runtime)(index))
+    index = torch.arange(len(run.setup.data.test))
+    maps = map_extractor(run, epoch, runtime)(run.setup.images(run.setup.data.test, runtime)(index))
     with torch.no_grad():
         return run.fmce_net("map")(maps)
 
@@ -61,7 +61,7 @@ def test_one_checkpoint_must_be_named(finished_run, both):
 
 @pytest.mark.parametrize("missing", [{"epoch": 0}, {"epoch": 40}, {"checkpoint": Path("nowhere")}])
 def test_a_checkpoint_that_is_not_there_is_named(finished_run, missing):
-    with pytest.raises(FileNotFoundError, match="epochs at hand"):
+    with pytest.raises(FileNotFoundError, match="available epochs"):
         score(finished_run, **missing)
 
 

@@ -61,7 +61,7 @@ def test_lines_agree_with_checkpoints_and_the_curve(finished_run):
 
 def test_validation_scores_are_of_the_epochs_weights(finished_run):
     row, runtime = finished_run.curve[4], make_runtime("cpu")
-    batches = finished_run.batches(finished_run.data.validation, runtime)
+    batches = finished_run.setup.batches(finished_run.setup.data.validation, runtime)
     scores = evaluate_classifier(finished_run.model(5), batches, runtime)
     assert (row["validation_loss"], row["validation_accuracy"]) == pytest.approx(scores)
 

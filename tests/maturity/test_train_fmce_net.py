@@ -32,7 +32,9 @@ def test_split_map_is_measured_on_a_quarter_of_each_phases_maps(finished_run):
 
 def test_the_saved_net_gives_the_metrics_noted_beside_it(finished_run):
     metrics = json.loads((finished_run.fmce_net_folder("map") / "metrics.json").read_text())
-    source = map_source([finished_run], [finished_run.phases], finished_run.data.train, CPU, QUICK)
+    source = map_source(
+        [finished_run], [finished_run.phases], finished_run.setup.data.train, CPU, QUICK
+    )
     held_out = split_maps("map", num_images=1257, num_phases=3).test
     logits, phases = score_maps(finished_run.fmce_net("map"), source.batches(held_out, 999), CPU)
     accuracy = (logits.argmax(1) + 1 == phases).double().mean().item()
@@ -74,14 +76,19 @@ def test_a_run_named_twice_is_refused_lest_what_is_held_out_is_trained_on(own_ru
 def test_recomputed_and_kept_maps_are_the_same_maps(finished_run):
     sources = [
         map_source(
-            [finished_run], [finished_run.phases], finished_run.data.test, CPU, QUICK, storage=b
+            [finished_run],
+            [finished_run.phases],
+            finished_run.setup.data.test,
+            CPU,
+            QUICK,
+            storage=b,
         )
         for b in ("memory", "recompute")
     ]
     kept, computed = (torch.cat([b.maps for b in s.batches(np.arange(360), 360)]) for s in sources)
     torch.testing.assert_close(kept, computed)
     extract = map_extractor(finished_run, finished_run.phases.markers[0], CPU)
-    images = finished_run.images(finished_run.data.test, CPU)(torch.arange(360))
+    images = finished_run.setup.images(finished_run.setup.data.test, CPU)(torch.arange(360))
     torch.testing.assert_close(kept, extract(images))
 
 

@@ -113,7 +113,7 @@ def test_the_command_line_trains_on_a_named_set_and_records_how(tmp_path, capsys
     config = open_run(tmp_path / "run").config
     assert (config.data.image_size, config.data.flip, config.data.root) == (32, True, str(tmp_path))
     assert config.runtime.precision == "bfloat16"
-    assert len(open_run(tmp_path / "run").data.train) == 40
+    assert len(open_run(tmp_path / "run").setup.data.train) == 40
 
 
 def test_a_run_on_an_image_folder_is_opened_again_with_its_images(tmp_path):
@@ -126,9 +126,9 @@ def test_a_run_on_an_image_folder_is_opened_again_with_its_images(tmp_path):
     settings += ["data.shift=1", "data.train_images=null", "model.options={width: 4}"]
     run, _ = losses(tmp_path / "run", *settings)
     again = open_run(run.path)
-    assert again.data.class_names == ("dark", "light")
-    assert again.data.train.images.shape[1:] == (3, 8, 8)
-    assert torch.equal(again.data.test.images, run.data.test.images)
+    assert again.setup.data.class_names == ("dark", "light")
+    assert again.setup.data.train.images.shape[1:] == (3, 8, 8)
+    assert torch.equal(again.setup.data.test.images, run.setup.data.test.images)
 
 
 def test_a_missing_set_is_one_line_and_leaves_no_folder(tmp_path, capsys):
@@ -149,7 +149,7 @@ def test_timm_networks_train(tmp_path, model):
             tmp_path / "run", f"model.name={model}", "data.image_size=32", "data.train_images=32"
         )
     assert np.isfinite(row["loss"])
-    assert run.layer in dict(run.new_model().named_modules())
+    assert run.setup.layer in dict(run.setup.new_model().named_modules())
 
 
 @pytest.mark.skipif(

@@ -100,27 +100,31 @@ def test_a_missing_file_is_named(tmp_path, name, message):
 
 def test_a_missing_epoch_names_those_at_hand(tmp_path):
     save(tmp_path, 2, 5)
-    with pytest.raises(FileNotFoundError, match="epoch_0009; epochs at hand: 2, 5"):
+    with pytest.raises(FileNotFoundError, match="epoch_0009; available epochs: 2, 5"):
         load_checkpoint(checkpoint_path(tmp_path, 9))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "meta.json"])
-def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(tmp_path, name):
-    truncate(checkpoint_path(save(tmp_path, 1, 2, 3), 3) / name)
-    checkpoint, problems = newest_resumable(tmp_path)
+def test_a_damaged_newest_falls_back_to_the_one_before_and_is_moved_aside(tmp_path, name, caplog):
+    truncate(checkpoint_path(save(tmp_path / "checkpoints", 1, 2, 3), 3) / name)
+    checkpoint = newest_resumable(tmp_path / "checkpoints")
     assert checkpoint.epoch == 2
     assert torch.equal(checkpoint.state["optimizer"]["moments"], torch.full((2,), 2.0))
-    assert len(problems) == 1
-    assert problems[0].startswith("epoch 3: ")
+    skipped, moved = caplog.messages
+    assert skipped.startswith("skipping a damaged checkpoint, epoch 3: ")
+    assert moved == f"moved checkpoints of epochs [3] to {tmp_path / 'checkpoints.damaged'}"
+    assert checkpoint_epochs(tmp_path / "checkpoints") == [1, 2]
+    assert checkpoint_epochs(tmp_path / "checkpoints.damaged") == [3]
 
 
-def test_without_a_whole_one_there_is_none(tmp_path):
-    assert newest_resumable(tmp_path / "nothing") == (None, [])
+def test_without_an_intact_one_there_is_none(tmp_path, caplog):
+    assert newest_resumable(tmp_path / "nothing") is None
+    assert caplog.messages == []
     for epoch in (1, 2):
-        truncate(checkpoint_path(save(tmp_path, epoch), epoch) / "model.safetensors")
-    checkpoint, problems = newest_resumable(tmp_path)
-    assert checkpoint is None
-    assert [p[:7] for p in problems] == ["epoch 2", "epoch 1"]
+        truncate(checkpoint_path(save(tmp_path / "c", epoch), epoch) / "model.safetensors")
+    assert newest_resumable(tmp_path / "c") is None
+    assert ["epoch 2" in caplog.messages[0], "epoch 1" in caplog.messages[1]] == [True, True]
+    assert caplog.messages[-1] == "no checkpoint is left to resume from; starting again"
 
 
 def test_a_checkpoint_being_written_is_not_there_yet(tmp_path):
@@ -141,7 +145,7 @@ def test_weights_of_a_bare_safetensors_file_are_read(tmp_path):
     save_file({"w": torch.ones(2)}, tmp_path / "some.safetensors")
     assert torch.equal(load_weights(tmp_path / "some.safetensors")["w"], torch.ones(2))
     truncate(tmp_path / "some.safetensors")
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
         load_weights(tmp_path / "some.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""A training in a folder goes on after any stop as if there had been none."""
+"""A training in a folder resumes after any stop as if there had been none."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from fmce.engine.loop import StepOutput, TrainingStoppedError
 from fmce.engine.runtime import Runtime
 from fmce.runs.checkpoint import checkpoint_epochs, checkpoint_path, load_weights
 from fmce.runs.log import read_metrics
-from fmce.runs.resume import fit_resumable
+from fmce.runs.resume import Optimization, fit_resumable
 
 EPOCHS = 6
 
@@ -46,10 +46,8 @@ def train(folder, *, stop_after=None, measure=lambda _r, _rows: {}, **options):
         model,
         step,
         Random(),
-        epochs=EPOCHS,
-        learning_rate=0.01,
-        seed=1,
-        runtime=Runtime(torch.device("cpu")),
+        Optimization(EPOCHS, learning_rate=0.01, seed=1),
+        Runtime(torch.device("cpu")),
         measure=measured,
         **options,
     )

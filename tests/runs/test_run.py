@@ -101,14 +101,14 @@ def test_later_commands_map_images_in_the_memory_order_and_tf32_of_the_training(
 
 def test_an_extractor_in_half_precision_gives_float32(finished_run):
     half = make_runtime("cpu", "bfloat16")
-    extract = MapExtractor(finished_run.model(3), finished_run.layer, half)
+    extract = MapExtractor(finished_run.model(3), finished_run.setup.layer, half)
     assert extract(torch.zeros(1, 3, 8, 8)).dtype == torch.float32
 
 
 def test_images_are_plain_and_batches_agree_with_them(finished_run):
-    test = finished_run.data.test
-    one = finished_run.images(test, CPU)(torch.tensor([5, 2]))
-    batch = next(iter(finished_run.batches(test, CPU).epoch()))
+    test = finished_run.setup.data.test
+    one = finished_run.setup.images(test, CPU)(torch.tensor([5, 2]))
+    batch = next(iter(finished_run.setup.batches(test, CPU).epoch()))
     assert torch.equal(one, batch.images[[5, 2]])
     assert one.shape == (2, 3, 8, 8)
 
@@ -123,7 +123,7 @@ def test_the_fmce_net_is_an_fmce_net_that_names_its_run(finished_run):
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda run: run.model(99), "epochs at hand: 1, 2, 3, 4, 5, 6, 7, 8"),
+        (lambda run: run.model(99), "available epochs: 1, 2, 3, 4, 5, 6, 7, 8"),
         (lambda run: run.fmce_net("run"), "run: fmce train-net .* --split run"),
         (lambda run: open_run(run.path / "nowhere"), "no run folder .*fmce train --out"),
         (lambda run: open_run(run.path / "checkpoints"), "is not a run folder"),

@@ -25,7 +25,7 @@ from fmce.models.checks import unsafe_in_channels_last
 from fmce.models.fcos import fcos
 from fmce.models.pspnet import pspnet
 from fmce.runs.checkpoint import load_weights
-from fmce.runs.resume import fit_resumable
+from fmce.runs.resume import Optimization, fit_resumable
 from fmce.seeding import seed_epoch
 from fmce.tasks.detection import DetectionTask
 from fmce.tasks.distillation import ClassificationTask, SegmentationTask
@@ -142,10 +142,8 @@ def fit_steps(
             model,
             step,
             batches,
-            epochs=num_intervals(budget),
-            learning_rate=budget.learning_rate,
-            seed=seed,
-            runtime=runtime,
+            Optimization(num_intervals(budget), budget.learning_rate, seed),
+            runtime,
             measure=lambda result, rows: {**measure(result, rows), **loading()},
             title=f"training {folder.name}",
         )

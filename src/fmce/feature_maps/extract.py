@@ -76,7 +76,7 @@ def extract(
         raise ValueError(
             f"workers must be at least 1, and 1 under torchrun, whose ranks share the work; got {workers}"
         )
-    runtime = run.with_run_memory_format(runtime or make_runtime())
+    runtime = run.setup.with_run_memory_format(runtime or make_runtime())
     if workers == 1:
         runtime = _on_gpu(runtime, int(os.environ.get("LOCAL_RANK", "0")))
     wanted = store_fingerprints(run, runtime)
@@ -123,7 +123,7 @@ def _store_marker(
     network = map_extractor(run, epoch, runtime)
 
     def shards(part: ImageSet) -> Iterator[Tensor]:
-        images = run.images(part, runtime)
+        images = run.setup.images(part, runtime)
         for first, stop in chunk_ranges(len(part), SHARD):
             blocks = torch.split(torch.arange(first, stop), BLOCK)
             # (512,C,h,w) float16 on the CPU; the last shard is smaller.
@@ -151,7 +151,7 @@ def store_fingerprints(run: Run, runtime: Runtime) -> dict[int, Fingerprint]:
     """
     weights = _weights_digests(run, run.phases)
     images = {name: images_digest(part) for name, part in _parts(run).items()}
-    common = {"images": images, "layer": run.layer, "precision": runtime.precision}
+    common = {"images": images, "layer": run.setup.layer, "precision": runtime.precision}
     return {epoch: {**mark, **common} for epoch, mark in weights.items()}
 
 
@@ -173,7 +173,7 @@ def images_digest(part: ImageSet) -> str:
 
 
 def _parts(run: Run) -> dict[str, ImageSet]:
-    return {"train": run.data.train, "test": run.data.test}
+    return {"train": run.setup.data.train, "test": run.setup.data.test}
 
 
 def _on_gpu(runtime: Runtime, index: int) -> Runtime:
@@ -224,7 +224,9 @@ def estimate_store(run: Run, markers: Sequence[int], runtime: Runtime) -> dict[s
     Returns:
         "maps", "map_shape", "bytes" (expected), "bytes_at_most" (uncompressed), "bytes_free".
     """
-    images = run.images(run.data.train, runtime)(torch.arange(min(CHUNK, len(run.data.train))))
+    images = run.setup.images(run.setup.data.train, runtime)(
+        torch.arange(min(CHUNK, len(run.setup.data.train)))
+    )
     samples = [map_extractor(run, epoch, runtime)(images) for epoch in markers]
     ratio = sum(map(compressed_share, samples)) / len(samples)
     c, h, w = samples[0].shape[1:]

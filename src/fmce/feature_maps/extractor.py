@@ -36,4 +36,4 @@ def map_extractor(run: Run, epoch: int, runtime: Runtime) -> MapExtractor:
         FileNotFoundError: If that epoch has no checkpoint.
         ValueError: If the checkpoint is damaged or belongs to another network.
     """
-    return MapExtractor(runtime.to_device(run.model(epoch)), run.layer, runtime)
+    return MapExtractor(runtime.to_device(run.model(epoch)), run.setup.layer, runtime)

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from fmce.config.io import with_settings
 from fmce.config.run import AuxiliaryConfig, Keep, RunConfig
 from fmce.engine.runtime import make_runtime
-from fmce.maturity.auxiliary import with_oracle_digest
-from fmce.maturity.train_classifier import merge_runtime, train_classifier
+from fmce.maturity.prepare import merge_runtime, with_oracle_digest
+from fmce.maturity.train_classifier import train_classifier
 from fmce.runs.run import Run, open_run
 
 Length = Literal["convergence", "full"]

@@ -2,87 +2,65 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 
 import torch
 from torch import nn
 
-from fmce.config.run import AuxiliaryConfig, RunConfig
+from fmce.config.run import AuxiliaryConfig
 from fmce.data.batch import ImageBatch
 from fmce.engine.loop import StepOutput
 from fmce.engine.runtime import Runtime
 from fmce.feature_maps.extractor import map_extractor
-from fmce.models.build import feature_shape
 from fmce.models.compiled import CompiledModel
 from fmce.models.features import FeatureMaps
 from fmce.models.fmce_net import FMCENet
-from fmce.runs.checkpoint import checkpoint_path, file_digest
-from fmce.runs.run import (
-    Run,
-    check_same_data,
-    layer_of,
-    open_run,
-)
+from fmce.runs.run import Run, open_run
+from fmce.runs.setup import TrainingSetup
 from fmce.tasks.auxiliary_loss import CapturedMaps, feature_matching_step, ral_step
 from fmce.tasks.classification import classification_step
 
 Step = Callable[[ImageBatch], StepOutput]
 
 
-def with_oracle_digest(config: RunConfig) -> RunConfig:
-    """Return the config as its run folder keeps it: with the digest of the oracle's weights.
+@contextmanager
+def training_step(setup: TrainingSetup, model: nn.Module, runtime: Runtime) -> Iterator[Step]:
+    """Yield the step that the config's auxiliary section asks for, with its hooks in place meanwhile.
+
+    Args:
+        setup: The training.
+        model: The network to train, on the device; with `auxiliary.init: checkpoint` it takes the
+            weights that the oracle's run had at E_K.
+        runtime: Device and precision.
 
     Raises:
-        ValueError: the oracle cannot supervise this run: other images, or the same seed.
-        FileNotFoundError: the oracle's FMCE-Net or checkpoint is not there.
+        ValueError: If the oracle does not fit the network or its maps.
+        FileNotFoundError: If the oracle's FMCE-Net or checkpoint is missing.
     """
-    auxiliary = config.auxiliary
-    if auxiliary.kind == "none":
-        return config
-    oracle = open_run(str(auxiliary.oracle))
-    check_same_data(config, oracle)
-    if config.train.seed == oracle.config.train.seed and not auxiliary.same_seed:
-        raise ValueError(
-            f"seed {config.train.seed} is the oracle's own, and an arm of that seed may only be pulled to its "
-            "own checkpoint; take another --seed, or --set auxiliary.same_seed=true to do it all the same"
-        )
-    if auxiliary.kind == "feature_matching":
-        checkpoint = checkpoint_path(oracle.path / "checkpoints", oracle.phases.convergence_epoch)
-        weights = checkpoint / "model.safetensors"
-        if not weights.exists():
-            raise FileNotFoundError(
-                f"feature matching needs {weights}, the oracle run's checkpoint E_K"
-            )
-    else:
-        oracle.fmce_net(auxiliary.oracle_split, auxiliary.oracle_width)
-        weights = oracle.fmce_net_file(auxiliary.oracle_split, auxiliary.oracle_width)
-    return replace(config, auxiliary=replace(auxiliary, oracle_digest=file_digest(weights)))
-
-
-@contextmanager
-def _training_step(config: RunConfig, model: nn.Module, runtime: Runtime) -> Iterator[Step]:
-    """Give the step that the config's auxiliary section asks for, with its hooks in place meanwhile."""
-    auxiliary = config.auxiliary
+    auxiliary = setup.config.auxiliary
     if auxiliary.kind == "none":
         with CompiledModel(model) if runtime.compile else nullcontext(model) as network:
             yield classification_step(network)
         return
-    layer = layer_of(config, model)
-    oracle_run = open_run(str(auxiliary.oracle))
+    layer, oracle_run = setup.layer_of(model), open_run(str(auxiliary.oracle))
+    matching = auxiliary.kind == "feature_matching"
+    if matching or auxiliary.init == "checkpoint":
+        _check_same_model(setup, oracle_run)
     if auxiliary.init == "checkpoint":
-        _check_same_model(config, oracle_run)
         start = oracle_run.model(oracle_run.phases.convergence_epoch)
         model.load_state_dict(start.state_dict())
-    if auxiliary.kind == "feature_matching":
-        _check_same_model(config, oracle_run)
+    if matching:
         teacher = map_extractor(oracle_run, oracle_run.phases.convergence_epoch, runtime)
         with _capturing(model, layer, runtime) as (network, maps):
             yield feature_matching_step(
                 network, maps, layer, teacher, raf=auxiliary.raf, ranks=runtime.ranks
             )
         return
-    oracle = runtime.to_device(load_oracle(auxiliary, oracle_run, config.train.seed))
-    _check_map_shape(config, model, oracle, oracle_run)
+    oracle = runtime.to_device(load_oracle(auxiliary, oracle_run, setup.config.train.seed))
+    if (shape := setup.map_shape(model)) != oracle.map_shape:
+        raise ValueError(
+            f"this run's maps are {shape} but the FMCE-Net of {oracle_run.path} takes {oracle.map_shape}; "
+            "use an oracle of the same model and image size"
+        )
     with _capturing(model, layer, runtime) as (network, maps):
         yield ral_step(
             network,
@@ -100,7 +78,7 @@ def _training_step(config: RunConfig, model: nn.Module, runtime: Runtime) -> Ite
 def _capturing(
     model: nn.Module, layer: str, runtime: Runtime
 ) -> Iterator[tuple[nn.Module, CapturedMaps]]:
-    """Give the network to train with and the maps that its latest call left at the layer."""
+    """Yield the network to train with and the maps that its latest call left at the layer."""
     if runtime.compile:
         with CompiledModel(model, layer) as compiled:
             yield compiled, compiled
@@ -110,14 +88,23 @@ def _capturing(
 
 
 def load_oracle(auxiliary: AuxiliaryConfig, run: Run, seed: int) -> FMCENet:
-    """Return the frozen FMCE-Net, or one of its shape with random weights for the control."""
+    """Return the frozen FMCE-Net, or for the control one of its shape with random weights.
+
+    Args:
+        auxiliary: Which FMCE-Net, and whether its weights are trained or random.
+        run: The oracle's run.
+        seed: Of the random weights.
+
+    Raises:
+        FileNotFoundError: If it was not trained yet.
+        ValueError: If it does not know the target phase, or is damaged.
+    """
     oracle = run.fmce_net(auxiliary.oracle_split, auxiliary.oracle_width)
     check_target_phase(auxiliary, oracle.num_phases)
     if auxiliary.oracle_weights == "random":
-        generator_state = torch.random.get_rng_state()
-        torch.manual_seed(seed)
-        oracle = FMCENet(oracle.map_shape, oracle.num_phases, width=oracle.width)
-        torch.random.set_rng_state(generator_state)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            oracle = FMCENet(oracle.map_shape, oracle.num_phases, width=oracle.width)
     return oracle.eval().requires_grad_(False)
 
 
@@ -125,7 +112,7 @@ def check_target_phase(auxiliary: AuxiliaryConfig, num_phases: int) -> None:
     """Refuse a target phase that an oracle of so many phases does not know.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: If it is none of them.
     """
     phase = auxiliary.target_phase
     if phase is not None and not 1 <= phase <= num_phases:
@@ -134,25 +121,10 @@ def check_target_phase(auxiliary: AuxiliaryConfig, num_phases: int) -> None:
         )
 
 
-def _map_shape(config: RunConfig, model: nn.Module) -> tuple[int, int, int]:
-    side = config.data.image_size
-    device = next(model.parameters()).device
-    return feature_shape(model, layer_of(config, model), (3, side, side), device)
-
-
-def _check_map_shape(config: RunConfig, model: nn.Module, oracle: FMCENet, oracle_run: Run) -> None:
-    shape = _map_shape(config, model)
-    if shape != oracle.map_shape:
+def _check_same_model(setup: TrainingSetup, oracle_run: Run) -> None:
+    ours, theirs = setup.config, oracle_run.config
+    if (ours.model, ours.data.image_size) != (theirs.model, theirs.data.image_size):
         raise ValueError(
-            f"this run's maps are {shape} but the FMCE-Net of {oracle_run.path} takes {oracle.map_shape}; "
-            "use an oracle of the same model and image size"
-        )
-
-
-def _check_same_model(config: RunConfig, oracle_run: Run) -> None:
-    ours, theirs = config.model, oracle_run.config.model
-    if (ours, config.data.image_size) != (theirs, oracle_run.config.data.image_size):
-        raise ValueError(
-            f"this needs the oracle run's own model and image size: here {ours.name} at "
-            f"{config.data.image_size}, there {theirs.name} at {oracle_run.config.data.image_size}"
+            f"this needs the oracle run's own model and image size: here {ours.model.name} at "
+            f"{ours.data.image_size}, there {theirs.model.name} at {theirs.data.image_size}"
         )

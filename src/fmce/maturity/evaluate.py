@@ -41,7 +41,7 @@ def evaluate(
         FileNotFoundError: phases, checkpoints or the FMCE-Net are missing.
         ValueError: another run's maps have another shape or number of phases, or a setting is of training.
     """
-    runtime = run.with_run_memory_format(runtime or make_runtime())
+    runtime = run.setup.with_run_memory_format(runtime or make_runtime())
     for other in others:
         check_same_data(run.config, other)
     width = _with_settings(run, settings).width
@@ -75,7 +75,7 @@ def _with_settings(run: Run, settings: Sequence[str]) -> FMCENetConfig:
 
 
 def _classifier_rows(run: Run, runtime: Runtime) -> list[dict[str, Any]]:
-    test = run.batches(run.data.test, runtime)
+    test = run.setup.batches(run.setup.data.test, runtime)
     rows = []
     for phase, epoch in enumerate(run.phases.markers, start=1):
         scores = evaluate_classifier(runtime.to_device(run.model(epoch)), test, runtime)

@@ -35,23 +35,23 @@ def explain(
         FileNotFoundError: phases or checkpoints are missing.
         ValueError: more images are asked for than there are.
     """
-    runtime = run.with_run_memory_format(runtime or make_runtime())
-    test = run.data.test
+    runtime = run.setup.with_run_memory_format(runtime or make_runtime())
+    test = run.setup.data.test
     if not 1 <= num_images <= len(test):
         raise ValueError(f"expected 1 to {len(test)} images, got {num_images}")
     index = one_of_each_class(test.targets, num_images)
     targets = test.targets[index].to(runtime.device)
-    images = run.images(test, runtime)(index)
+    images = run.setup.images(test, runtime)(index)
     phases = run.phases
     models = (runtime.to_device(run.model(epoch)) for epoch in phases.markers)
     with runtime.matmul_precision():
-        cams = [grad_cam(m, images, targets, run.layer, signed=signed).cpu() for m in models]
+        cams = [grad_cam(m, images, targets, run.setup.layer, signed=signed).cpu() for m in models]
     maps = torch.stack(cams)
     numbers = _numbers(maps.clamp_min(0).numpy())
     result = {
         "epochs": list(phases.markers),
         "test_index": index.tolist(),
-        "classes": [run.data.class_names[t] for t in targets.tolist()],
+        "classes": [run.setup.data.class_names[t] for t in targets.tolist()],
         "signed": signed,
         "per_phase": [_means(n) for n in numbers],
         "per_image": [{k: _plain(v) for k, v in n._asdict().items()} for n in numbers],

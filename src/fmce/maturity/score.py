@@ -47,17 +47,17 @@ def score(
         ValueError: neither or both of epoch and checkpoint are given, or the maps do not fit.
         FileNotFoundError: checkpoint or FMCE-Net are missing.
     """
-    runtime = run.with_run_memory_format(runtime or make_runtime())
+    runtime = run.setup.with_run_memory_format(runtime or make_runtime())
     if (epoch is None) == (checkpoint is None):
         raise ValueError("name one checkpoint: either --epoch N or --checkpoint FOLDER")
     folder = checkpoint or checkpoint_path(run.path / "checkpoints", int(epoch or 0))
     if folder.name == "model.safetensors" and (folder.parent / "meta.json").exists():
         folder = folder.parent
     net = run.fmce_net(split).to(runtime.device)
-    extract = MapExtractor(runtime.to_device(run.model_from(folder)), run.layer, runtime)
+    extract = MapExtractor(runtime.to_device(run.model_from(folder)), run.setup.layer, runtime)
     batches = (
         MapBatch(extract(batch.images), batch.targets, batch.image_index, batch.image_index)
-        for batch in run.batches(run.data.test, runtime).epoch(0)
+        for batch in run.setup.batches(run.setup.data.test, runtime).epoch(0)
     )
     logits, _ = score_maps(net, batches, runtime)
     return {

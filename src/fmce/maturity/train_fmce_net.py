@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fmce.config.io import defaults_of, to_dict
 from fmce.config.run import FMCENetConfig, Split
@@ -18,17 +17,17 @@ from fmce.feature_maps.extract import open_store
 from fmce.feature_maps.extractor import map_extractor
 from fmce.feature_maps.in_memory import InMemoryMaps
 from fmce.feature_maps.recomputed import MapBatches, MapSource, RecomputedMaps
-from fmce.feature_maps.splits import MapSplit, split_maps
+from fmce.feature_maps.splits import split_maps
 from fmce.files import read_json, write_json
 from fmce.metrics.phases import PhaseMetrics, phase_metrics
 from fmce.models.fmce_net import FMCENet
 from fmce.runs.log import lock_run, mark_done, read_done
-from fmce.runs.resume import fit_resumable
+from fmce.runs.resume import Optimization, fit_resumable
 from fmce.runs.run import Run, check_same_data
 from fmce.seeding import seed_epoch
 from fmce.tasks.fmce_net import score_maps, score_step
 
-# Maps that go through FMCE-Net at a time when it is measured.
+# Maps per forward pass of FMCE-Net when it is measured.
 _SCORED_TOGETHER = 1024
 
 
@@ -45,128 +44,128 @@ def train_fmce_net(
     Processes that torchrun started train together: the batch size is that of all of them.
 
     Args:
-        run: a finished run with phases and its marker checkpoints.
-        split: what is held out: maps (the paper), images, runs, or only the test images.
-        others: further runs of the same data and model, whose maps join; needed for split "run".
-        config: training of FMCE-Net; the run's own `fmce_net` section by default.
-        runtime: device and precision; memory order and TF32 are the run's own.
+        run: A finished run with phases and its marker checkpoints.
+        split: What is held out: maps (the paper), images, runs, or only the test images.
+        others: Further runs of the same data and model, whose maps join; needed for split "run".
+        config: Training of FMCE-Net; the run's own `fmce_net` section by default.
+        runtime: Device and precision; memory order and TF32 are those of the run.
 
     Returns:
         The contents of `metrics.json`: for "held_out" and "test_images" the `PhaseMetrics` as a dict.
 
     Raises:
-        FileNotFoundError: phases or marker checkpoints are missing.
-        ValueError: the runs do not fit together.
+        FileNotFoundError: If phases or marker checkpoints are missing.
+        ValueError: If the runs do not fit together.
     """
-    runtime = run.with_run_memory_format(runtime or make_runtime(together=True))
+    runtime = run.setup.with_run_memory_format(runtime or make_runtime(together=True))
     config, ranks = config or run.config.fmce_net, runtime.ranks
     runs = [run, *others]
-    phases = _phases_of(runs)
     _check_alike(runs, split)
+    phases = _phases_of(runs)
     folder = run.fmce_net_folder(split, config.width)
     text = _config_text(runs, phases, split, config, runtime)
     defaults = {"fmce_net": defaults_of(FMCENetConfig)}
     with lock_run(folder, text, defaults=defaults, ranks=ranks):
         if ranks.on_rank_zero(lambda: read_done(folder)) is None:
-            _train(folder, runs, phases, split, config, runtime)
-        metrics: dict[str, Any] = ranks.on_rank_zero(lambda: read_json(folder / "metrics.json"))
-    return metrics
+            source = map_source(runs, phases, run.setup.data.train, runtime, config)
+            part = split_maps(
+                split,
+                num_images=source.num_images,
+                num_phases=source.num_phases,
+                num_runs=source.num_runs,
+                test_fraction=config.test_fraction,
+                seed=config.seed,
+            )
+            net = _fit(folder, split, source, part.train, config, runtime)
+            held_out = _metrics(net, source, part.test, runtime) if len(part.test) else None
+            own = measure_on_test_images(net, run, phases[0], runtime, config)
+            if ranks.is_main:
+                trained, left_out = _runs_by_use(runs, source, part.train)
+                net.save(folder / "fmce_net.safetensors", trained_on=", ".join(trained))
+                metrics = {
+                    "split": split,
+                    "train_maps": len(part.train),
+                    "test_maps": len(part.test),
+                    "parameters": sum(p.numel() for p in net.parameters()),
+                    "map_shape": list(net.map_shape),
+                    "held_out": held_out.to_dict() if held_out else None,
+                    "test_images": own.to_dict(),
+                    "held_out_runs": left_out,
+                }
+                write_json(folder / "metrics.json", metrics)
+                mark_done(folder, {"epochs": config.epochs})
+        return dict(ranks.on_rank_zero(lambda: read_json(folder / "metrics.json")))
 
 
-def _train(
+def _fit(
     folder: Path,
-    runs: Sequence[Run],
-    phases: Sequence[Phases],
     split: Split,
+    source: MapSource,
+    numbers: NDArray[np.int64],
     config: FMCENetConfig,
     runtime: Runtime,
-) -> None:
-    source = map_source(runs, phases, runs[0].data.train, runtime, config)
-    part = split_maps(
-        split,
-        num_images=source.num_images,
-        num_phases=source.num_phases,
-        num_runs=source.num_runs,
-        test_fraction=config.test_fraction,
-        seed=config.seed,
-    )
+) -> FMCENet:
+    """Train on the numbered maps; return the network."""
     seed_epoch(config.seed, 0)
-    net = FMCENet(_map_shape(source, part), source.num_phases, width=config.width)
+    # One map (1,C,H,W) tells the shape of all.
+    _, channels, height, width = next(iter(source.batches(numbers[:1], 1))).maps.shape
+    net = FMCENet((channels, height, width), source.num_phases, width=config.width)
     net = net.to(runtime.device)
+    share = runtime.ranks.share
     fit_resumable(
         folder,
         net,
         score_step(net),
-        MapBatches(
-            source, part.train, config.batch_size, seed=config.seed, share=runtime.ranks.share
-        ),
-        epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        seed=config.seed,
-        runtime=runtime,
+        MapBatches(source, numbers, config.batch_size, seed=config.seed, share=share),
+        Optimization(config.epochs, config.learning_rate, config.seed),
+        runtime,
         title=f"FMCE-Net, split {split}" + ("" if net.width == 1 else f", width {net.width:g}"),
     )
-    trained, held_out = ([str(runs[r].path) for r in numbers] for numbers in _runs_of(part, source))
-    metrics = _measure(net, runs, phases, source, part, split, config, runtime)
-    if runtime.ranks.is_main:
-        net.save(folder / "fmce_net.safetensors", trained_on=", ".join(trained))
-        write_json(folder / "metrics.json", metrics | {"held_out_runs": held_out})
-        mark_done(folder, {"epochs": config.epochs})
+    return net
 
 
-def _runs_of(part: MapSplit, source: MapSource) -> tuple[list[int], list[int]]:
-    """Return which runs FMCE-Net is trained on, and which it never sees."""
-    per_run = source.num_phases * source.num_images
-    trained = {int(r) for r in part.train // per_run}
-    return sorted(trained), sorted(set(range(source.num_runs)) - trained)
-
-
-def _measure(
-    net: FMCENet,
-    runs: Sequence[Run],
-    phases: Sequence[Phases],
-    source: MapSource,
-    part: MapSplit,
-    split: Split,
-    config: FMCENetConfig,
-    runtime: Runtime,
-) -> dict[str, Any]:
-    held_out = None
-    if len(part.test):
-        held_out = phase_metrics(*_scored(net, source, part.test, runtime)).to_dict()
-    own = measure_on_test_images(net, runs[0], phases[0], runtime, config)
-    return {
-        "split": split,
-        "train_maps": len(part.train),
-        "test_maps": len(part.test),
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "map_shape": list(net.map_shape),
-        "held_out": held_out,
-        "test_images": own.to_dict(),
-    }
+def _runs_by_use(
+    runs: Sequence[Run], source: MapSource, numbers: NDArray[np.int64]
+) -> tuple[list[str], list[str]]:
+    """Return the folders of the runs with maps among `numbers`, and of those without."""
+    trained = set(numbers // (source.num_phases * source.num_images))
+    uses: tuple[list[str], list[str]] = ([], [])
+    for index, run in enumerate(runs):
+        uses[index not in trained].append(str(run.path))
+    return uses
 
 
 def measure_on_test_images(
     net: FMCENet, run: Run, phases: Phases, runtime: Runtime, config: FMCENetConfig
 ) -> PhaseMetrics:
-    """Measure an FMCE-Net on the maps that a run's marker checkpoints give the test images."""
+    """Measure an FMCE-Net on the maps that a run's marker checkpoints give the test images.
+
+    Args:
+        net: The FMCE-Net, on the device.
+        run: Whose maps; it need not be the run that the FMCE-Net was trained on.
+        phases: The run's phases.
+        runtime: Device and precision; of several ranks, each measures its share.
+        config: Names the storage of the maps.
+
+    Raises:
+        ValueError: If the run has another number of phases than the FMCE-Net.
+    """
     storage = "stored" if config.storage == "stored" else "recompute"
-    source = map_source([run], [phases], run.data.test, runtime, config, storage=storage)
-    everything = split_maps(
-        "test", num_images=source.num_images, num_phases=source.num_phases
-    ).train
-    logits, true_phases = _scored(net, source, everything, runtime)
-    return phase_metrics(logits, true_phases, num_phases=source.num_phases)
+    source = map_source([run], [phases], run.setup.data.test, runtime, config, storage=storage)
+    everything = np.arange(source.num_images * source.num_phases)
+    return _metrics(net, source, everything, runtime)
 
 
-def _scored(
+def _metrics(
     net: FMCENet, source: MapSource, numbers: NDArray[np.int64], runtime: Runtime
-) -> tuple[Tensor, Tensor]:
-    """Return logits and true phases of maps, in any order; each rank scores its share."""
+) -> PhaseMetrics:
+    """Measure on the numbered maps, in any order; each rank scores its share."""
     ranks = runtime.ranks
     batches = source.batches(numbers, _SCORED_TOGETHER, share=ranks.share)
+    # logits (share,K), phases (share,)
     logits, phases = (t.to(ranks.device) for t in score_maps(net, batches, runtime))
-    return ranks.gather_rows(logits).cpu(), ranks.gather_rows(phases).cpu()
+    logits, phases = ranks.gather_rows(logits).cpu(), ranks.gather_rows(phases).cpu()
+    return phase_metrics(logits, phases, num_phases=source.num_phases)
 
 
 def map_source(
@@ -181,16 +180,16 @@ def map_source(
     """Return the FMCS-Dataset of some runs over a split's images.
 
     Args:
-        runs: the runs, all of the same data.
-        phases: each run's phases, equally many.
-        images: the images to map.
-        runtime: device and precision of the backbones.
-        config: names the storage, and how many maps are shuffled with one another.
-        storage: overrides `config.storage`.
+        runs: The runs, all of the same data.
+        phases: Each run's phases, equally many.
+        images: The images to map.
+        runtime: Device and precision of the backbones.
+        config: Names the storage, and how many maps are shuffled with one another.
+        storage: Overrides `config.storage`.
 
     Raises:
-        FileNotFoundError: stored maps are asked for and a run has none.
-        ValueError: the stored maps are of other checkpoints or images.
+        FileNotFoundError: If stored maps are asked for and a run has none.
+        ValueError: If the stored maps belong to other checkpoints or images.
     """
     storage = storage or config.storage
     if storage == "stored":
@@ -199,14 +198,9 @@ def map_source(
         [map_extractor(r, epoch, runtime) for epoch in p.markers]
         for r, p in zip(runs, phases, strict=True)
     ]
-    inputs = runs[0].images(images, runtime)
+    inputs = runs[0].setup.images(images, runtime)
     stream = RecomputedMaps(extractors, inputs, len(images), buffer=config.shuffle_buffer)
     return InMemoryMaps.from_source(stream) if storage == "memory" else stream
-
-
-def _map_shape(source: MapSource, part: MapSplit) -> tuple[int, int, int]:
-    _, channels, height, width = next(iter(source.batches(part.train[:1], 1))).maps.shape
-    return channels, height, width
 
 
 def _phases_of(runs: Sequence[Run]) -> list[Phases]:
@@ -228,7 +222,7 @@ def _phases_of(runs: Sequence[Run]) -> list[Phases]:
 def _check_alike(runs: Sequence[Run], split: Split) -> None:
     if split == "run" and len(runs) < 2:
         raise ValueError(
-            "split 'run' holds out whole runs and needs more than one; name others with --others"
+            "split 'run' holds out complete runs and needs more than one; name others with --others"
         )
     places = [run.path.resolve() for run in runs]
     twice = [str(run.path) for run in runs if places.count(run.path.resolve()) > 1]

@@ -1,4 +1,4 @@
-"""Checkpoints: one folder an epoch, whole or absent, verified when read.
+"""Checkpoints: one folder per epoch, complete or absent, verified when read.
 
 `model.safetensors` holds weights, `state.pt` the optimiser's state (read with `weights_only=True`;
 only the newest two epochs keep theirs), `meta.json` the epoch's metrics and the files' SHA-256.
@@ -19,24 +19,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fmce.console.log import logger
 from fmce.files import read_json, replacing, write_folder, write_json
 
 STATES_KEPT = 2
 _NAME = re.compile(r"epoch_(\d{4,})")
+_WEIGHTS, _STATE = "model.safetensors", "state.pt"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back: weights always, optimiser state where it was kept."""
+    """A checkpoint read back: its weights, and the optimiser's state where it was asked for."""
 
     epoch: int
     weights: dict[str, Tensor]
-    state: dict[str, Any] | None
+    state: dict[str, Any]
     meta: dict[str, Any]
 
 
 def checkpoint_path(folder: Path, epoch: int) -> Path:
-    """Return where the epoch's checkpoint stands (or would)."""
+    """Return the folder of an epoch's checkpoint, whether it exists or not."""
     return folder / f"epoch_{epoch:04d}"
 
 
@@ -58,20 +60,20 @@ def save_checkpoint(
     """Write an epoch's checkpoint atomically, then drop optimiser states older than the newest two.
 
     Args:
-        folder: the run's `checkpoints` folder; made where missing.
-        epoch: 1-based epoch the weights are of.
-        weights: a module's state dict.
-        state: whatever `torch.load(weights_only=True)` can read back; optimiser state.
+        folder: The run's `checkpoints` folder; made where missing.
+        epoch: 1-based epoch that the weights belong to.
+        weights: A module's state dict.
+        state: Whatever `torch.load(weights_only=True)` can read back; optimiser state.
         meta: JSON values, such as the epoch's metrics.
 
     Raises:
-        OSError: it cannot be written; earlier checkpoints are whole.
+        OSError: If it cannot be written; earlier checkpoints stay intact.
     """
 
     def fill(target: Path) -> None:
-        save_weights(target / "model.safetensors", weights)
-        torch.save(dict(state), target / "state.pt")
-        digests = {name: file_digest(target / name) for name in ("model.safetensors", "state.pt")}
+        save_weights(target / _WEIGHTS, weights)
+        torch.save(dict(state), target / _STATE)
+        digests = {name: file_digest(target / name) for name in (_WEIGHTS, _STATE)}
         write_json(target / "meta.json", {"epoch": epoch, **meta, "sha256": digests})
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,10 +84,10 @@ def save_checkpoint(
         free = shutil.disk_usage(folder).free
         raise OSError(
             f"cannot write the checkpoint {path}: {error}; {free / 1e6:.0f} MB are free there. Make room, then "
-            "the same command goes on from the last whole epoch"
+            "rerun the command to resume after the last complete epoch"
         ) from error
     for old in checkpoint_epochs(folder)[:-STATES_KEPT]:
-        (checkpoint_path(folder, old) / "state.pt").unlink(missing_ok=True)
+        (checkpoint_path(folder, old) / _STATE).unlink(missing_ok=True)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -100,32 +102,37 @@ def load_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
     """Read a checkpoint and verify it against its digests.
 
     Args:
-        path: a checkpoint folder, `…/epoch_0007`.
-        with_state: also read the optimiser's state.
+        path: A checkpoint folder, `…/epoch_0007`.
+        with_state: Also read the optimiser's state.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: a file is missing, truncated or altered.
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If a file is missing, truncated or altered.
     """
     if not path.is_dir():
         epochs = ", ".join(map(str, checkpoint_epochs(path.parent))) or "none"
-        raise FileNotFoundError(f"no checkpoint {path}; epochs at hand: {epochs}")
+        raise FileNotFoundError(f"no checkpoint {path}; available epochs: {epochs}")
     meta = _read_meta(path)
-    names = ["model.safetensors", "state.pt"] if with_state else ["model.safetensors"]
-    for name in names:
-        _verify(path / name, meta["sha256"].get(name, "none"))
+    for name in (_WEIGHTS, _STATE) if with_state else (_WEIGHTS,):
+        file = path / name
+        if not file.exists():
+            raise ValueError(f"{file} is missing")
+        if file_digest(file) != meta["sha256"].get(name):
+            raise ValueError(
+                f"{file} is damaged: its SHA-256 is not the one noted when it was written"
+            )
     # Onto the CPU: the GPU it was saved from may not be here, and several ranks read what one saved.
-    file = path / "state.pt"
-    state = torch.load(file, map_location="cpu", weights_only=True) if with_state else None
-    return Checkpoint(meta["epoch"], load_file(path / "model.safetensors"), state, meta)
+    state = torch.load(path / _STATE, map_location="cpu", weights_only=True) if with_state else {}
+    return Checkpoint(meta["epoch"], load_file(path / _WEIGHTS), state, meta)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    if not (path / "meta.json").exists():
+    file = path / "meta.json"
+    if not file.exists():
         raise ValueError(f"{path} has no meta.json; the checkpoint is damaged")
-    meta = read_json(path / "meta.json")
+    meta = read_json(file)
     if not isinstance(meta, dict) or not {"epoch", "sha256"} <= meta.keys():
-        raise ValueError(f"{path / 'meta.json'} lacks epoch or sha256; it is damaged")
+        raise ValueError(f"{file} lacks epoch or sha256; it is damaged")
     return meta
 
 
@@ -133,29 +140,39 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """Read the weights of a checkpoint folder (verified) or of a bare safetensors file.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: it is damaged, or no safetensors file.
+        FileNotFoundError: If nothing is there.
+        ValueError: If it is damaged, or no safetensors file.
     """
     if not path.is_file():
         return load_checkpoint(path).weights
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
 
 
-def newest_resumable(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest whole checkpoint with optimiser state, and what was wrong with newer ones."""
-    problems: list[str] = []
+def newest_resumable(folder: Path) -> Checkpoint | None:
+    """Return the newest intact checkpoint with optimiser state, after moving damaged newer ones aside.
+
+    They go to a folder beside `folder`, with a warning: left there, they would count as the newest
+    two, which alone keep optimiser state.
+    """
+    unusable: list[int] = []
+    checkpoint = None
     for epoch in reversed(checkpoint_epochs(folder)):
         try:
-            return load_checkpoint(checkpoint_path(folder, epoch), with_state=True), problems
-        except (
-            ValueError,
-            FileNotFoundError,
-        ) as error:  # other OSErrors may pass: no reason to go back
-            problems.append(f"epoch {epoch}: {error}")
-    return None, problems
+            checkpoint = load_checkpoint(checkpoint_path(folder, epoch), with_state=True)
+            break
+        except (ValueError, FileNotFoundError) as error:
+            # Other kinds of OSError may pass: no reason to go back.
+            logger.warning("skipping a damaged checkpoint, epoch %d: %s", epoch, error)
+            unusable.insert(0, epoch)
+    if unusable:
+        aside = _quarantine(folder, unusable)
+        logger.warning("moved checkpoints of epochs %s to %s", unusable, aside)
+        if checkpoint is None:
+            logger.warning("no checkpoint is left to resume from; starting again")
+    return checkpoint
 
 
 def checkpoint_metrics(folder: Path) -> dict[int, dict[str, Any]]:
@@ -167,14 +184,13 @@ def checkpoint_metrics(folder: Path) -> dict[int, dict[str, Any]]:
     return noted
 
 
-def quarantine(folder: Path, epochs: Iterable[int]) -> Path:
-    """Move checkpoints that cannot be used out of the way, into a folder beside; return that folder."""
+def _quarantine(folder: Path, epochs: Iterable[int]) -> Path:
+    """Move checkpoints that cannot be used into a folder beside; return that folder."""
     aside = folder.with_name(f"{folder.name}.damaged")
     aside.mkdir(exist_ok=True)
     for epoch in epochs:
         source = checkpoint_path(folder, epoch)
-        target = aside / source.name
-        number = 1
+        target, number = aside / source.name, 1
         while target.exists():
             number += 1
             target = aside / f"{source.name}.{number}"
@@ -194,10 +210,3 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _verify(path: Path, expected: str) -> None:
-    if not path.exists():
-        raise ValueError(f"{path} is missing")
-    if file_digest(path) != expected:
-        raise ValueError(f"{path} is damaged: its SHA-256 is not the one noted when it was written")

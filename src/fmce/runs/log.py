@@ -1,7 +1,7 @@
-"""The run folder's bookkeeping: who may write, its config, its metrics lines, its end.
+"""Bookkeeping of a run folder: its writer, its config, its metrics lines, its end.
 
 `metrics.jsonl` always agrees with the checkpoints: a line is written after its checkpoint, and a
-resume rebuilds the lines from what the checkpoints' `meta.json` say.
+resume rebuilds the lines from the checkpoints' `meta.json`.
 """
 
 import datetime
@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,54 +49,44 @@ def lock_run(
     defaults: Mapping[str, Any] | None = None,
     ranks: "Ranks | None" = None,
 ) -> Iterator[None]:
-    """Own a run folder while writing to it: make it, or take it up again with the same config.
+    """Own a run folder while writing to it: make it, or resume in it with the same config.
 
-    Of several ranks the first owns it for all; the others leave when it has written everything.
+    Of several ranks, the first owns it for all; the others leave when it has written everything.
 
     Args:
-        folder: the run folder.
-        config_yaml: the whole config as text; must mean the same as the folder's own where it has one.
-        defaults: what a field means that an older version's config does not name, as nested dicts.
-        ranks: the processes that train together.
+        folder: The run folder.
+        config_yaml: The complete config as text; must mean the same as the folder's own, if there is one.
+        defaults: Meaning of the fields that a config of an older version does not name, as nested dicts.
+        ranks: The processes that train together.
 
     Raises:
-        FileExistsError: the folder holds another config, or files that are no run's.
-        PermissionError: the folder cannot be written to.
-        BlockingIOError: another process trains in it.
+        FileExistsError: If the folder holds another config, or files that do not belong to a run.
+        PermissionError: If the folder cannot be written to.
+        BlockingIOError: If another process trains in it.
     """
     with ExitStack() as held:
-        owned = _owned(folder, config_yaml, defaults or {})
         if ranks is None:
-            held.enter_context(owned)
+            _own(folder, config_yaml, defaults or {}, held)
             yield
-            return
-        ranks.on_rank_zero(lambda: held.enter_context(owned))
-        yield
-        ranks.barrier()
+        else:
+            ranks.on_rank_zero(lambda: _own(folder, config_yaml, defaults or {}, held))
+            yield
+            ranks.barrier()
 
 
-@contextmanager
-def _owned(folder: Path, config_yaml: str, defaults: Mapping[str, Any]) -> Iterator[None]:
+def _own(folder: Path, config_yaml: str, defaults: Mapping[str, Any], held: ExitStack) -> None:
+    """Lock the folder until `held` is left, and claim it for the config."""
     busy = f"another process is training in {folder}; wait for it or choose another folder"
-    with ExitStack() as held:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(folder / ".lock", busy))
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            raise type(error)(
-                f"cannot write to the run folder {folder}: {error.strerror}"
-            ) from error
-        _claim(folder, config_yaml, defaults)
-        yield
-
-
-def _claim(folder: Path, config_yaml: str, defaults: Mapping[str, Any]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held.enter_context(locked(folder / ".lock", busy))
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise type(error)(f"cannot write to the run folder {folder}: {error.strerror}") from error
     path = folder / "config.yaml"
     if path.exists():
-        before = path.read_text(encoding="utf-8")
-        difference = "" if before == config_yaml else _difference(before, config_yaml, defaults)
+        difference = _difference(path.read_text(encoding="utf-8"), config_yaml, defaults)
         if difference:
             raise FileExistsError(
                 f"{folder} holds a run of another config ({difference}); "
@@ -114,19 +104,19 @@ def _claim(folder: Path, config_yaml: str, defaults: Mapping[str, Any]) -> None:
 
 
 def _difference(before: str, now: str, defaults: Mapping[str, Any]) -> str:
-    """Say which fields differ, at most three of them; nothing where both mean the same."""
+    """Describe up to three fields that differ; return nothing where both texts mean the same."""
     try:
         old, new = yaml.safe_load(before), yaml.safe_load(now)
     except yaml.YAMLError:
         old = None
     if not isinstance(old, dict):
         return f"there {before[:40]!r}, which is no config"
-    there, here = dict(_fields(_filled(old, defaults))), dict(_fields(new))
+    there, here = dict(_fields(defaults)) | dict(_fields(old)), dict(_fields(new))
     names = [n for n in {**here, **there} if (n in there, there.get(n)) != (n in here, here.get(n))]
-    said = [
+    shown = [
         f"{n}: there {there.get(n, 'nothing')}, here {here.get(n, 'nothing')}" for n in names[:3]
     ]
-    return "; ".join(said) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
+    return "; ".join(shown) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -138,24 +128,14 @@ def _fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` with what they leave out taken from `defaults`, at every level."""
-    whole = {**defaults, **values}
-    for key, default in defaults.items():
-        if isinstance(default, Mapping) and isinstance(whole[key], Mapping):
-            whole[key] = _filled(whole[key], default)
-    return whole
-
-
 def environment() -> dict[str, Any]:
-    """Return versions and machine, for the record beside results."""
-    versions: dict[str, str | None] = {}
-    for name in _VERSIONED:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
+    """Return versions and machine, to be recorded beside results."""
     import torch
+
+    versions: dict[str, str | None] = dict.fromkeys(_VERSIONED)
+    for name in versions:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
@@ -169,7 +149,7 @@ def environment() -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the metrics lines, one dict an epoch; empty where none were written.
+    """Return the metrics lines, one dict per epoch; empty where none were written.
 
     A last line that a kill cut short is left out.
     """
@@ -191,15 +171,15 @@ def rewrite_metrics(
 ) -> list[dict[str, Any]]:
     """Make the metrics lines end with the checkpoint that training resumes from.
 
-    A kill may have fallen between checkpoint and line, or in the middle of a line.
+    A kill may have come between checkpoint and line, or in the middle of a line.
 
     Args:
-        folder: the run folder.
-        up_to: epoch of the checkpoint; 0 without one.
-        noted: epoch → its metrics, from the checkpoints themselves.
+        folder: The run folder.
+        up_to: Epoch of the checkpoint; 0 without one.
+        noted: Epoch → its metrics, from the checkpoints themselves.
 
     Raises:
-        ValueError: an epoch up to there has neither line nor checkpoint.
+        ValueError: If an epoch up to there has neither line nor checkpoint.
     """
     known = {row["epoch"]: row for row in read_metrics(folder)}
     known |= {epoch: dict(row) for epoch, row in noted.items()}
@@ -220,7 +200,7 @@ def mark_done(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:
-    """Return a finished run's summary, None where it is not finished."""
+    """Return a finished run's summary; None before the end."""
     summary: dict[str, Any] | None = read_json_or_none(folder / "DONE.json")
     return summary
 
@@ -229,15 +209,16 @@ def record_result(path: Path, row: Mapping[str, Any], *, key: Sequence[str]) -> 
     """Put a result row into a JSON-lines file, in place of an earlier row with the same key fields.
 
     Args:
-        path: such as `results/digits.jsonl`; made where missing.
-        row: JSON values; says itself what was measured, with which config and seed.
-        key: fields that tell results apart. Date and environment are added.
+        path: Such as `results/digits.jsonl`; made where missing.
+        row: JSON values; names what was measured, with which config and seed. Date and environment
+            are added.
+        key: Fields that tell results apart.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = read_json_lines(path)
-    whole = {"date": datetime.date.today().isoformat(), **row, "environment": environment()}
-    same = [all(r.get(k) == whole.get(k) for k in key) for r in rows]
-    kept = [r for r, is_same in zip(rows, same, strict=True) if not is_same]
+    row = {"date": datetime.date.today().isoformat(), **row, "environment": environment()}
+    same = [n for n, old in enumerate(rows) if all(old.get(k) == row.get(k) for k in key)]
+    kept = [old for n, old in enumerate(rows) if n not in same]
     # It keeps its place: pages made from the rows show them in the file's order.
-    kept.insert(same.index(True) if True in same else len(kept), whole)
+    kept.insert(same[0] if same else len(kept), row)
     write_json_lines(path, kept)

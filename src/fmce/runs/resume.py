@@ -1,7 +1,8 @@
-"""`fit` in a run folder: a checkpoint and a metrics line after every epoch, and on from there after a kill."""
+"""Training in a run folder: a checkpoint and a metrics line per epoch; a killed training resumes from them."""
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,28 @@ from fmce.runs.checkpoint import (
     checkpoint_metrics,
     delete_checkpoints,
     newest_resumable,
-    quarantine,
     save_checkpoint,
 )
 from fmce.runs.log import append_metrics, rewrite_metrics
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Adam with a learning rate that is set per epoch.
+
+    Args:
+        epochs: Last epoch, counted from 1.
+        learning_rate: Peak.
+        seed: With the epoch, decides every random draw.
+        schedule: Name in `fmce.engine.loop.SCHEDULES`.
+    """
+
+    epochs: int
+    learning_rate: float
+    seed: int
+    schedule: str = "cosine"
 
 
 def fit_resumable(
@@ -36,37 +55,32 @@ def fit_resumable(
     model: nn.Module,
     step: Callable[[Any], StepOutput],
     batches: Batches,
-    *,
-    epochs: int,
-    learning_rate: float,
-    seed: int,
+    optimization: Optimization,
     runtime: Runtime,
-    schedule: str = "cosine",
-    measure: Callable[
-        [EpochResult, list[dict[str, Any]]], Mapping[str, Any]
-    ] = lambda _r, _rows: {},
+    *,
+    measure: Callable[[EpochResult, Rows], Mapping[str, Any]] = lambda _result, _rows: {},
     title: str = "training",
     newest_only: bool = False,
 ) -> None:
-    """Train with Adam for `epochs` in all, counting those that the folder holds already.
+    """Train in a run folder, counting the epochs that it holds already.
 
     Args:
-        folder: run folder this process owns (`runlog.lock_run`).
-        model: freshly built, on the device; gets the newest checkpoint's weights where there is one.
-        step: forward pass of one batch.
-        batches: training data.
-        epochs: last epoch.
-        learning_rate: peak.
-        seed: of the run.
-        runtime: device and precision; of several ranks, the first writes.
-        schedule: name in `loop.SCHEDULES`.
-        measure: epoch's result and earlier metrics lines → further fields of the epoch's line.
-        title: names the work in the progress display.
-        newest_only: keep no more checkpoints than a resume may need.
+        folder: Run folder that this process owns (`fmce.runs.log.lock_run`).
+        model: Freshly built, on the device; takes the newest checkpoint's weights if there is one.
+        step: Forward pass of one batch.
+        batches: Training data.
+        optimization: Epochs, learning rate and seed.
+        runtime: Device and precision; of several ranks, the first writes.
+        measure: Epoch's result and earlier metrics lines → further fields of the epoch's line.
+        title: Names the work in the progress display.
+        newest_only: Keep no more checkpoints than a resume may need.
+
+    Raises:
+        TrainingStoppedError: If the loss or a weight became NaN or infinite.
     """
     # fused: one kernel for all weights, where a small network's step would mostly be Adam's.
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
-    ranks = runtime.ranks
+    optimizer = torch.optim.Adam(model.parameters(), lr=optimization.learning_rate, fused=True)
+    ranks, checkpoints = runtime.ranks, folder / "checkpoints"
     # Read once: ranks that each chose a checkpoint might choose unlike ones, or see other disks.
     rows, state = ranks.on_rank_zero(lambda: _resume(folder, model))
     if state is not None:
@@ -86,25 +100,22 @@ def fit_resumable(
         if not ranks.is_main:
             return
         state = {"optimizer": optimizer.state_dict()}
-        save_checkpoint(
-            folder / "checkpoints", result.epoch, model.state_dict(), state, {"metrics": row}
-        )
+        save_checkpoint(checkpoints, result.epoch, model.state_dict(), state, {"metrics": row})
         append_metrics(folder, row)
         if newest_only:
-            newest = checkpoint_epochs(folder / "checkpoints")[-STATES_KEPT:]
-            delete_checkpoints(folder / "checkpoints", keep=newest)
+            delete_checkpoints(checkpoints, keep=checkpoint_epochs(checkpoints)[-STATES_KEPT:])
         progress.advance(f"loss {result.loss:.4f}")
 
-    with Progress(title, epochs, start=first - 1) as progress:
+    with Progress(title, optimization.epochs, start=first - 1) as progress:
         fit(
             model,
             step,
             batches,
             optimizer,
-            epochs=epochs,
-            seed=seed,
+            epochs=optimization.epochs,
+            seed=optimization.seed,
             runtime=runtime,
-            schedule=SCHEDULES[schedule](epochs),
+            schedule=SCHEDULES[optimization.schedule](optimization.epochs),
             first_epoch=first,
             on_epoch_end=record,
         )
@@ -116,28 +127,18 @@ def _check_finite(row: Mapping[str, Any]) -> None:
     if bad:
         raise TrainingStoppedError(
             f"{bad[0]} became {row[bad[0]]} after epoch {row['epoch']}'s last step; try a lower learning "
-            "rate or float32 precision. Checkpoints of earlier epochs are whole"
+            "rate or float32 precision. Checkpoints of earlier epochs are intact"
         )
 
 
-def _resume(folder: Path, model: nn.Module) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Load the newest whole checkpoint.
+def _resume(folder: Path, model: nn.Module) -> tuple[Rows, dict[str, Any] | None]:
+    """Load the newest intact checkpoint.
 
     Returns:
-        The metrics lines up to it, one an epoch, and the optimiser's state; None without a checkpoint.
+        The metrics lines up to it, one per epoch, and the optimiser's state; None without a checkpoint.
     """
-    checkpoint, problems = newest_resumable(folder / "checkpoints")
-    for problem in problems:
-        logger.warning("skipping a damaged checkpoint, %s", problem)
-    # Damaged ones that are newer would count as the newest two, which alone keep optimiser state.
-    last = 0 if checkpoint is None else checkpoint.epoch
-    unusable = [e for e in checkpoint_epochs(folder / "checkpoints") if e > last]
-    if unusable:
-        aside = quarantine(folder / "checkpoints", unusable)
-        logger.warning("moved checkpoints of epochs %s to %s", unusable, aside)
-    if checkpoint is None or checkpoint.state is None:
-        if problems:
-            logger.warning("no checkpoint is left to resume from; starting again")
+    checkpoint = newest_resumable(folder / "checkpoints")
+    if checkpoint is None:
         return rewrite_metrics(folder, 0, {}), None
     model.load_state_dict(checkpoint.weights)
     logger.info("resuming %s after epoch %d", folder, checkpoint.epoch)

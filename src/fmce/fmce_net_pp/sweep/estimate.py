@@ -26,12 +26,12 @@ from fmce.fmce_net_pp.arms import BASELINE, base_config
 from fmce.fmce_net_pp.sweep.grid import ORACLE, Group, SweepRun, make_groups
 from fmce.fmce_net_pp.sweep.results import run_status
 from fmce.fmce_net_pp.sweep.selection import candidate_label, read_pick
-from fmce.maturity.train_classifier import merge_runtime
-from fmce.models.build import feature_shape
+from fmce.maturity.prepare import merge_runtime
 from fmce.models.features import FeatureMaps
 from fmce.models.fmce_net import FMCENet
 from fmce.runs.log import read_metrics
 from fmce.runs.run import Run, open_run
+from fmce.runs.setup import TrainingSetup
 from fmce.tasks.auxiliary_loss import ral_step
 from fmce.tasks.classification import classification_step
 from fmce.tasks.fmce_net import score_step
@@ -158,12 +158,10 @@ def probe(
         Seconds of an epoch of "plain", "feature_matching" and each form, and of training an FMCE-Net in
         each of the forms' widths ("fmce_net").
     """
-    run = Run(Path(), config)
-    model, layer, side = runtime.to_device(run.new_model()), run.layer, config.data.image_size
-    batches = ImageBatches(
-        run.data.train, run.transform, config.train.batch_size, seed=0, device=runtime.device
-    )
-    shape = feature_shape(model, layer, (3, side, side), runtime.device)
+    setup = TrainingSetup(config)
+    model = runtime.to_device(setup.new_model())
+    layer, shape = setup.layer, setup.map_shape(model)
+    batches = setup.training_batches(runtime, seed=0)
     nets = {
         width: runtime.to_device(FMCENet(shape, config.phases.num_phases, width=width)).eval()
         for width in {form.width for form in forms}
@@ -181,7 +179,7 @@ def probe(
     batch = runtime.to_device(next(iter(batches.epoch(1))))
     forward = _median_seconds(lambda: extractor(batch.images), runtime)
     steps, one = len(batches), forward / len(batch.targets)
-    images = len(run.data.train)
+    images = len(setup.data.train)
     return {
         "plain": steps * plain,
         "feature_matching": steps * (plain + forward),

@@ -15,7 +15,8 @@ from fmce.fmce_net_pp.arms import BASELINE, TREATMENT, arm_config, base_config, 
 from fmce.maturity.auxiliary import check_target_phase
 from fmce.models.build import LIBRARIES, import_function
 from fmce.models.features import find_module
-from fmce.runs.run import Run, layer_of, make_model, open_run
+from fmce.runs.run import Run, open_run
+from fmce.runs.setup import TrainingSetup
 
 ORACLE = "oracle"
 _SOME_CLASSES = 10
@@ -264,8 +265,9 @@ def _check_models(configs: Sequence[RunConfig]) -> None:
             # How many classes there are only the data say, and your function may take no other number.
             import_function(family, function)
         else:
-            model = make_model(config, classes or _SOME_CLASSES)
-            find_module(model, layer_of(config, model))
+            setup = TrainingSetup(config)
+            model = setup.new_model(classes or _SOME_CLASSES)
+            find_module(model, setup.layer_of(model))
 
 
 def _slug(text: str) -> str:

@@ -16,7 +16,8 @@ from fmce.config.run import RunConfig, Split
 from fmce.engine.runtime import make_runtime
 from fmce.files import read_json_or_none, write_json
 from fmce.fmce_net_pp.arms import train_arm
-from fmce.maturity.train_classifier import merge_runtime, train_classifier
+from fmce.maturity.prepare import merge_runtime
+from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.runs.log import mark_done, read_done
 from fmce.runs.run import Run, open_run
@@ -106,5 +107,5 @@ def _test_scores(run: Run, device: str) -> dict[str, float]:
     # As the run itself computes its passes, so that the number is the one `fmce train` would note.
     _, runtime = merge_runtime(run.config, make_runtime(device))
     model = runtime.to_device(run.model(run.config.train.epochs))
-    scores = evaluate_classifier(model, run.batches(run.data.test, runtime), runtime)
+    scores = evaluate_classifier(model, run.setup.batches(run.setup.data.test, runtime), runtime)
     return {"test_accuracy": scores.accuracy, "test_loss": scores.loss}

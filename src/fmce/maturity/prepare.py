@@ -1,0 +1,110 @@
+"""Everything that is settled and checked before a training of the original task claims its folder."""
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from fmce.config.run import RunConfig, RuntimeConfig
+from fmce.console.log import logger
+from fmce.data.classification.classification import download_data
+from fmce.engine.runtime import Runtime
+from fmce.models.checks import check_channels_last, check_classifier
+from fmce.runs.checkpoint import checkpoint_path, file_digest
+from fmce.runs.run import Run, check_same_data, open_run
+from fmce.seeding import seed_epoch
+
+
+class Prepared(NamedTuple):
+    """A training that can begin.
+
+    run: the run folder to be, with the config as it will be recorded.
+    model: the network with fresh weights, on the device.
+    runtime: device, and how passes are computed.
+    """
+
+    run: Run
+    model: nn.Module
+    runtime: Runtime
+
+
+def prepare(config: RunConfig, out: Path, runtime: Runtime, *, download: bool = False) -> Prepared:
+    """Complete the config, read the data, build the network and check that they fit together.
+
+    Nothing is written. The oracle's network is checked when `training_step` loads it.
+
+    Args:
+        config: The training.
+        out: Its run folder.
+        runtime: Device and precision; see `merge_runtime`.
+        download: Fetch the data set first, if it is missing and torchvision can.
+
+    Raises:
+        ValueError: If the config does not fit the data, the network or the oracle.
+        FileNotFoundError: If data or the oracle's weights are missing.
+    """
+    config, runtime = merge_runtime(config, runtime)
+    run = Run(out, with_oracle_digest(config))
+    if download:
+        # A download may take longer than ranks wait for one another.
+        runtime.ranks.on_rank_zero_slowly(lambda: download_data(config.data.name, config.data.root))
+    data, classes = run.setup.data, len(run.setup.data.class_names)
+    if data.source:
+        logger.info(
+            "data %s: %d train, %d validation, %d test images of %d classes from %s",
+            *(data.name, len(data.train), len(data.validation), len(data.test)),
+            *(classes, data.source),
+        )
+    seed_epoch(config.train.seed, 0)
+    model = run.setup.new_model()  # before the oracle: same weights in both arms
+    if runtime.channels_last or runtime.compile:
+        check_channels_last(model, runtime.device)
+    model = runtime.to_device(model)
+    check_classifier(model, config.data.image_size, classes)
+    run.setup.map_shape(model)  # a layer that gives no maps is reported now, not epochs later
+    return Prepared(run, model, runtime)
+
+
+def merge_runtime(config: RunConfig, runtime: Runtime) -> tuple[RunConfig, Runtime]:
+    """Make config and runtime agree on how passes are computed; the config is what is recorded.
+
+    Where the runtime differs from the defaults, it decides; elsewhere the config does.
+    """
+    chosen = {
+        f.name: getattr(runtime, f.name)
+        for f in fields(RuntimeConfig)
+        if getattr(runtime, f.name) != f.default
+    }
+    section = replace(config.runtime, **chosen)
+    return replace(config, runtime=section), replace(runtime, **asdict(section))
+
+
+def with_oracle_digest(config: RunConfig) -> RunConfig:
+    """Return the config as its run folder keeps it: with the digest of the oracle's weights.
+
+    Raises:
+        ValueError: If the oracle cannot supervise this run: other images, or the same seed.
+        FileNotFoundError: If the oracle's FMCE-Net or checkpoint is missing.
+    """
+    auxiliary = config.auxiliary
+    if auxiliary.kind == "none":
+        return config
+    oracle = open_run(str(auxiliary.oracle))
+    check_same_data(config, oracle)
+    if config.train.seed == oracle.config.train.seed and not auxiliary.same_seed:
+        raise ValueError(
+            f"seed {config.train.seed} is the oracle's own seed, so this arm would only be pulled towards its "
+            "own checkpoint; choose another --seed, or allow it with --set auxiliary.same_seed=true"
+        )
+    if auxiliary.kind == "feature_matching":
+        checkpoint = checkpoint_path(oracle.path / "checkpoints", oracle.phases.convergence_epoch)
+        weights = checkpoint / "model.safetensors"
+        if not weights.exists():
+            raise FileNotFoundError(
+                f"feature matching needs {weights}, the oracle run's checkpoint E_K"
+            )
+    else:
+        oracle.fmce_net(auxiliary.oracle_split, auxiliary.oracle_width)
+        weights = oracle.fmce_net_file(auxiliary.oracle_split, auxiliary.oracle_width)
+    return replace(config, auxiliary=replace(auxiliary, oracle_digest=file_digest(weights)))

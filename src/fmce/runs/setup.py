@@ -1,0 +1,115 @@
+"""What the config of a training asks for: data, network, layer and batches, made on demand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from fmce.config.run import RunConfig
+from fmce.data.batch import ImageBatches, ImageSet
+from fmce.data.classification.classification import ClassificationData, load_classification
+from fmce.data.transforms import ImageTransform
+from fmce.engine.runtime import Runtime
+from fmce.models.build import build_model, default_layer, feature_shape
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """The parts of one training of the original task, without any folder.
+
+    Args:
+        config: The training.
+    """
+
+    config: RunConfig
+
+    @cached_property
+    def data(self) -> ClassificationData:
+        """The data set of the original task."""
+        section = self.config.data
+        return load_classification(
+            section.name,
+            split_seed=section.split_seed,
+            root=section.root,
+            image_size=section.image_size,
+            train_images=section.train_images,
+        )
+
+    @property
+    def transform(self) -> ImageTransform:
+        """From stored images to the network's input, with the data set's statistics."""
+        section = self.config.data
+        return ImageTransform(
+            section.image_size,
+            self.data.mean,
+            self.data.std,
+            shift=section.shift,
+            noise=section.noise,
+            flip=section.flip,
+        )
+
+    @cached_property
+    def layer(self) -> str:
+        """Name of the submodule whose output is the feature map."""
+        return self.layer_of(self.new_model())
+
+    def layer_of(self, model: nn.Module) -> str:
+        """Return the layer that the config names, or else that of the model's family."""
+        return self.config.model.layer or default_layer(model, self.config.model.name)
+
+    def new_model(self, num_classes: int | None = None) -> nn.Module:
+        """Build the network with fresh weights.
+
+        Args:
+            num_classes: Number of logits; None takes it from the data set, which is then read.
+        """
+        num_classes = num_classes or len(self.data.class_names)
+        section = self.config.model
+        return build_model(section.name, num_classes, options=section.options)
+
+    def map_shape(self, model: nn.Module) -> tuple[int, int, int]:
+        """Return the shape (C, H, W) of the feature maps that the network gives here.
+
+        Raises:
+            ValueError: If the layer is unknown or gives no feature maps.
+        """
+        side = self.config.data.image_size
+        device = next(model.parameters()).device
+        return feature_shape(model, self.layer_of(model), (3, side, side), device)
+
+    def with_run_memory_format(self, runtime: Runtime) -> Runtime:
+        """Return a runtime with the memory order and the TF32 choice of the training, or its own."""
+        section = self.config.runtime
+        channels_last = runtime.channels_last or section.channels_last
+        return replace(runtime, channels_last=channels_last, tf32=runtime.tf32 or section.tf32)
+
+    def training_batches(self, runtime: Runtime, seed: int | None = None) -> ImageBatches:
+        """Return the shuffled and varied training batches; of several ranks, each gets its share.
+
+        Args:
+            runtime: Where they are wanted.
+            seed: Decides order and variation; None is that of the config.
+        """
+        section = self.config.train
+        return ImageBatches(
+            self.data.train,
+            self.transform,
+            section.batch_size,
+            seed=section.seed if seed is None else seed,
+            device=runtime.device,
+            share=runtime.ranks.share,
+        )
+
+    def batches(self, part: ImageSet, runtime: Runtime, batch_size: int = 512) -> ImageBatches:
+        """Return unvaried batches of a split, in order; of several ranks, each gets its share."""
+        return ImageBatches(
+            part, self.transform, batch_size, device=runtime.device, share=runtime.ranks.share
+        )
+
+    def images(self, part: ImageSet, runtime: Runtime) -> Callable[[Tensor], Tensor]:
+        """Return the map from positions in a split (B,) to unvaried network input (B,3,H,W)."""
+        stored, transform = part.placed(runtime.device).images, self.transform
+        return lambda index: transform(
+            stored[index.to(stored.device, non_blocking=True)].to(runtime.device)
+        )
