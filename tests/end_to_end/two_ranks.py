@@ -14,6 +14,7 @@ from torch import nn
 from fmce.config.distillation import distillation_preset
 from fmce.config.io import with_settings
 from fmce.config.run import FMCENetConfig, RunConfig
+from fmce.console.log import show_messages
 from fmce.data.batch import ImageBatches
 from fmce.distillation.distill import distill
 from fmce.engine.distributed.ranks import ALONE
@@ -192,6 +193,7 @@ def train_net_counting(run, runtime):
 
 def main():
     folder, oracle = Path(sys.argv[1]), Path(sys.argv[2])
+    show_messages()
     runtime = make_runtime("cpu", together=True)
     assert (runtime.ranks.world_size, runtime.ranks is ALONE) == (2, False)
     results = {"rows": fit_in_double(runtime), "digits": digits_in_double(runtime)}

@@ -1,10 +1,8 @@
-"""Device, precision and, under torchrun, the processes that train together.
+"""Device, precision and, under torchrun, the processes that train together."""
 
-The only file that imports Lightning Fabric, and only where torchrun started more than one process.
-"""
-
-import logging
+import atexit
 import os
+import signal
 import socket
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from fmce.engine.distributed.rank_failure import Peer, Peers, speak_on_sigterm
@@ -148,37 +147,31 @@ def ranks_started() -> int:
 
 
 def _joined(alone: Runtime, device: str) -> Runtime:
-    """Make the process group, or find it made, and return the runtime of this rank."""
-    try:
-        from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-        from lightning_fabric.strategies.ddp import DDPStrategy
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "training in several processes needs Lightning Fabric; install it with: "
-            "pip install lightning-fabric"
-        ) from error
-    here, seconds = int(os.environ["LOCAL_WORLD_SIZE"]), _timeout()
-    _check_devices(alone.device, device, here)
-    # What it logs on joining says nothing to a user of this package.
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    kind = alone.device.type
-    fabric = Fabric(
-        accelerator=kind,
-        devices=here,
-        num_nodes=max(1, ranks_started() // here),
-        strategy=DDPStrategy(
-            process_group_backend="nccl" if kind == "cuda" else "gloo",
+    """Join the process group, where this process has not yet, and return the runtime of this rank."""
+    seconds = _timeout()
+    _check_devices(alone.device, device, int(os.environ["LOCAL_WORLD_SIZE"]))
+    own, on_gpu = alone.device, alone.device.type == "cuda"
+    if on_gpu:
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own)
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
             timeout=timedelta(seconds=seconds),
-        ),
-        plugins=TorchElasticEnvironment(),
-    )
-    fabric.launch()
-    ranks = Ranks(fabric.global_rank, fabric.world_size, fabric.device)
+            device_id=own if on_gpu else None,
+        )
+        atexit.register(_leave)
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), own)
     me = Peer(ranks.rank, socket.gethostname(), os.getpid())
     peers = Peers(me, tuple(ranks.all_gather_objects(me)), seconds)
     speak_on_sigterm(peers)
-    return replace(alone, device=fabric.device, ranks=replace(ranks, peers=peers))
+    return replace(alone, device=own, ranks=replace(ranks, peers=peers))
+
+
+def _leave() -> None:
+    """Leave the process group: its threads must not outlive the interpreter."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would interrupt it half way
+    dist.destroy_process_group()
 
 
 def _check_devices(chosen: torch.device, asked: str, processes: int) -> None:
