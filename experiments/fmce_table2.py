@@ -33,7 +33,8 @@ from experiments.paper_runs import (
 )
 from experiments.run_script import run_script
 from experiments.sections.fmce_nets import HEADER, score_lines
-from fmce.config.run import FMCENetConfig, Split
+from fmce.config.choices import Split
+from fmce.config.run import FMCENetConfig
 from fmce.console.tables import print_table
 from fmce.engine.distributed.ranks import ALONE
 from fmce.engine.runtime import Runtime

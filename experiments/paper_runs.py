@@ -16,9 +16,10 @@ from typing import Any, Literal
 import torch
 
 from experiments.result_rows import read_file
+from fmce.config.choices import Keep
 from fmce.config.io import to_dict
 from fmce.config.presets import make_config
-from fmce.config.run import Keep, RunConfig
+from fmce.config.run import RunConfig
 from fmce.engine.loop import TrainingStoppedError
 from fmce.engine.runtime import Runtime, make_runtime, ranks_started
 from fmce.maturity.train_classifier import train_classifier

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import torch
 
+from fmce.config.choices import Split
 from fmce.config.distillation import DISTILLATION_DEFAULTS, distillation_preset
 from fmce.config.presets import preset
-from fmce.config.run import Split
 from fmce.console.log import logger
 from fmce.console.progress import Progress
 from fmce.convergence.phases import Phases

@@ -181,10 +181,9 @@ def test_normalisation_can_be_another_than_the_labelled_images(tmp_path):
     size = {"height": 16, "width": 16, "labelled": 2, "unlabelled": 2, "held_out": 0}
     data = load_distillation_data("segment", DistillationDataConfig(**size, validation=1, **fixed))
     assert (data.mean, data.std) == (fixed["mean"], fixed["std"])
-    with pytest.raises(ValueError, match=r"data\.mean must be three numbers, or none"):
-        DistillationDataConfig(mean=(0.5,))
-    with pytest.raises(ValueError, match=r"data\.std must be given where mean is"):
-        DistillationDataConfig(mean=(0.5, 0.5, 0.5))
+    for wrong in ({"mean": (0.5,)}, {"mean": (0.5, 0.5, 0.5)}, {"std": (0.5, 0.5, 0.5)}):
+        with pytest.raises(ValueError, match="mean and std: expected three numbers each, or none"):
+            DistillationDataConfig(**wrong)
 
 
 @pytest.mark.parametrize("net", ["teacher", "student"])
@@ -313,7 +312,7 @@ def test_class_names_of_data_that_has_its_own_are_refused(name, tmp_path):
 
 
 def test_a_class_name_given_twice_is_refused():
-    with pytest.raises(ValueError, match=r"data\.class_names must be different names"):
+    with pytest.raises(ValueError, match="class_names: expected different values"):
         DistillationDataConfig(class_names=("car", "car"))
 
 

@@ -19,7 +19,7 @@ from fmce.cli.options import (
     _runtime,
     command,
 )
-from fmce.config.run import Keep
+from fmce.config.choices import Keep
 
 if TYPE_CHECKING:
     pass

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
-from fmce.config.run import Split
+from fmce.config.choices import Split
 
 if TYPE_CHECKING:
     from fmce.engine.runtime import Runtime

@@ -47,7 +47,7 @@ _EXPECTED = {
     "list_type": "a list",
     "literal_error": "{expected}",
     "string_type": "text",
-    "too_short": "at least {min_length} of them",
+    "too_short": "{min_length} or more values",
     "tuple_type": "a list",
 }
 

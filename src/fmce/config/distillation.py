@@ -1,18 +1,35 @@
-"""What a function-matching experiment is made of: teacher, student, images, and equal step budgets."""
+"""What a distillation experiment is made of: teacher, student, images, and equal step budgets."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from fmce.config.checks import check, check_choice
+from pydantic import Field
 
-TaskName = Literal["segment", "classify", "detect"]
-TeacherPrecision = Literal["auto", "float32", "bfloat16"]
-Arm = Literal["supervised", "distilled", "function_matching"]
-ARMS: tuple[Arm, ...] = ("supervised", "distilled", "function_matching")
+from fmce.config.checks import (
+    Count,
+    Different,
+    Flag,
+    Natural,
+    Positive,
+    Real,
+    Share,
+    Whole,
+    config_class,
+)
+from fmce.config.choices import (
+    ARMS,
+    Arm,
+    ImageStorage,
+    TaskName,
+    TeacherPrecision,
+    UnannotatedImages,
+)
+
+Pixels = Annotated[Whole, Field(ge=8)]
 
 
-@dataclass(frozen=True)
+@config_class
 class DistillationDataConfig:
     """Labelled images, and the unlabelled ones that function matching adds."""
 
@@ -20,123 +37,96 @@ class DistillationDataConfig:
     """Segment: scenes, camvid, bdd100k, folder. Detect: scenes, bdd100k, kitti, coco, yolo, voc.
     Classify: a data set of `fmce train`."""
     root: str | None = None
-    """Where the data set lies; folder: holds images/{train,val} and masks/{train,val}."""
-    height: int = 64
-    width: int = 128
-    """Size in pixels that images are brought to (cover and cut at the centre)."""
-    labelled: int | None = 60
+    """Folder of the data set; for `folder`, it holds images/{train,val} and masks/{train,val}."""
+    height: Pixels = 64
+    width: Pixels = 128
+    """Size in pixels that images are brought to (resized to cover it, cut at the centre)."""
+    labelled: Count | None = 60
     """Labelled training images that every arm and the teacher see; None is all."""
-    unlabelled: int | None = 4000
+    unlabelled: Count | None = 4000
     """Most unlabelled images in the pool; None is all there are."""
     folders: tuple[str, ...] = ()
     """Folders of unlabelled images, nested or not, and folders or fsspec addresses of shards. Training
     images left out by `labelled` join too."""
-    storage: Literal["auto", "memory", "files"] = "auto"
+    storage: ImageStorage = "auto"
     """Where unlabelled images are kept: files stay files, decoded ahead of the trainer; auto goes by size."""
-    shuffle_buffer: int = 2048
+    shuffle_buffer: Count = 2048
     """In files: how many frames are shuffled with one another; as many again wait undecoded in memory."""
-    workers: int | None = None
-    """In files: processes a training has its images decoded by; None goes by the cores, 0 is the trainer."""
-    max_damaged: float = 0.01
+    workers: Natural | None = None
+    """In files: processes that decode images for one training; None goes by the cores, 0 is the trainer."""
+    max_damaged: Share = 0.01
     """Share of reads that may meet a damaged image before a training stops."""
-    record_frames: bool = False
-    """In files: write down which frames each interval saw, in `frames/` of the student's run folder."""
+    record_frames: Flag = False
+    """In files: record which frames each interval saw, in `frames/` of the student's run folder."""
     exclude: str | None = None
-    """Text file of stems, one a line, of images to leave out: of the pool, the labelled and the validation ones."""
-    held_out: int = 100
-    """Unlabelled images kept out of the pool, on which agreement is measured; of shards, whole videos where
+    """Text file of stems, one per line, of images to leave out: of the pool, the labelled and the validation ones."""
+    held_out: Natural = 100
+    """Unlabelled images kept out of the pool, on which agreement is measured; of shards, entire videos where
     there are enough."""
-    validation: int | None = None
+    validation: Count | None = None
     """Most validation images; None is all."""
-    class_names: tuple[str, ...] = ()
+    class_names: Annotated[tuple[str, ...], Different] = ()
     """For `folder`, `coco`, `yolo`, `voc`: names of the class ids 0 … C − 1."""
-    unannotated_images: Literal["empty", "skip", "error"] = "empty"
+    unannotated_images: UnannotatedImages = "empty"
     """Detect: an image without annotation has no objects (empty), is left out (skip), or is an error."""
-    mean: tuple[float, ...] = ()
+    mean: tuple[Real, ...] = ()
     """Three channel means on the 0–1 scale; empty takes ImageNet's where a network starts from its
     weights, and those of the labelled images elsewhere."""
-    std: tuple[float, ...] = ()
-    """Likewise. A teacher from elsewhere wants those it was trained with."""
-    seed: int = 0
+    std: tuple[Positive, ...] = ()
+    """The three standard deviations. A teacher trained elsewhere needs those of its training."""
+    seed: Natural = 0
     """Draws which images are labelled and which are held out."""
 
     def __post_init__(self) -> None:
-        for name in ("height", "width"):
-            check(
-                getattr(self, name) >= 8, f"data.{name}", getattr(self, name), "at least 8 pixels"
+        if (len(self.mean), len(self.std)) not in ((0, 0), (3, 3)):
+            raise ValueError(
+                f"mean and std: expected three numbers each, or none, got {self.mean} and {self.std}"
             )
-        for name in ("labelled", "unlabelled", "validation"):
-            value = getattr(self, name)
-            check(value is None or value >= 1, f"data.{name}", value, "at least 1, or null for all")
-        choices = Literal["empty", "skip", "error"]
-        check_choice("data.unannotated_images", self.unannotated_images, choices)
-        check_choice("data.storage", self.storage, Literal["auto", "memory", "files"])
-        check(self.shuffle_buffer >= 1, "data.shuffle_buffer", self.shuffle_buffer, "at least 1")
-        check(self.workers is None or self.workers >= 0, "data.workers", self.workers, "0 or more")
-        check(0 <= self.max_damaged <= 1, "data.max_damaged", self.max_damaged, "in [0, 1]")
-        check(self.held_out >= 0, "data.held_out", self.held_out, "0 or more")
-        names = self.class_names
-        check(len(set(names)) == len(names), "data.class_names", names, "different names")
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            check(len(value) in (0, 3), f"data.{name}", value, "three numbers, or none")
-        check(bool(self.mean) == bool(self.std), "data.std", self.std, "given where mean is")
-        check(min(self.std, default=1) > 0, "data.std", self.std, "above 0")
-        check(self.seed >= 0, "data.seed", self.seed, "0 or more")
 
 
-@dataclass(frozen=True)
+@config_class
 class NetConfig:
     """One of the two networks."""
 
     name: str = "pspnet:test_resnet"
-    """Segment: "pspnet:TIMM_ENCODER" or "my.module:function"; detect: "fcos:BACKBONE" or a function of
-    your own; classify: as in `fmce train`."""
+    """Segment: "pspnet:TIMM_ENCODER" or "my.module:function"; detect: "fcos:BACKBONE" or a custom
+    function; classify: as in `fmce train`."""
     options: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
     """"imagenet" starts the encoder from timm's weights (downloaded where missing); None from scratch."""
 
 
-@dataclass(frozen=True)
+@config_class
 class StepsConfig:
     """A step budget. An interval is what lies between two checkpoints."""
 
-    steps: int = 1500
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    interval: int = 100
+    steps: Count = 1500
+    batch_size: Annotated[Whole, Field(ge=2)] = 16
+    learning_rate: Positive = 1e-3
+    interval: Count = 100
     """Steps between checkpoints; the learning rate follows a cosine, interval by interval."""
-    mixup: bool = False
+    mixup: Flag = False
     """Blend each image with another (λ ~ Beta(1, 1)); matching arms only, since no label is mixed."""
 
     def __post_init__(self) -> None:
-        check(self.steps >= 1, "steps", self.steps, "at least 1")
-        check(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2")
-        check(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        check(
-            1 <= self.interval <= self.steps and self.steps % self.interval == 0,
-            "interval",
-            self.interval,
-            f"a divisor of steps ({self.steps})",
-        )
+        if self.steps % self.interval:
+            raise ValueError(
+                f"interval: expected a divisor of steps ({self.steps}), got {self.interval}"
+            )
 
 
-@dataclass(frozen=True)
+@config_class
 class AugmentationConfig:
     """How training images are varied; teacher and student always see the same view."""
 
-    zoom: float = 1.5
+    zoom: Annotated[Real, Field(ge=1)] = 1.5
     """Largest enlargement; a window of the image's own size is cut from it at random."""
-    flip: bool = True
-    brightness: float = 0.2
+    flip: Flag = True
+    brightness: Annotated[Real, Field(ge=0, lt=1)] = 0.2
     """Largest relative change of brightness and of contrast."""
 
-    def __post_init__(self) -> None:
-        check(self.zoom >= 1, "augmentation.zoom", self.zoom, "at least 1")
-        check(0 <= self.brightness < 1, "augmentation.brightness", self.brightness, "in [0, 1)")
 
-
-@dataclass(frozen=True)
+@config_class
 class DistillationConfig:
     """A teacher, and a student trained in three arms of equal budgets."""
 
@@ -149,27 +139,19 @@ class DistillationConfig:
     student_steps: StepsConfig = field(default_factory=StepsConfig)
     teacher_checkpoint: str | None = None
     """A trained teacher to load strictly instead of training one; teacher.json must stand beside it."""
-    teacher_floor: float = 0.0
+    teacher_floor: Share = 0.0
     """Least validation score (mIoU, AP or accuracy, 0–1) of the teacher; below it nothing is trained."""
     teacher_precision: TeacherPrecision = "auto"
     """Of the teacher's forward passes while students are trained; auto: bfloat16 on GPUs that have it."""
-    temperature: float = 1.0
-    arms: tuple[Arm, ...] = ARMS
-    seeds: tuple[int, ...] = (1, 2, 3)
-    teacher_seed: int = 0
+    temperature: Positive = 1.0
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ARMS
+    seeds: Annotated[tuple[Natural, ...], Field(min_length=1), Different] = (1, 2, 3)
+    teacher_seed: Natural = 0
 
     def __post_init__(self) -> None:
-        check_choice("task", self.task, TaskName)
-        check_choice("teacher_precision", self.teacher_precision, TeacherPrecision)
-        for arm in self.arms:
-            check_choice("arms", arm, Arm)
-        check(bool(self.arms), "arms", self.arms, "at least one of " + ", ".join(ARMS))
-        check(0 <= self.teacher_floor <= 1, "teacher_floor", self.teacher_floor, "between 0 and 1")
-        check(self.temperature > 0, "temperature", self.temperature, "above 0")
         # Not given in the slides: a detector's classes are coins, for which they name none.
-        one = self.task != "detect" or self.temperature == 1
-        check(one, "temperature", self.temperature, "1 for detection")
-        check(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", self.seeds, "different numbers")
+        if self.task == "detect" and self.temperature != 1:
+            raise ValueError(f"temperature: expected 1 for detection, got {self.temperature}")
         if self.teacher_checkpoint is not None and not Path(self.teacher_checkpoint).exists():
             raise ValueError(f"teacher_checkpoint {self.teacher_checkpoint} does not exist")
 
@@ -291,7 +273,7 @@ def distillation_preset(name: str) -> DistillationConfig:
     """Return the named preset.
 
     Raises:
-        ValueError: no preset has that name.
+        ValueError: If no preset has that name.
     """
     if name not in DISTILLATION_PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose from {', '.join(DISTILLATION_PRESETS)}")

@@ -5,7 +5,7 @@ Each number the papers leave open is marked where its default stands. Nothing he
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -23,17 +23,17 @@ from fmce.config.checks import (
     config_class,
     field_types,
 )
+from fmce.config.choices import (
+    Auxiliary,
+    Init,
+    OracleWeights,
+    Precision,
+    Schedule,
+    Split,
+    Storage,
+)
 from fmce.config.io import from_dict, read_yaml
 from fmce.convergence.phases import PhaseConfig
-
-Schedule = Literal["cosine", "constant", "step"]
-Auxiliary = Literal["none", "ral", "feature_matching"]
-OracleWeights = Literal["trained", "random"]
-Init = Literal["scratch", "checkpoint"]
-Split = Literal["map", "image", "run", "test"]
-Storage = Literal["recompute", "memory", "stored"]
-Keep = Literal["all", "markers", "last"]
-Precision = Literal["float32", "bfloat16"]
 
 
 @config_class

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fmce.config.checks import check, check_choice
+from fmce.config.choices import Split
 from fmce.config.io import from_dict, parse_value, read_yaml
-from fmce.config.run import Split
 
 Control = Literal["random_oracle", "phase_1", "scaled_rate", "feature_matching"]
 Length = Literal["convergence", "full"]

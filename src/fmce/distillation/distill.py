@@ -14,7 +14,8 @@ import torch
 import yaml
 from torch import nn
 
-from fmce.config.distillation import Arm, DistillationConfig
+from fmce.config.choices import Arm
+from fmce.config.distillation import DistillationConfig
 from fmce.config.io import defaults_of, to_dict, to_yaml
 from fmce.console.progress import Progress
 from fmce.data.augmentation import EvalBatches

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fmce.config.distillation import Arm, DistillationConfig, NetConfig, StepsConfig
+from fmce.config.choices import Arm
+from fmce.config.distillation import DistillationConfig, NetConfig, StepsConfig
 from fmce.data.augmentation import Augmentation, TrainBatches
 from fmce.data.batch import PoolBatch
 from fmce.data.frames.batches import FrameBatches

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmce.config.distillation import Arm, DistillationConfig
+from fmce.config.choices import Arm
+from fmce.config.distillation import DistillationConfig
 from fmce.config.io import from_yaml
 from fmce.console.tables import number, print_table
 from fmce.distillation.data.dataset import read_distillation_data

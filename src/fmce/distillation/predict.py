@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fmce.config.distillation import Arm, DistillationConfig
+from fmce.config.choices import Arm
+from fmce.config.distillation import DistillationConfig
 from fmce.config.io import from_yaml
 from fmce.console.progress import Progress
 from fmce.console.tables import percent, print_table

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fmce.config.choices import Keep
 from fmce.config.io import with_settings
-from fmce.config.run import AuxiliaryConfig, Keep, RunConfig
+from fmce.config.run import AuxiliaryConfig, RunConfig
 from fmce.engine.runtime import make_runtime
 from fmce.maturity.prepare import merge_runtime, with_oracle_digest
 from fmce.maturity.train_classifier import train_classifier

@@ -5,8 +5,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from fmce.config.choices import Split
 from fmce.config.io import read_yaml, with_settings
-from fmce.config.run import FMCENetConfig, Split
+from fmce.config.run import FMCENetConfig
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.files import read_json, write_json
 from fmce.maturity.train_fmce_net import measure_on_test_images

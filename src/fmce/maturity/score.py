@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from fmce.config.run import Split
+from fmce.config.choices import Split
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.feature_maps.batch import MapBatch
 from fmce.feature_maps.extractor import MapExtractor

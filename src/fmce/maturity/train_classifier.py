@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from fmce.config.choices import Keep
 from fmce.config.io import defaults_of, to_yaml
-from fmce.config.run import Keep, RunConfig
+from fmce.config.run import RunConfig
 from fmce.console.log import logger
 from fmce.convergence.cqi import cqi
 from fmce.convergence.phases import PhaseConfig

@@ -8,8 +8,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from fmce.config.choices import Split
 from fmce.config.io import defaults_of, to_dict
-from fmce.config.run import FMCENetConfig, Split
+from fmce.config.run import FMCENetConfig
 from fmce.convergence.phases import Phases
 from fmce.data.batch import ImageSet
 from fmce.engine.runtime import Runtime, make_runtime

@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fmce.config.distillation import DistillationConfig, DistillationDataConfig, TaskName
+from fmce.config.choices import TaskName
+from fmce.config.distillation import DistillationConfig, DistillationDataConfig
 from fmce.data.classification.classification import load_classification
 from fmce.data.frames.pool import FramePool
 from fmce.data.image_files import first_names

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fmce.config.run import RunConfig, Split
+from fmce.config.choices import Split
+from fmce.config.run import RunConfig
 from fmce.engine.runtime import make_runtime
 from fmce.files import read_json_or_none, write_json
 from fmce.fmce_net_pp.arms import train_arm

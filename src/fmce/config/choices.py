@@ -1,0 +1,19 @@
+"""The words that options and config fields choose from. Imports nothing heavy, so `--help` stays quick."""
+
+from typing import Literal
+
+Schedule = Literal["cosine", "constant", "step"]
+Auxiliary = Literal["none", "ral", "feature_matching"]
+OracleWeights = Literal["trained", "random"]
+Init = Literal["scratch", "checkpoint"]
+Split = Literal["map", "image", "run", "test"]
+Storage = Literal["recompute", "memory", "stored"]
+Keep = Literal["all", "markers", "last"]
+Precision = Literal["float32", "bfloat16"]
+
+TaskName = Literal["segment", "classify", "detect"]
+ImageStorage = Literal["auto", "memory", "files"]
+UnannotatedImages = Literal["empty", "skip", "error"]
+TeacherPrecision = Literal["auto", "float32", "bfloat16"]
+Arm = Literal["supervised", "distilled", "function_matching"]
+ARMS: tuple[Arm, ...] = ("supervised", "distilled", "function_matching")
