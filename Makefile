@@ -8,7 +8,7 @@ KILLS ?= 20
 # Tests run in so many processes, each a file at a time; 0 runs them in one.
 TEST_JOBS ?= 2
 
-.PHONY: help demo demo-segment demo-detect test lint types faults benchmarks results clean
+.PHONY: help demo demo-segment demo-detect test lint types faults benchmarks gpu results clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -47,6 +47,9 @@ benchmarks: $(STAMP)  ## speed as ratios to bare loops
 	$(BIN)/python -m benchmarks.ral_step
 	$(BIN)/python -m benchmarks.matching_step
 	$(BIN)/python -m benchmarks.map_throughput
+
+gpu:  ## what needs a GPU, in 9 minutes: tests, speeds, rows; needs no .venv (benchmarks/gpu/README.md)
+	benchmarks/gpu/run.sh --minutes 9
 
 results: $(STAMP)  ## docs/results.md and the README's table from the rows in results/
 	$(BIN)/python -m experiments.results_page

@@ -89,15 +89,15 @@ class Repeated:
 class Bench:
     """One network trained plainly and with an oracle, and the images for both."""
 
-    def __init__(self, name: str, batch_size: int, runtime: Runtime) -> None:
-        """Build the network and its maps' shape."""
+    def __init__(self, name: str, batch_size: int, runtime: Runtime, size: int = SIZE) -> None:
+        """Build the network and its maps' shape, for images of `size` pixels a side."""
         seed_epoch(0, 0)
         self.runtime = runtime
         self.model = runtime.to_device(build_model(name, CLASSES))
         self.layer = default_layer(self.model, name)
-        self.map_shape = feature_shape(self.model, self.layer, (3, SIZE, SIZE), runtime.device)
+        self.map_shape = feature_shape(self.model, self.layer, (3, size, size), runtime.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), fused=True)
-        self.images = runtime.to_device(torch.randn(batch_size, 3, SIZE, SIZE))
+        self.images = runtime.to_device(torch.randn(batch_size, 3, size, size))
         self.targets = torch.arange(batch_size, device=runtime.device) % CLASSES
 
     def oracle(self, width: float = 1.0) -> FMCENet:

@@ -1,0 +1,87 @@
+"""What a GPU run carries between calls: data in parts, run folders, and its own controls, which resume exactly."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.gpu.controls import train_control
+from benchmarks.gpu.pack import pack_data
+from benchmarks.gpu.state import load_state, marker_candidates, save_state, take_parts
+from fmce.engine.runtime import make_runtime
+from fmce.runs.log import read_metrics
+
+
+def test_data_in_parts_is_laid_out_once_all_parts_came(tmp_path):
+    draw = np.random.default_rng(0)
+    arrays = {
+        f"x_{p}": draw.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+        for p, n in (("train", 2300), ("test", 5))
+    }
+    arrays |= {"y_train": np.arange(2300) % 10, "y_test": np.arange(5)}
+    arrays["class_names"] = np.array(["a", "b"])
+    (tmp_path / "own").mkdir()
+    np.savez(tmp_path / "own" / "cifar10.npz", **arrays)
+    raw = tmp_path / "own" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-labels-idx1-ubyte").write_bytes(b"labels")
+    pack_data(tmp_path / "own", ["cifar10", "mnist"], tmp_path / "packed", [400_000])
+    parts = sorted((tmp_path / "packed").iterdir())
+    assert len(parts) > 1
+    state = tmp_path / "state"
+    for number, part in enumerate(parts, start=1):
+        call = tmp_path / f"call{number}"
+        shutil.copytree(part, call / part.name)
+        take_parts(call, state)
+        assert (state / "data" / "cifar10.npz").exists() == (number == len(parts))
+    found = np.load(state / "data" / "cifar10.npz")
+    assert all(np.array_equal(found[name], value) for name, value in arrays.items())
+    assert (state / "data/MNIST/raw/train-labels-idx1-ubyte").read_bytes() == b"labels"
+
+
+def test_state_holds_the_markers_and_comes_back(finished_run, tmp_path):
+    folder = tmp_path / "state" / "runs" / "small" / "digits-seed0"
+    shutil.copytree(finished_run.path, folder)
+    (tmp_path / "out").mkdir()
+    assert save_state(tmp_path / "state", tmp_path / "out") == []
+    assert load_state(tmp_path / "out", tmp_path / "later")
+    back = tmp_path / "later" / "runs" / "small" / "digits-seed0"
+    for epoch in finished_run.phases.markers:
+        name = f"checkpoints/epoch_{epoch:04d}/model.safetensors"
+        assert (back / name).read_bytes() == (folder / name).read_bytes()
+    assert (back / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+
+
+def test_an_unfinished_run_carries_its_newest_state_and_what_may_become_a_marker(
+    finished_run, tmp_path
+):
+    folder = tmp_path / "state" / "runs" / "run"
+    shutil.copytree(finished_run.path, folder)
+    (folder / "DONE.json").unlink()
+    (folder / "phases.json").unlink()
+    markers = finished_run.phases.markers
+    assert set(markers) <= set(marker_candidates(folder, finished_run.epochs))
+    (tmp_path / "out").mkdir()
+    save_state(tmp_path / "state", tmp_path / "out")
+    load_state(tmp_path / "out", tmp_path / "later")
+    last = finished_run.config.train.epochs
+    for epoch in (last - 1, last):
+        kept = tmp_path / "later" / "runs" / "run" / "checkpoints" / f"epoch_{epoch:04d}"
+        assert (kept / "state.pt").exists()
+        assert json.loads((kept / "meta.json").read_text())["epoch"] == epoch
+
+
+@pytest.mark.parametrize("control", ["label_smoothing", "weight_average"])
+def test_a_control_that_was_stopped_ends_as_if_it_was_not(finished_run, tmp_path, control):
+    config, runtime = finished_run.config, make_runtime("cpu")
+    config = replace(config, train=replace(config.train, epochs=3, seed=1))
+    done = train_control(config, control, tmp_path / "run", runtime)
+    before = read_metrics(tmp_path / "run")
+    (tmp_path / "run" / "DONE.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "epoch_0003")
+    assert train_control(config, control, tmp_path / "run", runtime) == done
+    after = read_metrics(tmp_path / "run")
+    assert [r | {"time_seconds": 0} for r in after] == [r | {"time_seconds": 0} for r in before]
+    assert before[-1]["validation_accuracy"] > 0.3
