@@ -80,7 +80,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         row |= packing(options, Path(name) / "shards")
         table = FrameTable([ShardFrames(open_shards(f"{name}/shards"))])
-        pool = FramePool(table, options.height, options.width, window=256)
+        pool = FramePool(table, options.height, options.width, shuffle_buffer=256)
         row |= one_core(pool, options.batch_size)
         row["slides_multiply_adds"] = slides_multiply_adds(options.height, options.width)
         row |= loading(pool, options, runtime)

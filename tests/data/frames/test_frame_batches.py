@@ -67,7 +67,7 @@ def numbers(batches, epochs):
 
 
 def test_a_pass_meets_every_frame_once_and_each_picture_is_its_own(address):
-    batches = FrameBatches(shard_pool(address, window=20), PLAIN, 4, 29, seed=0)  # 2 passes
+    batches = FrameBatches(shard_pool(address, shuffle_buffer=20), PLAIN, 4, 29, seed=0)  # 2 passes
     seen = []
     for batch in batches.epoch(1):
         assert [number_of(view) for view in batch.images] == batch.image_index.tolist()
@@ -77,7 +77,7 @@ def test_a_pass_meets_every_frame_once_and_each_picture_is_its_own(address):
 
 
 def test_any_interval_is_the_same_whenever_it_is_asked_for(address):
-    pool = shard_pool(address, window=20)
+    pool = shard_pool(address, shuffle_buffer=20)
     whole = FrameBatches(pool, VARIED, 4, 5, seed=3)
     wanted = [batch for epoch in (1, 2, 3) for batch in whole.epoch(epoch)]
     resumed = FrameBatches(pool, VARIED, 4, 5, seed=3)
@@ -98,7 +98,7 @@ def test_an_interval_left_early_is_begun_again(address):
 
 def test_worker_processes_change_nothing_and_leave_the_trainings_draws_alone(address):
     plain, parallel = (
-        FrameBatches(shard_pool(address, window=20, workers=n), VARIED, 4, 6, seed=1)
+        FrameBatches(shard_pool(address, shuffle_buffer=20, workers=n), VARIED, 4, 6, seed=1)
         for n in (0, 2)
     )
     torch.manual_seed(7)
@@ -116,10 +116,12 @@ def test_worker_processes_change_nothing_and_leave_the_trainings_draws_alone(add
 @pytest.mark.parametrize("workers", [0, 2])
 def test_two_ranks_with_two_workers_each_share_the_very_batches_of_one(address, workers):
     """5 frames a batch: rank 0 takes two, rank 1 three; 29 batches are two and a half passes."""
-    alone = list(FrameBatches(shard_pool(address, window=20), VARIED, 5, 29, seed=0).epoch(1))
+    alone = list(
+        FrameBatches(shard_pool(address, shuffle_buffer=20), VARIED, 5, 29, seed=0).epoch(1)
+    )
     assert sorted(torch.cat([b.image_index for b in alone])[:58].tolist()) == list(range(58))
     for rank, rows in ((0, slice(0, 2)), (1, slice(2, 5))):
-        pool = shard_pool(address, window=20, workers=workers)
+        pool = shard_pool(address, shuffle_buffer=20, workers=workers)
         batches = FrameBatches(pool, VARIED, 5, 29, seed=0, share=(rank, 2))
         try:
             for ours, whole in zip(batches.epoch(1), alone, strict=True):
@@ -214,7 +216,7 @@ def test_memory_stays_flat_over_many_passes(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)
     raw = stored(noise)
     contents = {f"a-{i:07d}": raw for i in range(64)}
-    pool = shard_pool(make_shards(tmp_path / "s", {"a": 64}, contents), window=32)
+    pool = shard_pool(make_shards(tmp_path / "s", {"a": 64}, contents), shuffle_buffer=32)
     batches = FrameBatches(pool, PLAIN, 8, 80, seed=0)
     numbers(batches, [1])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

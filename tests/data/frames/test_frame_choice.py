@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fmce.data.frames.selection import choose_frames, hold_out, video_numbers
+from fmce.data.frames.selection import choose_frames, hold_out_videos, video_numbers
 from fmce.data.frames.shards import Shard, ShardFolder
 from fmce.data.frames.table import FileFrames, ShardFrames
 
@@ -19,7 +19,7 @@ def videos_of(*sizes):
 
 
 def hold(videos, count, seed=0):
-    return hold_out(videos, count, np.random.default_rng(seed))
+    return hold_out_videos(videos, count, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("seed", range(5))

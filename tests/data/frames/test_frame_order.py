@@ -86,10 +86,9 @@ def test_one_window_for_all_is_one_shuffle_of_everything():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"share": (2, 2)}, r"rank in 0 … 1, got 2"),
         ({"window": 0}, "window of at least 1"),
         ({"share": (0, 9)}, "has 4 frames, fewer than the 9 processes"),
-        ({"sizes": [0]}, "stretches with frames"),
+        ({"sizes": [0]}, "chunks with frames"),
     ],
 )
 def test_what_cannot_be_dealt_is_refused(arguments, message):

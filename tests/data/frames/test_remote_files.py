@@ -100,7 +100,9 @@ def test_requests_that_fail_are_tried_again(server, fault):
 def test_an_outage_is_no_damage(server, fault):
     opened = open_shards(server.address)
     server.faults = [fault] * 100
-    with pytest.raises(UnreachableError, match=r"a-0000\.tar cannot be reached \(6 tries.*again"):
+    with pytest.raises(
+        UnreachableError, match=r"a-0000\.tar cannot be reached \(6 tries.*rerun the command"
+    ):
         ShardReader(opened).fetch(opened.shards[0], 0)
     pool = FramePool(FrameTable([ShardFrames(opened)]), 8, 8, max_damaged=1.0)
     with pytest.raises(UnreachableError):

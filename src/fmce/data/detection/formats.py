@@ -51,7 +51,7 @@ def kitti_detection(
         exclude: As in `join_labels`.
 
     Raises:
-        ValueError: The folders are missing, a line cannot be read, or as in `join_labels`.
+        ValueError: If the folders are missing, a line cannot be read, or as in `join_labels`.
     """
     root = Path(root)
     root = root / "training" if (root / "training" / "image_2").is_dir() else root
@@ -118,7 +118,7 @@ def coco_detection(
         exclude: As in `join_labels`.
 
     Raises:
-        ValueError: The JSON is of another form, or as in `join_labels`.
+        ValueError: If the JSON is of another form, or as in `join_labels`.
     """
     path = Path(labels)
     text = read_label_text(path)
@@ -192,7 +192,7 @@ def yolo_detection(
         exclude: As in `join_labels`.
 
     Raises:
-        ValueError: Folders or names are missing, a line cannot be read, a text file has no image in
+        ValueError: If folders or names are missing, a line cannot be read, a text file has no image in
             the same place, or as in `join_labels`.
     """
     root = Path(root)
@@ -310,7 +310,7 @@ def voc_detection(
         exclude: As in `join_labels`.
 
     Raises:
-        ValueError: Files are missing or cannot be read, or as in `join_labels`.
+        ValueError: If files are missing or cannot be read, or as in `join_labels`.
     """
     root = Path(root)
     chosen = root / "ImageSets" / "Main" / f"{split}.txt"

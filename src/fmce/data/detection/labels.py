@@ -59,7 +59,7 @@ class Classes:
         """Refuse raw boxes of a name that is not known; the first are named.
 
         Raises:
-            ValueError: There are such.
+            ValueError: If there are such.
         """
         wrong = [
             f"{stem}: {row.category!r}"
@@ -95,7 +95,7 @@ def by_stem(named: Iterable[tuple[str, T]], where: str) -> dict[str, T]:
         where: What they are in, for the message.
 
     Raises:
-        ValueError: Two images have one stem; both are named.
+        ValueError: If two images have one stem; both are named.
     """
     values: dict[str, T] = {}
     names: dict[str, str] = {}
@@ -114,7 +114,7 @@ def read_label_text(path: Path) -> str:
     """Read a file of labels.
 
     Raises:
-        ValueError: It cannot be read or is not UTF-8.
+        ValueError: If it cannot be read or is not UTF-8.
     """
     try:
         return path.read_text("utf-8-sig")

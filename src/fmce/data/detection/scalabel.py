@@ -37,7 +37,7 @@ def read_scalabel(path: Path) -> dict[str, list[RawBox] | None]:
     missing is there with None. The first release's files of one image have "objects" instead.
 
     Raises:
-        ValueError: The file is no JSON of that form, names an image twice, or a label lacks its category
+        ValueError: If the file is no JSON of that form, names an image twice, or a label lacks its category
             or a number.
     """
     return by_stem(_frames(path), str(path))
@@ -108,7 +108,7 @@ def bdd100k_detection(
         exclude: As in `join_labels`.
 
     Raises:
-        ValueError: Nothing of this is there, or as in `join_labels`.
+        ValueError: If nothing of this is there, or as in `join_labels`.
     """
     root = Path(root)
     images = root / "images" / "100k" / split

@@ -1,8 +1,8 @@
-"""Batches from a pool of frames in files: fetched by threads, decoded by processes, ahead of the trainer.
+"""Batches from a pool of frames in files: threads fetch and processes decode ahead of the training.
 
-Threads of the trainer's process read stretches of frames into a bounded window; worker processes decode
-them and, where the network runs on the CPU, draw the views. What a batch holds depends on its number
-alone, neither on the workers nor on where a training was resumed.
+Threads of the training process read chunks of frames into a bounded window; worker processes decode them
+and, where the network runs on the CPU, augment them. The contents of a batch depend on its number alone,
+neither on the workers nor on where a training was resumed.
 """
 
 import itertools
@@ -28,14 +28,14 @@ from fmce.data.frames.pool import FramePool, decode_batch
 from fmce.data.frames.table import Numbers, Payload
 from fmce.data.image_files import ReadFailures, UnreadableDataError
 
-# Stretches read at a time: enough to hide an object store's delay behind one another.
+# Concurrent reads: enough to hide the latency of an object store.
 _FETCHERS = 8
-# Batches that each worker prepares ahead.
+# Batches that each worker prepares in advance.
 _AHEAD = 4
 
 
 class _Job(NamedTuple):
-    """This rank's part of a batch to decode: the step it is for, its frames' numbers and contents."""
+    """This rank's rows of a batch to decode: its step, and numbers (B,) and contents of its frames."""
 
     step: int
     frames: Tensor
@@ -43,7 +43,7 @@ class _Job(NamedTuple):
 
 
 class _Decoded(NamedTuple):
-    """Images uint8 or views float32 (B,3,H,W), none where all frames are damaged, and the damage."""
+    """Images uint8 or augmented float32 (B,3,H,W), None where all frames are damaged; row and reason of damage."""
 
     images: Tensor | None
     frames: Tensor
@@ -51,7 +51,7 @@ class _Decoded(NamedTuple):
 
 
 class _Decoder(Dataset[_Decoded]):
-    """What a worker process does; holds no frames, so that memory is the same in all of them."""
+    """The work of a worker process; it holds no frames, so its memory does not grow with the pool."""
 
     def __init__(
         self,
@@ -76,13 +76,13 @@ class _Decoder(Dataset[_Decoded]):
 
 
 class FrameBatches:
-    """Batches of views of a file-backed pool, endless in the pool and finite in steps.
+    """Augmented batches of a pool in files: an endless sequence, cut into intervals of training steps.
 
-    Batch s takes the frames s·B … (s+1)·B of an endless sequence (`FrameOrder`), in which every frame is
-    met once before any is met again. Several processes share each batch: each reads and decodes its rows.
+    Batch s takes the frames s·B … (s+1)·B of an endless sequence (`FrameOrder`) in which every frame occurs
+    once before any occurs again. Each of several ranks reads and decodes its own rows.
 
     Attributes:
-        failures: Counts of reads and of damaged frames.
+        failures: Counts of reads and damaged frames.
         waited_seconds: How long `epoch` has kept its caller waiting for batches.
     """
 
@@ -110,14 +110,16 @@ class FrameBatches:
                 the order and views, that one process alone would see.
 
         Raises:
-            ValueError: The pool is empty, or a batch has fewer frames than processes share it.
+            ValueError: If the pool is empty, or a batch has fewer frames than processes share it.
         """
         if len(pool) == 0:
             raise ValueError("expected a pool with frames, got an empty one")
         self.pool, self.augmentation = pool, augmentation
         self.batch_size, self.interval, self.seed = batch_size, interval, seed
         self.device = device or torch.device("cpu")
-        self.order = FrameOrder(pool.table.sizes, pool.window, batch_size, seed=seed, share=share)
+        self.order = FrameOrder(
+            pool.table.sizes, pool.shuffle_buffer, batch_size, seed=seed, share=share
+        )
         self.share = batch_slice(batch_size, *share)
         self.failures = ReadFailures(pool.max_damaged)
         self.waited_seconds = 0.0
@@ -131,10 +133,10 @@ class FrameBatches:
     def epoch(self, epoch: int) -> Iterator[PoolBatch]:
         """Yield the batches of the 1-based interval `epoch`.
 
-        Workers go on with the next interval meanwhile; asked for another one, they start there.
+        Workers continue with the next interval meanwhile; if another one is requested, they restart there.
 
         Raises:
-            UnreadableDataError: More reads than the pool's rate failed.
+            UnreadableDataError: If more reads than the pool's rate failed.
         """
         first = (epoch - 1) * self.interval
         for step in range(first, first + self.interval):
@@ -144,7 +146,7 @@ class FrameBatches:
             yield batch
 
     def close(self) -> None:
-        """End the worker processes and threads; another `epoch` starts them again."""
+        """End the worker processes and threads; another `epoch` restarts them."""
         self._decoded, jobs, self._jobs = None, self._jobs, None
         if jobs is not None:
             jobs.close()  # type: ignore[attr-defined]
@@ -173,15 +175,15 @@ class FrameBatches:
             pin_memory=on_gpu,
             worker_init_fn=_start_worker,
             prefetch_factor=_AHEAD if workers else None,
-            # Forking a process that has threads, ours that fetch among them, may deadlock.
+            # Forking a process with threads, such as those that fetch, may deadlock.
             multiprocessing_context=_fork_server() if workers else None,
-            # Otherwise starting workers would draw from the generator that the training's draws use.
+            # Otherwise starting workers would draw from the generator of the training.
             generator=torch.Generator(),
         )
         self._decoded = iter(loader)
 
     def _read(self, step: int) -> Iterator[_Job]:
-        """Yield the contents of batches from a step on; the next window is fetched meanwhile."""
+        """Yield the contents of batches from a step on, while the next window is fetched."""
         threads = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch-frames")
         own = self.share.rows.stop - self.share.rows.start
         try:
@@ -190,7 +192,7 @@ class FrameBatches:
                 frames, payloads = zip(*itertools.islice(contents, own), strict=True)
                 yield _Job(number, torch.tensor(frames), list(payloads))
         finally:
-            # Not waited for: the collector may end this in one of these very threads.
+            # Without waiting: the garbage collector may run this in one of these threads.
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _contents(self, threads: ThreadPoolExecutor, step: int) -> Iterator[tuple[int, Payload]]:
@@ -220,19 +222,19 @@ class FrameBatches:
         return PoolBatch(images, None, decoded.frames)
 
     def _standing_in(self, decoded: _Decoded, step: int) -> Tensor:
-        """Return images for a part of a batch of which no frame can be read."""
+        """Return images for a rank's rows of which no frame can be read."""
         first, count = int(decoded.frames[0]), len(decoded.frames)
         if count == self.batch_size:
             raise UnreadableDataError(
-                f"none of the {count} frames of step {step} can be read, {self.pool.table.key(first)} "
-                f"neither: {decoded.damaged[0][1]}"
+                f"none of the {count} frames of step {step} can be read, first {self.pool.table.key(first)}: "
+                f"{decoded.damaged[0][1]}"
             )
-        # A rank's part may be a frame or two, and those of the other ranks are not at hand.
+        # A rank may have only a frame or two, and those of the other ranks are not available here.
         return self.pool.in_memory([first]).images.expand(count, -1, -1, -1)
 
 
 def default_workers(cores: int) -> int:
-    """Return how many processes should decode: all cores but the trainer's, 8 at most.
+    """Return the number of processes that decode: one per core but the trainer's, at most 8.
 
     >>> default_workers(2), default_workers(16)
     (1, 8)
@@ -245,14 +247,14 @@ def _as_it_is(decoded: Any) -> Any:
 
 
 def _start_worker(_number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer handles Ctrl-C
     threading.Thread(target=_end_with_trainer, daemon=True).start()
 
 
 def _end_with_trainer() -> None:
-    """End this worker when the trainer is gone, also by a kill.
+    """End this worker when the trainer has ended, even if it was killed.
 
-    The data loader's own watch looks at the fork server, which lives as long as its forks do.
+    The data loader watches the fork server instead, which lives as long as its forks.
     """
     trainer = multiprocessing.parent_process()
     if trainer is not None:

@@ -1,7 +1,7 @@
-"""Unlabelled frames: folders of images, nested, in a fixed order, without the stems to leave out.
+"""Unlabelled frames: nested folders of images in a fixed order, without excluded stems.
 
-BDD100K's leak rule is built in: no frame of a validation or test video may enter the pool. Shards of
-frames are read in `shards.py`, videos decoded in `video.py`.
+BDD100K's leak rule is built in: no frame of a validation or test video may enter the pool. `shards.py`
+reads shards of frames, `video.py` decodes videos.
 """
 
 import re
@@ -18,7 +18,7 @@ from fmce.data.image_files import (
 )
 from fmce.files import read_json
 
-# A BDD100K video's name; its frames are called after it, "b1c81faa-3df17267-0000001".
+# The name of a BDD100K video, which begins the names of its frames: "b1c81faa-3df17267-0000001".
 _BDD100K_VIDEO = re.compile(r"([0-9a-f]{8}-[0-9a-f]{8})(?:[-_].*)?")
 _HELD_OUT_SETS = ("10k val", "10k test", "100k val", "100k test")
 _SEGMENTATION_LABELS = frozenset({"sem_seg", "ins_seg", "pan_seg", "masks", "seg", "colormaps"})
@@ -30,10 +30,7 @@ def _video_of(name: str) -> str | None:
 
 
 def is_excluded(path: Path, exclude: frozenset[str]) -> bool:
-    """Tell whether a frame is to be left out.
-
-    It is when its stem is listed, or, for names of BDD100K's pattern, when the video that its stem
-    or its folder is named after is listed.
+    """Return whether a frame is excluded: its stem, or the BDD100K video that stem or folder name.
 
     >>> held_out = frozenset({"b1c81faa-3df17267"})
     >>> is_excluded(Path("clips/b1c81faa-3df17267-0000001.jpg"), held_out)
@@ -46,7 +43,7 @@ def is_excluded(path: Path, exclude: frozenset[str]) -> bool:
 
 
 def is_excluded_name(stem: str, exclude: frozenset[str]) -> bool:
-    """Tell whether a stem is listed, or for names of BDD100K's pattern its video.
+    """Return whether a stem is listed, or for names of BDD100K's pattern its video.
 
     >>> is_excluded_name("b1c81faa-3df17267-0000001", frozenset({"b1c81faa-3df17267"}))
     True
@@ -57,18 +54,18 @@ def is_excluded_name(stem: str, exclude: frozenset[str]) -> bool:
 def list_frames(
     roots: Path | str | Sequence[Path | str], *, exclude: Path | str | Iterable[str] = ()
 ) -> tuple[Path, ...]:
-    """List the frames of one or several folders.
+    """Return the frames of one or several folders.
 
     Args:
         roots: Folders of JPEG, PNG or WebP images, nested or not.
-        exclude: Stems to leave out: a text file with one a line, or an iterable.
+        exclude: Stems to leave out: a text file with one per line, or an iterable.
 
     Returns:
-        Files, root by root in the order given, sorted by path inside each; a file that several
-        roots reach is listed once.
+        Files by root in the order given, sorted by path inside each; a file that several roots reach
+        appears once.
 
     Raises:
-        ValueError: A folder is missing or no image is left.
+        ValueError: If a folder is missing or no image is left.
     """
     folders = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
     out = read_stems(exclude)
@@ -79,33 +76,33 @@ def list_frames(
         where = first_names([str(folder) for folder in folders])
         raise ValueError(
             f"expected frames (JPEG, PNG, WebP) in {where}, found {len(found)} images, "
-            f"{len(found)} of them excluded."
+            f"{len(found)} of them excluded"
         )
     return kept
 
 
 def bdd100k_excluded_stems(root: Path | str) -> frozenset[str]:
-    """Collect the stems of BDD100K's val and test sets, 10k and 100k, for no pool to hold.
+    """Return the stems of BDD100K's val and test sets, 10k and 100k, which no pool may contain.
 
-    10k's train set overlaps 100k's val set, so both collections' held-out stems are needed. They
-    are taken from files in folders named val or test (images and labels alike) and from the frames
-    and videos that label lists such as det_val.json name.
+    The train set of 10k overlaps the val set of 100k, so the held-out stems of both are needed. They come
+    from images and labels in folders named val or test, and from the frames and videos that label lists
+    such as det_val.json name.
 
     Args:
         root: Folder of the data set, with images/ and labels/.
 
     Returns:
-        Stems, and the names of the videos that listed frames come from.
+        Stems, and the names of the videos of listed frames.
 
     Raises:
-        ValueError: The folder is missing, holds no val or test set, or a label list is no JSON.
+        ValueError: If the folder is missing, holds no val or test set, or a label list is no JSON.
 
     Warns:
-        UserWarning: One of the four sets was not found, so its stems are not excluded.
+        UserWarning: If one of the four sets is missing, so that its stems are not excluded.
     """
     root = Path(root)
     if not root.is_dir():
-        raise ValueError(f"expected BDD100K's folder, found none at {root}.")
+        raise ValueError(f"expected BDD100K's folder, found none at {root}")
     stems: set[str] = set()
     found: set[str] = set()
     for path in walk_files(root):
@@ -118,20 +115,20 @@ def bdd100k_excluded_stems(root: Path | str) -> frozenset[str]:
     if not stems:
         raise ValueError(
             f"expected BDD100K's val and test sets below {root} (images/10k/val, det_val.json, …), "
-            "found none; without them its leak rule cannot be kept."
+            "found none; without them its leak rule cannot be kept"
         )
     absent = [name for name in _HELD_OUT_SETS if name not in found]
     if absent:
         warnings.warn(
             f"below {root} nothing names the stems of {', '.join(absent)}: frames of these sets "
-            "are not excluded from the pool.",
+            "are not excluded from the pool",
             stacklevel=2,
         )
     return frozenset(stems)
 
 
 def _held_out_split(path: Path) -> str | None:
-    """Return "val" or "test" if a folder or a JSON list's name says so."""
+    """Return "val" or "test" where a folder or the name of a JSON list says so."""
     for split in ("val", "test"):
         listed = path.suffix == ".json" and path.stem.endswith(f"_{split}")
         if listed or split in path.parts[:-1]:
@@ -140,7 +137,7 @@ def _held_out_split(path: Path) -> str | None:
 
 
 def _collection(path: Path) -> str:
-    """Return "10k" or "100k", the collection that a file of a held-out set belongs to."""
+    """Return the collection, "10k" or "100k", of a file of a held-out set."""
     if "100k" in path.parts:
         return "100k"
     ten = "10k" in path.parts or not _SEGMENTATION_LABELS.isdisjoint(path.parts)

@@ -1,4 +1,4 @@
-"""Which frames each interval of a training saw, in text files of keys: proof that none was lost."""
+"""Text files of the frames that each interval of a training saw: evidence that none was lost."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ Frames = list[list[int]]
 
 
 class LoggedBatches:
-    """Batches whose frames' keys are written down when an interval is over, in the order of use."""
+    """Batches that record the keys of their frames, in the order of use, at the end of each interval."""
 
     def __init__(
         self,
@@ -25,11 +25,11 @@ class LoggedBatches:
         """Describe the batches.
 
         Args:
-            batches: What is trained on.
-            folder: Gets `epoch_0001.txt`, …, one key a line; an interval repeated after a kill
+            batches: Batches to record.
+            folder: Gets `epoch_0001.txt`, …, one key per line; an interval repeated after a kill
                 replaces its file.
-            gather: Gives all ranks' frames, in the order of ranks, for this one's.
-            writes: Whether this rank writes them.
+            gather: This rank's frames → the frames of all ranks, in the order of ranks.
+            writes: Whether this rank writes the files.
         """
         self.batches, self.folder = batches, folder
         self.gather, self.writes = gather, writes

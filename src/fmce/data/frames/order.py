@@ -1,9 +1,9 @@
-"""In which order the frames of a table are met: a pure function of seed and step, for any number of ranks.
+"""The order of the frames of a table: a pure function of seed and step, for any number of ranks.
 
-The stretches of all shards are shuffled and laid end to end, and a window of some thousand frames is
-shuffled at a time. Each row of the batches gets a run of neighbouring stretches of its window: so a rank,
-which takes some of the rows, reads its part of the window and little more, a batch mixes frames of as
-many places as it has rows, and one process meets the very batches that several share.
+The chunks of all shards are shuffled and concatenated; then one window of some thousand frames at a time
+is shuffled. Each row of the batches gets consecutive chunks of its window. So a rank, which takes some of
+the rows, reads little more than its part of the window; a batch mixes frames of as many places as it has
+rows; and one process sees the same batches that several share.
 """
 
 import itertools
@@ -18,12 +18,10 @@ Numbers = NDArray[np.int64]
 
 
 class FrameOrder:
-    """Endless global batches of frame numbers, one pass after another; a rank's rows of them.
-
-    In each pass the ranks together meet every frame once.
+    """A rank's rows of endless batches of frame numbers; in each pass the ranks together see every frame once.
 
     Attributes:
-        frames: Frames of a pass, of all ranks together.
+        frames: Frames per pass, of all ranks together.
     """
 
     def __init__(
@@ -32,39 +30,36 @@ class FrameOrder:
         """Describe the sequence.
 
         Args:
-            sizes: Frames of each stretch, in the order of the frames' numbers.
+            sizes: Frames of each chunk, int64, in the order of the frames' numbers.
             window: Frames shuffled with one another, of all ranks together.
-            batch_size: Frames of a global batch.
+            batch_size: Frames per batch, of all ranks together.
             seed: Draws the order.
-            share: Rank of this process, from 0, and how many share each batch.
+            share: Rank of this process, from 0, and number of ranks.
 
         Raises:
-            ValueError: No frames, a window below 1, a rank out of range, or batches with fewer frames
-                than ranks.
+            ValueError: If there are no frames, the window is below 1, or a batch has fewer frames than
+                ranks share it.
         """
-        rank, ranks = share
-        if not 0 <= rank < ranks:
-            raise ValueError(f"expected rank in 0 … {ranks - 1}, got {rank}")
         if window < 1:
             raise ValueError(f"expected a window of at least 1 frame, got {window}")
         require_row_per_rank(batch_size, batch_size, share, "frames", "batch_size")
         self.frames = int(sizes.sum())
         if self.frames == 0:
-            raise ValueError("expected stretches with frames, got none")
+            raise ValueError("expected chunks with frames, got none")
         self.window, self.batch_size, self.seed = window, batch_size, seed
-        self.rows = batch_slice(batch_size, rank, ranks).rows
+        self.rows = batch_slice(batch_size, *share).rows
         self._sizes = sizes
         self._starts = np.concatenate([[0], sizes.cumsum()])
         self._shuffled: tuple[int, Numbers, Numbers] | None = None
 
     def windows(self, step: int) -> Iterator[Numbers]:
-        """Yield this rank's frames from a step on, window by window, the first one from within.
+        """Yield this rank's frames from a step on, endlessly, window by window.
 
         Args:
-            step: Global batch, 0 or more.
+            step: Step of the training from 0; the first window starts within it.
 
         Yields:
-            Frame numbers in the order of use, endlessly; none where a window has none for this rank.
+            Frame numbers int64 in the order of use; empty where a window has none for this rank.
         """
         first = step * self.batch_size
         turn, within = divmod(first, self.frames)
@@ -77,29 +72,29 @@ class FrameOrder:
     def _window(self, turn: int, number: int, first: int) -> Numbers:
         start = number * self.window
         found = self._neighbours(turn, start, min(start + self.window, self.frames))
-        # Places in the endless sequence, and the row of its batch that each belongs to.
+        # Positions in the endless sequence, and the row of the batch that each belongs to.
         places = turn * self.frames + start + np.arange(len(found))
         rows = places % self.batch_size
         by_row = np.argsort(rows, kind="stable")
         draw = np.random.default_rng([self.seed, 1, turn, number])
         frames = np.empty_like(found)
-        # Rows in turn get the next neighbours, each row its own in random order.
+        # The rows get consecutive frames, one row after another, each in random order.
         frames[by_row] = found[np.lexsort([draw.random(len(found)), rows[by_row]])]
         own = (places >= first) & (rows >= self.rows.start) & (rows < self.rows.stop)
         mine: Numbers = frames[own]
         return mine
 
     def _neighbours(self, turn: int, start: int, end: int) -> Numbers:
-        """Return the frames from start to end of a pass's stretches laid end to end."""
-        order, ends = self._stretches(turn)
+        """Return the frames from start to end of the concatenated chunks of a pass."""
+        order, ends = self._chunk_order(turn)
         first, last = np.searchsorted(ends, [start, end - 1], side="right")
         picked = order[first : last + 1]
         frames = np.concatenate([np.arange(self._starts[c], self._starts[c + 1]) for c in picked])
         offset = start - (int(ends[first]) - int(self._sizes[order[first]]))
         return frames[offset : offset + end - start]
 
-    def _stretches(self, turn: int) -> tuple[Numbers, Numbers]:
-        """Return the order of all stretches in a pass, the same for every rank, and where each ends."""
+    def _chunk_order(self, turn: int) -> tuple[Numbers, Numbers]:
+        """Return the order of the chunks in a pass, the same on every rank, and where each ends."""
         if self._shuffled is None or self._shuffled[0] != turn:
             order = np.random.default_rng([self.seed, 0, turn]).permutation(len(self._sizes))
             self._shuffled = (turn, order, self._sizes[order].cumsum())

@@ -1,4 +1,4 @@
-"""A pool of frames that stay in files: read and decoded when they are wanted, never all in memory."""
+"""A pool of frames that stay in files, read and decoded on demand, never all in memory."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -24,17 +24,21 @@ from fmce.data.pools import ImagePool, empty_pool, resize_and_center_crop, stack
 
 @dataclass(frozen=True)
 class FramePool:
-    """Unlabelled frames in files and shards, brought to one size when they are read.
+    """Unlabelled frames in files and shards, resized to one size when they are read.
 
-    table: which frames. height, width: their size in pixels. window: frames shuffled with one another.
-    workers: processes that decode; 0 decodes in the trainer's own. max_damaged: share of reads that may
-    fail.
+    Attributes:
+        table: The frames.
+        height: Pixels.
+        width: Pixels.
+        shuffle_buffer: Frames shuffled with one another.
+        workers: Processes that decode; 0 decodes in the process that trains.
+        max_damaged: Fraction of reads that may fail.
     """
 
     table: FrameTable
     height: int
     width: int
-    window: int = 2048
+    shuffle_buffer: int = 2048
     workers: int = 0
     max_damaged: float = 0.01
 
@@ -43,11 +47,11 @@ class FramePool:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes where a network runs: none but its batches'."""
+        """Bytes on the network's device beyond those of its batches: none."""
         return 0
 
     def to(self, _device: torch.device) -> Self:
-        """Return the pool as it is: batches are made on the host and go to the device one by one."""
+        """Return the pool unchanged: its batches are made on the host and copied one by one."""
         return self
 
     def __radd__(self, images: ImagePool) -> Self:
@@ -59,10 +63,10 @@ class FramePool:
         return replace(self, table=table)
 
     def in_memory(self, numbers: Iterable[int] | None = None) -> ImagePool:
-        """Read frames, by default all; for a damaged one, named in the result, the next readable stands in.
+        """Read frames, by default all; the next readable one stands in for a damaged one, which the result names.
 
         Raises:
-            UnreadableDataError: More reads than `max_damaged` failed.
+            UnreadableDataError: If more reads than `max_damaged` failed.
         """
         wanted = list(range(len(self)) if numbers is None else numbers)
         if not wanted:
@@ -82,7 +86,7 @@ class FramePool:
         return ImagePool(stacked, damaged=tuple(key(n) for n in failures.failed_items))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `from_dict` needs to make the pool again, as plain values for JSON."""
+        """Return the frames of the pool as plain values for JSON."""
         sources = [_describe(source) for source in self.table.sources]
         return {
             "sources": sources,
@@ -95,8 +99,8 @@ class FramePool:
         """Return the pool that `to_dict` described.
 
         Args:
-            values: What `to_dict` returned.
-            options: The pool's other fields.
+            values: From `to_dict`.
+            options: The other fields of the pool.
         """
         sources = [
             FileFrames(row["files"])
@@ -115,14 +119,14 @@ def _describe(source: object) -> dict[str, Any]:
         return {"files": list(source.paths)}
     if isinstance(source, ShardFrames):
         return {"shards": source.folder.to_dict()}
-    raise TypeError(f"{type(source).__name__} lies in no file")
+    raise TypeError(f"{type(source).__name__} is in no file")
 
 
 def decode(frame: Payload, height: int, width: int) -> ImageArray:
-    """Decode a frame and bring it to a size.
+    """Decode a frame and resize it.
 
     Args:
-        frame: An image file's bytes or path, or an image uint8 (H,W,3).
+        frame: Bytes or path of an image file, or an image uint8 (H,W,3).
         height: Pixels.
         width: Pixels.
 
@@ -130,7 +134,7 @@ def decode(frame: Payload, height: int, width: int) -> ImageArray:
         uint8 (height,width,3).
 
     Raises:
-        OSError: It cannot be decoded (or another of `image_files.DAMAGE_ERRORS`).
+        OSError: If it cannot be decoded (or another of `image_files.DAMAGE_ERRORS`).
     """
     if isinstance(frame, np.ndarray):
         return resize_and_center_crop(frame, height, width)
@@ -141,7 +145,7 @@ def decode(frame: Payload, height: int, width: int) -> ImageArray:
 def decode_batch(
     frames: Iterable[Payload], height: int, width: int
 ) -> tuple[list[ImageArray], list[tuple[int, str]]]:
-    """Decode frames, the next readable one of the batch in place of a damaged one.
+    """Decode frames; the next readable one of the batch stands in for a damaged one.
 
     Args:
         frames: As for `decode`.
@@ -149,7 +153,7 @@ def decode_batch(
         width: Pixels.
 
     Returns:
-        Images (none where all frames are damaged), and place and reason of each damaged one.
+        Images uint8 (height,width,3), none where all frames are damaged; row and reason of each damage.
     """
     images: list[ImageArray | None] = []
     damaged: list[tuple[int, str]] = []

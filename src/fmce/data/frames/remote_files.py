@@ -1,29 +1,28 @@
-"""Reading files at any fsspec address so that a lost connection is tried again, and an outage told apart.
+"""Reading files at any fsspec address: lost connections are retried, outages distinguished from damage.
 
-What is raised for a lost connection differs between fsspec's backends (aiohttp's errors are no
-OSError), so every error of a read counts as one, but for those that say themselves that they will last.
+fsspec's backends raise different errors for a lost connection (those of aiohttp are no OSError), so every
+error counts as one unless it is known to last.
 """
 
 import time
 from typing import Any
 
-# Seconds before each further try, 15.5 in all: a server's restart is outlived, and Ctrl-C waits for
-# 8 s at most.
+# Seconds before each retry, 15.5 in total: long enough for a server to restart; Ctrl-C waits 8 s at most.
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
-# What shows that a file can be reached: a tar's first header.
+# Bytes that show whether a file can be reached: the first header of a tar.
 _HEAD = 512
 _TOO_BUSY = (408, 425, 429)
 
 
 class UnreachableError(RuntimeError):
-    """A file cannot be reached for now; neither OSError nor ValueError, which count as damage."""
+    """A file cannot be reached at the moment; neither OSError nor ValueError, which count as damage."""
 
 
 def open_address(address: str) -> tuple[Any, str]:
     """Return the file system of an address, and the path in it.
 
     Raises:
-        ModuleNotFoundError: fsspec, or its part for this kind of address, is not installed.
+        ModuleNotFoundError: If fsspec, or its backend for this kind of address, is not installed.
     """
     try:
         from fsspec.core import url_to_fs
@@ -39,11 +38,11 @@ def open_address(address: str) -> tuple[Any, str]:
 
 
 def read_file(files: Any, path: str) -> bytes:
-    """Read a whole file.
+    """Read a complete file.
 
     Raises:
-        FileNotFoundError: There is none.
-        UnreachableError: It cannot be read, after all tries.
+        FileNotFoundError: If there is none.
+        UnreachableError: If it cannot be read after all retries.
     """
     try:
         return _read(files, path)
@@ -54,10 +53,10 @@ def read_file(files: Any, path: str) -> bytes:
 
 
 def read_range(files: Any, path: str, start: int, end: int) -> bytes:
-    """Read the bytes start … end − 1 of a file; none where only these cannot be read, or there is no file.
+    """Read the bytes start … end − 1 of a file; return none if there is no file or only these are unreadable.
 
     Raises:
-        UnreachableError: Nothing of the file can be read, after all tries.
+        UnreachableError: If nothing of the file can be read after all retries.
     """
     try:
         return _read(files, path, start=start, end=end)
@@ -65,7 +64,7 @@ def read_range(files: Any, path: str, start: int, end: int) -> bytes:
         return b""
     except Exception as error:
         _expect_reachable(files, path, error)
-    try:  # the connection may have come back between the two
+    try:  # the connection may have come back in between
         return bytes(files.cat_file(path, start=start, end=end))
     except Exception:
         return b""
@@ -83,8 +82,8 @@ def _read(files: Any, path: str, **part: int) -> bytes:
 
 
 def _lasts(error: Exception) -> bool:
-    """Tell whether trying again is of no use: no such file, no right to it, no such part of it."""
-    status = getattr(error, "status", None)  # of HTTP, as aiohttp's errors have it
+    """Return whether a retry is useless: no such file, no permission, no such range."""
+    status = getattr(error, "status", None)  # HTTP status of aiohttp's errors
     refused = isinstance(status, int) and 400 <= status < 500 and status not in _TOO_BUSY
     return refused or isinstance(error, (FileNotFoundError, PermissionError))
 
@@ -102,6 +101,6 @@ def _unreachable(path: str, error: Exception) -> UnreachableError:
     said = f"{type(error).__name__}: {error}".rstrip(". :")
     tried = "tried once" if _lasts(error) else f"{len(WAITS) + 1} tries over {sum(WAITS):.0f} s"
     return UnreachableError(
-        f"{path} cannot be reached ({tried}), last {said}. See that its server runs and lets you read it, "
-        "then give the same command again: it goes on from the last checkpoint"
+        f"{path} cannot be reached ({tried}), last {said}. Check that its server runs and grants access, "
+        "then rerun the command: it resumes from the last checkpoint"
     )

@@ -1,4 +1,4 @@
-"""Which frames make a pool, and which are held out of it so that nothing in the pool is like them."""
+"""Which frames make a pool, and which are held out so that no similar frame is in the pool."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from fmce.data.frames.shards import CHUNK
 from fmce.data.frames.table import FileFrames, FrameTable, Numbers, ShardFrames
 
-# Largest share of all frames whose videos may be kept out of the pool, for the held-out frames' sake.
+# Largest fraction of all frames that may be lost to the pool for the sake of held-out frames.
 _MOST_OUT = 0.1
 
 
@@ -19,24 +19,24 @@ def choose_frames(
     limit: int | None,
     seed: int,
 ) -> tuple[FrameTable, FrameTable]:
-    """Draw frames to hold out, and stretches for a pool of limited size from the rest.
+    """Draw frames to hold out, and chunks of the rest for a pool of limited size.
 
     Args:
-        sources: Where frames lie.
-        dropped: Positions, over all of them, that must not be used.
-        held_out: Frames to hold out, as in `hold_out`.
-        limit: Most frames of the pool; None is all.
+        sources: Where the frames are.
+        dropped: Positions, over all sources, that must not be used.
+        held_out: Frames to hold out, as in `hold_out_videos`.
+        limit: Largest size of the pool in frames; None takes all.
         seed: Draws both.
 
     Returns:
-        The pool's table, and that of the frames held out.
+        The table of the pool, and that of the frames held out.
     """
     sources = list(sources)
     everything = FrameTable(sources, dropped=dropped)
     sizes = np.concatenate([np.zeros(0, np.int64), *(source.sizes for source in sources)])
     free = np.setdiff1d(np.arange(sizes.sum()), everything.dropped)
     draw = np.random.default_rng(seed)
-    held, unused = hold_out(video_numbers(sources)[free], held_out, draw)
+    held, unused = hold_out_videos(video_numbers(sources)[free], held_out, draw)
     kept_out = FrameTable(sources, dropped=np.setdiff1d(np.arange(sizes.sum()), free[held]))
     out = np.concatenate([everything.dropped, free[held], free[unused]])
     rest = FrameTable(sources, dropped=out)
@@ -45,7 +45,7 @@ def choose_frames(
     order = draw.permutation(len(sizes))
     enough = int(np.searchsorted(rest.sizes[order].cumsum(), limit)) + 1
     chunks = np.sort(order[:enough])
-    # The last stretch drawn gives only as many frames as are still wanted.
+    # The last chunk drawn gives only the frames that are still wanted.
     last = int(order[enough - 1])
     surplus = int(rest.sizes[order[:enough]].sum()) - limit
     ends = sizes.cumsum()
@@ -54,20 +54,21 @@ def choose_frames(
     return FrameTable(sources, chunks=chunks, dropped=out), kept_out
 
 
-def hold_out(videos: Numbers, count: int, draw: np.random.Generator) -> tuple[Numbers, Numbers]:
-    """Choose frames to hold out; a frame's neighbours show what it shows, so they stay out as well.
+def hold_out_videos(
+    videos: Numbers, count: int, draw: np.random.Generator
+) -> tuple[Numbers, Numbers]:
+    """Choose frames to hold out; their neighbours show the same things, so they leave the pool as well.
 
-    Videos are drawn at random, 16 frames wanted of each where that many videos are few of all, else as
-    many as there are. Where even those hold more than a tenth of all frames, the last frames of all,
-    one after another, are held out.
+    Videos are drawn at random with 16 frames each, or with all their frames where 16 each would cost the
+    pool too much. Where even that would cost a tenth of all frames, the last frames are held out.
 
     Args:
-        videos: Number of each frame's video, (N,), frames of a video beside one another.
-        count: Frames wanted; no more than N are held out.
-        draw: Of the videos.
+        videos: Number of each frame's video, int64 (N,), with the frames of a video together.
+        count: Frames wanted, at most N.
+        draw: Draws the videos.
 
     Returns:
-        Positions of the frames held out, and of those that are in neither, ascending.
+        Positions of the frames held out, and of those that neither side has, ascending.
     """
     nobody = np.zeros(0, np.int64)
     count = min(count, len(videos))
@@ -86,7 +87,7 @@ def hold_out(videos: Numbers, count: int, draw: np.random.Generator) -> tuple[Nu
 
 
 def video_numbers(sources: Sequence[ShardFrames | FileFrames]) -> Numbers:
-    """Return the number of each frame's video, over all sources; a file is one of its own."""
+    """Return the number of each frame's video, over all sources; a file counts as a video."""
     found, count = [np.zeros(0, np.int64)], 0
     for source in sources:
         if isinstance(source, FileFrames):

@@ -1,8 +1,8 @@
 """Tar shards of frames in WebDataset form, and the index that lets any part of them be read alone.
 
-A folder of shards holds `*.tar` and `shards.json`. The index gives byte offsets of every 16th frame,
-so that a reader fetches a stretch of frames in one request, from a disk or any fsspec address,
-without the rest of the tar. Tars are written and parsed by the webdataset package.
+A folder of shards holds `*.tar` and `shards.json`. The index has the byte offset of every 16th frame, so
+a reader fetches a chunk of 16 frames in one request, from a disk or any fsspec address, without the rest
+of the tar. The webdataset package writes and parses the tars.
 """
 
 import io
@@ -20,8 +20,8 @@ from fmce.data.image_files import IMAGE_SUFFIXES, read_stems
 from fmce.files import remove_leftovers, replacing, write_json
 
 INDEX = "shards.json"
-# Frames between two byte offsets of the index: neighbours that are fetched together. More would mean
-# fewer requests, and more frames of one video in a shuffle buffer of the same size.
+# Frames between two byte offsets of the index, fetched together. More would mean fewer requests, but
+# also more frames of one video in a shuffle buffer of the same size.
 CHUNK = 16
 
 
@@ -31,10 +31,10 @@ class Shard:
 
     Attributes:
         name: File name in the folder.
-        prefix: What the keys begin with.
-        first: Number of the first frame among the video's decoded ones.
-        every: Distance to the next.
-        frames: How many.
+        prefix: Prefix of the keys.
+        first: Number of the first frame among the decoded frames of the video.
+        every: Step to the next frame.
+        frames: Number of frames.
         offsets: Byte offsets of frames 0, 16, 32, … and of the end of the last.
     """
 
@@ -47,15 +47,15 @@ class Shard:
 
     @property
     def num_chunks(self) -> int:
-        """Stretches of up to 16 frames."""
+        """Number of chunks of up to 16 frames."""
         return len(self.offsets) - 1
 
     def chunk_size(self, chunk: int) -> int:
-        """Return how many frames a stretch has."""
+        """Return the number of frames of a chunk."""
         return min(CHUNK, self.frames - chunk * CHUNK)
 
     def chunk_keys(self, chunk: int) -> list[str]:
-        """Return the keys of a stretch's frames, in order."""
+        """Return the keys of the frames of a chunk, in order."""
         numbers = range(chunk * CHUNK, chunk * CHUNK + self.chunk_size(chunk))
         return [frame_key(self.prefix, self.first + i * self.every) for i in numbers]
 
@@ -67,14 +67,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """A folder of shards, local or remote, and what its index says of them."""
+    """A local or remote folder of shards, as its index describes it."""
 
     address: str
     shards: tuple[Shard, ...]
 
     @property
     def frames(self) -> int:
-        """Frames of all shards."""
+        """Number of frames of all shards."""
         return sum(shard.frames for shard in self.shards)
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,16 +88,14 @@ class ShardFolder:
 
 
 def write_shard(path: Path, frames: Iterable[tuple[str, bytes]]) -> None:
-    """Write one shard, whole or not at all: beside its place, flushed, then renamed.
-
-    The same frames give the same bytes.
+    """Write one shard atomically; the same frames give the same bytes.
 
     Args:
         path: The tar to make.
         frames: Keys and JPEG files.
 
     Raises:
-        ModuleNotFoundError: webdataset is not installed.
+        ModuleNotFoundError: If webdataset is not installed.
     """
     writer = _webdataset().TarWriter
     remove_leftovers(path)
@@ -111,10 +109,10 @@ def write_shard(path: Path, frames: Iterable[tuple[str, bytes]]) -> None:
 
 
 def index_shard(path: Path, prefix: str, first: int, every: int) -> Shard:
-    """Read from a shard's headers where its frames lie.
+    """Read the offsets of the frames from the headers of a shard.
 
     Args:
-        path: A shard of `write_shard`.
+        path: A shard from `write_shard`.
         prefix: As in `Shard`.
         first: As in `Shard`.
         every: As in `Shard`.
@@ -127,11 +125,11 @@ def index_shard(path: Path, prefix: str, first: int, every: int) -> Shard:
 
 
 def write_index(folder: Path, shards: Sequence[Shard], about: Mapping[str, Any]) -> None:
-    """Write the index of a folder of shards; readers see a folder only with its index.
+    """Write the index of a folder of shards; without it, readers refuse the folder.
 
     Args:
-        folder: Holds the shards.
-        shards: All of them; sorted by name here.
+        folder: Folder of the shards.
+        shards: All shards; they are sorted by name.
         about: Further facts to keep, such as settings and damaged videos.
     """
     rows = [asdict(shard) for shard in sorted(shards, key=lambda shard: shard.name)]
@@ -139,24 +137,24 @@ def write_index(folder: Path, shards: Sequence[Shard], about: Mapping[str, Any])
 
 
 def holds_shards(address: str) -> bool:
-    """Tell whether a folder or fsspec address is one of shards; other folders hold images."""
+    """Return whether a folder or fsspec address holds shards; other folders hold images."""
     return "://" in address or (Path(address) / INDEX).is_file() or any(Path(address).glob("*.tar"))
 
 
 def open_shards(address: str, *, exclude: Path | str | Iterable[str] = ()) -> ShardFolder:
-    """Read the index of a folder of shards, without the videos to leave out.
+    """Read the index of a folder of shards, without excluded videos.
 
     Args:
         address: A folder, or an address that fsspec understands (s3://…, gs://…, memory://…).
-        exclude: Stems of videos: a text file with one a line, or an iterable.
+        exclude: Stems of videos to leave out: a text file with one per line, or an iterable.
 
     Returns:
-        The folder with the shards that are left, possibly none.
+        The folder with the remaining shards, possibly none.
 
     Raises:
-        ValueError: There is no index, or it is of another kind.
-        UnreachableError: The index cannot be read, after all tries.
-        ModuleNotFoundError: fsspec, or its part for this kind of address, is not installed.
+        ValueError: If there is no index, or it has another format.
+        UnreachableError: If the index cannot be read after all retries.
+        ModuleNotFoundError: If fsspec, or its backend for this kind of address, is not installed.
     """
     shards = _read_index(str(address))
     out = _key_prefixes(read_stems(exclude))
@@ -197,11 +195,11 @@ def _key_prefixes(stems: frozenset[str]) -> frozenset[str]:
 
 
 def excluded_frames(folder: ShardFolder, exclude: Path | str | Iterable[str]) -> list[int]:
-    """Return positions, among all frames of a folder, of those whose own key is listed."""
+    """Return the positions, among all frames of a folder, of frames whose own key is listed."""
     out = _key_prefixes(read_stems(exclude))
     found, start = [], 0
     for shard in folder.shards:
-        # Most stems name whole videos, which were left out before; keys are only then looked at.
+        # Most stems name videos, which `open_shards` left out; only others are compared with keys.
         if any(stem.startswith(f"{shard.prefix}-") for stem in out):
             keys = (key for chunk in range(shard.num_chunks) for key in shard.chunk_keys(chunk))
             found += [start + i for i, key in enumerate(keys) if key in out]
@@ -210,26 +208,25 @@ def excluded_frames(folder: ShardFolder, exclude: Path | str | Iterable[str]) ->
 
 
 class ShardReader:
-    """Fetches stretches of frames from one folder of shards; safe to share between threads."""
+    """Fetches chunks of frames from one folder of shards; safe to share between threads."""
 
     def __init__(self, folder: ShardFolder) -> None:
-        """Connect to where the shards lie; nothing is read yet.
+        """Connect to the folder; nothing is read yet.
 
         Raises:
-            ModuleNotFoundError: fsspec or webdataset is not installed.
+            ModuleNotFoundError: If fsspec or webdataset is not installed.
         """
         self.folder = folder
         self._files, self._root = open_address(folder.address)
         self._parse = _webdataset().tariterators.tar_file_iterator
 
     def fetch(self, shard: Shard, chunk: int) -> list[bytes]:
-        """Fetch the image files of one stretch, in the order of `Shard.chunk_keys`.
+        """Fetch the image files of one chunk, in the order of `Shard.chunk_keys`.
 
-        A file that cannot be had is empty: whoever decodes it counts it as damaged. A lost connection
-        is tried again first.
+        A file that cannot be read is empty, which decoding counts as damage. A lost connection is retried.
 
         Raises:
-            UnreachableError: Nothing of the shard can be read, after all tries.
+            UnreachableError: If nothing of the shard can be read after all retries.
         """
         start, end = shard.offsets[chunk : chunk + 2]
         found = dict(
@@ -238,7 +235,7 @@ class ShardReader:
         return [found.get(key, b"") for key in shard.chunk_keys(chunk)]
 
     def _members(self, raw: bytes) -> Iterator[tuple[str, bytes]]:
-        """Yield keys and image files of a part of a tar, up to where it is damaged."""
+        """Yield keys and image files of part of a tar, up to the first damage."""
         try:
             for member in self._parse(io.BytesIO(raw)):
                 key, _, suffix = member["fname"].rsplit("/", 1)[-1].partition(".")

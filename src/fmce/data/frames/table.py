@@ -1,7 +1,7 @@
-"""Millions of frames by number: images in memory, image files and shards, in stretches read together.
+"""Millions of frames by number: images in memory, image files and shards, in chunks that are read together.
 
-A stretch ("chunk") is what one read brings: up to 16 neighbours of a shard, one file, or one image in
-memory. Only stretches are listed, so a table of 16 million frames takes a few megabytes.
+A chunk is the result of one read: up to 16 consecutive frames of a shard, one file, or one image in memory.
+Only chunks are listed, so a table of 16 million frames takes a few megabytes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,18 +16,18 @@ from fmce.data.frames.shards import ShardFolder, ShardReader
 from fmce.data.image_files import ImageArray
 
 Payload = bytes | str | ImageArray
-"""A frame before it is decoded: an image file's bytes or path, or the image uint8 (H,W,3) itself."""
+"""A frame before decoding: bytes or path of an image file, or the image uint8 (H,W,3) itself."""
 Numbers = NDArray[np.int64]
 
 
 class FrameSource(Protocol):
-    """Frames that lie in one place."""
+    """Frames of one place, numbered by chunk; the order of chunks never changes."""
 
     sizes: Numbers
-    """Frames of each chunk."""
+    """Number of frames of each chunk."""
 
     def fetch(self, chunk: int) -> Sequence[Payload]:
-        """Read a chunk; what cannot be read is empty bytes."""
+        """Read a chunk; empty bytes stand for frames that cannot be read."""
         ...
 
     def keys(self, chunk: int) -> list[str]:
@@ -36,7 +36,7 @@ class FrameSource(Protocol):
 
 
 class MemoryFrames:
-    """Images uint8 (N,3,H,W) that are in memory already, each a chunk."""
+    """Images uint8 (N,3,H,W) in memory, one per chunk."""
 
     def __init__(self, images: Tensor) -> None:
         """Keep the images."""
@@ -52,7 +52,7 @@ class MemoryFrames:
 
 
 class FileFrames:
-    """Image files, each a chunk; whoever decodes them opens them."""
+    """Image files, one per chunk; decoding opens them."""
 
     def __init__(self, paths: Iterable[Path | str]) -> None:
         """Keep the paths."""
@@ -69,7 +69,7 @@ class FileFrames:
 
 
 class ShardFrames:
-    """The frames of a folder of shards; connected to when the first are fetched."""
+    """The frames of a folder of shards; the first fetch connects to it."""
 
     def __init__(self, folder: ShardFolder) -> None:
         """Keep the index."""
@@ -81,31 +81,31 @@ class ShardFrames:
         self._reader: ShardReader | None = None
 
     def fetch(self, chunk: int) -> list[bytes]:
-        """Read a stretch in one request."""
+        """Read a chunk in one request."""
         if self._reader is None:
             self._reader = ShardReader(self.folder)
-        shard, within = self._place(chunk)
+        shard, within = self._locate(chunk)
         return self._reader.fetch(self.folder.shards[shard], within)
 
     def keys(self, chunk: int) -> list[str]:
         """Return the keys in the tar."""
-        shard, within = self._place(chunk)
+        shard, within = self._locate(chunk)
         return self.folder.shards[shard].chunk_keys(within)
 
-    def _place(self, chunk: int) -> tuple[int, int]:
+    def _locate(self, chunk: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._first, chunk, side="right")) - 1
         return shard, chunk - int(self._first[shard])
 
 
 class FrameTable:
-    """Frames of several sources under numbers 0 … N − 1, some of them left out.
+    """Frames of several sources under the numbers 0 … N − 1, without those left out.
 
     Attributes:
-        sources: Where frames lie.
+        sources: Where the frames are.
         chunks: Numbers, over all sources, of the chunks in the table, ascending.
         dropped: Positions, over all frames of all sources, that are left out of their chunks.
-        sizes: Frames of each chunk that are left.
-        starts: Number of each chunk's first frame, and N.
+        sizes: Remaining frames of each chunk.
+        starts: Number of the first frame of each chunk, and N.
     """
 
     def __init__(
@@ -131,28 +131,28 @@ class FrameTable:
         return int(self.starts[-1])
 
     def chunk_of(self, numbers: Numbers) -> Numbers:
-        """Return the chunks that frames are in, as positions in `chunks`."""
+        """Return the chunk of each frame, as a position in `chunks`."""
         return np.searchsorted(self.starts, numbers, side="right") - 1
 
     def fetch(self, chunk: int) -> list[Payload]:
         """Read the frames of a chunk, in the order of their numbers."""
-        source, within = self._place(chunk)
+        source, within = self._locate(chunk)
         found = source.fetch(within)
         return [found[i] for i in self._kept(chunk)]
 
     def key(self, number: int) -> str:
         """Name a frame."""
         chunk = int(self.chunk_of(np.array([number]))[0])
-        source, within = self._place(chunk)
+        source, within = self._locate(chunk)
         return source.keys(within)[int(self._kept(chunk)[number - int(self.starts[chunk])])]
 
-    def _place(self, chunk: int) -> tuple[FrameSource, int]:
+    def _locate(self, chunk: int) -> tuple[FrameSource, int]:
         raw = int(self.chunks[chunk])
         number = int(np.searchsorted(self._first_chunk, raw, side="right")) - 1
         return self.sources[number], raw - int(self._first_chunk[number])
 
     def _kept(self, chunk: int) -> Numbers:
-        """Return the places within a chunk that are not left out."""
+        """Return the positions within a chunk that are not left out."""
         start, end = self._raw_starts[self.chunks[chunk] : self.chunks[chunk] + 2]
         low, high = np.searchsorted(self.dropped, [start, end])
         return np.setdiff1d(np.arange(end - start), self.dropped[low:high] - start)

@@ -1,6 +1,6 @@
-"""Frames of videos: which files are videos, what their frames are called, and every n-th one decoded.
+"""Frames of videos: finding videos, naming their frames, and decoding every n-th one with PyAV.
 
-Decoding is PyAV's. A video that cannot be decoded to its end is damaged as a whole.
+A video that cannot be decoded to its end counts as damaged.
 """
 
 import io
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
-# Headers may promise a frame or two more than there are; a file that was cut lacks far more.
+# Headers may announce a frame or two too many; a truncated file lacks far more.
 _PROMISED_SHARE = 0.95
-# A gap between two frames that is a hole: this many times the steps that 95 % do not exceed (rates
-# vary), and no shorter than a camera's hiccup in seconds.
+# A hole between two frames is this many times longer than 95 % of the steps (rates vary), and at least
+# as long as a camera's hiccup in seconds.
 _HOLE_STEPS = 5
 _LEAST_HOLE = 0.2
-# JPEG's subsampling of colour by two in both directions, which video frames have anyway.
+# JPEG subsampling of colour by two in both directions, as in the video frames themselves.
 _SUBSAMPLING = 2
 
 
 class DamagedVideoError(ValueError):
-    """A video cannot be opened, or not be decoded to its end."""
+    """A video cannot be opened, or not decoded to its end."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,19 @@ class FrameSettings:
     """Which frames of a video are kept and how they are stored."""
 
     every: int = 5
-    """Keeps frames 0, n, 2n, … of the decoded ones."""
+    """Keeps frames 0, n, 2n, … of the decoded frames."""
     height: int | None = None
-    """Largest height in pixels; larger frames are shrunk, sides in proportion. None keeps all."""
+    """Largest height in pixels; larger frames are shrunk in proportion. None keeps their size."""
     quality: int = 90
     """JPEG quality."""
     shard_frames: int = 1000
-    """Most frames of a shard; a shard holds frames of one video."""
+    """Largest number of frames per shard; a shard holds frames of one video."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            ValueError: A value is out of its range.
+            ValueError: If a value is out of its range.
         """
         _expect("every", self.every, self.every >= 1, "at least 1")
         _expect("height", self.height, self.height is None or self.height >= 8, "8 pixels or more")
@@ -60,11 +60,11 @@ class FrameSettings:
 
 def _expect(name: str, value: object, holds: bool, wanted: str) -> None:
     if not holds:
-        raise ValueError(f"{name} must be {wanted}, got {value}.")
+        raise ValueError(f"{name} must be {wanted}, got {value}")
 
 
 def frame_prefix(name: str) -> str:
-    """Return what the keys of a video's frames begin with: its stem, dots made underscores.
+    """Return the prefix of the keys of a video's frames: its stem with underscores for dots.
 
     In a WebDataset tar a key ends at the first dot.
 
@@ -86,17 +86,17 @@ def frame_key(prefix: str, number: int) -> str:
 def list_videos(
     sources: Sequence[Path | str], *, exclude: Path | str | Iterable[str] = ()
 ) -> dict[str, Path]:
-    """List videos, from files and folders (nested), without those to leave out.
+    """Return the videos of files and nested folders, without excluded ones.
 
     Args:
         sources: Video files, and folders of them.
-        exclude: Stems of videos to leave out: a text file with one a line, or an iterable.
+        exclude: Stems of videos to leave out: a text file with one per line, or an iterable.
 
     Returns:
-        Prefix of the frames' keys → file, sorted by prefix.
+        File by prefix of the keys of its frames, sorted.
 
     Raises:
-        ValueError: A source is missing, two videos would give frames of the same keys, or none is
+        ValueError: If a source is missing, two videos would give frames of the same keys, or none is
             left.
     """
     out = read_stems(exclude)
@@ -104,7 +104,7 @@ def list_videos(
     kept = [path for path in found if not is_excluded_name(path.stem, out)]
     if not kept:
         raise ValueError(
-            f"expected videos ({', '.join(VIDEO_SUFFIXES)}), found {len(found)}, all excluded."
+            f"expected videos ({', '.join(VIDEO_SUFFIXES)}), found {len(found)}, all excluded"
         )
     videos: dict[str, Path] = {}
     for path in kept:
@@ -112,7 +112,7 @@ def list_videos(
         if other != path:
             raise ValueError(
                 f"frames of {other} and {path} would have the same keys "
-                f"({frame_prefix(path.name)}-…); rename one, or pack them into different folders."
+                f"({frame_prefix(path.name)}-…); rename one, or pack them into different folders"
             )
     return dict(sorted(videos.items()))
 
@@ -121,10 +121,10 @@ def _videos_of(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     if not source.is_dir():
-        raise ValueError(f"expected a video or a folder of videos, found none at {source}.")
+        raise ValueError(f"expected a video or a folder of videos, found none at {source}")
     videos = list_images(source, VIDEO_SUFFIXES)
     if not videos:
-        raise ValueError(f"{source} holds no videos ({', '.join(VIDEO_SUFFIXES)}).")
+        raise ValueError(f"{source} holds no videos ({', '.join(VIDEO_SUFFIXES)})")
     return videos
 
 
@@ -132,18 +132,18 @@ def decode_video(path: Path, every: int, *, threads: int = 1) -> Iterator[tuple[
     """Yield frames 0, n, 2n, … of a video with their numbers.
 
     Args:
-        path: The video; its first video stream is taken.
-        every: n.
-        threads: Of the decoder; frames are the same for any number.
+        path: The video; its first video stream is decoded.
+        every: The n above.
+        threads: Threads of the decoder; they do not change the frames.
 
     Yields:
-        Number and frame, still in the video's colours.
+        Number and frame in the colour format of the video.
 
     Raises:
-        DamagedVideoError: The video does not open, has no video stream, holds a corrupt frame, or
-            ends before its header says; without a number of frames there (Matroska, WebM), its
-            frames' times end early or have a hole.
-        ModuleNotFoundError: PyAV is not installed.
+        DamagedVideoError: If the video does not open, has no video stream, holds a corrupt frame, or ends
+            before its header says; where the header has no number of frames (Matroska, WebM), if the
+            times of the frames end early or have a hole.
+        ModuleNotFoundError: If PyAV is not installed.
     """
     av = _pyav()
     times: list[float | None] = []
@@ -175,7 +175,7 @@ def _seconds(container: Any, stream: Any) -> float | None:
 
 
 def _expect_no_hole(path: Path, times: Sequence[float], seconds: float | None) -> None:
-    """Hold the frames' times, ascending, against the video's duration and against one another."""
+    """Compare the ascending times of the frames with the duration of the video and with one another."""
     if len(times) < 2:
         return
     steps = np.diff(times)
@@ -191,18 +191,18 @@ def _expect_no_hole(path: Path, times: Sequence[float], seconds: float | None) -
 
 
 def to_jpeg(frame: "VideoFrame", height: int | None, quality: int) -> bytes:
-    """Encode a frame as JPEG, upright: turned as the video says that it is to be shown.
+    """Encode a frame as JPEG, rotated upright as the video demands.
 
     Args:
-        frame: As `decode_video` yields it.
-        height: Largest height in pixels of the upright frame; None keeps its own.
-        quality: 1 … 100.
+        frame: From `decode_video`.
+        height: Largest height of the upright frame in pixels; None keeps its size.
+        quality: JPEG quality, 1 … 100.
     """
     turn = frame.rotation  # degrees counter-clockwise
     sideways = turn % 180 == 90
     upright = (frame.height, frame.width) if sideways else (frame.width, frame.height)
     if height is not None and upright[1] > height:
-        # An even side, which subsampled colours want.
+        # An even side, as subsampled colours need.
         size = (max(2, round(upright[0] * height / upright[1] / 2) * 2), height)
         width, high = reversed(size) if sideways else size
         frame = frame.reformat(width=width, height=high, interpolation="AREA")
@@ -221,5 +221,5 @@ def _pyav() -> Any:
         raise ModuleNotFoundError(
             "decoding videos needs PyAV; install it with: pip install 'fmce[frames]'"
         ) from error
-    av.logging.set_level(av.logging.PANIC)  # damage is named by us, once a video
+    av.logging.set_level(av.logging.PANIC)  # `DamagedVideoError` reports damage, once per video
     return av

@@ -1,4 +1,4 @@
-"""One video to its shards, in a process of its own; a kill costs at most the shard being written."""
+"""Packing one video into shards in a process of its own; a kill costs at most the shard being written."""
 
 import hashlib
 import itertools
@@ -22,23 +22,23 @@ from fmce.files import read_json_or_none, write_json
 if TYPE_CHECKING:
     from av import VideoFrame
 
-# One small file a video says that its shards are whole; hidden, since readers need the index only.
+# One small file per video says that its shards are complete; hidden, since readers need only the index.
 RECORDS = ".videos"
-# Bytes at each end of a video that tell it from others.
+# Bytes at each end of a video that identify it.
 _END = 2**16
 
 
 def pack_video(video: Path, out: Path, settings: FrameSettings, threads: int = 1) -> None:
-    """Write the shards of a video and then its record; its own finished shards are left as they are.
+    """Write the shards of a video and then its record; complete shards of this video are kept.
 
-    A damaged video gets a record that says so, and no shards. Shards that a killed call made from
-    another video of this name are made again.
+    A damaged video gets a record that says so, and no shards. Shards that a killed call made from another
+    video of this name are replaced.
 
     Args:
         video: The file.
         out: Folder of the shards.
         settings: Which frames, and how they are stored.
-        threads: Of the decoder.
+        threads: Threads of the decoder.
     """
     prefix = frame_prefix(video.name)
     try:
@@ -54,12 +54,12 @@ def pack_video(video: Path, out: Path, settings: FrameSettings, threads: int = 1
 
 
 def fingerprint(video: Path) -> dict[str, Any]:
-    """Return what tells a video from another of its name: its size, and a hash of its two ends.
+    """Return size and hash of both ends of a video, which distinguish it from others of its name.
 
-    Videos that differ at all do so there, in their index; reading all of them would take hours.
+    Different videos differ there, in their index; reading them completely would take hours.
 
     Raises:
-        DamagedVideoError: The file cannot be read.
+        DamagedVideoError: If the file cannot be read.
     """
     try:
         size = video.stat().st_size
@@ -73,7 +73,7 @@ def fingerprint(video: Path) -> dict[str, Any]:
 
 
 def _keep_shards_of(source: Mapping[str, Any], out: Path, prefix: str) -> None:
-    """Delete shards that were begun from another source, and note this one before its first."""
+    """Delete shards made from another source, and note this one before its first shard."""
     begun = out / RECORDS / f".{prefix}.source"
     if read_json_or_none(begun) == source:
         return
@@ -97,13 +97,13 @@ def _shards(
         part = list(itertools.islice(frames, 1))
         if not part:
             return
-        whole = itertools.chain(part, itertools.islice(frames, settings.shard_frames - 1))
+        shard = itertools.chain(part, itertools.islice(frames, settings.shard_frames - 1))
         path = out / f"{prefix}-{number:04d}.tar"
         if path.exists():
-            for _ in whole:  # decoded all the same: later frames depend on earlier ones
+            for _ in shard:  # decoded even so: later frames depend on earlier ones
                 pass
         else:
-            write_shard(path, _encoded(whole, prefix, settings))
+            write_shard(path, _encoded(shard, prefix, settings))
         yield index_shard(path, prefix, part[0][0], settings.every)
 
 
@@ -115,13 +115,13 @@ def _encoded(
 
 
 def read_record(out: Path, prefix: str) -> dict[str, Any] | None:
-    """Return what is known of a video's shards; None where they are not whole yet."""
+    """Return the record of a video; None while its shards are incomplete."""
     record: dict[str, Any] | None = read_json_or_none(out / RECORDS / f"{prefix}.json")
     return record
 
 
 def record_names(out: Path) -> list[str]:
-    """Return the prefixes of all videos that were packed or found damaged, sorted."""
+    """Return the prefixes of all videos that were packed or are damaged, sorted."""
     return sorted(path.stem for path in (out / RECORDS).glob("[!.]*.json"))
 
 

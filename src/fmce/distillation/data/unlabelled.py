@@ -51,7 +51,9 @@ def unlabelled_pools(
     known = frozenset(labelled)
     files = _files(config, left_out, forbidden, known)
     table, held = _choose(config, files, forbidden, known)
-    pool = FramePool(table, *size, window=config.shuffle_buffer, max_damaged=config.max_damaged)
+    pool = FramePool(
+        table, *size, shuffle_buffer=config.shuffle_buffer, max_damaged=config.max_damaged
+    )
     held_out = replace(pool, table=held).in_memory()
     pool_bytes, held_bytes = (image_bytes(config, len(p)) for p in (pool, held_out))
     if stays_on_disk(config.storage, pool_bytes, held_bytes + others):
@@ -114,7 +116,7 @@ def write_frames(folder: Path, pool: FramePool, config: DistillationDataConfig) 
     about: dict[str, Any] = {
         "height": pool.height,
         "width": pool.width,
-        "window": pool.window,
+        "shuffle_buffer": pool.shuffle_buffer,
         "workers": config.workers,
         "max_damaged": config.max_damaged,
     }
@@ -137,7 +139,7 @@ def read_frames(folder: Path, workers: int) -> FramePool | None:
         about,
         height=about["height"],
         width=about["width"],
-        window=about["window"],
+        shuffle_buffer=about["shuffle_buffer"],
         workers=workers if chosen is None else chosen,
         max_damaged=about["max_damaged"],
     )
