@@ -17,15 +17,13 @@ from torch import Tensor, nn
 
 from fmce.config.io import to_dict
 from fmce.config.run import RunConfig
-from fmce.data.batch import ImageBatch, ImageBatches
+from fmce.data.batch import ImageBatch
 from fmce.engine.loop import EpochResult, StepOutput
 from fmce.engine.runtime import Runtime
-from fmce.maturity.train_classifier import merge_runtime
+from fmce.maturity.prepare import prepare
 from fmce.models.compiled import CompiledModel
 from fmce.runs.log import lock_run, mark_done, read_done
-from fmce.runs.resume import fit_resumable
-from fmce.runs.run import Run
-from fmce.seeding import seed_epoch
+from fmce.runs.resume import Optimization, fit_resumable
 from fmce.tasks.classification import classifier_output, evaluate_classifier
 
 Control = Literal["label_smoothing", "weight_average"]
@@ -73,17 +71,13 @@ def train_control(
         folder: Run folder; one that was stopped continues.
         runtime: The device; how passes are computed is the config's.
     """
-    config, runtime = merge_runtime(config, runtime)
-    run, section = Run(folder, config), config.train
-    text = yaml.safe_dump({"control": control, **to_dict(config)}, sort_keys=False)
-    seed_epoch(section.seed, 0)
-    model = runtime.to_device(run.new_model())
+    run, model, runtime = prepare(config, folder, runtime)
+    setup, section = run.setup, run.config.train
+    text = yaml.safe_dump({"control": control, **to_dict(run.config)}, sort_keys=False)
     network = WithAverage(model) if control == "weight_average" else model
     evaluated = network.average if isinstance(network, WithAverage) else model
-    batches = ImageBatches(
-        run.data.train, run.transform, section.batch_size, seed=section.seed, device=runtime.device
-    )
-    validation = run.batches(run.data.validation, runtime)
+    batches = setup.training_batches(runtime)
+    validation = setup.batches(setup.data.validation, runtime)
 
     def measure(result: EpochResult, _rows: object) -> dict[str, float]:
         if isinstance(network, WithAverage):
@@ -102,14 +96,11 @@ def train_control(
                 network,
                 _step(forward, control, network, len(batches)),
                 batches,
-                epochs=section.epochs,
-                learning_rate=section.learning_rate,
-                seed=section.seed,
-                runtime=runtime,
-                schedule=section.schedule,
+                Optimization(section.epochs, section.learning_rate, section.seed, section.schedule),
+                runtime,
                 measure=measure,
             )
-        test = evaluate_classifier(evaluated, run.batches(run.data.test, runtime), runtime)
+        test = evaluate_classifier(evaluated, setup.batches(setup.data.test, runtime), runtime)
         done = {
             "epochs": section.epochs,
             "test_accuracy": test.accuracy,

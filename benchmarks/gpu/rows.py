@@ -19,9 +19,10 @@ from experiments.fmce_table1 import WHAT as TRAINING
 from experiments.fmce_table2 import EXPERIMENT as TABLE_2
 from experiments.fmce_table2 import with_scorer
 from experiments.paper_runs import RESNET, SHUFFLENET, Case, record, trained, training_result
+from fmce.config.choices import Split
 from fmce.config.distillation import DistillationConfig, distillation_preset
 from fmce.config.io import to_dict, with_settings
-from fmce.config.run import AuxiliaryConfig, Split
+from fmce.config.run import AuxiliaryConfig
 from fmce.console.log import show_messages
 from fmce.distillation.distill import distill
 from fmce.engine.runtime import make_runtime

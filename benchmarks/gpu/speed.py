@@ -300,7 +300,7 @@ def in_turns(
             runtime.matmul_precision()
         ):  # as in the turns, or what is compiled would not be used there
             side(few)  # compiles, and chooses kernels
-            peaks.append(peak_of(runtime, lambda side=side: side(few)).get("peak_mb"))
+            peaks.append(peak_of(runtime, partial(drop_result, side, few)).get("peak_mb"))
     seconds = timed_once(runtime, lambda: sides[0](few)) / 2
     steps = min(200, max(2, round(sizes.turn_seconds / seconds)))
     work = batches(steps)
@@ -400,7 +400,7 @@ def net(sizes: Sizes, network: str, device: str) -> dict[str, Any]:
                 logits = theirs(batch.maps)
             loss = F.cross_entropy(logits.float(), batch.phases.to(logits.device) - 1)
             adams[1].zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             adams[1].step()
 
     fitted, memory, mapped = take_turns(
@@ -467,7 +467,7 @@ def matching(sizes: Sizes, task_name: str, device: str) -> dict[str, Any]:
                     wanted = task.outputs(teacher, batch.images)
                 loss = matching_loss(task_name, task.outputs(theirs, batch.images), wanted)
             adams[1].zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             adams[1].step()
 
     return in_turns(
