@@ -33,7 +33,8 @@ from experiments.run_script import run_script
 from fmce.console.tables import number, print_table
 from fmce.files import read_json
 from fmce.maturity.explain import explain
-from fmce.report.figures import loss_phases_figure, save_figure
+from fmce.report.figures import save_figure
+from fmce.report.loss_figure import loss_phases_figure
 from fmce.report.map_figures import confusion_figure
 from fmce.runs.run import Run
 

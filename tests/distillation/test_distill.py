@@ -21,8 +21,8 @@ from fmce.distillation.results import gap_closed
 from fmce.distillation.teacher import load_teacher, make_teacher
 from fmce.engine.distributed.ranks import Ranks
 from fmce.engine.runtime import make_runtime
-from fmce.report.distillation_figures import predictions_figure
 from fmce.report.distillation_page import verdict
+from fmce.report.prediction_figures import predictions_figure
 from fmce.report.write import distillation_report
 from fmce.runs.checkpoint import load_checkpoint
 

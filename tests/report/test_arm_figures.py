@@ -1,14 +1,19 @@
-"""Figures of FMCE-Net++'s arms."""
+"""Figures of compared arms."""
 
 import numpy as np
 import pytest
 
-from fmce.report.arm_figures import accuracy_curves_figure, raf_bars_figure
-from fmce.report.map_figures import grad_cam_figure
+from fmce.report.arm_figures import accuracy_curves_figure, comparison_figure, raf_bars_figure
 
 ARMS = [
     {"arm": "plain", "mean": 0.9, "sd": 0.01},
     {"arm": "RAF 0.9", "mean": 0.92, "sd": None},
+]
+ROWS = [
+    {"arm": "baseline", "seed": 1, "test_accuracy": 0.90},
+    {"arm": "ral", "seed": 1, "test_accuracy": 0.92},
+    {"arm": "baseline", "seed": 2, "test_accuracy": 0.80},
+    {"arm": "ral", "seed": 2, "test_accuracy": 0.81},
 ]
 
 
@@ -46,8 +51,24 @@ def test_bars_of_no_arm_are_refused():
         raf_bars_figure([])
 
 
-def test_grad_cam_takes_texts_above_its_columns():
-    images, cams = np.zeros((1, 1, 4, 4), dtype=np.uint8), np.ones((2, 1, 2, 2))
-    figure = grad_cam_figure(images, cams, ["plain training", "RAF 0.9"], ["seven"])
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["image", "plain training", "RAF 0.9"]
+def test_comparison_joins_the_arms_of_a_seed_and_marks_means():
+    axes = comparison_figure(ROWS).axes[0]
+    assert [line.get_ydata().tolist() for line in map(_array, axes.lines)] == [[90, 92], [80, 81]]
+    means = [c.get_segments()[0][0][1] for c in axes.collections if hasattr(c, "get_segments")]
+    assert means == pytest.approx([85, 86.5])
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["baseline", "ral"]
+
+
+def _array(line):
+    line.set_ydata(np.asarray(line.get_ydata()))
+    return line
+
+
+def test_a_seed_that_has_not_all_arms_is_drawn_with_those_it_has():
+    axes = comparison_figure([*ROWS, {"arm": "ral", "seed": 3, "test_accuracy": 0.7}]).axes[0]
+    assert np.asarray(axes.lines[2].get_xdata()).tolist() == [1]
+
+
+def test_nothing_to_compare_is_refused():
+    with pytest.raises(ValueError, match="at least one training"):
+        comparison_figure([])

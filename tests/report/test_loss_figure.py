@@ -1,4 +1,4 @@
-"""The loss figure shows the numbers it was given, and files are written whole or not at all."""
+"""The loss figure shows the numbers it was given, and files are written atomically."""
 
 import doctest
 import re
@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from fmce import PhaseConfig, find_phases
-from fmce.report import figures
-from fmce.report.figures import loss_phases_figure, save_figure
+from fmce.report import loss_figure
+from fmce.report.figures import save_figure
+from fmce.report.loss_figure import loss_phases_figure
 
 LOSSES = 2.3 * np.exp(-np.arange(80) / 7) + np.random.default_rng(0).uniform(0, 0.01, 80)
 CONFIG = PhaseConfig(threshold=3e-3)
@@ -163,4 +164,4 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
 
 
 def test_examples_in_docstrings_hold():
-    assert doctest.testmod(figures).failed == 0
+    assert doctest.testmod(loss_figure).failed == 0

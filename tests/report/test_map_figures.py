@@ -1,16 +1,9 @@
-"""Figures of confusion, compared arms and Grad-CAM."""
+"""Figures of confusion and Grad-CAM."""
 
 import numpy as np
 import pytest
 
-from fmce.report.map_figures import comparison_figure, confusion_figure, grad_cam_figure
-
-ROWS = [
-    {"arm": "baseline", "seed": 1, "test_accuracy": 0.90},
-    {"arm": "ral", "seed": 1, "test_accuracy": 0.92},
-    {"arm": "baseline", "seed": 2, "test_accuracy": 0.80},
-    {"arm": "ral", "seed": 2, "test_accuracy": 0.81},
-]
+from fmce.report.map_figures import confusion_figure, grad_cam_figure
 
 
 def texts(axes):
@@ -30,29 +23,6 @@ def test_confusion_shows_counts_where_there_are_any_and_shares_as_shade():
 def test_a_matrix_that_is_not_square_is_refused():
     with pytest.raises(ValueError, match=r"square matrix of counts, got shape \(2, 3\)"):
         confusion_figure(np.zeros((2, 3), dtype=int))
-
-
-def test_comparison_joins_the_arms_of_a_seed_and_marks_means():
-    axes = comparison_figure(ROWS).axes[0]
-    assert [line.get_ydata().tolist() for line in map(_array, axes.lines)] == [[90, 92], [80, 81]]
-    means = [c.get_segments()[0][0][1] for c in axes.collections if hasattr(c, "get_segments")]
-    assert means == pytest.approx([85, 86.5])
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["baseline", "ral"]
-
-
-def _array(line):
-    line.set_ydata(np.asarray(line.get_ydata()))
-    return line
-
-
-def test_a_seed_that_has_not_all_arms_is_drawn_with_those_it_has():
-    axes = comparison_figure([*ROWS, {"arm": "ral", "seed": 3, "test_accuracy": 0.7}]).axes[0]
-    assert np.asarray(axes.lines[2].get_xdata()).tolist() == [1]
-
-
-def test_nothing_to_compare_is_refused():
-    with pytest.raises(ValueError, match="at least one training"):
-        comparison_figure([])
 
 
 def cams():
@@ -102,3 +72,10 @@ def test_numbers_that_do_not_agree_are_refused(count, epochs, classes):
     images = np.zeros((count, 1, 8, 8), dtype=np.uint8)
     with pytest.raises(ValueError, match="expected 2 images and class names and 3 epochs"):
         grad_cam_figure(images, cams(), list(range(epochs)), ["x"] * classes)
+
+
+def test_grad_cam_takes_texts_above_its_columns():
+    images, cams = np.zeros((1, 1, 4, 4), dtype=np.uint8), np.ones((2, 1, 2, 2))
+    figure = grad_cam_figure(images, cams, ["plain training", "RAF 0.9"], ["seven"])
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["image", "plain training", "RAF 0.9"]

@@ -141,7 +141,7 @@ def test_a_mean_over_fewer_seeds_says_of_how_many(finished_run, compared, tmp_pa
 
 def test_damaged_files_are_named(own_run):
     (own_run.path / "metrics.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"metrics.jsonl has 0 epochs, but phases.json is of 8"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl has 0 epochs, but phases.json has 8"):
         report(own_run.path)
     (own_run.path / "DONE.json").write_text("{")
     with pytest.raises(ValueError, match=r"DONE.json is not valid JSON"):

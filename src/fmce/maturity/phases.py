@@ -128,7 +128,8 @@ def phases(
 
 
 def _draw(losses: Sequence[float], found: Phases, path: Path) -> None:
-    from fmce.report.figures import loss_phases_figure, save_figure
+    from fmce.report.figures import save_figure
+    from fmce.report.loss_figure import loss_phases_figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(loss_phases_figure(losses, found), path)

@@ -1,77 +1,160 @@
-"""Figures of FMCE-Net++'s experiments: accuracy over epochs, and accuracy by RAF, with the spread over seeds."""
+"""Figures of compared trainings: scores by arm and over time, with their spread over seeds."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-_INK, _ACCENT, _QUIET = "#2b2f36", "#c8501e", "#8a9099"
+from fmce.report.figures import ACCENT, INK, QUIET, draw_spread, panel, styled
+
+_COLOURS = {"supervised": QUIET, "distilled": "#3b78b0", "function_matching": ACCENT}
 
 
+@styled
+def comparison_figure(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+    """Draw test accuracy by arm: one dot per seed, seeds joined to show pairs, a bar at the mean.
+
+    Args:
+        rows: Each with "arm", "seed" and "test_accuracy" (a fraction).
+        title: Above the axes.
+
+    Raises:
+        ValueError: If there are no rows.
+    """
+    if not rows:
+        raise ValueError("expected at least one training to draw, got none")
+    scores = _by_arm(rows, "test_accuracy")
+    figure, axes = panel(max(4.5, 1.5 * len(scores)), 3.6)
+    for seed in dict.fromkeys(row["seed"] for row in rows):
+        own = [row for row in rows if row["seed"] == seed]
+        xs = [list(scores).index(row["arm"]) for row in own]
+        ys = [100 * row["test_accuracy"] for row in own]
+        axes.plot(xs, ys, color=QUIET, lw=0.8, zorder=1)
+        axes.scatter(xs, ys, s=26, zorder=2, label=f"seed {seed}")
+    _mark_means(axes, scores, ACCENT)
+    axes.set(ylabel="test accuracy (%)", title=title)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+@styled
+def arms_figure(result: Mapping[str, Any]) -> Figure:
+    """Draw the scores of each arm of function matching, a dot per seed, and the teacher's as a line.
+
+    Args:
+        result: Contents of `distill.json`.
+    """
+    scores = _by_arm(result["rows"], "score")
+    figure, axes = panel(5.2, 3.6)
+    for x, (arm, values) in enumerate(scores.items()):
+        axes.scatter([x] * len(values), values, color=_COLOURS.get(arm, INK), s=28, zorder=2)
+    _mark_means(axes, scores, INK)
+    teacher = 100 * result["teacher"][result["score_name"]]
+    axes.axhline(teacher, color=INK, ls="--", lw=1)
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
+    axes.annotate("teacher", (0.01, teacher), **place, fontsize=8)
+    axes.set_ylabel(f"{result['score_name']} on validation (%)")
+    return figure
+
+
+@styled
+def progress_figure(result: Mapping[str, Any]) -> Figure:
+    """Draw score and agreement with the teacher over training length, with the spread over seeds.
+
+    Agreement on unlabelled images has its own panel where images were held out for it.
+
+    Args:
+        result: Contents of `distill.json`.
+    """
+    rows = result["rows"]
+    quantities = {result["score_name"]: "score", "agreement with the teacher": "agreement"}
+    if all("agreement_unlabelled" in point for row in rows for point in row["curve"]):
+        quantities["agreement on unlabelled images"] = "agreement_unlabelled"
+    figure = Figure(figsize=(4.5 * len(quantities), 3.4))
+    panels = figure.subplots(1, len(quantities))
+    for axes, (label, key) in zip(panels, quantities.items(), strict=True):
+        for arm in dict.fromkeys(row["arm"] for row in rows):
+            curves = [row["curve"] for row in rows if row["arm"] == arm]
+            steps = [point["steps"] for point in curves[0]]
+            # Agreement of a detector is undefined (None) where its teacher finds nothing.
+            values = 100 * np.array([[p[key] for p in curve] for curve in curves], dtype=float)
+            draw_spread(axes, steps, values, _COLOURS.get(arm, INK), arm)
+        axes.set(xlabel="training steps", ylabel=f"{label} (%)")
+    panels[0].axhline(100 * result["teacher"][result["score_name"]], color=INK, ls="--", lw=1)
+    panels[0].legend()
+    return figure
+
+
+@styled
 def accuracy_curves_figure(
     curves: Mapping[str, NDArray[np.floating]], *, title: str = "", label: str = "accuracy (%)"
 ) -> Figure:
-    """Draw an accuracy over the epochs, one line an arm: mean over seeds, band from lowest to highest.
+    """Draw an accuracy over the epochs, one line per arm: mean over seeds, band from lowest to highest.
 
     Args:
-        curves: arm → (seeds, epochs) fractions. The first is the reference and drawn in black.
-        title: above the axes.
-        label: of the vertical axis.
+        curves: Arm → (seeds, epochs) fractions. The first is the reference and drawn in black.
+        title: Above the axes.
+        label: Of the vertical axis.
 
     Raises:
-        ValueError: there is no curve, or one is not of seeds by epochs.
+        ValueError: If there is no curve, or one has not the shape (seeds, epochs).
     """
     if not curves:
         raise ValueError("expected at least one arm's curves to draw, got none")
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained", facecolor="white")
-    axes = figure.subplots()
+    figure, axes = panel(6.4, 3.8)
     for number, (arm, values) in enumerate(curves.items()):
         if values.ndim != 2 or not values.size:
             raise ValueError(f"expected seeds by epochs for {arm!r}, got shape {values.shape}")
         epochs = np.arange(1, values.shape[1] + 1)
-        colour = _INK if number == 0 else f"C{number - 1}"
-        percent = 100 * values
-        axes.plot(epochs, percent.mean(axis=0), color=colour, lw=1.6, label=arm, zorder=3)
-        axes.fill_between(
-            epochs, percent.min(axis=0), percent.max(axis=0), color=colour, alpha=0.15, lw=0
-        )
+        draw_spread(axes, epochs, 100 * values, f"C{number - 1}" if number else INK, arm)
     axes.set(xlabel="epoch", ylabel=label, title=title)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    figure.legend(loc="outside right center")
     return figure
 
 
+@styled
 def raf_bars_figure(arms: Sequence[Mapping[str, float | str | None]], *, title: str = "") -> Figure:
     """Draw test accuracy by arm as bars with one standard deviation; the axis does not start at zero.
 
     Args:
-        arms: each with "arm" (its name), "mean" and "sd" (fractions; None without spread). The first
+        arms: Each with "arm" (its name), "mean" and "sd" (fractions; None without spread). The first
             is the reference, whose mean is drawn as a line across all.
-        title: above the axes.
+        title: Above the axes.
 
     Raises:
-        ValueError: there are no arms.
+        ValueError: If there are no arms.
     """
     if not arms:
         raise ValueError("expected at least one arm to draw, got none")
     means = np.array([100 * float(arm["mean"] or 0) for arm in arms])
     spreads = np.array([100 * float(arm["sd"] or 0) for arm in arms])
-    figure = Figure(
-        figsize=(max(4.5, 0.95 * len(arms)), 3.8), layout="constrained", facecolor="white"
-    )
-    axes = figure.subplots()
-    colours = [_ACCENT, *[_QUIET] * (len(arms) - 1)]
-    axes.bar(
-        range(len(arms)), means, yerr=spreads, color=colours, ecolor=_INK, capsize=3, width=0.65
-    )
-    axes.axhline(means[0], color=_ACCENT, lw=1, ls=(0, (4, 3)))
+    figure, axes = panel(max(4.5, 0.95 * len(arms)), 3.8)
+    colours = [ACCENT, *[QUIET] * (len(arms) - 1)]
+    places = range(len(arms))
+    axes.bar(places, means, yerr=spreads, color=colours, ecolor=INK, capsize=3, width=0.65)
+    axes.axhline(means[0], color=ACCENT, lw=1, ls=(0, (4, 3)))
     low, high = float((means - spreads).min()), float((means + spreads).max())
     margin = max(0.25 * (high - low), 0.05)
     axes.set_ylim(max(0.0, low - 2 * margin), min(100.0, high + margin))
-    axes.set_xticks(
-        range(len(arms)), [str(arm["arm"]) for arm in arms], fontsize=8, rotation=20, ha="right"
-    )
+    axes.set_xticks(places, [str(arm["arm"]) for arm in arms], rotation=20, ha="right")
     axes.set(ylabel="test accuracy (%)", title=title)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _by_arm(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[float]]:
+    """Return each arm's scores in percent."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        scores.setdefault(row["arm"], []).append(100 * row[key])
+    return scores
+
+
+def _mark_means(axes: Axes, scores: Mapping[str, Sequence[float]], colour: str) -> None:
+    """Name the arms below the axes and draw a bar at each one's mean."""
+    for x, values in enumerate(scores.values()):
+        axes.hlines(float(np.mean(values)), x - 0.22, x + 0.22, color=colour, lw=2.2, zorder=3)
+    axes.set_xticks(range(len(scores)), list(scores))
+    axes.set_xlim(-0.5, len(scores) - 0.5)

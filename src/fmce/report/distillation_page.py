@@ -6,32 +6,28 @@ from typing import Any
 import numpy as np
 
 from fmce.files import read_json_or_none
-from fmce.report.distillation_figures import (
-    CLASS_SCORES,
-    arms_figure,
-    boxes_figure,
-    class_table,
-    predictions_figure,
-    progress_figure,
-)
+from fmce.report.arm_figures import arms_figure, progress_figure
+from fmce.report.prediction_figures import boxes_figure, predictions_figure
 from fmce.report.run_page import inline, template
 
-# What agreement is, by task, in the words of the page.
-_PLACES = {
-    "classify": "the share of images on which student and teacher have the same answer",
-    "segment": "the share of pixels on which student and teacher have the same answer",
+# The meaning of agreement, by task, in the words of the page.
+_AGREEMENT = {
+    "classify": "the fraction of images on which student and teacher have the same answer",
+    "segment": "the fraction of pixels on which student and teacher have the same answer",
     "detect": "the AP of the student's boxes with the teacher's (score from 0.3 on) as truth",
 }
+# Scores by class that a teacher may have, and their headings.
+_CLASS_SCORES = {"iou": "IoU", "ap_by_class": "AP"}
 
 
 def distillation_page(experiment: Path) -> str:
     """Return the report of an experiment as HTML.
 
     Args:
-        experiment: folder of `fmce distill`.
+        experiment: Folder of `fmce distill`.
 
     Raises:
-        FileNotFoundError: the folder holds no finished experiment.
+        FileNotFoundError: If the folder holds no finished experiment.
     """
     result = read_json_or_none(experiment / "distill.json")
     if result is None:
@@ -44,8 +40,8 @@ def distillation_page(experiment: Path) -> str:
         "result": result,
         "verdict": verdict(result),
         "classes": class_table(result),
-        "class_score": next((v for k, v in CLASS_SCORES.items() if k in result["teacher"]), None),
-        "places": _PLACES[result["task"]],
+        "class_score": next((v for k, v in _CLASS_SCORES.items() if k in result["teacher"]), None),
+        "places": _AGREEMENT[result["task"]],
         "arms_picture": inline(arms_figure(result), "Scores by arm"),
         "progress_picture": inline(progress_figure(result), "Score and agreement over steps"),
         "predictions_picture": _predictions(experiment, result),
@@ -59,53 +55,61 @@ def distillation_page(experiment: Path) -> str:
 
 
 def verdict(result: dict[str, Any]) -> str:
-    """Say in words what came out; plain when a difference is not distinguishable from zero."""
-    name = result["score_name"]
-    means = {arm["arm"]: arm["mean"] for arm in result["arms"]}
-    sentences = [f"The teacher reaches {100 * result['teacher'][name]:.2f} % {name}."]
+    """Describe the outcome in words, and say so where a difference is not distinguishable from zero."""
+    name, share = result["score_name"], result["gap_closed"]
+    teacher, arms = result["teacher"][name], {arm["arm"]: arm for arm in result["arms"]}
+    sentences = [f"The teacher reaches {100 * teacher:.2f} % {name}."]
     sentences += [f"{c['arm']} against supervised: {c['verdict']}" for c in result["comparisons"]]
-    teacher = result["teacher"][name]
-    if result["gap_closed"] is not None:
-        sentences.append(_gap_in_words(result["gap_closed"]))
-    elif teacher <= means.get("supervised", 0):
+    if share is not None and share < 0:
         sentences.append(
-            "The teacher is no better than the supervised student, so there is no gap to close."
-        )
-    sentences += _agreement_in_words(result["task"], result["arms"])
-    return " ".join(sentences)
-
-
-def _gap_in_words(share: float) -> str:
-    if share < 0:
-        return (
             "Function matching ends below the supervised student, further from the teacher by "
             f"{-100 * share:.0f} % of the gap."
         )
-    return f"Function matching closes {100 * share:.0f} % of the gap to the teacher."
+    elif share is not None:
+        sentences.append(f"Function matching closes {100 * share:.0f} % of the gap to the teacher.")
+    elif "supervised" in arms and teacher <= arms["supervised"]["mean"]:
+        sentences.append(
+            "The teacher is no better than the supervised student, so there is no gap to close."
+        )
+    if {"supervised", "function_matching"} <= arms.keys():
+        matched, supervised = arms["function_matching"], arms["supervised"]
+        sentences += _compare_agreement(
+            result["task"], matched["agreement"], supervised["agreement"]
+        )
+    return " ".join(sentences)
 
 
-def _agreement_in_words(task: str, arms: list[dict[str, Any]]) -> list[str]:
-    """Say how alike the matched and the supervised student answer to the teacher."""
-    shares = {arm["arm"]: arm["agreement"] for arm in arms}
-    if not {"supervised", "function_matching"} <= shares.keys():
-        return []
+def _compare_agreement(
+    task: str, matched: dict[str, float | None], supervised: dict[str, float | None]
+) -> list[str]:
+    """Describe how often the matched and the supervised student answer as the teacher does."""
     pools = {"validation": "on validation", "held_out_frames": "on unlabelled images kept aside"}
-    pairs = {
-        where: (shares["function_matching"].get(pool), shares["supervised"].get(pool))
-        for pool, where in pools.items()
-    }
-    # A detector's is undefined where its teacher finds nothing.
+    # A detector's agreement is undefined where its teacher finds nothing.
     each = [
-        f"{100 * matched:.1f} % {where} (supervised {100 * supervised:.1f} %)"
-        for where, (matched, supervised) in pairs.items()
-        if matched is not None and supervised is not None
+        f"{100 * ours:.1f} % {where} (supervised {100 * theirs:.1f} %)"
+        for pool, where in pools.items()
+        if (ours := matched.get(pool)) is not None and (theirs := supervised.get(pool)) is not None
     ]
-    said = (
-        "With the teacher's boxes as truth the matched student's AP is"
-        if task == "detect"
-        else "The matched student answers as the teacher does"
-    )
-    return [f"{said} {' and '.join(each)}."] if each else []
+    subject = "The matched student answers as the teacher does"
+    if task == "detect":
+        subject = "With the teacher's boxes as truth the matched student's AP is"
+    return [f"{subject} {' and '.join(each)}."] if each else []
+
+
+def class_table(result: dict[str, Any]) -> list[tuple[str, list[float | None]]]:
+    """Return for each class the teacher's IoU or AP and every arm's mean; empty without classes."""
+    score = next((name for name in _CLASS_SCORES if name in result["teacher"]), None)
+    if score is None:
+        return []
+    table = []
+    for name, teacher in result["teacher"][score].items():
+        cells: list[float | None] = [teacher]
+        for arm in result["arms"]:
+            rows = [r for r in result["rows"] if r["arm"] == arm["arm"]]
+            known = [v for r in rows if (v := r["scores"][score][name]) is not None]
+            cells.append(float(np.mean(known)) if known else None)
+        table.append((name, cells))
+    return table
 
 
 def compared_arm(result: dict[str, Any]) -> str:
@@ -119,14 +123,12 @@ def _predictions(experiment: Path, result: dict[str, Any]) -> Any:
     if not file.exists():
         return None
     with np.load(file) as arrays:
-        # Folders written earlier hold a disagreement too, of whichever arm was last.
-        others = ("images", "disagreement")
-        columns = {name: arrays[name] for name in arrays.files if name not in others}
-        if result["task"] == "segment":
-            columns["disagreement"] = columns[compared_arm(result)] != columns["teacher"]
-        classes = [name for name, _scores in class_table(result)]
-        if result["task"] == "detect":
-            figure = boxes_figure(arrays["images"], columns, classes)
-        else:
-            figure = predictions_figure(arrays["images"], columns, len(classes))
+        columns = dict(arrays)
+    images = columns.pop("images")
+    classes = [name for name, _scores in class_table(result)]
+    if result["task"] == "detect":
+        figure = boxes_figure(images, columns, classes)
+    else:
+        columns["disagreement"] = columns[compared_arm(result)] != columns["teacher"]
+        figure = predictions_figure(images, columns, len(classes))
     return inline(figure, "Predictions of teacher and students")

@@ -1,10 +1,9 @@
-"""Figures of a run: data in, matplotlib Figure out. One function writes them to files.
+"""What all figures share: one look, panels, grids of pictures, and the way to a file.
 
-The loss figure is Fig. 3 of FMCE, with the markers of the step curve beside the run's own. Nothing
-here computes a result, shows a window or touches pyplot's global state.
+A figure function takes data and returns a matplotlib Figure. It computes no result, shows no window and
+leaves matplotlib's settings as they are.
 """
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,71 +13,80 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from fmce.convergence.markers import LOG_FLOOR
-from fmce.convergence.phases import Phases
 from fmce.files import replacing
 
-# Told apart by colour-blind readers, and by lightness when printed in grey.
-_RAW = "#9fb3c8"
-_SMOOTHED = "#1f4e79"
-_ACCENT = "#c8501e"
-_INK = "#2b2f36"
-_QUIET = "#8a9099"
-_LEVEL = "#d5d9df"
+INK, ACCENT, QUIET, LEVEL = "#2b2f36", "#c8501e", "#8a9099", "#d5d9df"
+_TICKS = {"color": QUIET, "labelcolor": INK, "labelsize": 8.5}
+_LOOK: Any = {
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10.5,
+    **{f"{axis}tick.{name}": value for axis in "xy" for name, value in _TICKS.items()},
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.labelcolor": INK,
+}
 _FORMATS = {".png": "png", ".svg": "svg"}
 _PNG_DPI = 150
-_WHITE_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 2.0}
+
+# Decorates every function that draws.
+styled = mpl.rc_context(_LOOK)
 
 
-def loss_phases_figure(losses: ArrayLike, phases: Phases) -> Figure:
-    """Draw a loss curve, its CQI and its convergence phases (FMCE, Fig. 3).
+def panel(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure of that size in inches and its only axes."""
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots()
 
-    Panels: (a) raw and smoothed loss, (b) CQI with its threshold, (c) the markers on the smoothed
-    loss, (d) the same on its logarithm, cut into equal falls. A strip below, which the paper does
-    not have, sets the markers beside those that the smoother yields by itself and those found with
-    another or no smoother.
+
+def picture_grid(
+    rows: int, titles: Sequence[str], width: float, height: float
+) -> tuple[Figure, NDArray[Any]]:
+    """Return a figure and its axes (rows, columns) for pictures, without ticks and frames.
 
     Args:
-        losses: L_1 … L_M that ``phases`` were found on, in nats.
-        phases: What ``find_phases`` returned for them.
-
-    Returns:
-        A figure of 10 × 8.6 inches, for ``save_figure``.
-
-    Raises:
-        ValueError: ``losses`` does not have one value per epoch of ``phases``.
-
-    Example:
-        >>> from fmce.convergence.phases import PhaseConfig, find_phases
-        >>> losses = [2.3] + [0.001] * 59
-        >>> figure = loss_phases_figure(losses, find_phases(losses, PhaseConfig(threshold=2e-3)))
-        >>> len(figure.axes)
-        5
+        rows: Pictures below one another.
+        titles: One per column.
+        width: Of one picture, inches.
+        height: Of one picture, inches.
     """
-    raw = np.asarray(losses, dtype=np.float64)
-    if raw.shape != (phases.num_epochs,):
-        raise ValueError(
-            f"losses must have one value for each of the {phases.num_epochs} epochs of phases; "
-            f"got shape {raw.shape}: pass the losses that the phases were found on"
-        )
-    figure = Figure(figsize=(10, 8.6), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr, call-arg]
-    # Parts of their own, so that the strip's long names do not push the panels aside.
-    (panels,), (strip,) = figure.subfigures(2, 1, squeeze=False, height_ratios=[2, 0.5])
-    (top_left, top_right), (bottom_left, bottom_right) = panels.subplots(2, 2)
-    _draw_losses(top_left, raw, phases)
-    _draw_cqi(top_right, phases)
-    _draw_markers(bottom_left, phases)
-    _draw_log_markers(bottom_right, phases)
-    _draw_marker_rows(strip.subplots(), phases)
-    return figure
+    figure = Figure(figsize=(width * len(titles), height * rows + 0.5))
+    grid = figure.subplots(rows, len(titles), squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=8)
+    return figure, grid
+
+
+def draw_spread(
+    axes: Axes, x: ArrayLike, values: NDArray[np.floating], colour: str, label: str
+) -> None:
+    """Draw the mean of several curves as a line, and a band from their lowest to their highest.
+
+    Args:
+        axes: Where.
+        x: Places of the points (n,).
+        values: One curve per row (curves, n).
+        colour: Of line and band.
+        label: For a legend.
+    """
+    marker = "o" if values.shape[1] < 20 else ""
+    axes.plot(x, values.mean(axis=0), color=colour, lw=1.6, label=label, marker=marker, ms=3)
+    axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure to a PNG or SVG file, whole or not at all.
+    """Write a figure to a PNG or SVG file, atomically.
 
     SVG files carry no date and no random ids, so that they change only where the picture does.
 
@@ -87,8 +95,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         path: File to write, ending in ``.png`` or ``.svg``; an existing one is replaced.
 
     Raises:
-        ValueError: The suffix is another one, or the folder does not exist.
-        OSError: The file cannot be written there.
+        ValueError: If the suffix is another one, or the folder does not exist.
+        OSError: If the file cannot be written there.
     """
     target = Path(path)
     suffix = target.suffix.lower()
@@ -96,180 +104,6 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"figures are written as .png or .svg; got {target.name!r}")
     if not target.parent.is_dir():
         raise ValueError(f"folder {target.parent} does not exist: create it to write {target.name}")
-    # Dates and random ids would make every SVG differ from the last.
     metadata = {"Date": None} if suffix == ".svg" else None
     with replacing(target) as beside, mpl.rc_context({"svg.hashsalt": "fmce"}):
         figure.savefig(beside, format=_FORMATS[suffix], dpi=_PNG_DPI, metadata=metadata)
-
-
-def _draw_losses(axes: Axes, raw: NDArray[np.float64], phases: Phases) -> None:
-    epochs = _epochs(phases)
-    _dress(axes, phases, "a", "Training loss", "loss (nats)")
-    axes.plot(epochs, raw, color=_RAW, lw=1.1, label="raw")
-    axes.plot(epochs, phases.smoothed, color=_SMOOTHED, lw=1.7, label=_smoother(phases))
-    _mark_convergence(axes, phases, label=True)
-    _legend(axes)
-    _zoom_on_convergence(axes, raw, phases)
-
-
-def _draw_cqi(axes: Axes, phases: Phases) -> None:
-    indicator = np.array(phases.cqi)
-    # A logarithmic axis has no place for the exact zeros of a flat curve; the line ends there.
-    positive = np.where(indicator > 0, indicator, np.nan)
-    label = f"CQI, mean of {phases.config.window} changes"
-    _dress(axes, phases, "b", "Convergence quantification indicator", "CQI (nats per epoch)")
-    axes.set_yscale("log")
-    axes.plot(_epochs(phases), positive, color=_SMOOTHED, lw=1.7, label=label)
-    threshold = f"threshold µ = {phases.threshold:.2g}"
-    axes.axhline(phases.threshold, color=_ACCENT, lw=1.1, ls=(0, (5, 3)), label=threshold)
-    _mark_convergence(axes, phases)
-    # Rounding dust far below the threshold would squeeze the part that matters.
-    axes.set_ylim(bottom=max(np.nanmin(positive) / 1.5, phases.threshold / 100))
-    _legend(axes)
-
-
-def _draw_markers(axes: Axes, phases: Phases) -> None:
-    _dress(axes, phases, "c", "Epoch markers on the smoothed loss", "smoothed loss (nats)")
-    axes.plot(_epochs(phases), phases.smoothed, color=_SMOOTHED, lw=1.7)
-    _dot_markers(axes, phases, np.array(phases.smoothed))
-    _mark_convergence(axes, phases)
-    _legend(axes)
-
-
-def _draw_log_markers(axes: Axes, phases: Phases) -> None:
-    smoothed = np.array(phases.smoothed)
-    logs = np.log(np.maximum(smoothed, LOG_FLOOR * smoothed.max()))
-    title = "The same on the log loss, cut into equal falls"
-    _dress(axes, phases, "d", title, "ln of smoothed loss")
-    start, end = logs[phases.start_epoch - 1], logs[phases.convergence_epoch - 1]
-    for k, level in enumerate(np.linspace(start, end, len(phases.markers) + 1)):
-        axes.axhline(level, color=_LEVEL, lw=0.9, zorder=0, label=None if k else "equal falls")
-    axes.plot(_epochs(phases), logs, color=_SMOOTHED, lw=1.7)
-    _dot_markers(axes, phases, logs)
-    _mark_convergence(axes, phases)
-    _legend(axes)
-
-
-def _draw_marker_rows(axes: Axes, phases: Phases) -> None:
-    rows = {
-        "this run": phases.markers,
-        "step curve, same smoother": phases.step_curve_markers,
-        "this run, debiased": phases.debiased_markers,
-        "this run, unsmoothed": phases.unsmoothed_markers,
-    }
-    title = f"Markers beside the smoother's own: {_smoother_verdict(phases)}"
-    _dress(axes, phases, "e", title, "", pad=8)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    for row, (name, markers) in enumerate(rows.items()):
-        axes.axhline(row, color=_LEVEL, lw=0.8, zorder=0)
-        colour = _SMOOTHED if name == "this run" else _QUIET
-        if markers is None:
-            note = "no phases under these settings"
-            axes.text(1, row, note, color=_QUIET, fontsize=8, va="center", bbox=_WHITE_BOX)
-        else:
-            axes.plot(markers, [row] * len(markers), "|", color=colour, ms=13, mew=2)
-
-
-def _smoother_verdict(phases: Phases) -> str:
-    if phases.smoothing_distance is None:
-        return "unknown, a step curve has no phases here"
-    verdict = "smoothing driven" if phases.smoothing_driven else "not smoothing driven"
-    return f"{phases.smoothing_distance:.1f} epochs apart on average, {verdict}"
-
-
-def _dress(
-    axes: Axes, phases: Phases, letter: str, title: str, y_label: str, pad: float = 22
-) -> None:
-    """Give a panel its titles, scales and quiet frame; ``pad`` leaves room for the legend."""
-    axes.set_title(f"({letter})  {title}", loc="left", fontsize=10.5, color=_INK, pad=pad)
-    axes.set_xlabel("epoch", fontsize=9, color=_INK)
-    axes.set_ylabel(y_label, fontsize=9, color=_INK)
-    margin = 0.02 * phases.num_epochs
-    axes.set_xlim(1 - min(margin, 0.9), phases.num_epochs + margin)  # there is no epoch 0
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_QUIET)
-    axes.tick_params(which="both", labelsize=8.5, labelcolor=_INK, color=_QUIET)
-
-
-def _legend(axes: Axes) -> None:
-    # In the gap between title and axes, where no curve of any shape can be.
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        borderaxespad=0.2,
-        ncols=3,
-        frameon=False,
-        fontsize=8.5,
-        labelcolor=_INK,
-        handlelength=1.6,
-        columnspacing=1.4,
-    )
-
-
-def _mark_convergence(axes: Axes, phases: Phases, *, label: bool = False) -> None:
-    epoch = phases.convergence_epoch
-    text = f"converged, epoch {epoch}" if phases.converged else f"last epoch {epoch}, not converged"
-    axes.axvline(epoch, color=_ACCENT, lw=1.1, ls=":", label=text if label else None, zorder=1)
-
-
-def _dot_markers(axes: Axes, phases: Phases, values: NDArray[np.float64]) -> None:
-    epochs = np.array(phases.markers)
-    heights = values[epochs - 1]
-    start = phases.start_epoch
-    dot: dict[str, Any] = {"marker": "o", "ls": "none", "ms": 5, "zorder": 3, "clip_on": False}
-    axes.plot(start, values[start - 1], **dot, mfc="white", mec=_ACCENT, label="largest raw loss")
-    axes.plot(epochs, heights, **dot, color=_ACCENT, mec="white", mew=0.8, label="end of phase k")
-    every = math.ceil(len(epochs) / 20)  # more numbers than that would touch
-    for phase in range(len(epochs), 0, -every):
-        axes.annotate(
-            str(phase),
-            (epochs[phase - 1], heights[phase - 1]),
-            xytext=(4, 4),
-            textcoords="offset points",
-            fontsize=8,
-            color=_INK,
-        )
-
-
-def _zoom_on_convergence(axes: Axes, raw: NDArray[np.float64], phases: Phases) -> None:
-    """Show the fluctuations around E_K in an inset, where the panel has free room for it."""
-    reach = max(5, phases.num_epochs // 8)
-    first = max(1, phases.convergence_epoch - reach)
-    last = min(phases.num_epochs, phases.convergence_epoch + reach)
-    left, bottom, width, height = 0.42, 0.42, 0.55, 0.5
-    low, high = axes.get_ylim()
-    from_epoch, to_epoch = axes.get_xlim()
-    begin = math.floor(from_epoch + (left - 0.08) * (to_epoch - from_epoch))
-    covered = np.maximum(raw, phases.smoothed)[max(0, begin - 1) :]
-    if covered.max() > low + (bottom - 0.14) * (high - low):
-        return
-    inset = axes.inset_axes((left, bottom, width, height))
-    around = slice(first - 1, last)
-    epochs = _epochs(phases)[around]
-    inset.plot(epochs, raw[around], color=_RAW, lw=1.1)
-    inset.plot(epochs, phases.smoothed[around], color=_SMOOTHED, lw=1.7)
-    inset.axvline(phases.convergence_epoch, color=_ACCENT, lw=1.1, ls=":")
-    inset.set_title("around convergence", fontsize=8, color=_INK, pad=4, bbox=_WHITE_BOX)
-    inset.tick_params(labelsize=7.5, labelcolor=_INK, color=_QUIET)
-    inset.spines[:].set_color(_LEVEL)
-    inset.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, steps=[1, 2, 5, 10]))
-    inset.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
-    axes.indicate_inset_zoom(inset, edgecolor=_QUIET, alpha=0.6)
-
-
-def _smoother(phases: Phases) -> str:
-    names = {
-        "ema": "recursive average",
-        "debiased_ema": "debiased average",
-        "two_tap": "two-tap average",
-        "none": "no smoothing",
-    }
-    return names[phases.config.smoothing]
-
-
-def _epochs(phases: Phases) -> Sequence[int]:
-    return range(1, phases.num_epochs + 1)

@@ -2,21 +2,21 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from fmce.config.io import read_yaml
 from fmce.convergence.phases import Phases, window_sensitivity
 from fmce.files import read_json_or_none
-from fmce.report.figures import loss_phases_figure
-from fmce.report.map_figures import comparison_figure, confusion_figure, grad_cam_figure
-from fmce.runs.log import read_metrics
+from fmce.report.arm_figures import comparison_figure
+from fmce.report.loss_figure import loss_phases_figure
+from fmce.report.map_figures import confusion_figure, grad_cam_figure
+from fmce.runs.log import read_done, read_metrics, task_loss
 
 METRICS = ("accuracy", "precision", "recall", "f1", "mae", "spearman", "kappa")
 CAM_NUMBERS = ("gini", "area_above_half_max", "centroid_drift", "overlap")
@@ -26,27 +26,22 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
     """Return the report of a run as HTML; parts whose files are missing are left out and named.
 
     Args:
-        run: run folder.
-        comparison: folder of `fmce compare`, for the FMCE-Net++ part.
+        run: Run folder.
+        comparison: Folder of `fmce compare`, for the FMCE-Net++ part.
 
     Raises:
-        FileNotFoundError: `run` is no run folder, or `comparison` holds no comparison.
+        FileNotFoundError: If `run` is no run folder, or `comparison` holds no comparison.
     """
     if not (run / "config.yaml").exists():
         raise FileNotFoundError(f"{run} is not a run folder: it has no config.yaml")
-    if comparison is not None and not (comparison / "compare.json").exists():
-        raise FileNotFoundError(
-            f"{comparison} has no compare.json; run: fmce compare {run} --out {comparison}"
-        )
-    rows = read_metrics(run)
     context = {
         "run": str(run),
-        "config": _text(run / "config.yaml"),
+        "config": (run / "config.yaml").read_text(encoding="utf-8"),
         "versions": read_json_or_none(run / "versions.json") or {},
-        "done": read_json_or_none(run / "DONE.json"),
-        "curve": _curve(run, rows),
+        "done": read_done(run),
+        "curve": _curve(run),
         "fmce_nets": _fmce_nets(run),
-        "comparison": _comparison(comparison),
+        "comparison": None if comparison is None else _comparison(run, comparison),
         "explain": _explain(run),
         "metric_names": METRICS,
         "cam_names": CAM_NUMBERS,
@@ -54,66 +49,61 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
     return str(template("run.html.j2").render(context))
 
 
-def _curve(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    text = _text(run / "phases.json")
-    if not text:
+def _curve(run: Path) -> dict[str, Any] | None:
+    if not (run / "phases.json").exists():
         return None
-    phases = Phases.from_json(text)
-    # Phases found while training went on are of the epochs there were then.
-    losses = [row.get("task_loss", row["loss"]) for row in rows][: phases.num_epochs]
+    phases = Phases.from_json((run / "phases.json").read_text(encoding="utf-8"))
+    rows = read_metrics(run)
+    # Phases found during training belong to the epochs there were then.
+    losses = [task_loss(row) for row in rows[: phases.num_epochs]]
     if len(losses) < phases.num_epochs:
         raise ValueError(
-            f"{run / 'metrics.jsonl'} has {len(losses)} epochs, but phases.json is of {phases.num_epochs}; "
+            f"{run / 'metrics.jsonl'} has {len(losses)} epochs, but phases.json has {phases.num_epochs}; "
             f"find them again: fmce phases {run}"
         )
-    markers = [
-        {
-            "phase": k,
-            "epoch": epoch,
-            "loss": losses[epoch - 1],
-            "cqi": phases.cqi[epoch - 1],
-            "step": phases.step_curve_markers[k - 1] if phases.step_curve_markers else None,
-            "unsmoothed": phases.unsmoothed_markers[k - 1] if phases.unsmoothed_markers else None,
-            "debiased": phases.debiased_markers[k - 1] if phases.debiased_markers else None,
-        }
-        for k, epoch in enumerate(phases.markers, start=1)
-    ]
-    figure = loss_phases_figure(losses, phases)
+    nothing = [None] * len(phases.markers)
+    columns = {
+        "phase": range(1, len(phases.markers) + 1),
+        "epoch": phases.markers,
+        "loss": [losses[epoch - 1] for epoch in phases.markers],
+        "cqi": [phases.cqi[epoch - 1] for epoch in phases.markers],
+        "step": phases.step_curve_markers or nothing,
+        "unsmoothed": phases.unsmoothed_markers or nothing,
+        "debiased": phases.debiased_markers or nothing,
+    }
     return {
         "phases": phases,
-        "markers": markers,
+        "markers": [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ],
         "later_epochs": len(rows) - phases.num_epochs,
         "windows": window_sensitivity(losses, phases.config),
-        "figure": inline(figure, "Loss curve, CQI and phases"),
+        "figure": inline(loss_phases_figure(losses, phases), "Loss curve, CQI and phases"),
     }
 
 
 def _fmce_nets(run: Path) -> list[dict[str, Any]]:
     fmce_nets = []
-    for folder in sorted((run / "fmce_net").glob("*")):
-        metrics = read_json_or_none(folder / "metrics.json")
-        if metrics is None:
-            continue
+    for file in sorted((run / "fmce_net").glob("*/metrics.json")):
+        metrics, config = read_json_or_none(file), file.with_name("config.yaml")
         shown = metrics["held_out"] or metrics["test_images"]
-        # The folder's name tells a narrower network of the same split apart.
-        name = folder.name
+        # The folder's name distinguishes a narrower network of the same split.
+        name = file.parent.name
         matrix = confusion_figure(np.array(shown["confusion"]), title=f"split {name}")
         figure = inline(matrix, f"Confusion matrix, split {name}")
-        # Of phases found anew since, the metrics say nothing.
-        config = yaml.safe_load(_text(folder / "config.yaml")) or {}
-        fmce_nets.append(
-            {**metrics, "split": name, "figure": figure, "markers": config.get("markers")}
-        )
+        # The page says so where other phases were found since.
+        markers = read_yaml(config).get("markers") if config.exists() else None
+        fmce_nets.append({**metrics, "split": name, "figure": figure, "markers": markers})
     return fmce_nets
 
 
-def _comparison(folder: Path | None) -> dict[str, Any] | None:
-    if folder is None:
-        return None
+def _comparison(run: Path, folder: Path) -> dict[str, Any]:
     result = read_json_or_none(folder / "compare.json")
     if result is None:
-        return None
-    figure = comparison_figure(result["rows"], title="Test accuracy by arm, one dot a seed")
+        raise FileNotFoundError(
+            f"{folder} has no compare.json; run: fmce compare {run} --out {folder}"
+        )
+    figure = comparison_figure(result["rows"], title="Test accuracy by arm, one dot per seed")
     against = {c["arm"]: c for c in result["comparisons"]}
     return {**result, "against": against, "figure": inline(figure, "Test accuracy by arm")}
 
@@ -149,7 +139,3 @@ def template(name: str) -> Template:
     environment.filters["percent"] = lambda v: "–" if v is None else f"{100 * v:.2f} %"
     environment.filters["number"] = lambda v: "–" if v is None or v != v else f"{v:.4g}"
     return environment.get_template(name)
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""

@@ -12,32 +12,32 @@ def report(run: Path, *, comparison: Path | None = None, out: Path | None = None
     """Write the report of a run and return its path.
 
     Args:
-        run: run folder.
-        comparison: folder of `fmce compare` for the FMCE-Net++ part.
-        out: the page; `RUN/report.html` by default.
+        run: Run folder.
+        comparison: Folder of `fmce compare` for the FMCE-Net++ part.
+        out: The page; `RUN/report.html` by default.
 
     Raises:
-        FileNotFoundError: a folder is not what it should be.
-        ValueError: it is another command's.
+        FileNotFoundError: If a folder is not what it should be.
+        ValueError: If it belongs to another command.
     """
-    run_config(run)  # a page of such a folder would be empty
-    path = out or run / "report.html"
-    page = report_page(run, comparison)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, page)
-    return path
+    run_config(run)  # the page of another command's folder would be empty
+    return _write(report_page(run, comparison), out or run / "report.html")
 
 
 def distillation_report(experiment: Path, *, out: Path | None = None) -> Path:
     """Write the report of a function-matching experiment and return its path.
 
     Args:
-        experiment: folder of `fmce distill`.
-        out: the page; `EXPERIMENT/report.html` by default.
+        experiment: Folder of `fmce distill`.
+        out: The page; `EXPERIMENT/report.html` by default.
 
     Raises:
-        FileNotFoundError: the folder holds no finished experiment.
+        FileNotFoundError: If the folder holds no finished experiment.
     """
-    path = out or experiment / "report.html"
-    write_text(path, distillation_page(experiment))
+    return _write(distillation_page(experiment), out or experiment / "report.html")
+
+
+def _write(page: str, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, page)
     return path
