@@ -36,10 +36,9 @@ from fmce.data.frames.pool import FramePool, decode_batch
 from fmce.data.frames.shards import open_shards
 from fmce.data.frames.table import FrameTable, ShardFrames
 from fmce.data.frames.video import FrameSettings
-from fmce.data.pools import ImagePool, empty_pool
-from fmce.distillation.data.pools import DistillationData
 from fmce.distillation.experiment import make_network
-from fmce.distillation.pack_videos import frames
+from fmce.distillation.inputs import frozen_teacher
+from fmce.distillation.pack_videos import pack_videos
 from fmce.engine.loop import fit
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.models.pspnet import pspnet
@@ -96,10 +95,10 @@ def packing(options: argparse.Namespace, out: Path) -> dict[str, float | int]:
     """Time every fifth frame in one process; then pack every frame, for the loader to have enough."""
     started = time.perf_counter()
     settings = FrameSettings(every=5, height=options.height)
-    kept = frames(options.videos, out.with_name("fifth"), settings, workers=1, quiet=True)
+    kept = pack_videos(options.videos, out.with_name("fifth"), settings, workers=1)
     seconds = time.perf_counter() - started
     whole = replace(settings, every=1)
-    result = frames(options.videos, out, whole, quiet=True)
+    result = pack_videos(options.videos, out, whole)
     return {
         "frames": result["frames"],
         "packed_per_second": kept["frames"] / seconds,
@@ -175,7 +174,7 @@ def training(pool: FramePool, options: argparse.Namespace, runtime: Runtime) -> 
     in_memory = TrainBatches(resident, VIEWS, options.batch_size, options.steps, seed=0)
     times: dict[str, list[float]] = {"files": [], "memory": []}
     waited = 0.0
-    trainer = Trainer(options, runtime, resident)
+    trainer = Trainer(options, runtime)
     trainer.train(in_memory, 1)
     for turn in range(1, options.turns + 1):
         trainer.train(
@@ -199,22 +198,24 @@ def training(pool: FramePool, options: argparse.Namespace, runtime: Runtime) -> 
 class Trainer:
     """A student that matches a teacher, both with fresh weights: the work of a step is the same."""
 
-    def __init__(self, options: argparse.Namespace, runtime: Runtime, images: ImagePool) -> None:
+    def __init__(self, options: argparse.Namespace, runtime: Runtime) -> None:
         config = with_settings(
             DistillationConfig(),
-            [f"teacher.name={options.teacher}", f"student.name={options.student}"],
+            [
+                f"teacher.name={options.teacher}",
+                f"student.name={options.student}",
+                "teacher_precision=float32",
+            ],
         )
-        nothing = empty_pool(8, 8)
-        data = DistillationData(images, nothing, nothing, nothing, CLASSES, VIEWS.mean, VIEWS.std)
         networks = [
-            make_network(config, net, data, 0, auxiliary=False).to(runtime.device)
+            make_network("segment", net, len(CLASSES), 0, auxiliary=False).to(runtime.device)
             for net in (config.teacher, config.student)
         ]
         self.teacher, self.student = networks
         self.runtime = runtime
-        self.step = distillation_step(
-            SegmentationTask(len(CLASSES), CLASSES), self.student, self.teacher
-        )
+        task = SegmentationTask(len(CLASSES), CLASSES)
+        outputs = frozen_teacher(task, self.teacher, config, runtime)
+        self.step = distillation_step(task, self.student, outputs)
         self.optimizer = torch.optim.Adam(self.student.parameters(), lr=1e-3, fused=True)
 
     def train(self, batches: FrameBatches | TrainBatches, epoch: int) -> float:

@@ -26,8 +26,8 @@ from fmce.config.distillation import distillation_preset
 from fmce.data.augmentation import TrainBatches
 from fmce.data.batch import PoolBatch
 from fmce.distillation.data.dataset import load_distillation_data
-from fmce.distillation.experiment import augmentation_of, make_network, make_task
-from fmce.distillation.teacher import teacher_autocast
+from fmce.distillation.experiment import Experiment
+from fmce.distillation.inputs import augmentation_of, frozen_teacher, teacher_precision
 from fmce.engine.loop import fit
 from fmce.engine.runtime import make_runtime
 from fmce.models.pspnet import segmentation_output
@@ -67,10 +67,10 @@ def matching(preset: str, device: str, repeats: int, clock: str) -> dict[str, fl
     few = replace(config.data, labelled=IMAGES, unlabelled=1, held_out=0, validation=1)
     config = replace(config, data=few)
     data = load_distillation_data(config.task, config.data)
-    task = make_task(config, data)
-    teacher = make_network(config, config.teacher, data, 0, auxiliary=True).to(runtime.device)
+    experiment = Experiment(config, Path(), data)  # its folder is not used
+    teacher = experiment.make_teacher(pretrained=False).to(runtime.device)
     students = [
-        make_network(config, config.student, data, 1, auxiliary=False).to(runtime.device)
+        experiment.make_student("function_matching", 1, pretrained=False).to(runtime.device)
         for _ in range(3)
     ]
     adams = [torch.optim.Adam(s.parameters(), lr=1e-3, fused=True) for s in students]
@@ -78,26 +78,24 @@ def matching(preset: str, device: str, repeats: int, clock: str) -> dict[str, fl
     batches = TrainBatches(
         pool, augmentation_of(config, data), config.student_steps.batch_size, STEPS, seed=0
     )
-    step = distillation_step(
-        task, students[0], teacher, teacher_autocast=teacher_autocast(config, runtime)
-    )
+    task = experiment.task
+    step = distillation_step(task, students[0], frozen_teacher(task, teacher, config, runtime))
+    in_bfloat16 = teacher_precision(config, runtime) == "bfloat16"
     ready = list(batches.epoch(1))
 
     def through_fit() -> None:
         fit(students[0], step, batches, adams[0], epochs=1, seed=0, runtime=runtime)
 
     def bare(number: int, source: Callable[[], Iterable[PoolBatch]]) -> Callable[[], None]:
-        student, adam, precision = (
-            students[number],
-            adams[number],
-            teacher_autocast(config, runtime),
-        )
+        student, adam = students[number], adams[number]
+        kind = runtime.device.type
 
         def loop() -> None:
             seed_epoch(0, 1)
             student.train()
             for batch in source():
-                with torch.inference_mode(), precision():
+                own = torch.autocast(kind, dtype=torch.bfloat16, enabled=in_bfloat16)
+                with torch.inference_mode(), own:
                     wanted = logits_of(teacher, batch.images).float()
                 ours = logits_of(student, batch.images)
                 loss = divergence(ours, wanted)

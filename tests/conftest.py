@@ -120,7 +120,7 @@ def compared(finished_run, tmp_path_factory):
 
     plan = Comparison(str(finished_run.path), rafs=(0.9, 0.5), seeds=(1, 2), same_seed=True)
     out = tmp_path_factory.mktemp("compare") / "out"
-    return plan, out, compare(plan, out, jobs=2, quiet=True)
+    return plan, out, compare(plan, out, jobs=2)
 
 
 SMALL_DISTILLATION = (
@@ -152,5 +152,5 @@ def experiment(tmp_path_factory, small_distillation):
     from fmce.distillation.distill import distill
 
     out = tmp_path_factory.mktemp("distill") / "scenes"
-    distill(with_settings(DistillationConfig(), small_distillation), out, jobs=2, quiet=True)
+    distill(with_settings(DistillationConfig(), small_distillation), out, jobs=2)
     return out

@@ -99,21 +99,33 @@ def _train_fmce_net(run: Path, split: Split, device: str) -> None:
     train_fmce_net(open_run(run), split, runtime=make_runtime(device))
 
 
+@dataclass(frozen=True)
+class DistillationDemoResult:
+    """What the demo of function matching found.
+
+    Args:
+        report: The page.
+        result: What `distill` returns.
+        export: What `export` returns; None where ONNX is not installed.
+    """
+
+    report: Path
+    result: dict[str, Any]
+    export: dict[str, Any] | None
+
+
 def distillation_demo(
     task: Literal["segment", "detect"], out: Path, *, runtime: Runtime | None = None
-) -> Path:
+) -> DistillationDemoResult:
     """Run function matching on built-in road scenes and write `out/report.html`; a killed demo resumes.
 
     Args:
         task: What the networks do.
         out: Folder of the experiment.
         runtime: Device and precision.
-
-    Returns:
-        The report's path.
     """
     config = distillation_preset(DISTILLATION_DEFAULTS[task])
-    distill(config, out, runtime=runtime or make_runtime())
-    if all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
-        export(out, out / "student")
-    return distillation_report(out)
+    result = distill(config, out, runtime=runtime or make_runtime())
+    with_onnx = all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
+    exported = export(out, out / "student") if with_onnx else None
+    return DistillationDemoResult(distillation_report(out), result, exported)

@@ -10,13 +10,9 @@ from PIL import Image
 from fmce.config.distillation import DistillationDataConfig
 from fmce.data.frames.pool import FramePool
 from fmce.data.frames.table import FileFrames, FrameTable
-from fmce.data.pools import ImagePool, empty_pool, stack_images
+from fmce.data.pools import stack_images
 from fmce.data.transforms import channel_statistics
-from fmce.distillation.data import pools as distillation_pools
 from fmce.distillation.data.dataset import load_distillation_data
-from fmce.distillation.data.pools import DistillationData
-
-META = torch.device("meta")
 
 
 def peak_of(make):
@@ -85,34 +81,3 @@ def test_statistics_of_many_images_are_those_of_all_at_once():
     mean, std = channel_statistics(images)
     assert mean == pytest.approx(scaled.mean((0, 2, 3)).tolist())
     assert std == pytest.approx(scaled.std((0, 2, 3), unbiased=False).tolist())
-
-
-def data_of(pool, evaluated):
-    return DistillationData(pool, empty_pool(4, 4), evaluated, evaluated, ("a",), (0.5,), (0.2,))
-
-
-@pytest.mark.parametrize(("fits", "kind"), [(True, "meta"), (False, "cpu")])
-def test_all_pools_of_a_training_are_placed_or_none(fits, kind, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        distillation_pools, "stays_resident", lambda size, device: asked.append(size) or fits
-    )
-    trained = ImagePool(
-        torch.zeros(5, 3, 4, 4, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64)
-    )
-    evaluated = ImagePool(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
-    pool, data = data_of(trained, evaluated).placed(trained, META)
-    assert asked == [5 * 48 + 5 * 8 + 2 * (2 * 48)]
-    assert {p.device.type for p in (pool, data.held_out, data.validation)} == {kind}
-
-
-def test_frames_in_files_count_for_nothing_and_take_labelled_images_in_without_a_copy(monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        distillation_pools, "stays_resident", lambda size, device: asked.append(size) or True
-    )
-    labelled = ImagePool(torch.zeros(5, 3, 4, 4, dtype=torch.uint8))
-    frames = labelled + FramePool(FrameTable([FileFrames(["a.png"])]), 4, 4)
-    pool, _ = data_of(labelled, empty_pool(4, 4)).placed(frames, META)
-    assert asked == [0]
-    assert pool.table.sources[0].images.data_ptr() == labelled.images.data_ptr()

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fmce.config.distillation import DistillationConfig, DistillationDataConfig
-from fmce.config.io import with_settings
+from fmce.config.distillation import DistillationDataConfig
 from fmce.data.classification.classification import load_classification
 from fmce.data.detection.boxes import unpack_boxes
 from fmce.data.image_files import UnreadableDataError
@@ -21,7 +20,6 @@ from fmce.distillation.data.dataset import (
     damaged_images,
     load_distillation_data,
     prepare_distillation_data,
-    with_imagenet_statistics,
 )
 
 
@@ -184,24 +182,6 @@ def test_normalisation_can_be_another_than_the_labelled_images(tmp_path):
     for wrong in ({"mean": (0.5,)}, {"mean": (0.5, 0.5, 0.5)}, {"std": (0.5, 0.5, 0.5)}):
         with pytest.raises(ValueError, match="mean and std: expected three numbers each, or none"):
             DistillationDataConfig(**wrong)
-
-
-@pytest.mark.parametrize("net", ["teacher", "student"])
-def test_with_imagenet_weights_in_either_network_images_are_normalised_as_imagenets(net):
-    # Published with the weights: R, G, B on the 0-1 scale.
-    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    size = ["data.height=16", "data.width=16", "data.labelled=2", "data.unlabelled=2"]
-    size += ["data.held_out=0", "data.validation=1"]
-    plain = with_settings(DistillationConfig(), size)
-    loaded = with_settings(plain, [f"{net}.weights=imagenet"])
-    means = []
-    for config in (plain, loaded):
-        data = load_distillation_data("segment", with_imagenet_statistics(config))
-        means.append((data.mean, data.std))
-    assert means[1] == imagenet
-    assert means[0] != imagenet
-    chosen = with_settings(loaded, ["data.mean=[0.5, 0.5, 0.5]", "data.std=[0.5, 0.5, 0.5]"])
-    assert with_imagenet_statistics(chosen).mean == (0.5, 0.5, 0.5)
 
 
 def boxed_pictures(root, split, count):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fmce.cli.show_distillation import show_predictions
 from fmce.config.distillation import distillation_preset
 from fmce.config.io import with_settings
 from fmce.data.augmentation import Augmentation
@@ -16,10 +17,10 @@ from fmce.data.road_scenes.scenes import render_scene
 from fmce.demo import distillation_demo
 from fmce.distillation.data.dataset import read_distillation_data
 from fmce.distillation.distill import distill
-from fmce.distillation.experiment import load_student
+from fmce.distillation.experiment import open_experiment
 from fmce.distillation.export import export
 from fmce.distillation.predict import predict
-from fmce.distillation.predict_boxes import boxes_of_image
+from fmce.distillation.predict_boxes import predict_boxes
 from fmce.engine.runtime import make_runtime
 from fmce.models.detection import DetectionOutput
 from fmce.runs.checkpoint import load_checkpoint
@@ -50,7 +51,8 @@ def experiment(tmp_path_factory, config):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fmce.demo.distillation_preset", {"scenes-detect": config}.__getitem__)
         patch.setattr("fmce.demo.find_spec", lambda _: None)  # export has its own test
-        assert distillation_demo("detect", out, runtime=make_runtime("cpu")) == out / "report.html"
+        found = distillation_demo("detect", out, runtime=make_runtime("cpu"))
+        assert found.report == out / "report.html"
     return out
 
 
@@ -91,7 +93,7 @@ def test_an_arm_lost_in_the_middle_comes_out_the_same(experiment, config, tmp_pa
     run = copy / "runs" / "function_matching-seed1"
     last = load_checkpoint(run / "checkpoints" / "epoch_0002").weights
     shutil.rmtree(run)
-    distill(config, copy, jobs=1, quiet=True)
+    distill(config, copy, jobs=1)
     again = load_checkpoint(run / "checkpoints" / "epoch_0002").weights
     assert all(torch.equal(last[k], again[k]) for k in last)
 
@@ -113,14 +115,13 @@ def test_the_demos_report_shows_boxes_and_the_classes(experiment):
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporter warns about its own dependencies
-def test_exported_student_says_the_same_at_every_location(experiment, config, tmp_path):
-    result = export(experiment, tmp_path / "student", onnx=False, quiet=True)
+def test_exported_student_says_the_same_at_every_location(experiment, tmp_path):
+    result = export(experiment, tmp_path / "student", onnx=False)
     assert result["relative_differences"]["torch.export"] < 1e-3
     program = torch.export.load(tmp_path / "student" / "student.pt2").module()
     images = torch.randn(3, 3, 24, 40)
-    data = read_distillation_data(experiment)
     with torch.no_grad():
-        raw = load_student(config, experiment, data, "function_matching", 1)(images)
+        raw = open_experiment(experiment).load_student("function_matching", 1)(images)
         got = program(images)
     assert got.shape == (3, 60 + 15, 3 + 1 + 4)
     torch.testing.assert_close(got[..., :3], raw.class_logits)
@@ -156,7 +157,6 @@ def test_official_boxes_of_a_folder_are_scored_like_the_validation(experiment, t
         tmp_path / "out",
         network="teacher",
         labels=tmp_path / "truth.json",
-        quiet=True,
     )
     teacher = json.loads((experiment / "distill.json").read_text())["teacher"]
     by_class = [scores.pop("ap_by_class") for scores in (got["scores"], teacher)]
@@ -195,7 +195,7 @@ def test_labels_that_do_not_fit_are_refused_before_anything_is_predicted(
     )
     for labels, message in wrong:
         with pytest.raises(ValueError, match=message):
-            predict(experiment, pictures, tmp_path / "out", labels=labels, quiet=True)
+            predict(experiment, pictures, tmp_path / "out", labels=labels)
     assert not (tmp_path / "out").exists()
 
 
@@ -207,10 +207,13 @@ def test_images_without_labels_and_labels_without_images_are_counted_and_told(
     assert (result["images"], len(result["unreadable"])) == (2, 1)
     assert (result["images_without_labels"], result["labels_without_image"]) == (2, 2)
     assert result["scores"]["boxes"] == 1
+    show_predictions(tmp_path / "out", result)
     said = capsys.readouterr().out
     assert "2 images have no labels and count as images without objects" in said
     assert "2 labelled images are not in the folder" in said
-    assert "broken.png cannot be read, it has no boxes" in said
+    assert "1 unreadable images are left out" in said
+    assert "cannot read" in caplog.text
+    assert "broken.png" in caplog.text
     assert "it is left out" in caplog.text
     assert "stands in" not in caplog.text
 
@@ -218,7 +221,7 @@ def test_images_without_labels_and_labels_without_images_are_counted_and_told(
 def test_a_student_of_other_levels_is_refused_before_anything_is_written(config, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ValueError, match=r"over levels of \(15, 6\) .* over \(60, 15\); give both"):
-        distill(with_settings(config, ["student.options.strides=[8, 16]"]), out, quiet=True)
+        distill(with_settings(config, ["student.options.strides=[8, 16]"]), out)
     assert not out.exists()
 
 
@@ -230,9 +233,9 @@ def test_an_undefined_score_of_the_teacher_is_told(experiment, config, tmp_path)
     about["scores"]["ap"] = None
     card.write_text(json.dumps(about))
     with pytest.raises(
-        ValueError, match="teacher's ap is undefined: the 6 validation images hold no"
+        ValueError, match="teacher's ap is undefined: none of the 6 validation images holds a box"
     ):
-        distill(config, copy, quiet=True)
+        distill(config, copy)
 
 
 def test_validation_images_whose_boxes_are_cut_away_claim_no_folder(config, tmp_path):
@@ -243,7 +246,7 @@ def test_validation_images_whose_boxes_are_cut_away_claim_no_folder(config, tmp_
     files = [f"data={{name: yolo, root: {tmp_path}, width: 24, class_names: [a, b, c]}}"]
     files += ["data.labelled=2", "data.held_out=0", "data.validation=null"]
     with pytest.raises(ValueError, match="no box to find is left in 2 validation images"):
-        distill(with_settings(config, files), tmp_path / "out", quiet=True)
+        distill(with_settings(config, files), tmp_path / "out")
     assert not (tmp_path / "out" / "config.yaml").exists()
 
 
@@ -270,7 +273,7 @@ def test_boxes_are_given_in_the_pixels_of_the_image_itself():
     # 72×144 covers 24×40 at a third of its size.
     augmentation = Augmentation((0.5,) * 3, (0.25,) * 3)
     image = np.zeros((72, 144, 3), np.uint8)
-    found = boxes_of_image(
+    found = predict_boxes(
         DetectionTask(2, ("a", "b")), OneBox().eval(), image, (24, 40), augmentation
     )
     assert found["boxes"].tolist() == [[30, 15, 60, 45]]
@@ -304,7 +307,7 @@ def test_unlabelled_frames_in_files_are_each_seen_once(config, tmp_path):
         "data.held_out=0",
         "arms=[function_matching]",
     )
-    result = distill(with_settings(config, files), tmp_path / "out", jobs=1, quiet=True)
+    result = distill(with_settings(config, files), tmp_path / "out", jobs=1)
     assert result["images"] == {"labelled": 4, "unlabelled": 12, "held_out": 0, "validation": 3}
     logs = sorted((tmp_path / "out" / "runs" / "function_matching-seed1" / "frames").glob("*.txt"))
     seen = [key for log in logs for key in log.read_text().splitlines()]

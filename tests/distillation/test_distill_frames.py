@@ -26,7 +26,8 @@ from fmce.distillation.data.dataset import (
     read_distillation_data,
 )
 from fmce.distillation.distill import distill, train_student
-from fmce.distillation.pack_videos import frames
+from fmce.distillation.pack_videos import pack_videos
+from fmce.engine.runtime import make_runtime
 from fmce.runs.checkpoint import load_checkpoint
 
 for package in ("av", "timm", "webdataset"):
@@ -56,7 +57,7 @@ def labelled(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     out = tmp_path_factory.mktemp("clips") / "shards"
-    frames([CLIPS], out, FrameSettings(every=5, height=36), workers=1, quiet=True)
+    pack_videos([CLIPS], out, FrameSettings(every=5, height=36), workers=1)
     return out
 
 
@@ -96,7 +97,7 @@ def seen(run):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, labelled, shards):
     out = tmp_path_factory.mktemp("undisturbed") / "experiment"
-    distill(config_of(labelled, shards), out, jobs=1, quiet=True)
+    distill(config_of(labelled, shards), out, jobs=1)
     return out
 
 
@@ -133,8 +134,9 @@ def test_killed_in_the_middle_of_a_pass_it_goes_on_and_ends_the_same(
     code = (
         "import sys; from pathlib import Path; from fmce.distillation.distill import train_student;"
         "from fmce.config.io import from_yaml; from fmce.config.distillation import DistillationConfig;"
+        "from fmce.engine.runtime import make_runtime;"
         "train_student(from_yaml(DistillationConfig, Path(sys.argv[1])), Path(sys.argv[2]), 'function_matching', 1,"
-        "'cpu', 'float32')"
+        "make_runtime('cpu'))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(config), str(out)])
     deadline = time.monotonic() + 100
@@ -144,7 +146,7 @@ def test_killed_in_the_middle_of_a_pass_it_goes_on_and_ends_the_same(
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (run / "DONE.json").exists()
-    train_student(config_of(labelled, shards), out, "function_matching", 1, "cpu", "float32")
+    train_student(config_of(labelled, shards), out, "function_matching", 1, make_runtime("cpu"))
     reference = undisturbed / "runs" / "function_matching-seed1"
     assert seen(run) == seen(reference)
     ours, theirs = (

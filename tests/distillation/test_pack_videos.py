@@ -17,7 +17,7 @@ from PIL import Image
 from fmce.data.frames.shards import ShardReader, open_shards
 from fmce.data.frames.video import FrameSettings
 from fmce.data.frames.video_to_shards import pack_video
-from fmce.distillation.pack_videos import frames
+from fmce.distillation.pack_videos import pack_videos
 
 pytest.importorskip("av")
 pytest.importorskip("webdataset")
@@ -35,7 +35,7 @@ def visible(folder):
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
     out = tmp_path_factory.mktemp("frames") / "shards"
-    return out, frames([CLIPS], out, SETTINGS, workers=2, quiet=True)
+    return out, pack_videos([CLIPS], out, SETTINGS, workers=2)
 
 
 @real_clips
@@ -61,7 +61,7 @@ def test_finished_shards_stay_and_unfinished_ones_are_made_again(packed, tmp_pat
     third = copy / "solidWhiteRight-0002.tar"
     third.rename(copy / ".solidWhiteRight-0002.tar.1f2e.tmp")
     kept = {p: p.stat().st_mtime_ns for p in copy.glob("*.tar")}
-    frames([CLIPS], copy, SETTINGS, workers=1, quiet=True)
+    pack_videos([CLIPS], copy, SETTINGS, workers=1)
     assert visible(copy) == visible(out)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert not list(copy.glob(".*.tmp"))
@@ -82,7 +82,7 @@ def test_a_killed_command_given_again_ends_as_an_undisturbed_one(packed, tmp_pat
     process.wait()
     assert not (copy / "shards.json").exists()
     time.sleep(1)  # the worker notices that its parent is gone
-    frames([CLIPS], copy, SETTINGS, workers=1, quiet=True)
+    pack_videos([CLIPS], copy, SETTINGS, workers=1)
     assert visible(copy) == visible(out)
 
 
@@ -123,14 +123,14 @@ def test_shards_that_a_killed_call_made_of_another_video_are_made_again(tmp_path
     make_plain(video, 20, 40)
     make_plain(tmp_path / "a-0001.mp4", 100, 10)
     videos = [video, tmp_path / "a-0001.mp4"]
-    frames(videos, out, settings, workers=1, quiet=True)
+    pack_videos(videos, out, settings, workers=1)
     assert levels(out) == [20, 100, 20, 20, 20]  # "a-0001-0000" is before "a-0001"
     # As a kill leaves it: no record, the last shard not written; then the video is another.
     (out / ".videos" / "a.json").unlink()
     (out / "a-0003.tar").unlink()
     other = (out / "a-0001-0000.tar").stat().st_mtime_ns
     make_plain(video, 230, 20)
-    frames(videos, out, settings, workers=1, quiet=True)
+    pack_videos(videos, out, settings, workers=1)
     assert levels(out) == [230, 100, 230]
     assert not (out / "a-0002.tar").exists()
     assert (out / "a-0001-0000.tar").stat().st_mtime_ns == other  # of a video of a like name
@@ -139,17 +139,17 @@ def test_shards_that_a_killed_call_made_of_another_video_are_made_again(tmp_path
 def test_another_video_of_the_same_size_is_refused(tmp_path):
     video, out = tmp_path / "a.mp4", tmp_path / "out"
     make_plain(video, 20, 10)
-    frames([video], out, workers=1, quiet=True)
+    pack_videos([video], out, workers=1)
     raw = video.read_bytes()
     video.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
     with pytest.raises(ValueError, match="made from another video"):
-        frames([video], out, workers=1, quiet=True)
+        pack_videos([video], out, workers=1)
 
 
 def test_damaged_videos_beyond_the_rate_are_an_error_that_names_them(tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"1 of 1 videos are damaged, more than 50%: .*bad\.mp4"):
-        frames([tmp_path / "bad.mp4"], tmp_path / "out", max_damaged=0.5, workers=1, quiet=True)
+        pack_videos([tmp_path / "bad.mp4"], tmp_path / "out", max_damaged=0.5, workers=1)
     assert not (tmp_path / "out" / "shards.json").exists()
 
 
@@ -160,14 +160,13 @@ def test_more_videos_join_damaged_ones_are_listed_and_excluded_ones_left_out(pac
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     stems = tmp_path / "stems.txt"
     stems.write_text("test_video\n")
-    result = frames(
+    result = pack_videos(
         [CLIPS, tmp_path / "bad.mp4"],
         out,
         SETTINGS,
         exclude=stems,
         max_damaged=0.4,
         workers=1,
-        quiet=True,
     )
     assert (result["videos"], result["frames"], list(result["damaged"])) == (2, 70, ["bad.mp4"])
     assert {s.prefix for s in open_shards(str(out)).shards} == {"solidWhiteRight", "subclip_0__5"}
@@ -178,7 +177,7 @@ def test_other_settings_and_other_videos_of_a_name_are_refused(packed, tmp_path)
     out = tmp_path / "copy"
     shutil.copytree(packed[0], out)
     with pytest.raises(FileExistsError, match="every"):
-        frames([CLIPS], out, FrameSettings(every=3), quiet=True)
+        pack_videos([CLIPS], out, FrameSettings(every=3))
     (tmp_path / "test_video.mp4").write_bytes(b"another")
     with pytest.raises(ValueError, match="has 7 bytes, its shards"):
-        frames([tmp_path / "test_video.mp4"], out, SETTINGS, quiet=True)
+        pack_videos([tmp_path / "test_video.mp4"], out, SETTINGS)

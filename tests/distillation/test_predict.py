@@ -18,7 +18,8 @@ from fmce.data.image_files import read_ids
 from fmce.data.road_scenes.scenes import render_scenes
 from fmce.data.segmentation import BDD100K_CLASSES, folder_pair
 from fmce.distillation.distill import distill
-from fmce.distillation.predict import predict, predict_ids, score_masks
+from fmce.distillation.predict import predict
+from fmce.distillation.predict_masks import predict_mask, score_masks
 from fmce.files import read_json
 from fmce.tasks.distillation import SegmentationTask
 
@@ -46,7 +47,7 @@ def test_classes_come_back_at_the_images_own_size_and_place():
     plain = Augmentation((0.0,) * 3, (1.0,) * 3)
     task = SegmentationTask(3, ("a", "b", "c"))
     # Trained at 10×10: the image is halved to 10×30, whole and not cut.
-    ids = predict_ids(task, Colours(), image, (10, 10), plain)
+    ids = predict_mask(task, Colours(), image, (10, 10), plain)
     assert ids.shape == (20, 60)
     assert ids.dtype == torch.uint8
     assert (ids[:, :28] == 0).all()
@@ -71,7 +72,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def predicted(experiment, pictures, tmp_path_factory):
     out = tmp_path_factory.mktemp("predicted")
-    result = predict(experiment, pictures / "images", out, masks=pictures / "masks", quiet=True)
+    result = predict(experiment, pictures / "images", out, masks=pictures / "masks")
     return out, result
 
 
@@ -154,7 +155,7 @@ def test_real_bdd10k_samples_go_from_folders_to_official_masks(small_distillatio
         "seeds=[1]",
     ]
     with pytest.warns(UserWarning, match="10k test, 100k val, 100k test"):  # no such sets there
-        result = distill(with_settings(DistillationConfig(), settings), tmp_path / "x", quiet=True)
+        result = distill(with_settings(DistillationConfig(), settings), tmp_path / "x")
     assert result["images"] == {"labelled": 8, "unlabelled": 8, "held_out": 4, "validation": 8}
     assert list(result["teacher"]["iou"]) == list(BDD100K_CLASSES)
     out = tmp_path / "masks"
@@ -164,7 +165,6 @@ def test_real_bdd10k_samples_go_from_folders_to_official_masks(small_distillatio
         out,
         network="teacher",
         masks=root / "masks" / "val",
-        quiet=True,
     )
     masks = sorted(out.glob("*.png"))
     assert [p.name for p in masks] == sorted(p.name for p in (root / "masks" / "val").iterdir())

@@ -132,7 +132,7 @@ def matched_alone(folder):
         run = "fmce.distillation.distill.run_jobs"
         patch.setattr(run, lambda train_arm, jobs, *_: [train_arm(*j) for j in jobs.values()])
         for name, config in matching().items():
-            distill(config, folder / "matched-alone" / name, quiet=True)
+            distill(config, folder / "matched-alone" / name)
     return folder / "matched-alone"
 
 

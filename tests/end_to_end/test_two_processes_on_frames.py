@@ -112,7 +112,7 @@ def alone(folder):
     with pytest.MonkeyPatch.context() as patch:
         run = "fmce.distillation.distill.run_jobs"
         patch.setattr(run, lambda train_arm, jobs, *_: [train_arm(*j) for j in jobs.values()])
-        distill(config, folder / "one", quiet=True)
+        distill(config, folder / "one")
     return folder / "one" / "runs" / "function_matching-seed1"
 
 

@@ -201,7 +201,7 @@ def main():
     for name, chosen in trainings(oracle).items():
         train_classifier(chosen, folder / name, runtime=runtime)
     for name, chosen in matching().items():
-        distill(chosen, folder / "matched" / name, runtime=runtime, quiet=True)
+        distill(chosen, folder / "matched" / name, runtime=runtime)
     maps = train_net_counting(folder / "net", runtime)
     (folder / f"maps{runtime.ranks.rank}.json").write_text(json.dumps(maps))
     train_classifier(config(), folder / "begun", runtime=runtime)  # a process alone began it

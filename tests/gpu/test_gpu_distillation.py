@@ -9,11 +9,12 @@ from fmce.config.distillation import DistillationConfig
 from fmce.config.io import with_settings
 from fmce.data.augmentation import Augmentation, TrainBatches
 from fmce.data.pools import ImagePool
-from fmce.distillation.distill import distill, train_student_on
-from fmce.distillation.experiment import arm_folder
-from fmce.distillation.teacher import teacher_autocast
+from fmce.distillation.distill import distill, train_student
+from fmce.distillation.experiment import student_folder
+from fmce.distillation.inputs import frozen_teacher
 from fmce.engine.runtime import make_runtime
 from fmce.runs.log import read_done
+from fmce.tasks.distillation import ClassificationTask
 
 pytest.importorskip("timm")
 pytestmark = [
@@ -33,9 +34,9 @@ SMALL = (
 )
 def test_the_teachers_passes_have_the_precision_asked_for(precision, expected):
     config = DistillationConfig(teacher_precision=precision)
-    x = torch.ones(4, 4, device="cuda")
-    with teacher_autocast(config, make_runtime("cuda"))():
-        assert (x @ x).dtype == expected
+    teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2)).to("cuda")
+    outputs = frozen_teacher(ClassificationTask(2), teacher, config, make_runtime("cuda"))
+    assert outputs(torch.ones(1, 3, 4, 4, device="cuda")).dtype == expected
 
 
 def test_augmentation_are_the_same_wherever_the_pool_is():
@@ -55,17 +56,17 @@ def test_augmentation_are_the_same_wherever_the_pool_is():
 
 def test_teacher_and_student_train_on_images_that_stay_on_the_host(tmp_path, monkeypatch):
     config, out = with_settings(DistillationConfig(), SMALL), tmp_path / "x"
-    monkeypatch.setattr("fmce.distillation.data.pools.stays_resident", lambda _size, _device: False)
-    distill(config, out, runtime=make_runtime("cuda"), quiet=True)  # students: other processes
-    student = arm_folder(out, "function_matching", 1)
+    monkeypatch.setattr("fmce.distillation.inputs.stays_resident", lambda _size, _device: False)
+    distill(config, out, runtime=make_runtime("cuda"))  # students: other processes
+    student = student_folder(out, "function_matching", 1)
     shutil.rmtree(student)
-    train_student_on(config, out, "function_matching", 1, make_runtime("cuda"))
+    train_student(config, out, "function_matching", 1, make_runtime("cuda"))
     assert "scores" in read_done(student)
 
 
 def test_distill_runs_on_the_device_and_its_scores_are_scores(tmp_path):
     config = with_settings(DistillationConfig(), SMALL)
-    result = distill(config, tmp_path / "x", runtime=make_runtime("cuda"), quiet=True)
+    result = distill(config, tmp_path / "x", runtime=make_runtime("cuda"))
     assert {r["arm"] for r in result["rows"]} == {"supervised", "distilled", "function_matching"}
     assert all(0 <= r["score"] <= 1 for r in result["rows"])
     assert result["networks"]["device"].startswith("cuda")

@@ -62,7 +62,7 @@ def test_two_gpus_give_the_curve_of_one(tmp_path):
 def test_two_gpus_match_functions_as_one_does(tmp_path):
     on_two_gpus(["distill", "--preset", "digits"], tmp_path / "two", MATCHING)
     config = with_settings(distillation_preset("digits"), MATCHING)
-    distill(config, tmp_path / "one", runtime=make_runtime("cuda"), quiet=True)
+    distill(config, tmp_path / "one", runtime=make_runtime("cuda"))
     for arm in config.arms:
         folders = [tmp_path / name / "runs" / f"{arm}-seed1" for name in ("two", "one")]
         for field in ("loss", "kl_to_teacher"):

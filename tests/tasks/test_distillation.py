@@ -1,15 +1,21 @@
 """Function matching: same view for both, labels unused, teacher untouched."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmce.config.distillation import DistillationConfig
 from fmce.data.augmentation import Augmentation, EvalBatches
 from fmce.data.batch import PoolBatch
 from fmce.data.pools import ImagePool
+from fmce.distillation.inputs import frozen_teacher, mix_batch
+from fmce.engine.distributed.ranks import ALONE
+from fmce.engine.loop import StepOutput
 from fmce.engine.runtime import make_runtime
 from fmce.tasks.distillation import (
     ClassificationTask,
@@ -19,6 +25,7 @@ from fmce.tasks.distillation import (
     supervised_step,
 )
 
+TASK = SegmentationTask(3, ("a", "b", "c"))
 PLAIN = Augmentation((0.0,) * 3, (1.0,) * 3)
 
 
@@ -40,19 +47,29 @@ def batch_of(targets: Tensor | None = None) -> PoolBatch:
     return PoolBatch(torch.rand(4, 3, 5, 6), targets, torch.arange(4))
 
 
-def check_same_view(student: Recorder, teacher: Recorder, *, blend: bool = False) -> None:
+def step_of(
+    student: nn.Module,
+    teacher: nn.Module,
+    config: DistillationConfig = DistillationConfig(),  # noqa: B008  (frozen)
+    **options: Any,
+) -> Callable[[PoolBatch], StepOutput]:
+    outputs = frozen_teacher(TASK, teacher, config, make_runtime("cpu"))
+    return distillation_step(TASK, student, outputs, **options)
+
+
+def check_same_view(student: Recorder, teacher: Recorder, *, mixed: bool = False) -> None:
     """Take one step and hold what both networks were shown against each other, bit by bit."""
     torch.manual_seed(0)
     batch = batch_of()
-    distillation_step(SegmentationTask(3, ("a", "b", "c")), student, teacher, blend=blend)(batch)
+    step_of(student, teacher, mix=partial(mix_batch, ranks=ALONE) if mixed else None)(batch)
     (mine,), (theirs,) = student.shown, teacher.shown
     assert torch.equal(mine, theirs), "another view"
-    assert torch.equal(mine, batch.images) is not blend
+    assert torch.equal(mine, batch.images) is not mixed
 
 
-@pytest.mark.parametrize("blend", [False, True])
-def test_teacher_and_student_see_the_very_same_view(blend: bool) -> None:
-    check_same_view(Recorder(), Recorder(), blend=blend)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_teacher_and_student_see_the_very_same_view(mixed: bool) -> None:
+    check_same_view(Recorder(), Recorder(), mixed=mixed)
 
 
 class OtherCrop(Recorder):
@@ -62,10 +79,10 @@ class OtherCrop(Recorder):
         return super().forward(images.roll(1, dims=-1))
 
 
-@pytest.mark.parametrize("blend", [False, True])
-def test_a_teacher_fed_another_crop_is_noticed(blend: bool) -> None:
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_teacher_fed_another_crop_is_noticed(mixed: bool) -> None:
     with pytest.raises(AssertionError, match="another view"):
-        check_same_view(Recorder(), OtherCrop(), blend=blend)
+        check_same_view(Recorder(), OtherCrop(), mixed=mixed)
 
 
 def test_the_teachers_precision_is_its_own() -> None:
@@ -79,30 +96,26 @@ def test_the_teachers_precision_is_its_own() -> None:
 
     student, teacher = Watching(), Watching()
     student.name, teacher.name = "student", "teacher"
-    in_bfloat16 = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
-    task = SegmentationTask(3, ("a", "b", "c"))
-    output = distillation_step(task, student, teacher, teacher_autocast=in_bfloat16)(batch_of())
+    in_bfloat16 = DistillationConfig(teacher_precision="bfloat16")
+    output = step_of(student, teacher, in_bfloat16)(batch_of())
     assert seen == {"student": torch.float32, "teacher": torch.bfloat16}
     assert output.loss.dtype == torch.float32
 
 
-def test_matching_loss_is_the_mean_kl_and_ignores_labels() -> None:
+def test_the_loss_is_the_mean_kl_and_ignores_labels() -> None:
     student, teacher = Recorder(), Recorder()
-    task = SegmentationTask(3, ("a", "b", "c"))
     batch = batch_of(torch.zeros(4, 5, 6, dtype=torch.int64))
-    loss = distillation_step(task, student, teacher)(batch).loss
+    loss = step_of(student, teacher)(batch).loss
     p = teacher.conv(batch.images).softmax(1)
     log_ratio = p.log() - student.conv(batch.images).log_softmax(1)
     assert loss.item() == pytest.approx((p * log_ratio).sum(1).mean().item(), rel=1e-5)
     other = batch._replace(targets=torch.ones(4, 5, 6, dtype=torch.int64))
-    assert distillation_step(task, student, teacher)(other).loss.item() == loss.item()
+    assert step_of(student, teacher)(other).loss.item() == loss.item()
 
 
 def test_only_the_student_gets_gradients_and_the_teacher_is_in_eval_mode() -> None:
     student, teacher = Recorder(), Recorder().train()
-    distillation_step(SegmentationTask(3, ("a", "b", "c")), student, teacher)(
-        batch_of()
-    ).loss.backward()
+    step_of(student, teacher)(batch_of()).loss.backward()
     assert student.conv.weight.grad is not None
     assert teacher.conv.weight.grad is None
     assert not teacher.training
@@ -110,20 +123,18 @@ def test_only_the_student_gets_gradients_and_the_teacher_is_in_eval_mode() -> No
 
 def test_supervised_step_is_cross_entropy_and_needs_labels() -> None:
     student = Recorder()
-    task = SegmentationTask(3, ("a", "b", "c"))
     targets = torch.randint(0, 3, (4, 5, 6))
     batch = batch_of(targets)
     expected = F.cross_entropy(student.conv(batch.images), targets)
-    assert supervised_step(task, student)(batch).loss.item() == pytest.approx(expected.item())
+    assert supervised_step(TASK, student)(batch).loss.item() == pytest.approx(expected.item())
     with pytest.raises(ValueError, match="no targets"):
-        supervised_step(task, student)(batch_of())
+        supervised_step(TASK, student)(batch_of())
 
 
 def test_agreement_of_a_network_with_itself_is_whole() -> None:
     pool = ImagePool(torch.randint(0, 255, (5, 3, 4, 4), dtype=torch.uint8))
     net = Recorder()
-    task = SegmentationTask(3, ("a", "b", "c"))
-    result = agreement(task, 3, net, net, EvalBatches(pool, PLAIN, 2), make_runtime("cpu"))
+    result = agreement(TASK, 3, net, net, EvalBatches(pool, PLAIN, 2), make_runtime("cpu"))
     assert result["argmax_agreement"] == 1.0
     assert result["mean_kl"] == pytest.approx(0, abs=1e-6)
     assert result["positions"] == 5 * 16

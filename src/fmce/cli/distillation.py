@@ -1,7 +1,7 @@
 """Commands of method 3, function matching."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -14,9 +14,7 @@ from fmce.cli.options import (
     _runtime,
     command,
 )
-
-if TYPE_CHECKING:
-    pass
+from fmce.cli.show_distillation import show_export, show_frames, show_predictions, show_result
 
 
 @command("distill")
@@ -91,8 +89,9 @@ def distill(
     chosen = with_settings(chosen, [*_assignments(networks), *options, *settings])
     _check_options_hold(chosen, options)
     runtime = _runtime(device, precision, together=True)
-    run_distill(chosen, out, jobs=jobs, runtime=runtime)
+    result = run_distill(chosen, out, jobs=jobs, runtime=runtime)
     if runtime.ranks.is_main:
+        show_result(result)
         print(f"report: {distillation_report(out)}")
 
 
@@ -122,7 +121,7 @@ def predict(
     """
     from fmce.distillation.predict import predict as run_predict
 
-    run_predict(
+    result = run_predict(
         experiment,
         images,
         out,
@@ -132,6 +131,7 @@ def predict(
         labels=labels,
         runtime=_runtime(device, precision),
     )
+    show_predictions(out, result)
 
 
 @command("frames")
@@ -161,9 +161,9 @@ def frames(
     Example: fmce frames videos --every 5 --out shards
     """
     from fmce.data.frames.video import FrameSettings
-    from fmce.distillation.pack_videos import frames as run_frames
+    from fmce.distillation.pack_videos import pack_videos
 
-    run_frames(
+    result = pack_videos(
         videos,
         out,
         FrameSettings(every, height, quality, shard_frames),
@@ -171,6 +171,7 @@ def frames(
         max_damaged=max_damaged,
         workers=workers,
     )
+    show_frames(out, result)
 
 
 @command("export")
@@ -191,4 +192,5 @@ def export(
     """
     from fmce.distillation.export import export as run_export
 
-    run_export(experiment, out or experiment / "student", arm=arm, seed=seed, onnx=onnx)
+    folder = out or experiment / "student"
+    show_export(folder, run_export(experiment, folder, arm=arm, seed=seed, onnx=onnx))

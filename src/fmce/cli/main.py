@@ -33,8 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     rank = _rank()
     try:
-        # Where JSON is asked for, standard output holds nothing else.
-        show_messages(logging.WARNING if "--json" in arguments else logging.INFO)
+        # Where JSON is asked for, standard output holds nothing else; of several ranks the first reports.
+        silent = rank > 0 or "--json" in arguments
+        show_messages(logging.WARNING if silent else logging.INFO)
         _check_processes(arguments)
         _parse(arguments or ["--help"])()
     except KeyboardInterrupt:

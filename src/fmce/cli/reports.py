@@ -25,17 +25,23 @@ def demo(
 
     Example: fmce demo --task segment
     """
+    from fmce.cli.show_distillation import show_export, show_result
     from fmce.cli.show_maturity import show_demo
     from fmce.demo import demo as run_demo
     from fmce.demo import distillation_demo
 
     started = time.perf_counter()
     if task == "digits":
-        result = run_demo(out or Path("runs/demo"), runtime=_runtime(device))
-        show_demo(result)
-        page = result.report
+        found = run_demo(out or Path("runs/demo"), runtime=_runtime(device))
+        show_demo(found)
+        page = found.report
     else:
-        page = distillation_demo(task, out or Path(f"runs/demo-{task}"), runtime=_runtime(device))
+        folder = out or Path(f"runs/demo-{task}")
+        distilled = distillation_demo(task, folder, runtime=_runtime(device))
+        show_result(distilled.result)
+        if distilled.export is not None:
+            show_export(folder / "student", distilled.export)
+        page = distilled.report
     print(f"time                {time.perf_counter() - started:.0f} s")
     print(f"report              {page}")
 

@@ -1,4 +1,4 @@
-"""`fmce export`: a matched student as a plain state dict, a `torch.export` program and ONNX, each checked."""
+"""A trained student as a plain state dict, a `torch.export` program and ONNX, each checked against the network."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fmce.config.choices import Arm
-from fmce.config.distillation import DistillationConfig
-from fmce.config.io import from_yaml
-from fmce.console.tables import number, print_table
-from fmce.distillation.data.dataset import read_distillation_data
-from fmce.distillation.experiment import load_student
-from fmce.distillation.teacher import load_teacher
+from fmce.distillation.experiment import open_experiment
 from fmce.files import replacing, write_json
 from fmce.metrics.network_cost import for_inference, measure_network
 from fmce.runs.checkpoint import save_weights
@@ -28,33 +23,27 @@ def export(
     arm: Arm = "function_matching",
     seed: int | None = None,
     onnx: bool = True,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Write a trained student in three forms, compare their outputs, and measure it beside its teacher.
 
     Args:
-        experiment: folder of `fmce distill`.
-        out: folder to write: student.safetensors, student.pt2, student.onnx, export.json.
-        arm: which student.
-        seed: which seed; the experiment's first by default.
-        onnx: also write ONNX (needs the extra `export`).
-        quiet: print nothing.
+        experiment: Folder of `distill`.
+        out: Folder to write: student.safetensors, student.pt2, student.onnx, export.json.
+        arm: Which student.
+        seed: Its seed; the experiment's first by default.
+        onnx: Also write ONNX (needs the extra `export`).
 
     Returns:
-        The contents of `export.json`: largest relative differences, and size and speed of both networks.
+        The contents of `export.json`: "relative_differences" of each form's outputs to the network's, and
+        parameters, multiply-adds and latency of "student" and "teacher" on one image on the CPU.
 
     Raises:
-        FileNotFoundError: the experiment or the student is not there.
-        ValueError: an exported form gives other outputs than the network.
+        FileNotFoundError: If the experiment or the student does not exist.
+        ValueError: If an exported form gives other outputs than the network.
     """
-    if not (experiment / "distill.json").exists():
-        raise FileNotFoundError(
-            f"{experiment} has no distill.json; run: fmce distill --out {experiment}"
-        )
-    config = from_yaml(DistillationConfig, experiment / "config.yaml")
-    data = read_distillation_data(experiment)
-    student = load_student(config, experiment, data, arm, config.seeds[0] if seed is None else seed)
-    teacher = load_teacher(config, experiment, data)
+    opened = open_experiment(experiment)
+    config, data = opened.config, opened.data
+    student = opened.load_student(arm, seed)
     inference = for_inference(student)
     images = torch.randn(
         2, 3, config.data.height, config.data.width, generator=torch.Generator().manual_seed(0)
@@ -69,10 +58,6 @@ def export(
             raise ValueError(
                 f"the {form} form differs from the network by {difference:.2g}, above {TOLERANCE}"
             )
-    sizes = {
-        "student": measure_network(inference, images[:1]),
-        "teacher": measure_network(for_inference(teacher), images[:1]),
-    }
     result = {
         "arm": arm,
         "class_names": list(data.class_names),
@@ -80,11 +65,10 @@ def export(
         "std": list(data.std),
         "input": list(images.shape[1:]),
         "relative_differences": differences,
-        **sizes,
+        "student": measure_network(inference, images[:1]),
+        "teacher": measure_network(for_inference(opened.load_teacher()), images[:1]),
     }
     write_json(out / "export.json", result)
-    if not quiet:
-        _print(out, result)
     return result
 
 
@@ -124,14 +108,3 @@ def _export_onnx(model: nn.Module, images: Tensor, path: Path) -> float:
 
 def _relative_difference(ours: Tensor, reference: Tensor) -> float:
     return float((ours - reference).abs().max() / reference.abs().max().clamp_min(1e-12))
-
-
-def _print(out: Path, result: dict[str, Any]) -> None:
-    rows = [
-        (name, *(number(result[net][name], 4) for net in ("teacher", "student")))
-        for name in ("parameters", "multiply_adds", "weights_mib", "activations_mib", "latency_ms")
-    ]
-    print_table("Teacher and student, one image, this machine", ("", "teacher", "student"), rows)
-    for form, difference in result["relative_differences"].items():
-        print(f"{form}: outputs differ by {difference:.1e} of the largest")
-    print(f"written to {out}")

@@ -1,7 +1,7 @@
-"""`fmce frames`: every n-th frame of videos into tar shards that `fmce distill` streams.
+"""Every n-th frame of videos as tar shards that a distillation streams.
 
-Each video is a job of its own. Stopped and given again, the command goes on: shards that are whole stay
-as they are, and the result is the same, byte for byte.
+Each video is one job. If interrupted, rerun the call to resume: finished shards stay as they are, and the
+result is the same, byte for byte.
 """
 
 import time
@@ -22,7 +22,7 @@ from fmce.engine.runtime import cores
 from fmce.runs.log import lock_run
 
 
-def frames(
+def pack_videos(
     videos: Sequence[Path],
     out: Path,
     settings: FrameSettings | None = None,
@@ -30,26 +30,25 @@ def frames(
     exclude: Path | None = None,
     max_damaged: float = 0.05,
     workers: int | None = None,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """Decode videos and write their frames as shards with an index.
 
     Args:
-        videos: files and folders of them.
-        out: folder of the shards; more videos may join it later, with the same settings.
-        settings: which frames, and how they are stored.
-        exclude: text file of stems, one a line, of videos to leave out.
-        max_damaged: share of the videos, 0 to 1, that may be damaged; they are named and skipped.
-        workers: processes, by default as many as cores.
-        quiet: print nothing.
+        videos: Files, and folders of them.
+        out: Folder of the shards; more videos may join it later, with the same settings.
+        settings: Which frames, and how they are stored.
+        exclude: Text file of stems, one per line, of videos to leave out.
+        max_damaged: Share of the videos, 0 to 1, that may be damaged; they are named and skipped.
+        workers: Processes; one per core by default.
 
     Returns:
-        Numbers of videos, frames and bytes, and reasons by video of damaged ones.
+        "videos", "frames" and "bytes" in the folder; "packed", the videos decoded by this call, and its "seconds";
+        "damaged", reasons by video.
 
     Raises:
-        ValueError: no videos, two of one name, more than `max_damaged` are damaged, or a video is
+        ValueError: If there are no videos, two have one name, more than `max_damaged` are damaged, or a video is
             not the one its shards were made from.
-        FileExistsError: the folder's shards have other settings.
+        FileExistsError: If the folder's shards have other settings.
     """
     if not 0 <= max_damaged <= 1:
         raise ValueError(f"max_damaged must be in 0 … 1, got {max_damaged}")
@@ -63,18 +62,16 @@ def frames(
         }
         _pack(missing, len(found), out, settings, workers, max_damaged)
         result = _index(out, settings, read_stems(exclude or ()))
-    if not quiet:
-        _print(result, out, len(missing), time.perf_counter() - started)
-    return result
+    return result | {"packed": len(missing), "seconds": time.perf_counter() - started}
 
 
 def _is_packed(out: Path, prefix: str, video: Path) -> bool:
-    """Tell whether a video's shards are whole; a damaged video is tried again."""
+    """Return whether a video's shards are complete; a damaged video is tried again."""
     record = read_record(out, prefix)
     if record is None or "damaged" in record:
         return False
     source = fingerprint(video)
-    # Folders of earlier versions know the size alone.
+    # Folders of earlier versions record the size alone.
     made_from = {name: record[name] for name in source if name in record}
     if not made_from.items() <= source.items():
         raise ValueError(
@@ -95,7 +92,7 @@ def _pack(
     threads = max(1, cores() // workers)
     damaged: list[str] = []
 
-    def look(prefix: str) -> None:
+    def check(prefix: str) -> None:
         reason = (read_record(out, prefix) or {}).get("damaged")
         if reason is None:
             return
@@ -111,12 +108,12 @@ def _pack(
     start = num_videos - len(videos)
     with Progress("packing videos", num_videos, start=start) as progress:
         if workers > 1:
-            run_jobs(pack_video, arguments, workers, progress, what="videos", on_done=look)
+            run_jobs(pack_video, arguments, workers, progress, what="videos", on_done=check)
             return
         for prefix, values in arguments.items():
             pack_video(*values)
             progress.advance(prefix)
-            look(prefix)
+            check(prefix)
 
 
 def _index(out: Path, settings: FrameSettings, exclude: frozenset[str]) -> dict[str, Any]:
@@ -141,12 +138,3 @@ def _index(out: Path, settings: FrameSettings, exclude: frozenset[str]) -> dict[
         "bytes": sum(shard.offsets[-1] for shard in shards),
         "damaged": damaged,
     }
-
-
-def _print(result: dict[str, Any], out: Path, packed: int, seconds: float) -> None:
-    print(
-        f"{out}: {result['frames']} frames of {result['videos']} videos, "
-        f"{result['bytes'] / 2**20:.1f} MiB; {packed} packed in {seconds:.0f} s"
-    )
-    for video, reason in result["damaged"].items():
-        print(f"damaged and left out, {video}: {reason}")

@@ -1,37 +1,33 @@
-"""`fmce predict`: class maps or boxes of a folder of images in BDD100K's official form, scored where labelled."""
+"""Predictions of a trained student, or its teacher, on a folder of images: class maps or boxes, with scores."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from fmce.config.choices import Arm
-from fmce.config.distillation import DistillationConfig
-from fmce.config.io import from_yaml
 from fmce.console.progress import Progress
-from fmce.console.tables import percent, print_table
 from fmce.data.augmentation import Augmentation
+from fmce.data.detection.scalabel import to_scalabel
 from fmce.data.image_files import (
     DAMAGE_ERRORS,
     ImageArray,
     ReadFailures,
     list_images,
-    read_ids,
     read_rgb,
+    stem_of,
 )
 from fmce.data.segmentation import CAMVID_VOID
-from fmce.distillation.data.dataset import read_distillation_data
-from fmce.distillation.experiment import load_student, make_task
-from fmce.distillation.predict_boxes import predict_boxes
-from fmce.distillation.teacher import load_teacher
+from fmce.distillation.experiment import open_experiment
+from fmce.distillation.predict_boxes import ImageDetections, predict_boxes, read_truth, score_boxes
+from fmce.distillation.predict_masks import mask_key, predict_mask, score_masks
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.files import replacing, write_json
 from fmce.losses.distillation import IGNORE_INDEX
-from fmce.metrics.segmentation import confusion, segmentation_scores
 from fmce.tasks.detection import DetectionTask
 from fmce.tasks.distillation import SegmentationTask
 
@@ -48,225 +44,147 @@ def predict(
     masks: Path | None = None,
     labels: Path | None = None,
     runtime: Runtime | None = None,
-    quiet: bool = False,
 ) -> dict[str, Any]:
-    """Write one mask of train ids per image, of its own size and named by its stem; or all boxes.
+    """Predict every image of a folder, in BDD100K's official form.
 
-    Of a detector, `out/predictions_official.json` holds the boxes of all images.
+    Task "segment" writes one PNG per image: train ids uint8 (H,W), of the image's own size, named by its stem and
+    nested as the images are. Task "detect" writes `out/predictions_official.json` with the boxes of all images, in
+    pixels of each image.
 
-    An image is brought to the scale the experiment trained at, whole and not cut; its logits are
-    brought back to its own size before the class is chosen.
+    An image is brought to the scale that the experiment was trained at, complete and not cropped. Logits are
+    brought back to the image's own size before the class is chosen.
 
     Args:
-        experiment: folder of `fmce distill`, task "segment".
-        images: folder, nested or not; the masks are nested alike.
-        out: folder to write, new or with an unfinished attempt's masks.
+        experiment: Folder of `distill`, of task "segment" or "detect".
+        images: Folder of JPEG, PNG or WebP files, nested or not.
+        out: Folder to write: new, or with the masks of an unfinished attempt.
         network: "teacher", or the arm of a student.
-        seed: of the student; the experiment's first by default.
-        masks: masks of the same names with the truth; the predictions are scored against them.
-        labels: for task "detect": Scalabel JSON with the true boxes, checked before anything is predicted.
-        runtime: device and precision.
-        quiet: print nothing.
+        seed: Of the student; the experiment's first by default.
+        masks: For "segment": folder of true masks of the same names; the predictions are scored against them.
+        labels: For "detect": Scalabel JSON with the true boxes, checked before anything is predicted.
+        runtime: Device and precision.
 
     Returns:
-        The contents of `out/predictions.json`: counts, unreadable files, and scores or None.
+        The contents of `out/predictions.json`: "images" (how many were predicted), "unreadable" (paths),
+        "scores" (mIoU or AP and their families, fractions) or None, and the network's description.
 
     Raises:
-        FileNotFoundError: the experiment or the student is not there.
-        ValueError: the experiment segments nothing, there are no images, or masks or labels do not fit.
-        UnreadableDataError: more than one image in a hundred, and at least five, cannot be read.
+        FileNotFoundError: If the experiment or the student does not exist.
+        ValueError: If the experiment classifies, there are no images, or masks or labels do not fit.
+        UnreadableDataError: If more than one image in a hundred, and at least five, cannot be read.
+
+    Example:
+        With the true masks, the predictions are scored::
+
+            result = predict(Path("runs/bdd"), Path("images"), Path("out"), masks=Path("masks"))
+            print(result["scores"]["miou"])
     """
-    if not (experiment / "distill.json").exists():
-        raise FileNotFoundError(
-            f"{experiment} has no distill.json; run: fmce distill --out {experiment}"
-        )
-    config = from_yaml(DistillationConfig, experiment / "config.yaml")
+    opened = open_experiment(experiment)
+    config, task = opened.config, opened.task
     if config.task == "classify":
         raise ValueError(
             f"{experiment} has task classify; class maps and boxes need task segment or detect"
         )
-    if (masks is not None and config.task == "detect") or (
-        labels is not None and config.task != "detect"
-    ):
+    if (labels if config.task == "segment" else masks) is not None:
         raise ValueError(f"masks are for task segment and labels for detect; this is {config.task}")
-    runtime = runtime or make_runtime()
-    data = read_distillation_data(experiment)
-    model = _network(config, experiment, network, seed).to(runtime.device)
     paths = list_images(images)
     if not paths:
         raise ValueError(f"expected images (JPEG, PNG, WebP) below {images}, found none")
-    task = make_task(config, data)
-    size, augmentation = (config.data.height, config.data.width), Augmentation(data.mean, data.std)
-    about: dict[str, Any] = {
+    runtime = runtime or make_runtime()
+    student_seed = config.seeds[0] if seed is None else seed
+    model = (
+        opened.load_teacher()
+        if network == "teacher"
+        else opened.load_student(network, student_seed)
+    ).to(runtime.device)
+    result: dict[str, Any] = {
+        "task": config.task,
         "network": network,
-        "seed": None if network == "teacher" else config.seeds[0] if seed is None else seed,
-        "class_names": list(data.class_names),
+        "seed": None if network == "teacher" else student_seed,
+        "class_names": list(opened.data.class_names),
     }
-    if isinstance(task, DetectionTask):
-        result = about | predict_boxes(
-            task,
-            model,
-            paths,
-            out,
-            size=size,
-            augmentation=augmentation,
-            labels=labels,
-            runtime=runtime,
-            quiet=quiet,
-        )
-        write_json(out / "predictions.json", result)
-        return result
-    assert isinstance(task, SegmentationTask)
-    unreadable = _write_masks(task, model, paths, images, out, size, augmentation, runtime)
-    scores = None
-    if masks is not None:
-        scores = score_masks(
-            out,
-            masks,
-            data.class_names,
-            id_map={CAMVID_VOID: IGNORE_INDEX} if config.data.name == "camvid" else {},
-            left_out={_key(Path(path), images) for path in unreadable},
-        )
-    result = about | {
-        "images": len(paths) - len(unreadable),
-        "unreadable": unreadable,
-        "scores": scores,
+    readable = ReadableImages(paths)
+    how: dict[str, Any] = {
+        "size": (config.data.height, config.data.width),
+        "normalise": Augmentation(opened.data.mean, opened.data.std),
     }
+    with torch.inference_mode(), runtime.autocast():
+        if isinstance(task, DetectionTask):
+            find_boxes = partial(predict_boxes, task, model, **how)
+            result |= _write_boxes(readable, find_boxes, out, labels, task.class_names)
+        else:
+            assert isinstance(task, SegmentationTask)
+            result |= _write_masks(readable, partial(predict_mask, task, model, **how), images, out)
+            if masks is not None:
+                left_out = {mask_key(Path(path), images) for path in readable.unreadable}
+                ids = {CAMVID_VOID: IGNORE_INDEX} if config.data.name == "camvid" else {}
+                names = task.class_names
+                result["scores"] = score_masks(out, masks, names, id_map=ids, left_out=left_out)
     write_json(out / "predictions.json", result)
-    if not quiet:
-        _print(out, result)
     return result
 
 
-def predict_ids(
-    task: SegmentationTask,
-    model: nn.Module,
-    image: ImageArray,
-    size: tuple[int, int],
-    augmentation: Augmentation,
-) -> Tensor:
-    """Return the class of every pixel of one image.
+class ReadableImages:
+    """The images of some files, one by one, with progress; those that cannot be read are left out.
 
-    Args:
-        task: says what the logits are.
-        model: in eval mode.
-        image: uint8 (H,W,3), any size.
-        size: height and width that training images were brought to.
-        augmentation: normalisation.
-
-    Returns:
-        uint8 (H,W) on the CPU.
+    Attributes:
+        unreadable: After the walk, the paths left out.
     """
-    height, width = image.shape[:2]
-    # The scale at which training images covered their size, so that objects are as large as there.
-    scale = max(size[0] / height, size[1] / width)
-    scaled = Image.fromarray(image).resize(
-        (round(width * scale), round(height * scale)), Image.Resampling.BILINEAR
-    )
-    pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None]
-    device = next(model.parameters()).device
-    normalised, _ = augmentation(pixels.to(device))
-    logits = task.logits(model, normalised).float()
-    if logits.shape[2:] != (height, width):
-        logits = torch.nn.functional.interpolate(
-            logits, (height, width), mode="bilinear", align_corners=False
-        )
-    return logits.argmax(1)[0].to(torch.uint8).cpu()
 
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths, self.unreadable = paths, list[str]()
 
-def score_masks(
-    preds: Path,
-    masks: Path,
-    class_names: Sequence[str],
-    *,
-    id_map: Mapping[int, int] | None = None,
-    left_out: Collection[str] = (),
-) -> dict[str, Any]:
-    """Score a folder of predicted masks against the true ones, by BDD100K's rules.
-
-    Args:
-        preds: PNGs of train ids.
-        masks: the same names, perhaps with `_train_id` behind the stem; 255 is ignored.
-        class_names: of the ids 0 … C − 1; a prediction outside them is an error.
-        id_map: ids in the true masks to train ids or 255, for those that differ.
-        left_out: images without a prediction because they cannot be read: paths without suffix.
-
-    Raises:
-        ValueError: names do not match, or a mask holds other ids or another size.
-    """
-    classes = len(class_names)
-    counts = torch.zeros(classes, classes, dtype=torch.int64)
-    truths = {_key(path, masks): path for path in list_images(masks, (".png", ".webp"))}
-    truths = {key: path for key, path in truths.items() if key not in left_out}
-    predicted = {_key(path, preds): path for path in list_images(preds, (".png",))}
-    missing = sorted(truths.keys() - predicted.keys())
-    if missing or not truths:
-        raise ValueError(
-            f"{len(missing)} of {len(truths)} masks in {masks} have no prediction in {preds}: "
-            f"{', '.join(missing[:5])}"
-        )
-    for key, path in truths.items():
-        pred, ids = (torch.from_numpy(read_ids(file)) for file in (predicted[key], path))
-        truth = ids.clone()
-        for there, here in (id_map or {}).items():
-            truth[ids == there] = here
-        try:
-            counts += confusion(pred, truth, classes)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    return segmentation_scores(counts).to_dict(class_names)
-
-
-def _key(path: Path, root: Path) -> str:
-    return path.relative_to(root).with_suffix("").as_posix().removesuffix("_train_id")
-
-
-def _network(
-    config: DistillationConfig, experiment: Path, network: Network, seed: int | None
-) -> nn.Module:
-    data = read_distillation_data(experiment)
-    if network == "teacher":
-        return load_teacher(config, experiment, data)
-    return load_student(
-        config, experiment, data, network, config.seeds[0] if seed is None else seed
-    )
+    def __iter__(self) -> Iterator[tuple[Path, ImageArray]]:
+        failures = ReadFailures(instead="it is left out")
+        with Progress("predicting", len(self.paths)) as progress:
+            for number, path in enumerate(self.paths):
+                try:
+                    image = read_rgb(path)
+                except DAMAGE_ERRORS as error:
+                    failures.failed(number, error, lambda i: str(self.paths[i]))
+                    self.unreadable.append(str(path))
+                    continue
+                failures.succeeded()
+                yield path, image
+                progress.advance(path.stem)
 
 
 def _write_masks(
-    task: SegmentationTask,
-    model: nn.Module,
-    paths: Sequence[Path],
-    root: Path,
+    readable: ReadableImages, answer: Callable[[ImageArray], Tensor], root: Path, out: Path
+) -> dict[str, Any]:
+    """Write one mask per image, nested below `out` as the images are below `root`."""
+    count = 0
+    for path, image in readable:
+        target = (out / path.relative_to(root)).with_suffix(".png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as beside:
+            Image.fromarray(answer(image).numpy()).save(beside, "PNG")
+        count += 1
+    return {"images": count, "unreadable": readable.unreadable, "scores": None}
+
+
+def _write_boxes(
+    readable: ReadableImages,
+    answer: Callable[[ImageArray], ImageDetections],
     out: Path,
-    size: tuple[int, int],
-    augmentation: Augmentation,
-    runtime: Runtime,
-) -> list[str]:
-    """Write every image's mask; return the files that could not be read."""
-    failures = ReadFailures(instead="it is left out")
-    with Progress("predicting", len(paths)) as progress, torch.inference_mode():
-        for number, path in enumerate(paths):
-            try:
-                image = read_rgb(path)
-            except DAMAGE_ERRORS as error:
-                failures.failed(number, error, lambda i: str(paths[i]))
-                continue
-            failures.succeeded()
-            with runtime.autocast():
-                ids = predict_ids(task, model, image, size, augmentation)
-            target = (out / path.relative_to(root)).with_suffix(".png")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as beside:
-                Image.fromarray(ids.numpy()).save(beside, "PNG")
-            progress.advance(path.stem)
-    return [str(paths[i]) for i in failures.failed_items]
-
-
-def _print(out: Path, result: dict[str, Any]) -> None:
-    for path in result["unreadable"]:
-        print(f"warning: {path} cannot be read, it has no mask")
-    if result["scores"] is not None:
-        rows = [(name, percent(value)) for name, value in result["scores"]["iou"].items()]
-        title = f"{result['network']}: mIoU {percent(result['scores']['miou'])}"
-        print_table(title, ("class", "IoU"), rows)
-    print(f"{result['images']} masks of train ids written to {out}")
+    labels: Path | None,
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """Write the boxes of all images as one file; score them where labels are given."""
+    truth = None if labels is None else read_truth(labels, readable.paths, class_names)
+    # Pairs, not a dict: images in different folders may have one name.
+    found = [(path.name, answer(image)) for path, image in readable]
+    names, boxes = [name for name, _ in found], [detected for _, detected in found]
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "predictions_official.json", to_scalabel(names, boxes, class_names))
+    result: dict[str, Any] = {
+        "images": len(found),
+        "unreadable": readable.unreadable,
+        "scores": None,
+    }
+    if truth is not None:
+        stems = {stem_of(path.name) for path in readable.paths}
+        result["images_without_labels"] = len(stems - truth.keys())
+        result["labels_without_image"] = len(truth.keys() - stems)
+        result["scores"] = score_boxes(names, boxes, truth, class_names)
+    return result

@@ -1,130 +1,46 @@
-"""`fmce predict` for detection: the boxes of a folder of images as BDD100K's official JSON, scored where labelled."""
+"""Boxes in complete images, and their scores against true boxes in BDD100K's official form."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from fmce.console.progress import Progress
-from fmce.console.tables import percent, print_table
 from fmce.data.augmentation import Augmentation
 from fmce.data.detection.boxes import ImageBoxes
 from fmce.data.detection.labels import Classes, by_stem
-from fmce.data.detection.scalabel import (
-    BDD100K_BOX_CLASSES,
-    BDD100K_NAMES,
-    read_scalabel,
-    to_scalabel,
-)
-from fmce.data.image_files import (
-    DAMAGE_ERRORS,
-    ImageArray,
-    ReadFailures,
-    first_names,
-    read_rgb,
-    stem_of,
-)
-from fmce.engine.runtime import Runtime
-from fmce.files import write_json
+from fmce.data.detection.scalabel import BDD100K_BOX_CLASSES, BDD100K_NAMES, read_scalabel
+from fmce.data.image_files import ImageArray, first_names, stem_of
+from fmce.distillation.inputs import complete_image
 from fmce.metrics.detection import detection_scores
 from fmce.models.detection import detections
 from fmce.tasks.detection import DetectionTask
 
-Found = dict[str, Tensor]
+ImageDetections = dict[str, Tensor]
+"""What was found in one image: "boxes" (n,4) in its pixels, "scores" (n,) and "labels" (n,), on the CPU."""
 
 
 def predict_boxes(
     task: DetectionTask,
     model: nn.Module,
-    paths: Sequence[Path],
-    out: Path,
-    *,
-    size: tuple[int, int],
-    augmentation: Augmentation,
-    labels: Path | None,
-    runtime: Runtime,
-    quiet: bool,
-) -> dict[str, Any]:
-    """Write `out/predictions_official.json`, boxes in pixels of each image's own size.
-
-    Args:
-        task: names the classes.
-        model: in eval mode, on the device.
-        paths: images.
-        out: folder to write.
-        size: height and width that training images were brought to.
-        augmentation: normalisation.
-        labels: Scalabel JSON with the truth, or None.
-        runtime: device and precision.
-        quiet: print nothing.
-
-    Returns:
-        Counts, unreadable files, and scores or None.
-
-    Raises:
-        ValueError: the labels cannot be read or do not fit; no image was predicted then.
-        UnreadableDataError: too many images cannot be read.
-    """
-    truth = None if labels is None else read_truth(labels, paths, task.class_names)
-    failures = ReadFailures(instead="it is left out")
-    names, found = [], []
-    with Progress("predicting", len(paths)) as progress, torch.inference_mode():
-        for number, path in enumerate(paths):
-            try:
-                image = read_rgb(path)
-            except DAMAGE_ERRORS as error:
-                failures.failed(number, error, lambda i: str(paths[i]))
-                continue
-            failures.succeeded()
-            with runtime.autocast():
-                found.append(boxes_of_image(task, model, image, size, augmentation))
-            names.append(path.name)
-            progress.advance(path.stem)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "predictions_official.json", to_scalabel(names, found, task.class_names))
-    unreadable = [str(paths[i]) for i in failures.failed_items]
-    result: dict[str, Any] = {"images": len(names), "unreadable": unreadable, "scores": None}
-    if truth is not None:
-        stems = {stem_of(path.name) for path in paths}
-        result["images_without_labels"] = len(stems - truth.keys())
-        result["labels_without_image"] = len(truth.keys() - stems)
-        result["scores"] = score_boxes(names, found, truth, task.class_names)
-    if not quiet:
-        _print(out, result)
-    return result
-
-
-def boxes_of_image(
-    task: DetectionTask,
-    model: nn.Module,
     image: ImageArray,
     size: tuple[int, int],
-    augmentation: Augmentation,
-) -> Found:
-    """Return the boxes of one whole image, in its own pixels, at the scale of training.
+    normalise: Augmentation,
+) -> ImageDetections:
+    """Return the boxes of one image, in its own pixels.
 
     Args:
-        task: checks the outputs.
-        model: in eval mode.
-        image: uint8 (H,W,3), any size.
-        size: height and width that training images were brought to.
-        augmentation: normalisation.
-
-    Returns:
-        "boxes" (n,4), "scores" and "labels" (n,) on the CPU.
+        task: Checks the outputs.
+        model: In eval mode.
+        image: Uint8 (H,W,3), any size.
+        size: Height and width that training images were brought to.
+        normalise: The training's normalisation.
     """
-    height, width = image.shape[:2]
-    scale = max(size[0] / height, size[1] / width)
-    wide, high = round(width * scale), round(height * scale)
-    scaled = Image.fromarray(image).resize((wide, high), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None]
-    normalised, _ = augmentation(pixels.to(next(model.parameters()).device))
-    (found,) = detections(task.outputs(model, normalised), (high, wide))
-    back = torch.tensor([width / wide, height / high] * 2)
+    x = complete_image(image, size, normalise, model)  # (1,3,h,w)
+    height, width = x.shape[2:]
+    (found,) = detections(task.outputs(model, x), (height, width))
+    back = torch.tensor([image.shape[1] / width, image.shape[0] / height] * 2)
     values = {name: value.cpu() for name, value in found.items()}
     return values | {"boxes": values["boxes"] * back}
 
@@ -136,14 +52,14 @@ def read_truth(
 
     Args:
         labels: Scalabel JSON.
-        images: files that will be predicted.
-        class_names: of the ids; BDD100K's ten bring its other names along.
+        images: Files that will be predicted.
+        class_names: Of the ids; BDD100K's ten bring its other names along.
 
     Returns:
         Boxes by stem, of all images that the file names with labels.
 
     Raises:
-        ValueError: it cannot be read, has unknown classes or names none of the images, or two images
+        ValueError: If the file cannot be read, has unknown classes or names none of the images, or two images
             have one stem.
     """
     official = tuple(class_names) == BDD100K_BOX_CLASSES
@@ -162,17 +78,17 @@ def read_truth(
 
 def score_boxes(
     names: Sequence[str],
-    found: Sequence[Found],
+    found: Sequence[ImageDetections],
     truth: Mapping[str, ImageBoxes],
     class_names: Sequence[str],
 ) -> dict[str, Any]:
     """Score predictions; an image without true boxes has no objects.
 
     Args:
-        names: file names of the images.
-        found: predictions.
-        truth: by stem.
-        class_names: of the ids.
+        names: File names of the images.
+        found: Their predictions.
+        truth: True boxes by stem.
+        class_names: Of the ids.
     """
     nothing = Classes(()).to_boxes(())
     wanted = [
@@ -183,22 +99,3 @@ def score_boxes(
         for name in names
     ]
     return detection_scores(wanted, found, len(class_names)).to_dict(class_names)
-
-
-def _print(out: Path, result: Mapping[str, Any]) -> None:
-    for path in result["unreadable"]:
-        print(f"warning: {path} cannot be read, it has no boxes")
-    scores = result["scores"]
-    if scores is not None:
-        for key, said in (
-            ("images_without_labels", "images have no labels and count as images without objects"),
-            ("labels_without_image", "labelled images are not in the folder and do not count"),
-        ):
-            if result[key]:
-                print(f"warning: {result[key]} {said}")
-        rows = [(name, percent(value)) for name, value in scores["ap_by_class"].items()]
-        print_table(f"AP {percent(scores['ap'])}", ("class", "AP"), rows)
-    left_out = f", {len(result['unreadable'])} cannot be read" if result["unreadable"] else ""
-    print(
-        f"boxes of {result['images']} images written to {out / 'predictions_official.json'}{left_out}"
-    )

@@ -1,59 +1,82 @@
-"""What came out of a function-matching experiment: rows, arms, share of the gap closed, verdicts."""
+"""The results of an experiment: rows, arms, the share of the gap closed, verdicts, sizes, example predictions."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from fmce.config.distillation import DistillationConfig
-from fmce.console.tables import number, percent, print_table
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fmce.data.augmentation import EvalBatches
+from fmce.data.detection.boxes import image_boxes, pack_boxes
 from fmce.data.frames.pool import FramePool
 from fmce.distillation.data.dataset import damaged_images
-from fmce.distillation.data.pools import DistillationData
-from fmce.distillation.experiment import arm_folder, make_task
+from fmce.distillation.data.pools import POOLS
+from fmce.distillation.experiment import Experiment
+from fmce.distillation.inputs import evaluation_batches
+from fmce.engine.distributed.ranks import ALONE
+from fmce.engine.runtime import Runtime
+from fmce.files import write_json
+from fmce.metrics.detection import TEACHER_SCORE
+from fmce.metrics.network_cost import for_inference, measure_network
 from fmce.metrics.statistics import mean_sd, paired_comparison
-from fmce.runs.log import read_done, read_metrics
+from fmce.runs.log import mark_done, read_done, read_metrics
+from fmce.tasks.detection import DetectionTask
+from fmce.tasks.distillation import DistillationTask, SegmentationTask
 
 _CURVE = ("steps", "agreement", "agreement_unlabelled", "kl_to_teacher")
+# Validation images whose predictions the report shows.
+_EXAMPLES = 4
 
 
-def distillation_result(
-    config: DistillationConfig, out: Path, data: DistillationData, teacher: dict[str, Any]
-) -> dict[str, Any]:
-    """Gather what all arms recorded; the contents of `distill.json`.
+def conclude(experiment: Experiment, teacher: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
+    """Write `distill.json` and example predictions of a trained experiment; call it in one process.
 
     Args:
-        config: the experiment.
-        out: its folder, with every arm finished.
-        data: its images.
-        teacher: the teacher's scores.
+        experiment: With every arm finished.
+        teacher: The teacher's scores.
+        runtime: Device and precision that networks are measured on.
+
+    Returns:
+        The contents of `distill.json`.
     """
-    task = make_task(config, data)
+    runtime = replace(runtime, ranks=ALONE)
+    result = distillation_result(experiment, teacher)
+    result["networks"] = _network_costs(experiment, runtime)
+    if experiment.config.task != "classify":
+        _write_examples(experiment, runtime)
+    write_json(experiment.folder / "distill.json", result)
+    mark_done(experiment.folder, {"teacher": teacher})
+    return result
+
+
+def distillation_result(experiment: Experiment, teacher: dict[str, Any]) -> dict[str, Any]:
+    """Gather what all arms recorded.
+
+    Args:
+        experiment: With every arm finished.
+        teacher: The teacher's scores.
+    """
+    config, task = experiment.config, experiment.task
     name = task.score_name
     rows = []
     for seed in config.seeds:
         for arm in config.arms:
-            done = read_done(arm_folder(out, arm, seed)) or {}
-            rows.append(
-                {
-                    "arm": arm,
-                    "seed": seed,
-                    "score": done["scores"][name],
-                    **done,
-                    "curve": [
-                        {k: row[k] for k in (name, *_CURVE) if k in row}
-                        for row in read_metrics(arm_folder(out, arm, seed))
-                    ],
-                }
-            )
+            folder = experiment.student_folder(arm, seed)
+            done = read_done(folder) or {}
+            curve = [
+                {k: row[k] for k in (name, *_CURVE) if k in row} for row in read_metrics(folder)
+            ]
+            score = done["scores"][name]
+            rows.append({"arm": arm, "seed": seed, "score": score, **done, "curve": curve})
     return {
         "task": config.task,
         "score_name": name,
         "agreement_name": task.agreement_name,
         "teacher": teacher,
-        "images": {
-            p: len(getattr(data, p)) for p in ("labelled", "unlabelled", "held_out", "validation")
-        },
-        "damaged": _damaged(config, out, data),
+        "images": {pool: len(getattr(experiment.data, pool)) for pool in POOLS},
+        "damaged": _damaged(experiment),
         "steps": config.student_steps.steps,
         "rows": rows,
         "arms": _summaries(rows, task.agreement_name),
@@ -62,53 +85,56 @@ def distillation_result(
     }
 
 
-def _damaged(config: DistillationConfig, out: Path, data: DistillationData) -> dict[str, Any]:
+def _damaged(experiment: Experiment) -> dict[str, Any]:
     """Return how many images of each pool were damaged, and the first; none where none was.
 
     Frames left in files are met in training: the most that one training met, named in its log.
     """
-    damaged = damaged_images(out)
-    if isinstance(data.unlabelled, FramePool) and "function_matching" in config.arms:
-        runs = [arm_folder(out, "function_matching", seed) for seed in config.seeds]
+    damaged, config = damaged_images(experiment.folder), experiment.config
+    if isinstance(experiment.data.unlabelled, FramePool) and "function_matching" in config.arms:
+        runs = [experiment.student_folder("function_matching", seed) for seed in config.seeds]
         met = max(row.get("damaged_frames", 0) for run in runs for row in read_metrics(run))
         if met:
             damaged["unlabelled"] = {"count": met, "first": None}
     return damaged
 
 
+def _by_arm(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    arms = dict.fromkeys(row["arm"] for row in rows)
+    return {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    return {arm: [row["score"] for row in own] for arm, own in _by_arm(rows).items()}
+
+
 def gap_closed(rows: Sequence[Mapping[str, Any]], teacher_score: float) -> float | None:
     """Return (function_matching − supervised) / (teacher − supervised) of the arms' means.
 
     None where an arm is missing or the teacher is no better than the supervised student.
+
+    >>> rows = [{"arm": "supervised", "score": 0.5}, {"arm": "function_matching", "score": 0.6}]
+    >>> round(gap_closed(rows, teacher_score=0.7), 6)
+    0.5
     """
-    means = _means(rows)
-    if (
-        not {"function_matching", "supervised"} <= means.keys()
-        or teacher_score <= means["supervised"]
-    ):
+    means = {arm: mean_sd(scores)[0] for arm, scores in _scores(rows).items()}
+    supervised, matched = means.get("supervised"), means.get("function_matching")
+    if supervised is None or matched is None or teacher_score <= supervised:
         return None
-    return float(
-        (means["function_matching"] - means["supervised"]) / (teacher_score - means["supervised"])
-    )
+    return float((matched - supervised) / (teacher_score - supervised))
 
 
 def _summaries(rows: Sequence[Mapping[str, Any]], agreement_name: str) -> list[dict[str, Any]]:
     summaries = []
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        mine = [row for row in rows if row["arm"] == arm]
-        mean, sd = mean_sd([row["score"] for row in mine])
-        pools = mine[0]["agreement"].keys()
-        alike = {p: _mean([row["agreement"][p][agreement_name] for row in mine]) for p in pools}
-        spread = None if len(mine) < 2 else sd
-        summaries.append({"arm": arm, "mean": mean, "sd": spread, "agreement": alike})
+    for arm, own in _by_arm(rows).items():
+        mean, sd = mean_sd([row["score"] for row in own])
+        agreement = {
+            pool: _mean([row["agreement"][pool][agreement_name] for row in own])
+            for pool in own[0]["agreement"]
+        }
+        spread = None if len(own) < 2 else sd
+        summaries.append({"arm": arm, "mean": mean, "sd": spread, "agreement": agreement})
     return summaries
-
-
-def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    scores: dict[str, list[float]] = {}
-    for row in rows:
-        scores.setdefault(row["arm"], []).append(row["score"])
-    return {arm: mean_sd(values)[0] for arm, values in scores.items()}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -118,11 +144,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Compare the matching arms with the supervised one, seed by seed; empty with fewer than two seeds."""
-    scores = {
-        arm: [row["score"] for row in rows if row["arm"] == arm]
-        for arm in dict.fromkeys(row["arm"] for row in rows)
-    }
+    """Compare the distilled arms with the supervised one, seed by seed; empty with fewer than two seeds."""
+    scores = _scores(rows)
     supervised = scores.pop("supervised", [])
     if len(supervised) < 2:
         return []
@@ -133,19 +156,53 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def print_result(result: Mapping[str, Any]) -> None:
-    """Print the arms beside the teacher and the verdict in words."""
-    name = result["score_name"]
-    rows: list[tuple[str, ...]] = [("teacher", percent(result["teacher"][name]), "–", "–")]
-    for arm in result["arms"]:
-        spread = "" if arm["sd"] is None else f" ± {100 * arm['sd']:.2f}"
-        alike = [percent(arm["agreement"].get(p)) for p in ("validation", "held_out_frames")]
-        rows.append((arm["arm"], f"{100 * arm['mean']:.2f}{spread} %", *alike))
-    title = f"{name} after {result['steps']} steps, and agreement with the teacher"
-    print_table(title, ("arm", name, "agreement", "on unlabelled frames"), rows)
-    for comparison in result["comparisons"]:
-        print(f"{comparison['arm']} against supervised: {comparison['verdict']}")
-    if result["gap_closed"] is not None:
-        print(
-            f"share of the gap to the teacher closed by function matching: {number(result['gap_closed'], 3)}"
+def _network_costs(experiment: Experiment, runtime: Runtime) -> dict[str, Any]:
+    """Measure teacher and student, each without its auxiliary head, on one image."""
+    config = experiment.config
+    networks = {
+        "teacher": experiment.load_teacher(),
+        # Only its size counts, so none of its weights are loaded.
+        "student": experiment.make_student("function_matching", config.seeds[0], pretrained=False),
+    }
+    image = torch.zeros(1, 3, config.data.height, config.data.width, device=runtime.device)
+    with runtime.autocast():
+        costs = {
+            name: measure_network(for_inference(network).to(runtime.device), image)
+            for name, network in networks.items()
+        }
+    return {"device": str(runtime.device), "precision": runtime.precision, **costs}
+
+
+def _write_examples(experiment: Experiment, runtime: Runtime) -> None:
+    """Keep all networks' predictions on the first validation images, for the report's pictures."""
+    data, task = experiment.data, experiment.task
+    few = data.validation.select(range(min(_EXAMPLES, len(data.validation))))
+    assert few.targets is not None
+    networks = {"teacher": experiment.load_teacher()}
+    networks |= {arm: experiment.load_student(arm) for arm in experiment.config.arms}
+    batches = evaluation_batches(few, data, runtime)
+    columns = {"truth": few.targets}
+    for name, network in networks.items():
+        columns[name] = _predictions(task, network.to(runtime.device), batches, runtime)
+    arrays: dict[str, Any] = {name: values.numpy() for name, values in columns.items()}
+    images = few.images.permute(0, 2, 3, 1).numpy()  # (N,H,W,3)
+    np.savez_compressed(experiment.folder / "predictions.npz", images=images, **arrays)
+
+
+@torch.inference_mode()
+def _predictions(
+    task: DistillationTask, network: nn.Module, batches: EvalBatches, runtime: Runtime
+) -> Tensor:
+    """Return class maps (B,H,W), or packed boxes (B,M,6) of a score worth drawing."""
+    if isinstance(task, DetectionTask):
+        found = task.predict(network, batches, runtime)
+        sure = [image["scores"] >= TEACHER_SCORE for image in found]
+        return pack_boxes(
+            [
+                image_boxes(image["boxes"][keep].tolist(), image["labels"][keep].tolist())
+                for image, keep in zip(found, sure, strict=True)
+            ]
         )
+    assert isinstance(task, SegmentationTask)
+    logits = [task.logits(network, runtime.to_device(batch.images)) for batch in batches.epoch()]
+    return torch.cat(logits).argmax(1).cpu()

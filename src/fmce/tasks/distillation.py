@@ -5,7 +5,6 @@ and what it costs to differ; the loop that trains knows nothing of which task it
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -13,15 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmce.data.batch import PoolBatch
-from fmce.data.batch_slice import batch_slice
-from fmce.engine.distributed.ranks import ALONE, Ranks
 from fmce.engine.loop import Batches, StepOutput
 from fmce.engine.runtime import Runtime
 from fmce.losses.distillation import (
     IGNORE_INDEX,
     kl_distillation,
-    mixup,
-    sample_mixup,
     segmentation_cross_entropy,
 )
 from fmce.metrics.agreement import Agreement, agreement_compute, empty_agreement
@@ -164,43 +159,27 @@ def supervised_step(
 def distillation_step(
     task: DistillationTask,
     student: nn.Module,
-    teacher: nn.Module,
+    teacher_outputs: Callable[[Tensor], Any],
     *,
     temperature: float = 1.0,
-    blend: bool = False,
-    teacher_autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ranks: Ranks = ALONE,
+    mix: Callable[[Tensor], Tensor] | None = None,
 ) -> Callable[[PoolBatch], StepOutput]:
-    """Return the step of the matching arms: student against teacher on the same view.
+    """Return the step of the distilled arms: student against teacher on the very same view.
 
     Args:
-        task: says what the outputs are.
-        student: trained.
-        teacher: frozen, in eval mode; runs in inference mode.
+        task: Defines outputs and loss.
+        student: The network that is trained.
+        teacher_outputs: Images (B,3,H,W) → the frozen teacher's outputs, without gradients.
         temperature: T; the loss carries T².
-        blend: mixup, one λ a batch, before either network sees the view.
-        teacher_autocast: entered around the teacher's forward pass, for its precision.
-        ranks: those that share each batch, all of which is blended.
+        mix: Applied to the images once, before either network sees them.
     """
-    teacher.eval().requires_grad_(False)
 
     def step(batch: PoolBatch) -> StepOutput:
-        images = batch.images
-        if blend:
-            images = _blended(images, ranks)
-        with torch.inference_mode(), teacher_autocast():
-            wanted = task.outputs(teacher, images)
+        images = batch.images if mix is None else mix(batch.images)
+        wanted = teacher_outputs(images)
         return task.distillation_loss(task.outputs(student, images), wanted, temperature)
 
     return step
-
-
-def _blended(images: Tensor, ranks: Ranks) -> Tensor:
-    """Return this rank's rows of the whole batch's mixup."""
-    # The epoch's seed makes this draw repeatable.
-    lam = sample_mixup(ranks.generator(torch.device("cpu")))
-    whole = ranks.gather_rows(images)
-    return mixup(whole, lam)[batch_slice(len(whole), *ranks.share).rows]
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fmce.config.choices import TaskName
-from fmce.config.distillation import DistillationConfig, DistillationDataConfig
+from fmce.config.distillation import DistillationDataConfig
 from fmce.data.classification.classification import load_classification
 from fmce.data.frames.pool import FramePool
 from fmce.data.image_files import first_names
@@ -45,20 +45,6 @@ from fmce.files import read_json, remove_leftovers, replacing, write_json
 
 # What `prepare_distillation_data` writes into an experiment's folder; the last where frames stay in files.
 PREPARED = ("data.json", "data.safetensors", "unlabelled.json")
-# What pretrained encoders were trained with, on the 0–1 scale.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def with_imagenet_statistics(config: DistillationConfig) -> DistillationDataConfig:
-    """Return an experiment's images, normalised as ImageNet's where a network starts from its weights.
-
-    Teacher and student see the same view, so one of them is enough; a mean that is set stays.
-    """
-    pretrained = any(net.weights is not None for net in (config.teacher, config.student))
-    if not pretrained or config.data.mean:
-        return config.data
-    return replace(config.data, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def load_distillation_data(task: TaskName, config: DistillationDataConfig) -> DistillationData:

@@ -1,23 +1,17 @@
 """What the images of every function-matching experiment share: leak rules, random choices, statistics."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import torch
 
 from fmce.config.distillation import DistillationDataConfig
 from fmce.data.frames.folders import bdd100k_excluded_stems
 from fmce.data.frames.pool import FramePool
 from fmce.data.image_files import read_stems
-from fmce.data.memory import stays_resident
 from fmce.data.pools import ImagePool
 from fmce.data.transforms import channel_statistics
-
-Pool = TypeVar("Pool", "ImagePool", "ImagePool | FramePool")
-
 
 POOLS = ("labelled", "unlabelled", "held_out", "validation")
 
@@ -38,21 +32,6 @@ class DistillationData:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-    def placed(self, pool: Pool, device: torch.device) -> tuple[Pool, "DistillationData"]:
-        """Put a training's pool, and what it is evaluated on, on a device if all may stay there together.
-
-        Else they are as they were: their batches are copied to the device one by one.
-
-        Args:
-            pool: what is trained on.
-            device: where the network runs.
-        """
-        evaluated = (self.held_out, self.validation)
-        if not stays_resident(pool.nbytes + sum(p.nbytes for p in evaluated), device):
-            return pool, self
-        held_out, validation = (p.to(device) for p in evaluated)
-        return pool.to(device), replace(self, held_out=held_out, validation=validation)
 
 
 def forbidden_stems(config: DistillationDataConfig, validation: Iterable[str]) -> frozenset[str]:
