@@ -17,7 +17,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass, is_pydantic_dataclass
 
 C = TypeVar("C")
 
@@ -101,8 +101,9 @@ def validate(cls: type[C], values: Mapping[str, Any]) -> C:
         ValueError: If a key is unknown or a value has the wrong type or range; the message names
             section and field, what was expected and what was given.
     """
-    # Only what holds it can lend a plain dataclass its rules.
-    adapter = TypeAdapter[Any](dict[str, Annotated[cls, NoFlags]], config=_RULES)  # type: ignore[valid-type]
+    # Only what holds it can lend a plain dataclass its rules; a config class has strict fields of its own.
+    held: Any = cls if is_pydantic_dataclass(cls) else Annotated[cls, NoFlags]
+    adapter = TypeAdapter[Any](dict[str, held], config=_RULES)
     try:
         config: C = adapter.validate_python({"": values})[""]
         return config
