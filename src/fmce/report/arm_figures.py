@@ -70,12 +70,12 @@ def progress_figure(result: Mapping[str, Any]) -> Figure:
         result: Contents of `distill.json`.
     """
     rows = result["rows"]
-    quantities = {result["score_name"]: "score", "agreement with the teacher": "agreement"}
+    quantities = {result["score_name"]: "score", "agreement": "agreement with the teacher"}
     if all("agreement_unlabelled" in point for row in rows for point in row["curve"]):
-        quantities["agreement on unlabelled images"] = "agreement_unlabelled"
+        quantities["agreement_unlabelled"] = "agreement on unlabelled images"
     figure = Figure(figsize=(4.5 * len(quantities), 3.4))
     panels = figure.subplots(1, len(quantities))
-    for axes, (label, key) in zip(panels, quantities.items(), strict=True):
+    for axes, (key, label) in zip(panels, quantities.items(), strict=True):
         for arm in dict.fromkeys(row["arm"] for row in rows):
             curves = [row["curve"] for row in rows if row["arm"] == arm]
             steps = [point["steps"] for point in curves[0]]
