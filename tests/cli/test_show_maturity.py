@@ -29,7 +29,7 @@ def run(*arguments):
 
 
 def test_phases_prints_markers_and_what_the_smoother_did(curve, capsys):
-    found = phases(curve, ["threshold=1e-2", "num_phases=5"]).phases
+    found = phases(curve, {"threshold": 1e-2, "num_phases": 5}).phases
     run("phases", curve, "--threshold", "1e-2", "--num-phases", 5)
     out = capsys.readouterr().out
     assert f"convergence epoch {found.convergence_epoch} of 60" in out
@@ -40,7 +40,7 @@ def test_phases_prints_markers_and_what_the_smoother_did(curve, capsys):
 
 def test_phases_as_json_is_the_result_and_nothing_else(curve, capsys):
     run("phases", curve, "--threshold", "1e-2", "--json")
-    found = phases(curve, ["threshold=1e-2"]).phases
+    found = phases(curve, {"threshold": 1e-2}).phases
     assert Phases.from_json(capsys.readouterr().out) == found
 
 
@@ -49,7 +49,7 @@ def test_markers_are_printed_in_the_files_own_epochs_too(tmp_path, capsys):
     rows = [f"{5 * i},{loss!r}" for i, loss in enumerate(LOSSES)]
     path.write_text("\n".join(["epoch,loss", *rows]))
     run("phases", path, "--threshold", "1e-2", "--num-phases", 3)
-    found = phases(path, ["threshold=1e-2", "num_phases=3"]).phases
+    found = phases(path, {"threshold": 1e-2, "num_phases": 3}).phases
     own = ", ".join(str(5 * (marker - 1)) for marker in found.markers)
     assert f"as the file numbers epochs: [{own}]" in capsys.readouterr().out
 

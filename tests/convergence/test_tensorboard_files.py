@@ -147,7 +147,7 @@ def test_the_package_that_is_missing_is_named(tmp_path, monkeypatch):
 
 def test_phases_of_event_files_are_those_of_their_losses(tmp_path):
     write(tmp_path, train__loss=FALL, rate=[0.1] * 60)
-    found = phases(tmp_path, ["threshold=0.01"], lr_column="rate").phases
+    found = phases(tmp_path, {"threshold": 0.01}, lr_column="rate").phases
     # Event files keep single precision.
     assert found.markers == find_phases(FALL, PhaseConfig(threshold=0.01)).markers
     assert found.lr_fraction == pytest.approx(1.0)

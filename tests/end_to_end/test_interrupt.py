@@ -55,7 +55,7 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path, capsys):
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted; the same command goes on from the last whole epoch" in error
+    assert "interrupted; rerun the command to resume from the last checkpoint" in error
     assert "Traceback" not in error
     main([str(a) for a in arguments])
     went_on = re.search(r"resuming .* after epoch (\d+)", capsys.readouterr().out)

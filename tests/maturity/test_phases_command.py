@@ -19,7 +19,7 @@ def curve(tmp_path):
 
 
 def test_a_file_gives_what_the_library_gives(curve, capsys):
-    found = phases(curve, ["threshold=1e-2", "num_phases=5"], column="train_loss")
+    found = phases(curve, {"threshold": 1e-2, "num_phases": 5}, column="train_loss")
     assert found.phases == find_phases(LOSSES, PhaseConfig(num_phases=5, threshold=1e-2))
     assert (found.losses, found.curve.column) == (LOSSES, "train_loss")
     assert found.figure is None
@@ -27,7 +27,7 @@ def test_a_file_gives_what_the_library_gives(curve, capsys):
 
 
 def test_learning_rates_of_the_file_say_how_far_the_schedule_had_fallen(curve):
-    found = phases(curve, ["threshold=1e-2"], lr_column="rate").phases
+    found = phases(curve, {"threshold": 1e-2}, lr_column="rate").phases
     expected = (0.1 - (found.convergence_epoch - 1) * 0.001) / 0.1
     assert found.lr_fraction == pytest.approx(expected)
 
@@ -36,7 +36,7 @@ def test_steps_are_averaged_by_epoch(tmp_path):
     path = tmp_path / "steps.jsonl"
     rows = [{"epoch": e, "loss": loss + d} for e, loss in enumerate(LOSSES) for d in (-0.05, 0.05)]
     path.write_text("\n".join(map(json.dumps, rows)))
-    found = phases(path, ["threshold=1e-2"], key="loss", epoch_column="epoch")
+    found = phases(path, {"threshold": 1e-2}, key="loss", epoch_column="epoch")
     assert found.phases.markers == find_phases(LOSSES, PhaseConfig(threshold=1e-2)).markers
 
 
@@ -44,24 +44,24 @@ def test_markers_are_given_in_the_files_own_epochs_too(tmp_path):
     path = tmp_path / "every_fifth.csv"
     rows = [f"{5 * i},{loss!r}" for i, loss in enumerate(LOSSES)]
     path.write_text("\n".join(["epoch,loss", *rows]))
-    found = phases(path, ["threshold=1e-2", "num_phases=3"])
+    found = phases(path, {"threshold": 1e-2, "num_phases": 3})
     assert found.own_epochs == [5 * (marker - 1) for marker in found.phases.markers]
 
 
 def test_a_file_that_counts_from_1_has_no_epochs_of_its_own(curve):
-    assert phases(curve, ["threshold=1e-2"]).own_epochs is None
+    assert phases(curve, {"threshold": 1e-2}).own_epochs is None
 
 
 @pytest.mark.parametrize("name", ["phases.png", "new/phases.svg"])
 def test_the_figure_is_drawn_where_asked(curve, tmp_path, name):
-    found = phases(curve, ["threshold=1e-2"], figure=tmp_path / name)
+    found = phases(curve, {"threshold": 1e-2}, figure=tmp_path / name)
     assert (tmp_path / name).stat().st_size > 10_000
     assert found.figure == tmp_path / name
 
 
 def test_a_runs_phases_are_found_again_with_other_settings(own_run):
     before = own_run.phases
-    found = phases(own_run.path, ["num_phases=2"]).phases
+    found = phases(own_run.path, {"num_phases": 2}).phases
     assert len(found.markers) == 2
     assert own_run.phases == found != before
     assert (own_run.path / "figures" / "phases.png").exists()
@@ -88,5 +88,5 @@ def test_a_folder_without_a_run_or_lines_is_refused(own_run, tmp_path):
 def test_a_curve_without_phases_keeps_the_runs_old_ones(own_run):
     before = own_run.phases
     with pytest.raises(ValueError, match="threshold"):
-        phases(own_run.path, ["threshold=100"])
+        phases(own_run.path, {"threshold": 100})
     assert own_run.phases == before

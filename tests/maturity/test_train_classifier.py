@@ -129,7 +129,7 @@ def test_where_a_curve_was_long_enough_other_phases_need_no_new_training(
     run = train_classifier(config, tmp_path / "r")
     assert "no phases: CQI is never above the threshold (50)" in caplog.text
     assert f"fmce phases {run.path} --threshold MU" in caplog.text
-    run_phases(run.path, ["threshold=0.1", "if_not_converged=last"])
+    run_phases(run.path, {"threshold": 0.1, "if_not_converged": "last"})
     assert run.has_phases
 
 
@@ -246,7 +246,7 @@ def test_an_oracle_trained_anew_is_noticed_on_resume(own_run, tmp_path):
 def test_an_oracle_of_other_markers_is_refused(own_run, tmp_path):
     from fmce.maturity.phases import run_phases
 
-    run_phases(own_run.path, ["num_phases=2"])
+    run_phases(own_run.path, {"num_phases": 2})
     with pytest.raises(ValueError, match=r"was trained on markers .* but phases.json now has"):
         train_classifier(short(own_run, auxiliary=with_oracle(own_run)), tmp_path / "r")
 

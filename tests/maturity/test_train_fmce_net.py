@@ -129,7 +129,7 @@ def test_runs_of_unlike_models_or_phases_do_not_join(own_run, finished_run, othe
         train_fmce_net(finished_run, "run", others=[replace(own_run, config=config)])
     from fmce.maturity.phases import run_phases
 
-    run_phases(own_run.path, ["num_phases=2"])
+    run_phases(own_run.path, {"num_phases": 2})
     with pytest.raises(ValueError, match=r"the runs have \[2, 3\] phases"):
         train_fmce_net(open_run(own_run.path), "run", others=[other_run])
 

@@ -156,6 +156,6 @@ def test_parts_of_earlier_markers_are_marked_as_such(finished_run, tmp_path):
     notes = (f"was trained on the markers {earlier}, not", f"Drawn for the markers {earlier}, not")
     page = report(copied).read_text(encoding="utf-8")
     assert not any(note in page for note in notes)
-    run_phases(copied, ["num_phases=2"])
+    run_phases(copied, {"num_phases": 2})
     page = report(copied).read_text(encoding="utf-8")
     assert all(note in page for note in notes)

@@ -3,55 +3,61 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from fmce.cli.options import (
+    ConfigFile,
     Device,
+    Jobs,
+    OutputFolder,
     Precision,
     Settings,
-    _assignments,
-    _check_options_hold,
-    _runtime,
-    command,
+    option,
+    required,
+    runtime_of,
 )
 from fmce.cli.show_distillation import show_export, show_frames, show_predictions, show_result
+from fmce.config import choices
+
+Experiment = Annotated[Positional[Path], required("folder of fmce distill", "EXPERIMENT")]
+Seed = Annotated[int | None, option("seed of the student; default: the first", "N")]
 
 
-@command("distill")
 def distill(
-    out: Annotated[Path, arg(help="folder to write; an unfinished one goes on")],
+    out: OutputFolder,
     preset: Annotated[
         str | None,
-        arg(
-            help="scenes, scenes-detect, camvid, kitti, bdd100k, bdd100k-detect, digits, cifar10",
-            metavar="NAME",
+        option(
+            "scenes, scenes-detect, camvid, kitti, bdd100k, bdd100k-detect, digits or cifar10",
+            "NAME",
         ),
     ] = None,
     task: Annotated[
-        Literal["segment", "classify", "detect"] | None, arg(help="which; the preset's if left out")
+        choices.TaskName | None,
+        option("segment, classify or detect; default: the preset's", "TASK"),
     ] = None,
-    config: Annotated[Path | None, arg(help="YAML on top of the preset", metavar="FILE")] = None,
-    root: Annotated[Path | None, arg(help="where the data set lies", metavar="FOLDER")] = None,
+    config: ConfigFile = None,
+    root: Annotated[Path | None, option("folder of the data set", "FOLDER")] = None,
     folders: Annotated[
-        tuple[str, ...], arg(help="unlabelled images, nested or not", metavar="FOLDER …")
+        tuple[str, ...], option("unlabelled images, nested or not; or shards", "FOLDER …")
     ] = (),
     exclude: Annotated[
-        Path | None, arg(help="stems of images to leave out of all sets", metavar="FILE")
+        Path | None, option("stems of images to leave out of all sets", "FILE")
     ] = None,
-    teacher: Annotated[str | None, arg(help="network, such as pspnet:resnet101")] = None,
-    student: Annotated[str | None, arg(help="network, such as pspnet:resnet18")] = None,
+    teacher: Annotated[str | None, option("network, such as pspnet:resnet101", "NAME")] = None,
+    student: Annotated[str | None, option("network, such as pspnet:resnet18", "NAME")] = None,
     teacher_checkpoint: Annotated[
-        Path | None, arg(help="load it instead of training one", metavar="PATH")
+        Path | None, option("trained teacher to load instead of training one", "PATH")
     ] = None,
     teacher_floor: Annotated[
-        float | None, arg(help="least validation score of the teacher", metavar="0..1")
+        float | None, option("least validation score of the teacher", "0..1")
     ] = None,
     settings: Settings = (),
-    jobs: Annotated[int | None, arg(help="trainings at a time", metavar="N")] = None,
+    jobs: Jobs = None,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Make a compact student imitate its teacher, beside two other arms.
+    """Distil a large teacher into a compact student, beside two ablations.
 
     Example: fmce distill --out runs/camvid --preset camvid --root data/camvid
     """
@@ -60,23 +66,22 @@ def distill(
         DistillationConfig,
         distillation_preset,
     )
-    from fmce.config.io import from_yaml, with_settings
+    from fmce.config.io import from_yaml, with_options, with_values
     from fmce.distillation.distill import distill as run_distill
     from fmce.report.write import distillation_report
 
-    chosen = distillation_preset(preset or DISTILLATION_DEFAULTS[task or "segment"])
-    if task not in (None, chosen.task):
+    base = distillation_preset(preset or DISTILLATION_DEFAULTS[task or "segment"])
+    if task not in (None, base.task):
         raise ValueError(
-            f"preset {preset} has task {chosen.task}, not {task}; leave one of them out"
+            f"conflicting values for the task: preset {preset} has {base.task}, --task is {task}; remove one"
         )
     if config is not None:
-        chosen = from_yaml(DistillationConfig, config, base=chosen)
-    # A preset's options are those of its own networks.
-    networks: dict[str, Any] = {
-        "teacher.options": {} if teacher not in (None, chosen.teacher.name) else None,
-        "student.options": {} if student not in (None, chosen.student.name) else None,
-    }
-    given: dict[str, Any] = {
+        base = from_yaml(DistillationConfig, config, base=base)
+    # The preset's options belong to its own networks.
+    for network, name in (("teacher", teacher), ("student", student)):
+        if name not in (None, getattr(base, network).name):
+            base = with_values(base, [(f"{network}.options", {})])
+    options: dict[str, Any] = {
         "data.root": root and str(root),
         "data.folders": list(folders) or None,
         "data.exclude": exclude and str(exclude),
@@ -85,37 +90,33 @@ def distill(
         "teacher_checkpoint": teacher_checkpoint and str(teacher_checkpoint),
         "teacher_floor": teacher_floor,
     }
-    options = _assignments(given)
-    chosen = with_settings(chosen, [*_assignments(networks), *options, *settings])
-    _check_options_hold(chosen, options)
-    runtime = _runtime(device, precision, together=True)
+    chosen = with_options(base, options, settings)
+    runtime = runtime_of(device, precision, distributed=True)
     result = run_distill(chosen, out, jobs=jobs, runtime=runtime)
     if runtime.ranks.is_main:
         show_result(result)
         print(f"report: {distillation_report(out)}")
 
 
-@command("predict")
 def predict(
-    experiment: Annotated[
-        Positional[Path], arg(help="folder of fmce distill", metavar="EXPERIMENT")
-    ],
-    images: Annotated[Path, arg(help="images, nested or not", metavar="FOLDER")],
-    out: Annotated[Path, arg(help="masks named by stem, or JSON of boxes", metavar="FOLDER")],
+    experiment: Experiment,
+    images: Annotated[Path, required("images, nested or not", "FOLDER")],
+    out: Annotated[Path, required("folder for masks named by stem, or JSON of boxes", "FOLDER")],
     network: Annotated[
-        Literal["teacher", "supervised", "distilled", "function_matching"], arg(help="which")
+        Literal["teacher"] | choices.Arm,
+        option("teacher, supervised, distilled or function_matching", "NETWORK"),
     ] = "function_matching",
-    seed: Annotated[int | None, arg(help="which; the first if left out", metavar="N")] = None,
+    seed: Seed = None,
     masks: Annotated[
-        Path | None, arg(help="true masks; scores the predictions", metavar="FOLDER")
+        Path | None, option("true masks to score the predictions with", "FOLDER")
     ] = None,
     labels: Annotated[
-        Path | None, arg(help="true boxes, Scalabel JSON; likewise", metavar="FILE")
+        Path | None, option("true boxes (Scalabel JSON) to score the predictions with", "FILE")
     ] = None,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Write a student's or the teacher's class maps as PNGs of train ids, or its boxes as JSON.
+    """Write a network's class maps as PNGs of train ids, or its boxes as JSON.
 
     Example: fmce predict runs/bdd --images bdd100k/images/10k/val --out masks
     """
@@ -129,32 +130,23 @@ def predict(
         seed=seed,
         masks=masks,
         labels=labels,
-        runtime=_runtime(device, precision),
+        runtime=runtime_of(device, precision),
     )
     show_predictions(out, result)
 
 
-@command("frames")
 def frames(
-    videos: Annotated[
-        Positional[tuple[Path, ...]], arg(help="files, or folders of them", metavar="VIDEO …")
-    ],
-    out: Annotated[Path, arg(help="folder of shards; an unfinished one goes on", metavar="SHARDS")],
-    every: Annotated[int, arg(help="keep every N-th frame", metavar="N")] = 5,
+    videos: Annotated[Positional[tuple[Path, ...]], option("files, or folders of them", "VIDEO …")],
+    out: Annotated[Path, required("folder of shards; resumed if unfinished", "SHARDS")],
+    every: Annotated[int, option("keep every N-th frame", "N")] = 5,
     height: Annotated[
-        int | None, arg(help="shrink higher frames to it, pixels", metavar="N")
+        int | None, option("shrink taller frames to this height, pixels", "N")
     ] = None,
-    quality: Annotated[int, arg(help="of the JPEG files", metavar="1..100")] = 90,
-    shard_frames: Annotated[int, arg(help="most frames of a shard", metavar="N")] = 1000,
-    exclude: Annotated[
-        Path | None, arg(help="stems of videos to leave out", metavar="FILE")
-    ] = None,
-    max_damaged: Annotated[
-        float, arg(help="share of videos that may be damaged", metavar="0..1")
-    ] = 0.05,
-    workers: Annotated[
-        int | None, arg(help="processes; as many as cores if left out", metavar="N")
-    ] = None,
+    quality: Annotated[int, option("quality of the JPEG files", "1..100")] = 90,
+    shard_frames: Annotated[int, option("most frames per shard", "N")] = 1000,
+    exclude: Annotated[Path | None, option("stems of videos to leave out", "FILE")] = None,
+    max_damaged: Annotated[float, option("share of videos that may be damaged", "0..1")] = 0.05,
+    workers: Annotated[int | None, option("processes; default: as many as cores", "N")] = None,
 ) -> None:
     """Pack every n-th frame of videos into shards for fmce distill.
 
@@ -174,19 +166,16 @@ def frames(
     show_frames(out, result)
 
 
-@command("export")
 def export(
-    experiment: Annotated[
-        Positional[Path], arg(help="folder of fmce distill", metavar="EXPERIMENT")
-    ],
-    out: Annotated[Path | None, arg(help="folder to write; EXPERIMENT/student if left out")] = None,
-    arm: Annotated[
-        Literal["supervised", "distilled", "function_matching"], arg(help="which")
-    ] = "function_matching",
-    seed: Annotated[int | None, arg(help="which; the first if left out", metavar="N")] = None,
-    onnx: Annotated[bool, arg(help="write ONNX too")] = True,
+    experiment: Experiment,
+    out: Annotated[
+        Path | None, option("folder to write; default: EXPERIMENT/student", "FOLDER")
+    ] = None,
+    arm: Annotated[choices.Arm, option("arm of the student")] = "function_matching",
+    seed: Seed = None,
+    onnx: Annotated[bool, option("write ONNX too")] = True,
 ) -> None:
-    """Export a trained student: state dict, torch.export, ONNX, each checked.
+    """Export a trained student as state dict, torch.export and ONNX; check each against the network.
 
     Example: fmce export runs/camvid --arm function_matching
     """

@@ -1,28 +1,58 @@
-"""The `fmce` command: each subcommand is one call into the library.
+"""The `fmce` command: one call into the library per command, and an exit code for each kind of error.
 
-A user's mistake ends with one line and exit code 2, a training that cannot go on with 1, Ctrl-C with
-130. Set FMCE_TRACEBACK=1 to see where an error arose.
+Exit codes: 2 for user errors (a one-line message), 1 when training cannot continue, 130 on Ctrl-C. Set
+FMCE_TRACEBACK=1 to see where an error arose.
 """
 
 import contextlib
+import functools
 import io
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 
 from fmce import __version__
-from fmce.cli import distillation, fmce_net_pp, maturity, reports  # noqa: F401  (they register their commands)
-from fmce.cli.options import app
+from fmce.cli import distillation, fmce_net_pp, maturity, reports
 from fmce.console.log import show_messages
 
-_FULL = "OutOfMemoryError"  # torch's, which a command without torch must not import
+# In the order in which a user meets them.
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": reports.demo,
+    "train": maturity.train,
+    "phases": maturity.phases,
+    "extract": maturity.extract,
+    "train-net": maturity.train_net,
+    "evaluate": maturity.evaluate,
+    "score": maturity.score,
+    "explain": maturity.explain,
+    "compare": fmce_net_pp.compare,
+    "sweep": fmce_net_pp.sweep,
+    "distill": distillation.distill,
+    "predict": distillation.predict,
+    "frames": distillation.frames,
+    "export": distillation.export,
+    "report": reports.report,
+}
+# Commands whose work the processes started by torchrun share.
+_DISTRIBUTED = ("train", "train-net", "extract", "distill")
 
-# Commands whose work the processes that torchrun starts share.
-_TOGETHER = ("train", "train-net", "extract", "distill")
+# Any other error is a defect of ours and keeps its traceback. By name, because some classes need torch.
+_EXIT_CODES = {
+    "KeyboardInterrupt": 130,
+    "BrokenPipeError": 1,
+    "TrainingStoppedError": 1,
+    "RankLostError": 1,
+    "UnreachableError": 1,
+    "OutOfMemoryError": 1,
+    "ValueError": 2,
+    "OSError": 2,
+    "ModuleNotFoundError": 2,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,65 +61,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(f"fmce {__version__}")
         return
-    rank = _rank()
+    # Where JSON is asked for, standard output holds nothing else.
+    show_messages(logging.WARNING if "--json" in arguments else logging.INFO)
     try:
-        # Where JSON is asked for, standard output holds nothing else; of several ranks the first reports.
-        silent = rank > 0 or "--json" in arguments
-        show_messages(logging.WARNING if silent else logging.INFO)
         _check_processes(arguments)
         _parse(arguments or ["--help"])()
-    except KeyboardInterrupt:
-        if rank == 0:
-            print(
-                "interrupted; the same command goes on from the last whole epoch", file=sys.stderr
-            )
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader went away (`| head`); a second failure at exit would print a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         code = _exit_code(error)
-        if rank > 0:
-            _let_the_first_speak()
+        if _rank() > 0:
+            _let_the_first_report(error)
         if code is None or os.environ.get("FMCE_TRACEBACK"):
             raise
-        where = f" (rank {rank})" if rank > 0 else ""
-        print(f"fmce{where}: {_line_of(error)}", file=sys.stderr)
+        _report(error)
         sys.exit(code)
 
 
 def _rank() -> int:
-    """Return this process's number among those that torchrun started; 0 without torchrun."""
+    """Return this process's rank among those started by torchrun; 0 without torchrun."""
     return int(os.environ.get("RANK", "0")) if "WORLD_SIZE" in os.environ else 0
 
 
 def _check_processes(arguments: Sequence[str]) -> None:
-    """Refuse several processes for what one process does: each would write the same files."""
+    """Refuse several processes for a command that uses one: each would write the same files."""
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in _TOGETHER:
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in _DISTRIBUTED:
         raise ValueError(
             f"fmce {arguments[0]} runs in one process, but torchrun started "
             f"{os.environ['WORLD_SIZE']}; call it without torchrun. Several processes share: "
-            f"{', '.join(_TOGETHER)}"
+            f"{', '.join(_DISTRIBUTED)}"
         )
 
 
-def _let_the_first_speak() -> None:
-    """Wait a little: most errors meet all ranks alike, and torchrun stops this one when the first has ended."""
-    from fmce.engine.distributed.rank_failure import note_failure
-
-    note_failure()
-    time.sleep(1)
-
-
 def _parse(arguments: Sequence[str]) -> Callable[[], None]:
-    """Return what the arguments ask for; a mistake in them ends the program with one line."""
-    said = io.StringIO()
+    """Return the call that the arguments ask for; a mistake in them ends the program with one line."""
+    app = tyro.extras.SubcommandApp()
+    for name, command in COMMANDS.items():
+        app.command(name=name)(_deferred(command))
+    messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            action: Callable[[], None] = app.cli(
+        with contextlib.redirect_stderr(messages):
+            call: Callable[[], None] = app.cli(
                 prog="fmce",
                 description="Maturity of a network's modules, from feature maps. See also --version.",
                 args=arguments,
@@ -97,9 +109,19 @@ def _parse(arguments: Sequence[str]) -> Callable[[], None]:
             )
     except SystemExit as end:
         if end.code == 2:
-            print(f"fmce: {_first_part(said.getvalue())}; see --help", file=sys.stderr)
+            print(f"fmce: {_first_part(messages.getvalue())}; see --help", file=sys.stderr)
         raise
-    return action
+    return call
+
+
+def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """Return a function that parsing may call: the command itself runs when parsing is over."""
+
+    @functools.wraps(command)
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **kwargs)
+
+    return bind
 
 
 def _first_part(box: str) -> str:
@@ -107,27 +129,46 @@ def _first_part(box: str) -> str:
     rows = [row.strip("│ \n") for row in box.splitlines()]
     inside = [row for row in rows if row and row[0] not in "╭╰"]
     if len(inside) > 1 and set(inside[1]) == {"-"}:
-        inside = inside[2:]  # where output is no UTF-8, the title stands inside the box
+        inside = inside[2:]  # where output is not UTF-8, the title stands inside the box
     rule = next((i for i, row in enumerate(inside) if set(row) <= {"─", "-"}), len(inside))
     return " ".join(" ".join(inside[:rule]).split())
 
 
-def _exit_code(error: Exception) -> int | None:
-    """Return 2 for what the user can mend, 1 for what stopped and can go on, None for a defect of ours."""
-    if isinstance(error, (ValueError, OSError, ModuleNotFoundError)):
-        return 2
-    stopped = ("TrainingStoppedError", "RankLostError", "UnreachableError", _FULL)
-    return 1 if type(error).__name__ in stopped else None
+def _exit_code(error: BaseException) -> int | None:
+    """Return the exit code of an error by its nearest class in the table, None for a defect of ours."""
+    names = (kind.__name__ for kind in type(error).__mro__)
+    return next((_EXIT_CODES[name] for name in names if name in _EXIT_CODES), None)
 
 
-def _line_of(error: Exception) -> str:
-    """Return an error on one line, with the remedy where PyTorch names none of ours."""
+def _let_the_first_report(error: BaseException) -> None:
+    """Wait a little: most errors meet all ranks alike, and torchrun stops this one when the first has ended."""
+    from fmce.engine.distributed.rank_failure import note_failure
+
+    if isinstance(error, Exception):
+        note_failure()
+        time.sleep(1)
+
+
+def _report(error: BaseException) -> None:
+    """Print an error on one line."""
+    rank = _rank()
+    if isinstance(error, BrokenPipeError):
+        # The reader went away (`| head`); a second failure at exit would print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    elif not isinstance(error, KeyboardInterrupt):
+        print(f"fmce{f' (rank {rank})' if rank else ''}: {_line_of(error)}", file=sys.stderr)
+    elif rank == 0:
+        print("interrupted; rerun the command to resume from the last checkpoint", file=sys.stderr)
+
+
+def _line_of(error: BaseException) -> str:
+    """Return an error's message on one line; PyTorch's about memory gets a remedy."""
     line = " ".join(str(error).split())
-    if type(error).__name__ != _FULL:
+    if type(error).__name__ != "OutOfMemoryError":
         return line
     return (
         f"{line} What takes less: a smaller train.batch_size, fmce_net.shuffle_buffer or data.image_size, or "
-        "--precision bfloat16; each makes another run, in a folder of its own"
+        "--precision bfloat16; each makes another run, in its own folder"
     )
 
 

@@ -1,107 +1,129 @@
 """Commands of method 1, FMCE."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.conf import Positional
 
 from fmce.cli.options import (
+    ConfigFile,
     Device,
+    Flag,
     Json,
-    Net,
+    OutputFolder,
     Precision,
     RunFolder,
     Settings,
-    _assignments,
-    _check_options_hold,
-    _print_json,
-    _runtime,
-    command,
+    Split,
+    Texts,
+    option,
+    print_json,
+    required,
+    runtime_of,
 )
-from fmce.config.choices import Keep
+from fmce.config import choices
 
 if TYPE_CHECKING:
-    pass
+    from fmce.config.run import RunConfig
 
 
-@command("train")
 def train(
-    out: Annotated[Path, arg(help="run folder; an unfinished one goes on")],
+    out: OutputFolder,
     data: Annotated[
-        str | None,
-        arg(help="digits, mnist, cifar10, … image-folder:DIR or module:function", metavar="NAME"),
+        str | None, option("digits, mnist, cifar10, … image-folder:DIR or module:function", "NAME")
     ] = None,
     data_root: Annotated[
-        Path | None, arg(help="where data sets lie, not $FMCE_DATA", metavar="DIR")
+        Path | None, option("folder of the data sets, instead of $FMCE_DATA", "DIR")
     ] = None,
-    download: Annotated[
-        FlagCreatePairsOff[bool], arg(help="fetch the data set if it is missing")
-    ] = False,
+    download: Annotated[Flag, option("download the data set if it is missing")] = False,
     preset: Annotated[
-        str | None, arg(help="digits, small or paper: where settings start", metavar="NAME")
+        str | None, option("digits, small or paper: values to start from", "NAME")
     ] = None,
-    config: Annotated[Path | None, arg(help="YAML on top of the preset", metavar="FILE")] = None,
+    config: ConfigFile = None,
     model: Annotated[
-        str | None, arg(help="tiny, torchvision:…, timm:… or module:function", metavar="NAME")
+        str | None, option("tiny, torchvision:…, timm:… or module:function", "NAME")
     ] = None,
     layer: Annotated[
-        str | None, arg(help="submodule that gives the feature map", metavar="NAME")
+        str | None, option("submodule whose output is the feature map", "NAME")
     ] = None,
     epochs: Annotated[
-        int | None, arg(help="the preset's, or E_K of the oracle's run", metavar="M")
+        int | None, option("default: the preset's; with --oracle, its convergence epoch", "M")
     ] = None,
-    seed: Annotated[int | None, arg(metavar="N")] = None,
+    seed: Annotated[int | None, option("seed of weights and data order", "N")] = None,
     oracle: Annotated[
-        Path | None, arg(help="run whose FMCE-Net supervises too", metavar="RUN")
+        Path | None, option("run whose FMCE-Net supervises the training too", "RUN")
     ] = None,
     raf: Annotated[
-        float | None, arg(help="weight of the task's loss beside it", metavar="0..1")
+        float | None, option("weight of the task's loss beside the oracle's", "0..1")
     ] = None,
     settings: Settings = (),
-    keep: Annotated[Keep, arg(help="checkpoints left once phases are known")] = "all",
+    keep: Annotated[choices.Keep, option("checkpoints kept once the phases are known")] = "all",
     device: Device = "auto",
     precision: Annotated[
-        Literal["float32", "bfloat16"] | None,
-        arg(help="of forward passes; the config's if left out", metavar="NAME"),
+        choices.Precision | None,
+        option("precision of forward passes; default: the config's", "NAME"),
     ] = None,
 ) -> None:
-    """Train the original task, plain or as FMCE-Net++.
+    """Train a classifier, plain or as FMCE-Net++.
 
     Example: fmce train --out runs/pp --oracle runs/digits --raf 0.9 --seed 1
     """
+    from fmce.config.io import with_options
+    from fmce.config.presets import preset_config
     from fmce.maturity.train_classifier import train_classifier
 
-    given = {
+    options = {
+        "data.name": data,
         "data.root": data_root and str(data_root.absolute()),
         "model.name": model,
         "model.layer": layer,
         "train.epochs": epochs,
         "train.seed": seed,
+        "auxiliary.oracle": oracle and str(oracle.resolve()),
+        "auxiliary.raf": raf,
         "runtime.precision": precision,
     }
-    chosen = _config(preset, data, config, given, oracle, raf, settings)
-    runtime = _runtime(device, together=True)
+    base = preset_config(preset, data, file=config, settings=settings)
+    if oracle is not None:
+        base = _supervised_by(oracle, base, config, raf)
+    chosen = with_options(base, options, settings)
+    runtime = runtime_of(device, distributed=True)
     train_classifier(chosen, out, runtime=runtime, keep=keep, download=download)
 
 
-@command("phases")
+def _supervised_by(
+    oracle: Path, base: "RunConfig", file: Path | None, raf: float | None
+) -> "RunConfig":
+    """Return the config with what an oracle implies: RAL, and its E_K epochs unless the file gives others."""
+    from fmce.config.io import read_yaml, with_values
+    from fmce.runs.run import open_run
+
+    if raf is None and base.auxiliary.oracle is None:
+        raise ValueError("--oracle needs --raf, the weight of the task's loss, such as --raf 0.9")
+    implied: list[tuple[str, Any]] = [("auxiliary.oracle", str(oracle.resolve()))]
+    if base.auxiliary.kind == "none":
+        implied.append(("auxiliary.kind", "ral"))
+    if file is None or "epochs" not in (read_yaml(file).get("train") or {}):
+        implied.append(("train.epochs", open_run(oracle).phases.convergence_epoch))
+    return with_values(base, implied)
+
+
 def phases(
     source: Annotated[
         Positional[Path],
-        arg(help="run folder, CSV/TSV/JSON file, TensorBoard folder", metavar="SOURCE"),
+        required("run folder, CSV/TSV/JSON file, TensorBoard folder", "SOURCE"),
     ],
-    threshold: Annotated[float | None, arg(help="CQI threshold µ, nats", metavar="MU")] = None,
-    num_phases: Annotated[int | None, arg(metavar="K")] = None,
-    column: Annotated[str | None, arg(help="loss column (CSV)", metavar="NAME")] = None,
-    key: Annotated[str | None, arg(help="loss key (JSON)", metavar="NAME")] = None,
-    epoch_column: Annotated[
-        str | None, arg(help="average rows by this epoch", metavar="NAME")
-    ] = None,
-    lr_column: Annotated[str | None, arg(help="learning rate", metavar="NAME")] = None,
-    tag: Annotated[str | None, arg(help="loss scalar (TensorBoard)", metavar="NAME")] = None,
-    figure: Annotated[Path | None, arg(help="PNG or SVG to draw", metavar="FILE")] = None,
-    settings: Settings = (),
+    threshold: Annotated[float | None, option("CQI threshold µ, in nats per epoch", "MU")] = None,
+    num_phases: Annotated[int | None, option("number of phases", "K")] = None,
+    column: Annotated[str | None, option("loss column (CSV)", "NAME")] = None,
+    key: Annotated[str | None, option("loss key (JSON)", "NAME")] = None,
+    epoch_column: Annotated[str | None, option("average the rows of each epoch", "NAME")] = None,
+    lr_column: Annotated[str | None, option("learning-rate column", "NAME")] = None,
+    tag: Annotated[str | None, option("loss scalar (TensorBoard)", "NAME")] = None,
+    figure: Annotated[Path | None, option("PNG or SVG to draw", "FILE")] = None,
+    settings: Annotated[
+        Texts, option("any phase setting; repeatable", "FIELD=VALUE", name="set")
+    ] = (),
     json: Json = False,
 ) -> None:
     """Find the convergence phases of a loss curve.
@@ -109,13 +131,14 @@ def phases(
     Example: fmce phases losses.csv --column train_loss --threshold 1e-3 --figure phases.svg
     """
     from fmce.cli.show_maturity import show_phases
+    from fmce.config.io import merge_options
+    from fmce.convergence.phases import PhaseConfig
     from fmce.maturity.phases import phases as find
 
-    given = {"threshold": threshold, "num_phases": num_phases}
-    chosen = [*_assignments(given), *settings]
+    options = {"threshold": threshold, "num_phases": num_phases}
     found = find(
         source,
-        chosen,
+        merge_options(PhaseConfig, options, settings),
         column=column,
         key=key,
         epoch_column=epoch_column,
@@ -129,13 +152,10 @@ def phases(
         show_phases(found)
 
 
-@command("extract")
 def extract(
     run: RunFolder,
-    workers: Annotated[int, arg(help="processes; torchrun works too", metavar="N")] = 1,
-    dry_run: Annotated[
-        FlagCreatePairsOff[bool], arg(help="only say what it would take on disk")
-    ] = False,
+    workers: Annotated[int, option("processes; torchrun works too", "N")] = 1,
+    dry_run: Annotated[Flag, option("only estimate the size on disk")] = False,
     json: Json = False,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -151,22 +171,22 @@ def extract(
     result = run_extract(
         open_run(run),
         workers=workers,
-        runtime=_runtime(device, precision),
+        runtime=runtime_of(device, precision),
         dry_run=dry_run,
     )
-    if not json:
+    if json:
+        print_json(result)
+    else:
         show_store(run, result)
-    _print_json(json, result)
 
 
-@command("train-net")
 def train_net(
     run: RunFolder,
-    split: Net = "map",
-    others: Annotated[
-        tuple[Path, ...], arg(help="further runs whose maps join", metavar="RUNS")
+    split: Annotated[choices.Split, option("what is held out for testing")] = "map",
+    others: Annotated[tuple[Path, ...], option("further runs whose maps join", "RUN …")] = (),
+    settings: Annotated[
+        Texts, option("any value of the config's fmce_net; repeatable", "FIELD=VALUE", name="set")
     ] = (),
-    settings: Settings = (),
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
@@ -179,7 +199,7 @@ def train_net(
     from fmce.maturity.train_fmce_net import train_fmce_net
     from fmce.runs.run import open_run
 
-    runtime = _runtime(device, precision, together=True)
+    runtime = runtime_of(device, precision, distributed=True)
     opened = open_run(run)
     result = train_fmce_net(
         opened,
@@ -188,22 +208,20 @@ def train_net(
         config=with_settings(opened.config.fmce_net, settings),
         runtime=runtime,
     )
-    if not runtime.ranks.is_main:
-        return
-    rows = [("held out", result["held_out"]), ("test images", result["test_images"])]
-    show_fmce_net(f"FMCE-Net of {run}, split {split}", rows)
+    if runtime.ranks.is_main:
+        rows = [("held out", result["held_out"]), ("test images", result["test_images"])]
+        show_fmce_net(f"FMCE-Net of {run}, split {split}", rows)
 
 
-@command("evaluate")
 def evaluate(
     run: RunFolder,
-    split: Net = "map",
+    split: Split = "map",
     others: Annotated[
-        tuple[Path, ...], arg(help="runs it was not trained on, to try it on", metavar="RUNS")
+        tuple[Path, ...], option("runs it was not trained on, to test it on", "RUN …")
     ] = (),
     settings: Annotated[
-        UseAppendAction[tuple[str, ...]],
-        arg(name="set", help="which FMCE-Net: width=…; others' storage", metavar="FIELD=VALUE"),
+        Texts,
+        option("width=… of the FMCE-Net, storage=… of the others' maps", "FIELD=VALUE", name="set"),
     ] = (),
     json: Json = False,
     device: Device = "auto",
@@ -223,26 +241,25 @@ def evaluate(
         split,
         others=[open_run(path) for path in others],
         settings=settings,
-        runtime=_runtime(device),
+        runtime=runtime_of(device),
     )
     if json:
-        _print_json(json, result)
+        print_json(result)
     else:
         show_evaluation(run, result, runs_trained_on(opened, split, result["width"]))
 
 
-@command("score")
 def score(
     run: RunFolder,
-    epoch: Annotated[int | None, arg(help="epoch of this run", metavar="N")] = None,
+    epoch: Annotated[int | None, option("epoch of this run", "N")] = None,
     checkpoint: Annotated[
-        Path | None, arg(help="checkpoint folder or file instead", metavar="PATH")
+        Path | None, option("checkpoint folder or file instead of an epoch", "PATH")
     ] = None,
-    split: Net = "map",
+    split: Split = "map",
     json: Json = False,
     device: Device = "auto",
 ) -> None:
-    """Let FMCE-Net score the maps of one checkpoint.
+    """Score the feature maps of one checkpoint with FMCE-Net.
 
     Example: fmce score runs/digits --epoch 12
     """
@@ -251,20 +268,18 @@ def score(
     from fmce.runs.run import open_run
 
     result = run_score(
-        open_run(run), epoch=epoch, checkpoint=checkpoint, split=split, runtime=_runtime(device)
+        open_run(run), epoch=epoch, checkpoint=checkpoint, split=split, runtime=runtime_of(device)
     )
-    if not json:
+    if json:
+        print_json(result)
+    else:
         show_score(result)
-    _print_json(json, result)
 
 
-@command("explain")
 def explain(
     run: RunFolder,
-    images: Annotated[int, arg(help="test images, classes in turn", metavar="N")] = 6,
-    signed: Annotated[
-        FlagCreatePairsOff[bool], arg(help="show evidence against the class too")
-    ] = False,
+    images: Annotated[int, option("test images, classes in turn", "N")] = 6,
+    signed: Annotated[Flag, option("show evidence against the class too")] = False,
     device: Device = "auto",
 ) -> None:
     """Draw Grad-CAM of test images over a run's phases.
@@ -276,46 +291,5 @@ def explain(
     from fmce.runs.run import open_run
 
     opened = open_run(run)
-    result = run_explain(opened, num_images=images, signed=signed, runtime=_runtime(device))
+    result = run_explain(opened, num_images=images, signed=signed, runtime=runtime_of(device))
     show_explanation(run, result)
-
-
-def _config(
-    preset: str | None,
-    data: str | None,
-    file: Path | None,
-    given: dict[str, Any],
-    oracle: Path | None,
-    raf: float | None,
-    settings: Sequence[str],
-) -> Any:
-    from fmce.config.io import with_settings
-    from fmce.config.presets import base_config
-
-    base = base_config(preset, data, file=file, settings=settings)
-    auxiliary: dict[str, Any] = {"auxiliary.raf": raf}
-    options = _assignments({"data.name": data, **given, **auxiliary})
-    if oracle is not None:
-        kind = base.auxiliary.kind if base.auxiliary.kind != "none" else "ral"
-        auxiliary |= {"auxiliary.kind": kind, "auxiliary.oracle": str(oracle.resolve())}
-        if raf is None and base.auxiliary.oracle is None:
-            raise ValueError(
-                "--oracle needs --raf, the weight of the task's loss, such as --raf 0.9"
-            )
-        given = {"train.epochs": _oracle_length(oracle, file, settings)} | {
-            k: v for k, v in given.items() if v is not None
-        }
-    chosen = with_settings(base, [*_assignments(given | auxiliary), *settings])
-    _check_options_hold(chosen, options)
-    return chosen
-
-
-def _oracle_length(oracle: Path, file: Path | None, settings: Sequence[str]) -> int | None:
-    """Return the oracle's convergence epoch, FMCE-Net++'s schedule length unless another is given."""
-    from fmce.config.io import read_yaml
-    from fmce.runs.run import open_run
-
-    in_file = file is not None and "epochs" in (read_yaml(file).get("train") or {})
-    if in_file or any(s.startswith("train.epochs") for s in settings):
-        return None
-    return open_run(oracle).phases.convergence_epoch

@@ -1,85 +1,72 @@
-"""Options that several commands share, and how their values reach a config."""
+"""Options that several commands share, and how options are described."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
-from fmce.config.choices import Split
+from fmce.config import choices
 
 if TYPE_CHECKING:
     from fmce.engine.runtime import Runtime
 
 
-Device = Annotated[str, arg(help="auto, cpu, cuda or cuda:N", metavar="DEV")]
+def required(help: str, metavar: str | None = None) -> Any:  # noqa: A002
+    """Describe an argument that must be given."""
+    return arg(help=help, metavar=metavar)
 
 
-Precision = Annotated[Literal["float32", "bfloat16"], arg(help="of forward passes")]
+def option(help: str, metavar: str | None = None, *, name: str | None = None) -> Any:  # noqa: A002
+    """Describe an option; `--help` shows its default where that is a value."""
+    return arg(help=help, metavar=metavar, name=name, help_behavior_hint=_default_hint)
 
 
-RunFolder = Annotated[Positional[Path], arg(help="run folder of fmce train", metavar="RUN")]
+def _default_hint(default: str) -> str:
+    return "" if default in ("None", "False", "") else f"(default: {default})"
 
+
+RunFolder = Annotated[Positional[Path], required("run folder of fmce train", "RUN")]
+OutputFolder = Annotated[Path, required("folder to write; resumed if unfinished", "FOLDER")]
+
+Flag = FlagCreatePairsOff[bool]
+Texts = UseAppendAction[tuple[str, ...]]
 
 Settings = Annotated[
-    UseAppendAction[tuple[str, ...]],
-    arg(name="set", help="any config value, repeatable", metavar="SECTION.FIELD=VALUE"),
+    Texts, option("any config value; repeatable", "SECTION.FIELD=VALUE", name="set")
 ]
+ConfigFile = Annotated[
+    Path | None, option("YAML file with values that replace the preset's", "FILE")
+]
+Jobs = Annotated[
+    int | None, option("trainings at a time; default: as many as cores, one on a GPU", "N")
+]
+Device = Annotated[str, option("auto, cpu, cuda or cuda:N", "DEV")]
+Precision = Annotated[choices.Precision, option("precision of forward passes")]
+Split = Annotated[choices.Split, option("which FMCE-Net, by what its training held out")]
+Json = Annotated[Flag, option("print JSON only", name="json")]
 
 
-Net = Annotated[Split, arg(help="what FMCE-Net's training held out")]
-
-
-Json = Annotated[FlagCreatePairsOff[bool], arg(name="json", help="print JSON only")]
-
-
-app = tyro.extras.SubcommandApp()
-
-
-P = ParamSpec("P")
-
-
-def command(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Register a subcommand whose call is put off, so that parsing is over before anything runs."""
-
-    def register(function: Callable[P, None]) -> Callable[P, None]:
-        @functools.wraps(function)
-        def put_off(*args: P.args, **kwargs: P.kwargs) -> Callable[[], None]:
-            return functools.partial(function, *args, **kwargs)
-
-        app.command(name=name)(put_off)
-        return function
-
-    return register
-
-
-def _runtime(device: str, precision: str = "float32", *, together: bool = False) -> "Runtime":
+def runtime_of(device: str, precision: str = "float32", *, distributed: bool = False) -> "Runtime":
+    """Return where and how a command computes; with `distributed`, the processes of torchrun share it."""
     from fmce.engine.runtime import make_runtime
 
-    return make_runtime(device, precision, together=together)
+    return make_runtime(device, precision, together=distributed)
 
 
-def _check_options_hold(chosen: Any, options: Sequence[str]) -> None:
-    """Refuse an option that a setting overrides: which of the two was meant only the user knows."""
-    from fmce.config.io import with_settings
-
-    for option in options:
-        if with_settings(chosen, [option]) != chosen:
-            raise ValueError(
-                f"an option says {option}, but --set says something else; leave one of them out"
-            )
-
-
-def _assignments(values: dict[str, Any]) -> list[str]:
+def print_json(result: Mapping[str, Any]) -> None:
+    """Print a result as JSON."""
     import json
 
-    return [f"{name}={json.dumps(v)}" for name, v in values.items() if v is not None]
+    print(json.dumps(result, indent=1, allow_nan=False))
 
 
-def _print_json(wanted: bool, result: Any) -> None:
-    if wanted:
-        import json
+Net = Split
 
-        print(json.dumps(result, indent=1, allow_nan=False))
+
+def command(_name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Leave a command as it is."""
+    return lambda function: function
+
+
+_runtime = runtime_of

@@ -1,27 +1,23 @@
-"""Commands that show: the demo and the report."""
+"""Commands of all methods: the demo and the report."""
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import Positional
 
-from fmce.cli.options import Device, RunFolder, _runtime, command
-
-if TYPE_CHECKING:
-    pass
+from fmce.cli.options import Device, option, required, runtime_of
 
 
-@command("demo")
 def demo(
     task: Annotated[
         Literal["digits", "segment", "detect"],
-        arg(help="FMCE on digits, or function matching on scenes"),
+        option("FMCE and FMCE-Net++ on digits, or function matching on road scenes"),
     ] = "digits",
-    out: Annotated[Path | None, arg(help="folder to write; runs/demo… if left out")] = None,
+    out: Annotated[Path | None, option("folder to write; default: below runs/", "FOLDER")] = None,
     device: Device = "auto",
 ) -> None:
-    """Run a whole method on built-in data and write a report.
+    """Run a complete method on built-in data and write a report.
 
     Example: fmce demo --task segment
     """
@@ -32,12 +28,12 @@ def demo(
 
     started = time.perf_counter()
     if task == "digits":
-        found = run_demo(out or Path("runs/demo"), runtime=_runtime(device))
+        found = run_demo(out or Path("runs/demo"), runtime=runtime_of(device))
         show_demo(found)
         page = found.report
     else:
         folder = out or Path(f"runs/demo-{task}")
-        distilled = distillation_demo(task, folder, runtime=_runtime(device))
+        distilled = distillation_demo(task, folder, runtime=runtime_of(device))
         show_result(distilled.result)
         if distilled.export is not None:
             show_export(folder / "student", distilled.export)
@@ -46,13 +42,12 @@ def demo(
     print(f"report              {page}")
 
 
-@command("report")
 def report(
-    run: RunFolder,
-    comparison: Annotated[Path | None, arg(help="folder of fmce compare", metavar="FOLDER")] = None,
-    out: Annotated[Path | None, arg(help="page; RUN/report.html if left out")] = None,
+    run: Annotated[Positional[Path], required("folder of fmce train or fmce distill", "RUN")],
+    comparison: Annotated[Path | None, option("folder of fmce compare", "FOLDER")] = None,
+    out: Annotated[Path | None, option("page to write; default: RUN/report.html", "FILE")] = None,
 ) -> None:
-    """Write the report of a run, or of a distill folder, as one HTML file.
+    """Write the report of a run or a distillation as one HTML file.
 
     Example: fmce report runs/digits --comparison runs/compare
     """
@@ -60,6 +55,7 @@ def report(
     from fmce.report.write import report as run_report
 
     if (run / "distill.json").exists():
-        print(f"report: {distillation_report(run, out=out)}")
-        return
-    print(f"report: {run_report(run, comparison=comparison, out=out)}")
+        page = distillation_report(run, out=out)
+    else:
+        page = run_report(run, comparison=comparison, out=out)
+    print(f"report: {page}")

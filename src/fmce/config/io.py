@@ -172,29 +172,44 @@ def with_settings(config: C, settings: Sequence[str]) -> C:
     return with_values(config, parse_settings(settings))
 
 
-def with_options(config: C, options: Mapping[str, Any], settings: Sequence[str]) -> C:
-    """Return the config changed by a command's options and by settings that must not contradict them.
+def merge_options(cls: type, options: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Return a command's options and settings as nested dicts of one config class.
 
     Args:
-        config: What both change.
+        cls: The config class that both belong to.
         options: "section.field" to value; None stands for an option that was not given.
         settings: `section.field=value` texts.
 
     Raises:
-        ValueError: If a setting contradicts an option, and as `with_settings`.
+        ValueError: If a setting cannot be read, or contradicts an option.
 
     >>> from fmce.config.run import RunConfig
-    >>> with_options(RunConfig(), {"train.epochs": 5, "train.seed": None}, ["data.flip=true"]).train.epochs
-    5
+    >>> merge_options(RunConfig, {"train.epochs": 5, "train.seed": None}, ["data.flip=true"])
+    {'train': {'epochs': 5}, 'data': {'flip': True}}
     """
     given = [(name, value) for name, value in options.items() if value is not None]
-    chosen = with_values(config, [*given, *parse_settings(settings)])
+    values = nest(cls, [*given, *parse_settings(settings)])
     for name, value in given:
-        if with_values(chosen, [(name, value)]) != chosen:
+        if _value_at(values, name) != value:
             raise ValueError(
                 f"conflicting values for {name}: given as an option and via --set; remove one"
             )
-    return chosen
+    return values
+
+
+def _value_at(values: Any, name: str) -> Any:
+    for part in name.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def with_options(config: C, options: Mapping[str, Any], settings: Sequence[str]) -> C:
+    """Return the config changed by a command's options and settings.
+
+    Raises:
+        ValueError: As `merge_options`, or if a value has the wrong type or range.
+    """
+    return from_dict(type(config), merge_options(type(config), options, settings), base=config)
 
 
 def _parse(text: str) -> Any:

@@ -1,7 +1,7 @@
-"""From `--preset`, `--data`, a YAML file and single settings to one run's config, all numbers written out.
+"""One run's config from a preset, a data set, a YAML file and single settings.
 
 What suits a data set (its size, flips, shift; for the paper its epochs and threshold) comes from the
-table in `fmce.data.classification.catalog`; a file wins over that, a setting over both.
+table in `fmce.data.classification.catalog`; a file replaces that, a setting replaces both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fmce.config.io import from_dict, read_yaml, with_settings
+from fmce.config.io import from_dict, nest, parse_settings, read_yaml, with_settings
 from fmce.config.run import DataConfig, FMCENetConfig, ModelConfig, RunConfig, TrainConfig
 from fmce.convergence.phases import PhaseConfig
 from fmce.data.classification.catalog import DataSpec, spec_of
@@ -26,36 +26,41 @@ def make_config(
 
     Args:
         preset_name: "digits", "small" or "paper"; None takes "digits" for the digits, else "small".
-        data: name of a data set, as in `load_classification`; None is what file or settings name,
-            else the digits.
-        file: YAML whose values win over the preset's.
-        settings: `section.field=value` texts, which win over everything.
+        data: Name of a data set, as in `load_classification`; None takes the one that file or settings
+            name, else the digits.
+        file: YAML whose values replace the preset's.
+        settings: `section.field=value` texts, which replace everything else.
 
     Raises:
-        ValueError: an unknown name, key or value, or the preset is not made for the data set.
-        FileNotFoundError: there is no such file.
+        ValueError: If a name, key or value is unknown, or the preset is not made for the data set.
+        FileNotFoundError: If there is no such file.
 
     >>> make_config("paper", "cifar10").data.flip, make_config("paper", "mnist").data.flip
     (True, False)
     """
-    return with_settings(base_config(preset_name, data, file=file, settings=settings), settings)
+    return with_settings(preset_config(preset_name, data, file=file, settings=settings), settings)
 
 
-def base_config(
+def preset_config(
     preset_name: str | None,
     data: str | None,
     *,
     file: Path | None = None,
     settings: Sequence[str] = (),
 ) -> RunConfig:
-    """Return preset and file for the data set that settings, `data` or the file name, settings yet to come.
+    """Return preset and file for the data set that settings, `data` or the file name, before any setting.
 
     Raises:
-        ValueError: as `make_config`.
-        FileNotFoundError: there is no such file.
+        ValueError: As `make_config`.
+        FileNotFoundError: If there is no such file.
     """
     values = {} if file is None else read_yaml(file)
-    name = _named(settings) or data or _name_in(values) or "digits"
+    name = (
+        _data_name(nest(RunConfig, parse_settings(settings)))
+        or data
+        or _data_name(values)
+        or "digits"
+    )
     base = config_for(preset_name or ("digits" if name == "digits" else "small"), name)
     config = from_dict(RunConfig, values, base=base)
     return replace(config, data=replace(config.data, name=name))
@@ -65,7 +70,7 @@ def config_for(preset_name: str, data: str) -> RunConfig:
     """Return a preset with what suits a data set.
 
     Raises:
-        ValueError: an unknown name, or the preset "digits" with other data.
+        ValueError: If a name is unknown, or the preset "digits" is asked for with other data.
     """
     base, spec = preset(preset_name), spec_of(data)
     if preset_name == "digits" and data != "digits":
@@ -90,21 +95,13 @@ def _paper(base: RunConfig, spec: DataSpec) -> RunConfig:
     )
 
 
-def _named(settings: Sequence[str]) -> str | None:
-    """Return the data set that the settings name last."""
-    names = [
-        s.partition("=")[2].strip() for s in settings if s.partition("=")[0].strip() == "data.name"
-    ]
-    return names[-1] if names else None
-
-
-def _name_in(values: Mapping[str, Any]) -> str | None:
+def _data_name(values: Mapping[str, Any]) -> str | None:
     section = values.get("data")
     name = section.get("name") if isinstance(section, Mapping) else None
     return name if isinstance(name, str) else None
 
 
-# `fmce.config.presets` adds what depends on the data set, such as flips.
+# `config_for` adds what depends on the data set, such as flips.
 PRESETS: dict[str, RunConfig] = {
     "digits": RunConfig(),
     # Section V of the FMCE paper; epochs of its MNIST rows.
@@ -131,7 +128,7 @@ def preset(name: str) -> RunConfig:
     """Return the named preset.
 
     Raises:
-        ValueError: no preset has that name.
+        ValueError: If no preset has that name.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose from {', '.join(PRESETS)}")

@@ -1,10 +1,11 @@
 """`fmce phases`: convergence phases of a run or of any loss curve alone. Never imports torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fmce.config.io import with_settings
+from fmce.config.io import from_dict
 from fmce.config.run import run_config
 from fmce.convergence.files.curves import LossCurve, read_curve
 from fmce.convergence.files.tensorboard import holds_events, read_event_curve
@@ -40,12 +41,12 @@ class FoundPhases:
         return [epochs[marker - 1] for marker in self.phases.markers]
 
 
-def run_phases(run: Path, settings: Sequence[str] = ()) -> tuple[list[float], Phases]:
+def run_phases(run: Path, changes: Mapping[str, Any] | None = None) -> tuple[list[float], Phases]:
     """Find the phases of a run folder's training loss and write them to its `phases.json`.
 
     Args:
         run: The run folder.
-        settings: `field=value` changes to the `phases` section of the run's config.
+        changes: Fields of `PhaseConfig` that differ from the `phases` section of the run's config.
 
     Returns:
         The task's loss of each epoch in nats, and the phases.
@@ -54,7 +55,7 @@ def run_phases(run: Path, settings: Sequence[str] = ()) -> tuple[list[float], Ph
         ValueError: If the curve has no phases; the message gives the reason.
         FileNotFoundError: If the folder is no run folder.
     """
-    config = with_settings(run_config(run).phases, settings)
+    config = from_dict(PhaseConfig, changes or {}, base=run_config(run).phases)
     rows = read_metrics(run)
     if not rows:
         raise ValueError(f"{run} has no metrics yet; train it first: fmce train --out {run}")
@@ -66,7 +67,7 @@ def run_phases(run: Path, settings: Sequence[str] = ()) -> tuple[list[float], Ph
 
 def phases(
     source: Path,
-    settings: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
     *,
     column: str | None = None,
     key: str | None = None,
@@ -79,7 +80,7 @@ def phases(
 
     Args:
         source: Run folder; CSV, TSV, JSON or JSON-lines file of losses; or TensorBoard's event files.
-        settings: `field=value` changes to the phase config (the run's own; a file's defaults).
+        changes: Fields of `PhaseConfig` that differ from the run's own config, or from the defaults.
         column: Loss column of a CSV or TSV file.
         key: Loss key of a JSON file.
         epoch_column: Averages a per-step log by epoch; of event files, a tag.
@@ -105,10 +106,10 @@ def phases(
             )
         if any((column, key, epoch_column, lr_column, tag)):
             raise ValueError(f"{source} is a run folder, whose columns are known; leave them out")
-        losses, found = run_phases(source, settings)
+        losses, found = run_phases(source, changes)
         figure = figure or source / "figures" / "phases.png"
     else:
-        config = with_settings(PhaseConfig(), settings)
+        config = from_dict(PhaseConfig, changes or {})
         if events:
             if column or key:
                 raise ValueError(
