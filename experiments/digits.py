@@ -13,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from experiments.result_rows import portable
 from experiments.run_script import run_script
 from fmce.config.io import to_dict
 from fmce.config.presets import preset
 from fmce.config.run import RunConfig
-from fmce.fmce_net_pp.compare import Comparison, compare
+from fmce.config.sweep import CompareConfig
+from fmce.fmce_net_pp.compare import compare
 from fmce.maturity.evaluate import evaluate
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
@@ -40,10 +42,10 @@ def main() -> None:
         record(f"FMCE-Net, split {split}", run, train_fmce_net(run, split))
         across = evaluate(run, split, others=[other])["other_runs"]
         record(f"FMCE-Net, split {split}, on another seed's run", run, *across.values())
-    plan = Comparison(
-        str(run.path), rafs=(0.95, 0.9, 0.75, 0.5), seeds=(1, 2, 3, 4, 5), same_seed=True
+    plan = CompareConfig(
+        oracle=str(run.path), rafs=(0.95, 0.9, 0.75, 0.5), seeds=(1, 2, 3, 4, 5), same_seed=True
     )
-    record("FMCE-Net++ and controls", run, compare(plan, out / "compare"))
+    record("FMCE-Net++ and controls", run, portable(compare(plan, out / "compare")))
 
 
 def with_seed(config: RunConfig, seed: int) -> RunConfig:

@@ -6,7 +6,7 @@
 Draws from the finished trainings of fmce_net_pp_table1.py and trains nothing; under a minute a group on
 one CPU core. Writes OUT/figures/GROUP-{epochs,rafs,grad-cam}.png and puts the numbers of Grad-CAM
 into results/fmce_net_pp.jsonl. Expected: curves and bars that overlap within the spread over seeds.
-Test images are looked at for Grad-CAM only after RAF was picked on validation images.
+Test images are looked at for Grad-CAM only after RAF was selected on validation images.
 """
 
 import argparse
@@ -57,11 +57,7 @@ def draw_sweep(folder: Path, options: argparse.Namespace) -> None:
     """Draw the figures of a sweep's groups that are asked for."""
     result = read_json(folder / "sweep.json")
     for group in (one for one in result["groups"] if is_asked(options, one)):
-        rows = [
-            {**row, "folder": folder / row["folder"]}
-            for row in result["rows"]
-            if row["group"] == group["group"]
-        ]
+        rows = [{**row, "folder": folder / row["folder"]} for row in group["rows"]]
         draw_group(group, rows, options)
 
 
@@ -92,7 +88,7 @@ def draw_group(
 
 def plain_and_treated(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the finished trainings without controls: plain first, then RAF falling."""
-    chosen = [r for r in rows if r["arm"] in ("baseline", "ral") and r["epochs"] is not None]
+    chosen = [r for r in rows if r["role"] in ("baseline", "ral") and r["epochs"] is not None]
     return sorted(chosen, key=lambda r: (-float(r["raf"]), r["seed"]))
 
 

@@ -33,11 +33,13 @@ from experiments.paper_runs import (
     trained,
     with_phases,
 )
+from experiments.result_rows import portable
 from experiments.run_script import run_script
 from experiments.sections.fmce_plus import HEADER, about, accuracy_lines
 from fmce.config.io import to_dict
 from fmce.config.sweep import SweepConfig
 from fmce.console.tables import print_table
+from fmce.fmce_net_pp.sweep.results import Comparison
 from fmce.fmce_net_pp.sweep.run import make_workers, sweep
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
@@ -103,11 +105,11 @@ def sweep_case(options: argparse.Namespace, case: Case) -> None:
         options.engine, folder, options.jobs, options.device, address=options.address
     )
     result = sweep(config, folder, workers=workers, device=options.device)
-    for group in result["groups"]:
-        record(options, config, group, result["failed"])
-    if result["failed"]:
+    for group in result.groups:
+        record(options, config, group, len(result.failed))
+    if result.failed:
         raise ValueError(
-            f"failed trainings: {', '.join(result['failed'])}; the same command tries them again"
+            f"failed trainings: {', '.join(result.failed)}; rerun the command to try them again"
         )
 
 
@@ -155,22 +157,22 @@ def paper_sweep(options: argparse.Namespace, case: Case) -> SweepConfig:
 def record(
     options: argparse.Namespace,
     config: SweepConfig,
-    group: Mapping[str, Any],
-    failed: Mapping[str, str],
+    group: Comparison,
+    failed: int,
 ) -> None:
     """Record one group's arms and comparisons; where no test accuracy was read an earlier row stays."""
-    if not group["arms"]:
-        print(f"not recorded: {group['group']}: no test accuracy was read", flush=True)
+    if not group.arms:
+        print(f"not recorded: {group.group}: no test accuracy was read", flush=True)
         return
-    left = ("oracle", "group", "model", "data")
+    left = ("group", "model", "data")
     row = {
         "experiment": EXPERIMENT,
         "what": WHAT,
         "scale": options.scale,
-        "data": group["data"],
-        "model": group["model"],
-        "seed": list(group["seeds"]),
-        "result": {k: v for k, v in group.items() if k not in left} | {"failed": len(failed)},
+        "data": group.data,
+        "model": group.model,
+        "seed": group.seeds,
+        "result": {k: v for k, v in portable(group).items() if k not in left} | {"failed": failed},
         "config": {k: v for k, v in to_dict(config).items() if k != "oracles"},
     }
     record_result(options.results, row, key=("experiment", "scale", "data", "model"))

@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fmce.files import read_json_lines
+
+if TYPE_CHECKING:
+    from fmce.fmce_net_pp.sweep.results import Comparison
 
 Row = Mapping[str, Any]
 
@@ -17,6 +20,15 @@ ARMS = {
     "scaled_rate": "control: plain, learning rate × RAF",
     "feature_matching": "control: maps pulled to checkpoint E_K's",
 }
+
+
+def portable(comparison: "Comparison") -> dict[str, Any]:
+    """Return a comparison as a result row has it: without paths of this machine."""
+    values = comparison.to_dict()
+    del values["oracle"]
+    for row in (*values["rows"], *values["same_seed"]):
+        del row["folder"]
+    return values
 
 
 def read_rows(folder: Path) -> list[Row]:

@@ -115,12 +115,15 @@ def fmce_command():
 
 @pytest.fixture(scope="session")
 def compared(finished_run, tmp_path_factory):
-    """Plan, folder and result of a comparison: two RAFs, all controls, two seeds, the oracle's apart."""
-    from fmce.fmce_net_pp.compare import Comparison, compare
+    """Config, folder and result of a comparison: two RAFs, all controls, two seeds, the oracle's apart."""
+    from fmce.config.sweep import CompareConfig
+    from fmce.engine.jobs.local import LocalWorkers
+    from fmce.fmce_net_pp.compare import compare
 
-    plan = Comparison(str(finished_run.path), rafs=(0.9, 0.5), seeds=(1, 2), same_seed=True)
+    oracle = str(finished_run.path)
+    config = CompareConfig(oracle=oracle, rafs=(0.9, 0.5), seeds=(1, 2), same_seed=True)
     out = tmp_path_factory.mktemp("compare") / "out"
-    return plan, out, compare(plan, out, jobs=2)
+    return config, out, compare(config, out, workers=LocalWorkers(2))
 
 
 SMALL_DISTILLATION = (

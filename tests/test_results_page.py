@@ -29,7 +29,10 @@ def comparison_row(*comparisons):
         "raf": 0.9,
         "epochs": 42,
         "seeds": [1, 2, 3, 4, 5],
-        "selection": [{"raf": 0.9, "validation_accuracy": 0.98, "validation_loss": 0.1}],
+        "selection": {
+            "raf": 0.9,
+            "candidates": [{"raf": 0.9, "validation_accuracy": 0.98, "validation_loss": 0.1}],
+        },
         "arms": [{"arm": a, "mean": 0.99, "sd": 0.001} for a in ("baseline", "ral")],
         "comparisons": list(comparisons),
         "same_seed": [],

@@ -38,10 +38,10 @@ def section(rows: Sequence[Row]) -> list[str]:
 
 def chosen(result: Row) -> str:
     """Say how many pairs there are and how RAF was chosen."""
-    text = f"{len(result['seeds'])} paired seeds, {result['epochs']} epochs, RAF {result['raf']:g}"
+    text = f"{len(result['seeds'])} paired seeds, {result['epochs']} epochs, RAF {result['selection']['raf']:g}"
     candidates = "; ".join(
         f"RAF {c['raf']:g}: {percent(c['validation_accuracy'])}, loss {c['validation_loss']:.4f}"
-        for c in result["selection"]
+        for c in result["selection"]["candidates"]
     )
     return (
         f"{text}, chosen on validation images with a seed of its own ({candidates})."

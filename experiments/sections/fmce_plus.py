@@ -44,20 +44,20 @@ def section(rows: Sequence[Row]) -> list[str]:
 
 
 def about(row: Row) -> str:
-    """Say what was swept and what was picked."""
+    """Say what was swept and which RAF was selected."""
     result = row["result"]
     settings = ", ".join(f"`{one}`" for one in row["config"]["settings"])
     name = (
         f"{DATA_NAMES.get(row['data'], row['data'])}, {MODEL_NAMES.get(row['model'], row['model'])}"
     )
     chosen = ""
-    if result["pick"]:
+    if result["selection"]:
         each = "; ".join(
             f"RAF {c['raf']:g}: {percent(c['validation_accuracy'])}"
-            for c in result["pick"]["candidates"]
+            for c in result["selection"]["candidates"]
             if "validation_accuracy" in c
         )
-        chosen = f" Picked on validation images: RAF {result['pick']['raf']:g} ({each})."
+        chosen = f" Selected on validation images: RAF {result['selection']['raf']:g} ({each})."
     failed = f" {result['failed']} trainings failed." if result["failed"] else ""
     return (
         f"{name}; {settings}; {len(result['seeds'])} paired seeds, {result['epochs']} epochs (the "

@@ -10,6 +10,7 @@ import torch
 from fmce.config.choices import Split
 from fmce.config.distillation import DISTILLATION_DEFAULTS, distillation_preset
 from fmce.config.presets import preset
+from fmce.config.sweep import CompareConfig
 from fmce.console.log import logger
 from fmce.console.progress import Progress
 from fmce.convergence.phases import Phases
@@ -18,8 +19,8 @@ from fmce.distillation.export import export
 from fmce.engine.jobs.run import run_jobs
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.files import read_json
-from fmce.fmce_net_pp.arms import TREATMENT
-from fmce.fmce_net_pp.compare import Comparison, compare
+from fmce.fmce_net_pp.compare import compare
+from fmce.fmce_net_pp.sweep.results import Comparison
 from fmce.maturity.explain import explain
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
@@ -36,16 +37,14 @@ class DemoResult:
         test_accuracy: Of the original task, a fraction.
         phases: The convergence phases of its training.
         fmce_nets: Metrics of FMCE-Net, split "map" and split "image".
-        raf: The RAF that validation chose.
-        comparison: FMCE-Net++ against its baseline, as `compare` returns it.
+        comparison: FMCE-Net++ against its baseline.
     """
 
     report: Path
     test_accuracy: float
     phases: Phases
     fmce_nets: tuple[dict[str, Any], dict[str, Any]]
-    raf: float
-    comparison: dict[str, Any]
+    comparison: Comparison
 
 
 def demo(out: Path, *, runtime: Runtime | None = None) -> DemoResult:
@@ -76,8 +75,8 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> DemoResult:
     by_map, by_image = (read_json(run.fmce_net_folder(s) / "metrics.json") for s in splits)
 
     logger.info("3/5 FMCE-Net++ against its baseline (8 trainings; fmce compare adds the controls)")
-    plan = Comparison(str(run.path), rafs=(0.9, 0.75), seeds=(1, 2, 3), controls=False)
-    comparison = compare(plan, out / "compare", runtime=runtime)
+    plan = CompareConfig(oracle=str(run.path), rafs=(0.9, 0.75), seeds=(1, 2, 3), controls=())
+    comparison = compare(plan, out / "compare", device=device, precision=runtime.precision)
 
     logger.info("4/5 Grad-CAM across the phases")
     explain(run, num_images=6, runtime=runtime)
@@ -90,8 +89,7 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> DemoResult:
         run.done["test_accuracy"],
         run.phases,
         (by_map, by_image),
-        comparison["raf"],
-        next(c for c in comparison["comparisons"] if c["arm"] == TREATMENT),
+        comparison,
     )
 
 

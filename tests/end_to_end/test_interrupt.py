@@ -10,6 +10,9 @@ import time
 import pytest
 
 from fmce.cli.main import main
+from fmce.config.sweep import CompareConfig
+from fmce.engine.jobs.local import LocalWorkers
+from fmce.fmce_net_pp.compare import compare
 from fmce.runs.run import open_run
 
 SETTINGS = ("data.image_size=8", "data.shift=1", "model.options={width: 4}")
@@ -82,16 +85,15 @@ def test_a_comparison_that_is_stopped_leaves_no_process_and_one_that_is_killed_g
     assert group_is_gone(process.pid)
     if number == signal.SIGINT:
         return
-    from fmce.fmce_net_pp.compare import Comparison, compare
-
-    plan = Comparison(
-        str(finished_run.path), rafs=(0.9,), seeds=(1, 2), controls=False, length="full"
+    config = CompareConfig(
+        oracle=str(finished_run.path), rafs=(0.9,), seeds=(1, 2), controls=(), length="full"
     )
-    result = compare(plan, out, jobs=2, quiet=True)
-    arms = [(seed, arm) for seed in (1, 2) for arm in ("baseline", "ral")]
-    assert [(row["seed"], row["arm"]) for row in result["rows"]] == arms
-    assert (result["raf"], result["selection"], result["epochs"]) == (0.9, [], 8)
-    assert not (out / "selection").exists()
+    result = compare(config, out, workers=LocalWorkers(2))
+    arms = [(arm, seed) for arm in ("baseline", "ral") for seed in (1, 2)]
+    assert [(row["arm"], row["seed"]) for row in result.rows[1:]] == arms
+    assert all(row["test_accuracy"] is not None for row in result.rows)
+    assert (result.selection["raf"], result.selection["candidates"]) == (0.9, [])
+    assert result.epochs == 8
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 from fmce.config.io import from_yaml, to_yaml
 from fmce.config.sweep import SweepConfig
 from fmce.fmce_net_pp.sweep.grid import make_groups
-from fmce.fmce_net_pp.sweep.jobs import read_state, train_sweep_arm
+from fmce.fmce_net_pp.sweep.jobs import Placement, read_state, train_group_arm
 from fmce.maturity.train_classifier import train_classifier
 from fmce.runs.log import lock_run, read_done, read_metrics
 from fmce.runs.run import open_run
@@ -142,8 +142,8 @@ def test_a_killed_training_and_a_lost_node_leave_every_row_once(cluster, finishe
     first = group.baselines[0]
     with lock_run(out, to_yaml(grid)):
         pass
-    train_sweep_arm(group.config_of(first, finished_run), group.folder_of(first), "cpu", "float32")
-    runs = [group.folder_of(run) for run in group.arms]
+    train_group_arm(group.config_of(first), group.folder_of(first), Placement("cpu"))
+    runs = [group.folder_of(run) for run in group.runs[1:]]
     process = begin(cluster, config, out)
     try:
         victim, pid = in_its_middle(

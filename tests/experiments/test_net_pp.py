@@ -25,7 +25,7 @@ def sweep_row(*comparisons):
     result = {
         "seeds": [1, 2, 3],
         "epochs": 21,
-        "pick": {"raf": 0.9, "candidates": candidates},
+        "selection": {"raf": 0.9, "candidates": candidates},
         "arms": arms,
         "comparisons": list(comparisons),
         "failed": 0,
@@ -85,7 +85,7 @@ def test_recorded_arms_are_printed_beside_the_published_ones_of_their_raf(script
     assert "83.00 ± 0.00" in treated
     assert "-2.00" in treated
     assert "90.24 ± 0.05" in treated  # ShuffleNet v2 at RAF 0.9
-    assert "Picked on validation images: RAF 0.9 (RAF 0.9: 86.00 %)" in text
+    assert "Selected on validation images: RAF 0.9 (RAF 0.9: 86.00 %)" in text
 
 
 def test_what_is_said_of_a_sweep_follows_the_adjusted_p(script):
@@ -130,11 +130,11 @@ def test_a_data_set_that_the_papers_table_lacks_is_refused(script, capsys):
 def test_a_group_whose_oracle_failed_leaves_the_recorded_row_as_it_is(script, tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     options = argparse.Namespace(results=path, scale="small")
-    group = {"group": "tiny-fashion-mnist", "model": "tiny", "data": "fashion-mnist", "arms": []}
+    group = argparse.Namespace(group="tiny-fashion-mnist", arms=[])
     row = json.dumps(sweep_row(comparison("raf0.9", 0.0, 1.0))) + "\n"
     path.write_text(row, encoding="utf-8")
     table = script("fmce_net_pp_table1")
-    table.record(options, table.SweepConfig(), group | {"seeds": [1, 2]}, {"oracle": "why"})
+    table.record(options, table.SweepConfig(), group, 1)
     assert path.read_text(encoding="utf-8") == row
     assert "not recorded: tiny-fashion-mnist" in capsys.readouterr().out
 
@@ -169,13 +169,14 @@ def test_rows_of_the_papers_grid_may_be_asked_for_one_after_another(
 ):
     """What a sweep does with its folder, without its trainings: the second row must not meet the first's."""
     from fmce.config.io import to_yaml
+    from fmce.fmce_net_pp.sweep.results import SweepResult
     from fmce.runs.log import lock_run
 
     table = script("fmce_net_pp_table1")
 
     def claim(config, out, **_):
         with lock_run(out, to_yaml(config)):
-            return {"groups": [], "failed": {"a/training": "why"}}
+            return SweepResult([], {"a/training": "why"})
 
     monkeypatch.setattr(table, "sweep", claim)
     for data in ("cifar10", "mnist"):
@@ -197,7 +198,7 @@ def test_figures_are_drawn_from_a_finished_sweep(script, finished_run, tmp_path,
         controls=(),
         oracles=(str(finished_run.path),),
     )
-    sweep(config, tmp_path / "sweeps" / "small", workers=InThisProcess(), quiet=True)
+    sweep(config, tmp_path / "sweeps" / "small", workers=InThisProcess())
     arguments = ["--small", "--out", str(tmp_path), "--results", str(tmp_path / "rows.jsonl")]
     script("fmce_net_pp_figures").main([*arguments, "--images", "10", "--shown", "2"])
     kinds = sorted(p.name.rpartition("-")[2] for p in (tmp_path / "figures").iterdir())

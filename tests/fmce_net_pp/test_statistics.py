@@ -1,9 +1,13 @@
 """Arms side by side: what counts into an adjusted p, and of how many runs a mean is."""
 
+import subprocess
+import sys
+
 import pytest
 from scipy import stats
 
-from fmce.fmce_net_pp.statistics import arm_cells, comparisons, summaries
+from fmce.cli.show_fmce_net_pp import arm_cells
+from fmce.fmce_net_pp.statistics import arm_summaries, compare_with_baseline
 
 
 def rows(**accuracies):
@@ -18,14 +22,19 @@ def rows(**accuracies):
 def test_an_arm_without_spread_counts_among_those_that_p_is_adjusted_for():
     base, better = [0.80, 0.82, 0.81], [0.85, 0.86, 0.86]
     shifted = [value + 0.01 for value in base]
-    first, flat = comparisons(rows(baseline=base, ral=better, shifted=shifted))
+    first, flat = compare_with_baseline(rows(baseline=base, ral=better, shifted=shifted))
     p = stats.ttest_rel(better, base).pvalue
     assert (first["p_value"], first["p_holm"]) == pytest.approx((p, 2 * p))
     assert (flat["p_value"], flat["p_holm"]) == (None, None)
 
 
 def test_a_mean_over_fewer_seeds_says_of_how_many():
-    baseline, ral = summaries(rows(baseline=[0.8, 0.9, 0.7], ral=[0.8, 0.9]))
+    baseline, ral = arm_summaries(rows(baseline=[0.8, 0.9, 0.7], ral=[0.8, 0.9]))
     assert (baseline["n"], ral["n"]) == (3, 2)
     assert arm_cells(baseline, None, 3)[1] == "80.00 ± 10.00 %"
     assert arm_cells(ral, None, 3)[1] == "85.00 ± 7.07 % (2 of 3 seeds)"
+
+
+def test_statistics_need_no_torch():
+    code = "import sys, fmce.fmce_net_pp.statistics; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -33,7 +33,7 @@ def test_a_group_has_an_oracle_and_each_arm_at_each_seed(tmp_path):
         "runs/scaled_rate-seed1",
         "runs/scaled_rate-seed2",
     ]
-    assert group.oracle_config().train.seed == 0
+    assert group.oracle.config.train.seed == 0
 
 
 def test_every_model_meets_every_data_set_and_setting(tmp_path):
@@ -49,12 +49,12 @@ def test_every_model_meets_every_data_set_and_setting(tmp_path):
         for data in ("mnist", "cifar10")
         for size in (32, 64)
     ]
-    assert groups[3].oracle_config().train.batch_size == 64
-    assert (groups[3].oracle_config().data.name, groups[3].oracle_config().data.flip) == (
+    assert groups[3].oracle.config.train.batch_size == 64
+    assert (groups[3].oracle.config.data.name, groups[3].oracle.config.data.flip) == (
         "cifar10",
         True,
     )
-    labels = list(dict.fromkeys(run.label for run in groups[0].candidates))
+    labels = list(dict.fromkeys(run.arm for run in groups[0].candidates))
     assert labels[:2] == ['raf0.9 init="scratch"', 'raf0.9 init="checkpoint"']
     assert groups[0].candidates[3].name == "runs/raf0.9-init=checkpoint-seed1"
 
@@ -64,10 +64,10 @@ def test_arms_are_the_oracles_run_with_another_seed_and_loss(finished_run, tmp_p
     (group,) = make_groups(config, tmp_path)
     base = finished_run.config
     length = finished_run.phases.convergence_epoch
-    picked = SweepRun("ral", 1, 0.5)
+    selected = SweepRun("ral", 1, 0.5)
 
     def of(arm, seed=2, raf=None):
-        return group.config_of(SweepRun(arm, seed, raf), finished_run, picked)
+        return group.config_of(SweepRun(arm, seed, raf), selected)
 
     plain = replace(base, train=replace(base.train, seed=2, epochs=length))
     assert of("baseline") == plain
@@ -93,18 +93,18 @@ def test_each_width_of_fmce_net_that_an_arm_needs_is_the_oracles_to_train(tmp_pa
 def test_feature_matching_has_no_fmce_net_to_make_cheaper(finished_run, tmp_path):
     vary = {"auxiliary.oracle_every": [4], "auxiliary.oracle_batch_fraction": [0.5]}
     (group,) = make_groups(grid(finished_run, vary=vary), tmp_path)
-    picked = group.candidates[0]
-    ral = group.config_of(picked, finished_run)
+    selected = group.candidates[0]
+    ral = group.config_of(selected)
     assert (ral.auxiliary.oracle_every, ral.auxiliary.oracle_batch_fraction) == (4, 0.5)
-    matching = group.config_of(SweepRun("feature_matching", 1), finished_run, picked).auxiliary
+    matching = group.config_of(SweepRun("feature_matching", 1), selected).auxiliary
     assert (matching.kind, matching.raf, matching.oracle_every) == ("feature_matching", 0.9, 1)
 
 
 def test_a_given_oracle_serves_its_model_and_data_alone(finished_run, tmp_path):
     config = grid(finished_run, data=("digits", "mnist"))
     digits, mnist = make_groups(config, tmp_path)
-    assert digits.oracle_folder == finished_run.path
-    assert mnist.oracle_folder == tmp_path / "tiny-mnist" / "oracle"
+    assert digits.oracle.path == finished_run.path
+    assert mnist.oracle.path == tmp_path / "tiny-mnist" / "oracle"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,8 @@ def test_a_given_oracle_serves_its_model_and_data_alone(finished_run, tmp_path):
     [
         ({"data": ("mnist",)}, "is no group of this sweep"),
         ({"settings": ("train.batch_size=7",)}, "the sweep's settings are not its own"),
-        ({"seeds": (0, 1), "oracle_seed": 5}, "seed 0 is that of the oracle"),
+        ({"seeds": (0, 1)}, "seed 0 is the own seed of the oracle"),
+        ({"selection_seed": 0}, "seed 0 is the own seed of the oracle"),
         ({"oracle_split": "image"}, "fmce train-net"),
         ({"data": ("digits", "digit")}, "did you mean 'digits'"),
         (

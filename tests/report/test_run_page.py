@@ -72,8 +72,8 @@ def test_every_figure_is_there(full):
 def test_the_numbers_are_those_of_the_files(full):
     run, result, page, _ = full
     assert f"{100 * run.done['test_accuracy']:.2f} %" in page.text
-    assert result["comparisons"][0]["verdict"] in page.text
-    for arm in result["arms"]:
+    assert result.verdict["verdict"] in page.text
+    for arm in result.arms:
         assert f"{100 * arm['mean']:.2f} ± {100 * arm['sd']:.2f} %" in page.text
     for loss in (run.losses[m - 1] for m in run.phases.markers):
         assert f"{loss:.4g}" in page.text
@@ -131,8 +131,8 @@ def test_folders_that_are_not_what_they_should_be_are_refused(own_run, tmp_path)
 
 def test_a_mean_over_fewer_seeds_says_of_how_many(finished_run, compared, tmp_path):
     _, _, result = compared
-    few = {**result["arms"][0], "n": 1, "sd": None, "time_over_baseline": None}
-    changed = {**result, "arms": [few, *result["arms"][1:]]}
+    few = {**result.arms[0], "n": 1, "sd": None, "time_over_baseline": None}
+    changed = {**result.to_dict(), "arms": [few, *result.arms[1:]]}
     (tmp_path / "compare.json").write_text(json.dumps(changed))
     text = report_page(finished_run.path, tmp_path)
     assert f"<td>{100 * few['mean']:.2f} % (1 of 2 seeds)</td>" in text

@@ -2,14 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
-from fmce.cli.options import Device, Net, Precision, Settings, _runtime, command
-
-if TYPE_CHECKING:
-    pass
+from fmce.cli.options import Device, Net, Precision, Settings, command
 
 
 @command("compare")
@@ -17,7 +14,7 @@ def compare(
     oracle: Annotated[
         Positional[Path], arg(help="run whose FMCE-Net is the oracle", metavar="ORACLE")
     ],
-    out: Annotated[Path, arg(help="folder to write; unfinished ones go on")],
+    out: Annotated[Path, arg(help="folder to write; resumed if unfinished")],
     raf: Annotated[
         tuple[float, ...], arg(help="candidates, chosen on validation", metavar="RAF …")
     ] = (0.9, 0.75),
@@ -43,27 +40,30 @@ def compare(
 
     Example: fmce compare runs/digits --out runs/compare --seeds 1 2 3 4 5
     """
-    from fmce.fmce_net_pp.compare import Comparison
+    from fmce.cli.show_fmce_net_pp import show_comparison
+    from fmce.config.sweep import CONTROLS, CompareConfig
     from fmce.fmce_net_pp.compare import compare as run_compare
+    from fmce.fmce_net_pp.sweep.run import make_workers
 
-    plan = Comparison(
-        str(oracle.resolve()),
+    config = CompareConfig(
+        oracle=str(oracle.resolve()),
         rafs=raf,
         seeds=seeds,
         selection_seed=selection_seed,
-        controls=controls,
+        controls=CONTROLS if controls else (),
         same_seed=same_seed,
         length=length,
         oracle_split=oracle_split,
         settings=settings,
     )
-    run_compare(plan, out, jobs=jobs, runtime=_runtime(device, precision))
+    workers = make_workers("local", out, jobs, device)
+    show_comparison(run_compare(config, out, workers=workers, device=device, precision=precision))
 
 
 @command("sweep")
 def sweep(
     out: Annotated[
-        Path | None, arg(help="folder to write; an unfinished one goes on", metavar="FOLDER")
+        Path | None, arg(help="folder to write; resumed if unfinished", metavar="FOLDER")
     ] = None,
     status: Annotated[Path | None, arg(help="only show how far a sweep is", metavar="OUT")] = None,
     dry_run: Annotated[FlagCreatePairsOff[bool], arg(help="only list runs and times")] = False,
@@ -71,7 +71,7 @@ def sweep(
     model: Annotated[tuple[str, ...], arg(help="networks", metavar="NAME …")] = (),
     data: Annotated[tuple[str, ...], arg(help="data sets", metavar="NAME …")] = (),
     raf: Annotated[
-        tuple[float, ...], arg(help="one is picked on validation", metavar="RAF …")
+        tuple[float, ...], arg(help="one is selected on validation", metavar="RAF …")
     ] = (),
     seeds: Annotated[tuple[int, ...], arg(help="of the paired arms", metavar="N …")] = (),
     controls: Annotated[
@@ -90,7 +90,7 @@ def sweep(
     jobs: Annotated[int | None, arg(help="trainings at a time here", metavar="N")] = None,
     retries: Annotated[int, arg(help="of a training that failed", metavar="N")] = 1,
     leave_out_failed: Annotated[
-        FlagCreatePairsOff[bool], arg(help="pick among the RAFs that are whole")
+        FlagCreatePairsOff[bool], arg(help="select among the complete RAFs")
     ] = False,
     engine: Annotated[Literal["local", "ray"], arg(help="this machine, or a cluster")] = "local",
     address: Annotated[str | None, arg(help="HOST:PORT of the Ray cluster", metavar="H:P")] = None,
@@ -106,14 +106,15 @@ def sweep(
 
     Example: fmce sweep --out runs/sweep --data mnist cifar10 --raf 0.9 --seeds 1 2
     """
+    from fmce.cli.show_fmce_net_pp import show_estimate, show_status, show_sweep
     from fmce.config.sweep import make_sweep_config
-    from fmce.fmce_net_pp.sweep.estimate import print_estimate, sweep_estimate
+    from fmce.fmce_net_pp.sweep.estimate import sweep_estimate
     from fmce.fmce_net_pp.sweep.run import make_workers
     from fmce.fmce_net_pp.sweep.run import sweep as run_sweep
-    from fmce.fmce_net_pp.sweep.status import print_status, sweep_status
+    from fmce.fmce_net_pp.sweep.status import sweep_status
 
     if status is not None:
-        print_status(sweep_status(status), status)
+        show_status(sweep_status(status), status)
         return
     if out is None:
         raise ValueError(
@@ -132,7 +133,7 @@ def sweep(
     }
     grid = make_sweep_config(config, given, vary)
     if dry_run:
-        print_estimate(sweep_estimate(grid, out, device=device, precision=precision))
+        show_estimate(sweep_estimate(grid, out))
         return
     workers = make_workers(engine, out, jobs, device, address=address, cpus=cpus, gpus=gpus)
     result = run_sweep(
@@ -145,5 +146,7 @@ def sweep(
         precision=precision,
         table=format,
     )
-    if result["failed"]:
+    show_sweep(result)
+    print(f"rows: {out / f'sweep.{format}'}")
+    if result.failed:
         sys.exit(1)

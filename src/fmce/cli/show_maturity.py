@@ -124,7 +124,9 @@ def show_explanation(run: Path, result: dict[str, Any]) -> None:
 
 def show_demo(result: "DemoResult") -> None:
     """Print the summary of `fmce demo` on the digits."""
-    against = result.comparison
+    against, selection = result.comparison.verdict, result.comparison.selection
+    assert against is not None  # the demo trains every arm at every seed
+    assert selection is not None
     by_map, by_image = (percent(net["held_out"]["accuracy"]) for net in result.fmce_nets)
     print()
     print(f"test accuracy       {percent(result.test_accuracy)}")
@@ -134,7 +136,7 @@ def show_demo(result: "DemoResult") -> None:
     print(f"FMCE-Net accuracy   {by_map} on held-out maps (split map)")
     print(f"                    {by_image} on unseen images (split image)")
     print(f"baseline            {_mean(against, 'baseline')} over {against['n']} seeds")
-    print(f"FMCE-Net++          {_mean(against, 'treatment')} at RAF {result.raf}")
+    print(f"FMCE-Net++          {_mean(against, 'treatment')} at RAF {selection['raf']}")
     print(f"                    {against['verdict']}")
 
 

@@ -1,21 +1,27 @@
-"""What an FMCE-Net++ sweep is made of: models × data sets × RAFs × seeds, its controls, and what else varies."""
+"""What an FMCE-Net++ experiment trains: the arms beside one oracle, and grids of models × data sets × settings."""
 
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from fmce.config.checks import check, check_choice
+from pydantic import Field
+
+from fmce.config.checks import Different, Flag, Natural, Real, config_class
 from fmce.config.choices import Split
 from fmce.config.io import from_dict, parse_value, read_yaml
 
 Control = Literal["random_oracle", "phase_1", "scaled_rate", "feature_matching"]
 Length = Literal["convergence", "full"]
 
-# Fields that the grid itself sets; `vary` and `settings` must leave them alone.
-_GRIDS_OWN = {
+# What a training is in its experiment; a control's role is its name.
+ORACLE, BASELINE, TREATMENT = "oracle", "baseline", "ral"
+CONTROLS: tuple[Control, ...] = get_args(Control)
+
+# Fields that an experiment sets itself, and the option to use for each; `vary` and `settings` must not.
+_SET_BY = {
     "data.name": "data",
     "model.name": "models",
     "train.seed": "seeds",
@@ -23,69 +29,103 @@ _GRIDS_OWN = {
     "auxiliary.oracle": "oracles",
     "auxiliary.oracle_split": "oracle_split",
     "auxiliary.oracle_digest": "oracles",
+    "auxiliary.oracle_weights": "controls",
     "auxiliary.raf": "rafs",
-    "auxiliary.same_seed": "seeds",
+    "auxiliary.same_seed": "same_seed",
 }
 
+# 1 is plain training, which every experiment trains as its baseline.
+_Raf = Annotated[Real, Field(ge=0, lt=1)]
+_Names = Annotated[tuple[str, ...], Field(min_length=1), Different]
+_Values = Annotated[list[Any], Field(min_length=1), Different]
 
-@dataclass(frozen=True)
-class SweepConfig:
-    """A grid of trainings. For each model and data set: an oracle, a baseline, FMCE-Net++ at each RAF, controls."""
 
-    models: tuple[str, ...] = ("tiny",)
-    """Networks, as in `model.name`."""
-    data: tuple[str, ...] = ("digits",)
-    """Data sets, as in `data.name`."""
-    rafs: tuple[float, ...] = (0.9, 0.75)
-    """Weights of the task's loss, each trained at every seed; one is picked on validation images."""
-    seeds: tuple[int, ...] = (1, 2, 3)
-    """Of the arms; paired across them."""
-    controls: tuple[Control, ...] = get_args(Control)
-    """Trained at the picked RAF, at every seed."""
-    vary: dict[str, Any] = field(default_factory=dict)
-    """section.field → values to try. Those of `auxiliary` vary FMCE-Net++ alone; any other field makes a
-    group of its own with oracle and baseline."""
-    settings: tuple[str, ...] = ()
-    """`section.field=value` for every training."""
-    preset: str | None = None
-    """Where settings start; None is what suits the data set, as in `fmce train`."""
-    oracles: tuple[str, ...] = ()
-    """Run folders with an FMCE-Net, used where model and data set are theirs; others are trained first."""
-    oracle_seed: int = 0
-    """Seed of the oracles trained here."""
-    oracle_split: Split = "map"
-    """What the oracle's FMCE-Net held out."""
+@config_class
+class ArmsConfig:
+    """The arms trained beside an oracle. `CompareConfig` and `SweepConfig` share these fields."""
+
+    rafs: Annotated[tuple[_Raf, ...], Field(min_length=1), Different] = (0.9, 0.75)
+    """Candidate weights of the task's loss, in [0, 1); one is selected on validation images."""
+    seeds: Annotated[tuple[Natural, ...], Field(min_length=2), Different] = (1, 2, 3)
+    """Seeds of the arms, paired across them; at least two, without the oracle's own."""
+    controls: Annotated[tuple[Control, ...], Different] = CONTROLS
+    """Controls to train at the selected RAF, at every seed."""
+    selection_seed: Natural | None = None
+    """Seed of separate runs that select RAF and never read the test images; None trains every candidate
+    at all `seeds` and selects on the mean over them."""
+    same_seed: Flag = False
+    """Also train baseline and FMCE-Net++ at the oracle's own seed, reported apart from the statistics."""
     length: Length = "convergence"
-    """Epochs of every arm: the oracle's convergence epoch E_K (paper), or its full M."""
+    """Epochs of every arm: the oracle's convergence epoch E_K (paper), or all epochs of its run."""
+    oracle_split: Split = "map"
+    """What the training of the oracle's FMCE-Net held out."""
+    settings: tuple[str, ...] = ()
+    """`section.field=value` settings of every training."""
 
     def __post_init__(self) -> None:
-        for name in ("models", "data", "rafs", "seeds"):
-            _check_different(name, getattr(self, name), least=1)
-        _check_different("controls", self.controls, least=0)
-        for raf in self.rafs:
-            check(
-                0 <= raf < 1, "rafs", raf, "in [0, 1); 1 is the baseline, which is always trained"
-            )
-        for seed in (*self.seeds, self.oracle_seed):
-            check(seed >= 0, "seeds and oracle_seed", seed, "0 or more")
-        if len(self.seeds) < 2:
+        if self.selection_seed in self.seeds:
             raise ValueError(
-                f"expected at least two different seeds, got {list(self.seeds)}; one has no spread"
+                f"selection_seed: expected a seed that is not among the arms' {list(self.seeds)}, got "
+                f"{self.selection_seed}"
             )
-        if self.oracle_seed in self.seeds:
-            raise ValueError(
-                f"the oracle's seed {self.oracle_seed} must not be among the arms' {list(self.seeds)}: an arm of "
-                "that seed may only be pulled to its own checkpoint"
-            )
-        for control in self.controls:
-            check_choice("controls", control, Control)
-        check_choice("oracle_split", self.oracle_split, Split)
-        check_choice("length", self.length, Length)
-        for key in (*self.vary, *(text.partition("=")[0].strip() for text in self.settings)):
+        for setting in self.settings:
+            _check_free(setting.partition("=")[0].strip())
+
+    @property
+    def variants(self) -> list[tuple[str, ...]]:
+        """Settings of FMCE-Net++ to try at each RAF; one without settings here."""
+        return [()]
+
+
+@config_class
+class CompareConfig(ArmsConfig):
+    """FMCE-Net++ against its baseline and controls beside one given oracle; a sweep of one group."""
+
+    selection_seed: Natural | None = 100
+    """Seed of separate runs that select RAF and never read the test images; None trains every candidate
+    at all `seeds` and selects on the mean over them."""
+    settings: tuple[str, ...] = ()
+    """`auxiliary.field=value` settings of FMCE-Net++ and its controls; all else is the oracle run's."""
+    oracle: str = field(kw_only=True)
+    """Run folder whose FMCE-Net is the oracle."""
+
+    def __post_init__(self) -> None:
+        for setting in self.settings:
+            if not setting.strip().startswith("auxiliary."):
+                raise ValueError(
+                    f"expected auxiliary.FIELD=VALUE, got {setting!r}: the arms differ in the loss alone, all "
+                    "else is the oracle run's; fmce sweep compares other settings, each with its own oracle"
+                )
+        super().__post_init__()
+
+    @property
+    def oracles(self) -> tuple[str, ...]:
+        """The one oracle, as a sweep names its several."""
+        return (self.oracle,)
+
+
+@config_class
+class SweepConfig(ArmsConfig):
+    """A grid of groups, one for each model, data set and setting that varies: an oracle and its arms."""
+
+    models: _Names = ("tiny",)
+    """Networks, as in `model.name`."""
+    data: _Names = ("digits",)
+    """Data sets, as in `data.name`."""
+    vary: dict[str, _Values] = field(default_factory=dict)
+    """section.field → values to try. Those of `auxiliary` vary FMCE-Net++ alone; each value of any other
+    field makes a group with its own oracle and baseline."""
+    preset: str | None = None
+    """Preset that settings start from; None is the one that suits the data set, as in `fmce train`."""
+    oracles: tuple[str, ...] = ()
+    """Run folders with an FMCE-Net, used where model and data set match; other groups train an oracle first."""
+    oracle_seed: Natural = 0
+    """Seed of the oracles trained here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in self.vary:
             _check_free(key)
-        for key, values in self.vary.items():
-            check(isinstance(values, list | tuple), f"vary.{key}", values, "a list of values")
-            _check_different(f"vary.{key}", [json.dumps(v) for v in values], least=1)
 
     @property
     def variants(self) -> list[tuple[str, ...]]:
@@ -131,14 +171,10 @@ def _products(vary: Mapping[str, Any], *, of_auxiliary: bool) -> Iterator[tuple[
         yield tuple(f"{key}={json.dumps(v)}" for key, v in zip(fields, values, strict=True))
 
 
-def _check_different(name: str, values: Any, *, least: int) -> None:
-    if len(values) < least or len(set(values)) != len(values):
-        raise ValueError(
-            f"{name} must be at least {least} value{'s' * (least != 1)}, all different, got {list(values)}"
-        )
-
-
 def _check_free(key: str) -> None:
-    if key in _GRIDS_OWN:
-        raise ValueError(f"{key} is set by the grid itself; name it in {_GRIDS_OWN[key]!r} instead")
-    check("." in key, "keys of vary and settings", key, "section.field, such as train.batch_size")
+    if key in _SET_BY:
+        raise ValueError(f"{key} is set by the experiment itself; use {_SET_BY[key]!r} instead")
+    if "." not in key:
+        raise ValueError(
+            f"keys of vary and settings: expected section.field, such as train.batch_size, got {key!r}"
+        )

@@ -1,27 +1,23 @@
-"""The arms of an FMCE-Net++ experiment: what is trained in each, and one training of one."""
+"""The arms of an FMCE-Net++ experiment: what each one trains, as the config of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from fmce.config.choices import Keep
 from fmce.config.io import with_settings
 from fmce.config.run import AuxiliaryConfig, RunConfig
+from fmce.config.sweep import BASELINE, TREATMENT, Length
 from fmce.engine.runtime import make_runtime
 from fmce.maturity.prepare import merge_runtime, with_oracle_digest
-from fmce.maturity.train_classifier import train_classifier
 from fmce.runs.run import Run, open_run
 
-Length = Literal["convergence", "full"]
-
-BASELINE, TREATMENT = "baseline", "ral"
-# What each control changes in FMCE-Net++'s auxiliary loss; `scaled_rate` has none at all.
+# What each role changes in FMCE-Net++'s auxiliary loss; baseline and `scaled_rate` have none.
 _CHANGES: dict[str, dict[str, Any]] = {
     TREATMENT: {},
     "random_oracle": {"oracle_weights": "random"},
     "phase_1": {"target_phase": 1},
-    # There is no FMCE-Net in it that an option could make cheaper.
+    # It asks no FMCE-Net, so options that make one cheaper do not apply.
     "feature_matching": {
         "kind": "feature_matching",
         "oracle_every": 1,
@@ -29,15 +25,14 @@ _CHANGES: dict[str, dict[str, Any]] = {
         "oracle_width": None,
     },
 }
-CONTROLS = ("random_oracle", "phase_1", "scaled_rate", "feature_matching")
 
 
-def base_config(oracle: Run, length: Length) -> RunConfig:
-    """Return the plain training that all arms beside an oracle are made from: its own, of the length asked for.
+def plain_config(oracle: Run, length: Length) -> RunConfig:
+    """Return the plain training that all arms beside an oracle derive from.
 
     Args:
-        oracle: run with phases.
-        length: "convergence" trains for the oracle's E_K epochs, "full" for all its M.
+        oracle: Run with phases.
+        length: "convergence" trains for the oracle's E_K epochs, "full" for all M of its run.
     """
     config = oracle.config
     epochs = oracle.phases.convergence_epoch if length == "convergence" else config.train.epochs
@@ -47,56 +42,43 @@ def base_config(oracle: Run, length: Length) -> RunConfig:
 def treatment_with(
     auxiliary: AuxiliaryConfig, settings: Sequence[str], base: RunConfig
 ) -> AuxiliaryConfig:
-    """Return FMCE-Net++'s auxiliary loss changed by `auxiliary.field=value` settings, such as a cheaper form.
+    """Return FMCE-Net++'s auxiliary loss changed by `auxiliary.field=value` settings.
 
     Raises:
-        ValueError: an unknown field, or a value out of range.
+        ValueError: If a field is unknown or a value is out of range.
     """
     return with_settings(replace(base, auxiliary=auxiliary), settings).auxiliary
 
 
-def arm_config(base: RunConfig, arm: str, seed: int, treatment: AuxiliaryConfig) -> RunConfig:
+def arm_config(base: RunConfig, role: str, seed: int, treatment: AuxiliaryConfig) -> RunConfig:
     """Return one training's config; arms of one seed share initial weights, data order and length.
 
     Args:
-        base: the plain training.
-        arm: baseline, ral or a control.
-        seed: of the training.
+        base: The plain training.
+        role: "baseline", "ral" or the name of a control.
+        seed: Seed of the training.
         treatment: FMCE-Net++'s auxiliary loss, with its oracle and RAF.
     """
     train_section = replace(base.train, seed=seed)
-    if arm == BASELINE:
+    if role == BASELINE:
         return replace(base, train=train_section)
-    if arm == "scaled_rate":
-        # Scaling the loss would be no control: Adam divides the scale out again.
+    if role == "scaled_rate":
+        # Scaling the loss would control for nothing: Adam divides the scale out again.
         rate = base.train.learning_rate * max(treatment.raf, 1e-6)
         return replace(base, train=replace(train_section, learning_rate=rate))
-    return replace(base, train=train_section, auxiliary=replace(treatment, **_CHANGES[arm]))
-
-
-def train_arm(
-    config: RunConfig, folder: Path, device: str, precision: str, read_test: bool, keep: Keep
-) -> None:
-    """Train one arm in its run folder, silently; a job for another process."""
-    runtime = make_runtime(device, precision)
-    train_classifier(config, folder, runtime=runtime, keep=keep, read_test=read_test)
+    return replace(base, train=train_section, auxiliary=replace(treatment, **_CHANGES[role]))
 
 
 def check_is_that_arm(folder: Path, config: RunConfig, precision: str) -> None:
-    """Refuse a finished arm of another length, precision or oracle: it would be paired with unlike ones.
+    """Refuse a finished training of another length, precision or oracle: its pairs would not match.
 
     Raises:
-        ValueError: the folder's config is not what training `config` here would record.
+        ValueError: If the folder's config is not what training `config` here would record.
     """
-    # As `train` records it: the oracle's own `runtime` section holds where this call names nothing else.
+    # As `train` records it: the oracle run's `runtime` section holds unless this call overrides it.
     wanted, _ = merge_runtime(config, make_runtime("cpu", precision))
     if open_run(folder).config != with_oracle_digest(wanted):
         raise ValueError(
-            f"{folder} was trained with another config, oracle or precision than this comparison has now; "
-            "compare into a new folder, or delete that one to train it again"
+            f"{folder} was trained with another config, oracle or precision than this experiment has now; "
+            "use a new folder, or delete that one to train it again"
         )
-
-
-def best_on_validation(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the candidate of highest validation accuracy; the lower validation loss decides between equals."""
-    return max(rows, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))

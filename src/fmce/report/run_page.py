@@ -103,9 +103,15 @@ def _comparison(run: Path, folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{folder} has no compare.json; run: fmce compare {run} --out {folder}"
         )
-    figure = comparison_figure(result["rows"], title="Test accuracy by arm, one dot per seed")
+    tested = [r for r in result["rows"] if r["role"] != "oracle" and r["test_accuracy"] is not None]
+    figure = comparison_figure(tested, title="Test accuracy by arm, one dot per seed")
     against = {c["arm"]: c for c in result["comparisons"]}
-    return {**result, "against": against, "figure": inline(figure, "Test accuracy by arm")}
+    return {
+        **result,
+        "against": against,
+        "verdict": against[result["selected"]],
+        "figure": inline(figure, "Test accuracy by arm"),
+    }
 
 
 def _explain(run: Path) -> dict[str, Any] | None:

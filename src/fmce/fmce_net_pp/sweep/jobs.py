@@ -1,7 +1,7 @@
 """What a worker of a sweep does, on whichever machine: train an oracle or an arm, read test images.
 
-Each task notes in its folder that it runs; results lie in run folders, so a task that was killed goes on
-from the last whole epoch when it is given again.
+Each task notes in its folder that it runs; results lie in run folders, so a task that was killed resumes
+from the last complete epoch when it is run again.
 """
 
 import datetime
@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fmce.config.choices import Split
+from fmce.config.choices import Keep, Split
 from fmce.config.run import RunConfig
 from fmce.engine.runtime import make_runtime
 from fmce.files import read_json_or_none, write_json
-from fmce.fmce_net_pp.arms import train_arm
 from fmce.maturity.prepare import merge_runtime
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
@@ -29,8 +28,23 @@ STATE_FILE = ".state.json"
 
 
 @dataclass(frozen=True)
+class Placement:
+    """How every training is run; the device is resolved on the machine that does it.
+
+    Attributes:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: Of forward passes, "float32" or "bfloat16".
+        keep: Which checkpoints of the arms stay; the oracle's at the markers always do.
+    """
+
+    device: str = "auto"
+    precision: str = "float32"
+    keep: Keep = "last"
+
+
+@dataclass(frozen=True)
 class Task:
-    """A job of a sweep and the folder that it is known by."""
+    """A job of a sweep, and the folder that its state is noted in."""
 
     name: str
     folder: Path
@@ -39,7 +53,7 @@ class Task:
 
 
 def run_task(task: Task, attempt: int) -> None:
-    """Do a task after noting that, since when and where it runs."""
+    """Note since when and where a task runs, then run it."""
     note_state(
         task.folder,
         state="running",
@@ -52,30 +66,25 @@ def run_task(task: Task, attempt: int) -> None:
 
 
 def note_state(folder: Path, **state: Any) -> None:
-    """Note how a task's folder stands."""
+    """Note the state of a task's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / STATE_FILE, state)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return what was noted last; nothing where no task has begun."""
+    """Return the state noted last; nothing where no task has begun."""
     return read_json_or_none(folder / STATE_FILE) or {}
 
 
 def train_oracle(
-    config: RunConfig,
-    folder: Path,
-    split: Split,
-    widths: Sequence[float],
-    device: str,
-    precision: str,
+    config: RunConfig, folder: Path, split: Split, widths: Sequence[float], placement: Placement
 ) -> None:
     """Train the original task, find its phases, and train its FMCE-Net, once in each width that arms need.
 
     Raises:
-        ValueError: the loss curve has no phases, so there is nothing to train an FMCE-Net on.
+        ValueError: If the loss curve has no phases, so that there is nothing to train an FMCE-Net on.
     """
-    runtime = make_runtime(device, precision)
+    runtime = make_runtime(placement.device, placement.precision)
     run = train_classifier(config, folder, runtime=runtime, keep="markers", read_test=False)
     if not run.has_phases:
         reason = (run.done or {}).get("no_phases_because")
@@ -85,17 +94,18 @@ def train_oracle(
         train_fmce_net(run, split, config=section, runtime=runtime)
 
 
-def train_sweep_arm(config: RunConfig, folder: Path, device: str, precision: str) -> None:
-    """Train an arm without a look at the test images; its last checkpoint stays."""
-    train_arm(config, folder, device, precision, read_test=False, keep="last")
+def train_group_arm(config: RunConfig, folder: Path, placement: Placement) -> None:
+    """Train an arm without reading the test images."""
+    runtime = make_runtime(placement.device, placement.precision)
+    train_classifier(config, folder, runtime=runtime, keep=placement.keep, read_test=False)
 
 
 def read_test(folders: Sequence[Path], device: str) -> None:
     """Evaluate finished runs on the test images and add that to their DONE.json, once each.
 
     Args:
-        folders: run folders whose last checkpoint is there.
-        device: where; precision is the run's own.
+        folders: Run folders with their last checkpoint.
+        device: Where to evaluate; precision is the run's own.
     """
     for folder in folders:
         done = read_done(folder)

@@ -1,109 +1,218 @@
-"""A sweep's rows, one a training, as a table that pandas reads; and what they say of the arms."""
+"""Results of a comparison or sweep: rows, one per training, and each group's statistics."""
 
 import csv
+import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fmce.console.tables import number, percent, print_table
-from fmce.files import replacing, write_json
-from fmce.fmce_net_pp.arms import BASELINE, TREATMENT
-from fmce.fmce_net_pp.statistics import (
-    arm_cells,
-    compare_pairs,
-    comparisons,
-    difference_cells,
-    epoch_seconds,
-    summaries,
-)
-from fmce.fmce_net_pp.sweep.grid import ORACLE, Group, SweepRun
+import numpy as np
+
+from fmce.config.sweep import BASELINE, ORACLE
+from fmce.files import replacing
+from fmce.fmce_net_pp.statistics import arm_summaries, compare_pairs, compare_with_baseline
+from fmce.fmce_net_pp.sweep.grid import Group, SweepRun
 from fmce.fmce_net_pp.sweep.jobs import read_state
-from fmce.fmce_net_pp.sweep.selection import candidate_label, candidate_rows, left_out, read_pick
+from fmce.fmce_net_pp.sweep.selection import left_out, read_selection
 from fmce.runs.log import read_done, read_metrics
 
 Table = Literal["csv", "parquet"]
 
 COLUMNS = (
-    *("group", "model", "data", "settings", "arm", "raf", "variant", "seed", "epochs"),
-    *("validation_accuracy", "validation_loss", "test_accuracy", "test_loss", "seconds"),
-    *("oracle_markers", "status", "error", "folder"),
+    *("group", "model", "data", "settings", "role", "arm", "raf", "variant", "seed", "epochs"),
+    *("validation_accuracy", "validation_loss", "test_accuracy", "test_loss", "auxiliary_loss"),
+    *("seconds", "epoch_seconds", "oracle_markers", "status", "error", "folder"),
 )
 
 
-def sweep_result(groups: Sequence[Group], out: Path) -> dict[str, Any]:
-    """Gather what the folders of a sweep say.
+@dataclass(frozen=True)
+class Comparison:
+    """FMCE-Net++ compared with its baseline and controls in one group; the contents of `compare.json`.
 
-    Returns:
-        `rows` (one a training, see `COLUMNS`), `groups` (statistics) and `failed` (name → error).
+    Attributes:
+        group: Name of the group's folder.
+        model: Network, as in `model.name`.
+        data: Data set, as in `data.name`.
+        settings: What sets the group apart from others of its model and data.
+        oracle: Run folder of the oracle.
+        oracle_markers: Its phase markers; None while it is not finished.
+        length: "convergence" or "full".
+        epochs: Epochs of every arm; None before the first is finished.
+        seeds: Seeds that arms are paired by.
+        selection: The selected `raf` and `variant`, and the `candidates` with their validation accuracy
+            and loss; None before the selection.
+        selected: Name of FMCE-Net++'s arm at the selected RAF; None before the selection.
+        left_out: Candidates without all their trainings, with the reason.
+        rows: One dict per training with the keys `COLUMNS`.
+        arms: Mean, sd and epoch time of each arm on test images; see `arm_summaries`.
+        comparisons: Each arm minus the baseline, with interval, p and verdict; see `compare_pairs`.
+        over_controls: The selected arm minus each control, likewise.
+        same_seed: Rows at the oracle's own seed, which the statistics leave out.
     """
-    rows = [row for group in groups for row in group_rows(group, out)]
-    return {
-        "rows": rows,
-        "groups": [_group_result(group, rows) for group in groups],
-        "failed": {name: error for group in groups for name, error in _failures(group).items()},
-    }
+
+    group: str
+    model: str
+    data: str
+    settings: list[str]
+    oracle: str
+    oracle_markers: list[int] | None
+    length: str
+    epochs: int | None
+    seeds: list[int]
+    selection: dict[str, Any] | None
+    selected: str | None
+    left_out: list[str]
+    rows: list[dict[str, Any]]
+    arms: list[dict[str, Any]]
+    comparisons: list[dict[str, Any]]
+    over_controls: list[dict[str, Any]]
+    same_seed: list[dict[str, Any]]
+
+    @property
+    def verdict(self) -> dict[str, Any] | None:
+        """The comparison of the selected arm with the baseline; None before both have two common seeds."""
+        return next((c for c in self.comparisons if c["arm"] == self.selected), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The groups of a sweep; the contents of `sweep.json`.
+
+    Attributes:
+        groups: One comparison per group.
+        failed: Name of each training that is left failed → its error.
+    """
+
+    groups: list[Comparison]
+    failed: dict[str, str]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of all groups."""
+        return [row for group in self.groups for row in group.rows]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+def sweep_result(groups: Sequence[Group], out: Path) -> SweepResult:
+    """Gather the results that the folders of `out` hold."""
+    failed = {name: error for group in groups for name, error in _failures(group).items()}
+    return SweepResult([comparison_of(group, out) for group in groups], failed)
+
+
+def comparison_of(group: Group, out: Path) -> Comparison:
+    """Compare a group's arms over the trainings whose test images were read."""
+    rows = group_rows(group, out)
+    seeds, selection = list(group.config.seeds), read_selection(group)
+    paired = [r for r in _tested(rows) if r["seed"] in seeds]
+    selected = None if selection is None else _selected_arm(group, selection)
+    controls = {c: (c, selected) for c in map(str, group.config.controls) if selected is not None}
+    return Comparison(
+        group=group.name,
+        model=group.oracle.config.model.name,
+        data=group.oracle.config.data.name,
+        settings=list(group.settings),
+        oracle=str(group.oracle.path),
+        oracle_markers=(read_done(group.oracle.path) or {}).get("markers"),
+        length=group.config.length,
+        epochs=next((row["epochs"] for row in rows if row["arm"] == BASELINE), None),
+        seeds=seeds,
+        selection=selection,
+        selected=selected,
+        left_out=left_out(group),
+        rows=rows,
+        arms=arm_summaries(paired),
+        comparisons=compare_with_baseline(paired),
+        over_controls=compare_pairs(paired, controls),
+        same_seed=[r for r in _tested(rows) if r["seed"] not in seeds],
+    )
+
+
+def _tested(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [r for r in rows if r["role"] != ORACLE and r["test_accuracy"] is not None]
+
+
+def _selected_arm(group: Group, selection: Mapping[str, Any]) -> str:
+    """Return the arm that holds the selected RAF: the candidate itself, or one trained after selection."""
+    if group.config.selection_seed is not None:
+        return group.selected_runs[0].arm
+    chosen = (selection["raf"], selection["variant"])
+    return next(o.arm for o in group.options if (o.raf, list(o.variant)) == chosen)
 
 
 def group_rows(group: Group, out: Path) -> list[dict[str, Any]]:
     """Return a row for each training of a group, done or not."""
-    picked = read_pick(group)
-    oracle = read_done(group.oracle_folder) or {}
+    selection = read_selection(group)
+    markers = (read_done(group.oracle.path) or {}).get("markers", ())
     about = {
         "group": group.name,
-        "model": group.model,
-        "data": group.data,
+        "model": group.oracle.config.model.name,
+        "data": group.oracle.config.data.name,
         "settings": " ".join(group.settings),
-        "oracle_markers": " ".join(map(str, oracle.get("markers", ()))),
+        "oracle_markers": " ".join(map(str, markers)),
     }
-    return [about | _row(group, run, picked, out) for run in group.runs]
+    rows = [about | _row(group, run, selection, out) for run in group.runs]
+    return [{name: row[name] for name in COLUMNS} for row in rows]
 
 
 def _row(
-    group: Group, run: SweepRun, picked: Mapping[str, Any] | None, out: Path
+    group: Group, run: SweepRun, selection: Mapping[str, Any] | None, out: Path
 ) -> dict[str, Any]:
     folder, status = group.folder_of(run), run_status(group, run)
     lines, done = read_metrics(folder), read_done(folder)
     last = lines[-1] if done is not None and lines else {}
-    raf, variant = _raf_and_variant(run, picked)
+    seconds = [line["time_seconds"] for line in lines]
+    raf, variant = _raf_and_variant(run, selection)
     return {
+        "role": run.role,
         "arm": run.arm,
         "raf": raf,
         "variant": variant,
         "seed": run.seed,
         "epochs": None if done is None else done["epochs"],
-        "validation_accuracy": last.get("validation_accuracy"),
-        "validation_loss": last.get("validation_loss"),
-        "test_accuracy": (done or {}).get("test_accuracy"),
-        "test_loss": (done or {}).get("test_loss"),
-        "seconds": sum(line["time_seconds"] for line in lines) if lines else None,
+        **{
+            name: last.get(name)
+            for name in ("validation_accuracy", "validation_loss", "auxiliary_loss")
+        },
+        **{name: (done or {}).get(name) for name in ("test_accuracy", "test_loss")},
+        "seconds": sum(seconds) if seconds else None,
+        "epoch_seconds": float(np.median(seconds)) if seconds else None,
         "status": status,
         "error": read_state(folder)["error"] if status == "failed" else "",
         "folder": _relative(folder, out),
     }
 
 
-def _raf_and_variant(run: SweepRun, picked: Mapping[str, Any] | None) -> tuple[float | None, str]:
-    """Return the RAF and variant a training has: its own, for a control the picked ones."""
-    if run.arm == ORACLE:
-        return None, ""
-    if run.arm == BASELINE:
-        return 1.0, ""
-    if run.arm == TREATMENT:
+def _raf_and_variant(
+    run: SweepRun, selection: Mapping[str, Any] | None
+) -> tuple[float | None, str]:
+    """Return the RAF and variant a training has: its own, or the selected ones."""
+    if run.role in (ORACLE, BASELINE):
+        return (1.0 if run.role == BASELINE else None), ""
+    if run.raf is not None:
         return run.raf, " ".join(run.variant)
-    return (None, "") if picked is None else (picked["raf"], " ".join(picked["variant"]))
+    return (None, "") if selection is None else (selection["raf"], " ".join(selection["variant"]))
 
 
 def run_status(group: Group, run: SweepRun) -> str:
-    """Return done, trained (test images unread), failed, running (or stopped meanwhile) or waiting.
+    """Return done, trained (test images still to be read), failed, running (or stopped meanwhile) or waiting.
 
     What is finished counts as that, whatever was noted before: a kill may fall between the two.
     """
     folder = group.folder_of(run)
     done = read_done(folder)
-    if run.arm == ORACLE and group.given_oracle is not None:
+    if run.role == ORACLE and group.oracle_given:
         return "done"
-    if done is not None and (run.arm != ORACLE or oracle_is_ready(group)):
-        return "done" if "test_accuracy" in done else "trained"
+    if done is not None and (run.role != ORACLE or oracle_is_ready(group)):
+        unread = "test_accuracy" not in done and run.seed != group.config.selection_seed
+        return "trained" if unread else "done"
     state = read_state(folder).get("state")
     return str(state) if state in ("failed", "running") else "waiting"
 
@@ -114,9 +223,13 @@ def oracle_is_ready(group: Group) -> bool:
 
 
 def unread_folders(group: Group) -> list[Path]:
-    """Return the folders of a group's finished trainings whose test accuracy was not read yet."""
-    runs = [run for run in group.runs if run.arm != ORACLE or group.given_oracle is None]
-    finished = {folder: read_done(folder) for folder in map(group.folder_of, runs)}
+    """Return the folders of a group's finished trainings whose test images are still to be read.
+
+    Separate trainings that select RAF never read them, nor does a given oracle here.
+    """
+    runs = [r for r in group.runs if r.seed != group.config.selection_seed]
+    folders = [group.folder_of(r) for r in runs if r.role != ORACLE or not group.oracle_given]
+    finished = {folder: read_done(folder) for folder in folders}
     return [f for f, done in finished.items() if done is not None and "test_accuracy" not in done]
 
 
@@ -138,46 +251,11 @@ def _failures(group: Group) -> dict[str, str]:
     return failed
 
 
-def _group_result(group: Group, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Compare a group's arms over the trainings whose test accuracy was read."""
-    mine = [row for row in rows if row["group"] == group.name]
-    read = [
-        {
-            "arm": run.label,
-            "seed": run.seed,
-            "test_accuracy": row["test_accuracy"],
-            "epoch_seconds": epoch_seconds(group.folder_of(run)),
-        }
-        for run, row in zip(group.runs, mine, strict=True)
-        if run.arm != ORACLE and row["test_accuracy"] is not None
-    ]
-    chosen = read_pick(group)
-    label = None if chosen is None else candidate_label(chosen)
-    controls = {} if label is None else {str(c): (str(c), label) for c in group.config.controls}
-    return {
-        "group": group.name,
-        "model": group.model,
-        "data": group.data,
-        "settings": list(group.settings),
-        "oracle": str(group.oracle_folder),
-        "oracle_markers": (read_done(group.oracle_folder) or {}).get("markers"),
-        "epochs": next((row["epochs"] for row in mine if row["arm"] == BASELINE), None),
-        "seeds": list(group.config.seeds),
-        "pick": chosen,
-        "picked": label,
-        "left_out": left_out(candidate_rows(group) if chosen is None else chosen["candidates"]),
-        "rows": read,
-        "arms": summaries(read),
-        "comparisons": comparisons(read),
-        "over_controls": compare_pairs(read, controls),
-    }
-
-
 def write_rows(rows: Sequence[Mapping[str, Any]], out: Path, table: Table) -> Path:
     """Write the rows as `sweep.csv` or `sweep.parquet`, columns in the order of `COLUMNS`.
 
     Raises:
-        ModuleNotFoundError: parquet needs pyarrow, the extra `tables`.
+        ModuleNotFoundError: If parquet is asked for without pyarrow, the extra `tables`.
     """
     path = out / f"sweep.{table}"
     if table == "parquet":
@@ -201,84 +279,3 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
     with replacing(path) as beside:
         pyarrow.parquet.write_table(pyarrow.table(columns), beside)
-
-
-def write_comparisons(result: Mapping[str, Any], out: Path) -> list[Path]:
-    """Write `compare.json` for each group that has its pick, as `fmce compare` would: `fmce report` reads it."""
-    written = []
-    for group in result["groups"]:
-        if group["picked"] is None or not any(
-            c["arm"] == group["picked"] for c in group["comparisons"]
-        ):
-            continue
-        path = out / group["group"] / "compare.json"
-        write_json(path, _as_comparison(group))
-        written.append(path)
-    return written
-
-
-def _as_comparison(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return baseline, picked candidate and controls; p stays adjusted over all candidates of the sweep."""
-    names = {BASELINE: BASELINE, group["picked"]: TREATMENT}
-    names |= {c["arm"]: c["arm"] for c in group["over_controls"]}
-
-    def chosen(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return [{**row, "arm": names[row["arm"]]} for row in rows if row["arm"] in names]
-
-    return {
-        "oracle": group["oracle"],
-        "raf": group["pick"]["raf"],
-        "selection": [c for c in group["pick"]["candidates"] if "validation_accuracy" in c],
-        "epochs": group["epochs"],
-        "seeds": group["seeds"],
-        **{name: chosen(group[name]) for name in ("rows", "arms", "comparisons")},
-    }
-
-
-def print_sweep(result: Mapping[str, Any]) -> None:
-    """Print the arms of each group, the verdict on the picked RAF, and what failed."""
-    for group in result["groups"]:
-        _print_group(group)
-    done = sum(row["status"] == "done" for row in result["rows"])
-    print(f"\n{done} of {len(result['rows'])} trainings done")
-    for name, error in result["failed"].items():
-        print(f"failed: {name}: {error}")
-
-
-def _print_group(group: Mapping[str, Any]) -> None:
-    against = {c["arm"]: c for c in group["comparisons"]}
-    title = (
-        f"{group['group']}: test accuracy after {group['epochs']} epochs, seeds {group['seeds']}"
-    )
-    header = ("arm", "mean ± sd", "− baseline", "95 % interval", "p (Holm)", "epoch time")
-    seeds = len(group["seeds"])
-    rows = [arm_cells(arm, against.get(arm["arm"]), seeds) for arm in group["arms"]]
-    if rows:
-        print_table(title, header, rows)
-    if group["picked"] is None:
-        print(
-            f"no RAF was picked, for want of {'; '.join(group['left_out'])}; the same command tries again, and "
-            "--leave-out-failed picks, for good, among the candidates that are whole"
-        )
-        return
-    print_table(
-        "Candidates on validation images, mean over seeds",
-        ("candidate", "accuracy", "loss"),
-        [_candidate_cells(row, group["picked"]) for row in group["pick"]["candidates"]],
-    )
-    if group["over_controls"]:
-        print_table(
-            f"{group['picked']} minus each control",
-            ("control", "difference", "95 % interval", "p (Holm)"),
-            [(c["arm"], *difference_cells(c)) for c in group["over_controls"]],
-        )
-    if group["picked"] in against:
-        print(f"{group['picked']} against the baseline: {against[group['picked']]['verdict']}")
-
-
-def _candidate_cells(row: Mapping[str, Any], picked: str) -> tuple[str, str, str]:
-    name = candidate_label(row)
-    mark = f"{name} (picked)" if name == picked else name
-    if "left_out" in row:
-        return mark, "left out", str(row["left_out"])
-    return mark, percent(row["validation_accuracy"]), number(row["validation_loss"])

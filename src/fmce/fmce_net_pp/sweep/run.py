@@ -1,53 +1,43 @@
-"""`fmce sweep`: FMCE-Net++ over models, data sets, RAFs and seeds, with controls, as independent trainings.
+"""One engine for `fmce compare` and `fmce sweep`: groups of independent trainings, wave after wave.
 
-Each group (a model on a data set) goes through four waves: its oracle; baseline and FMCE-Net++ at every
-RAF; the controls at the RAF that validation images picked; test images, read once. Groups do not wait
-for each other. A group with a failed candidate picks nothing, unless told to leave it out.
+Each group (a model on a data set) goes through four waves: its oracle; baseline and the candidates that
+select RAF; the arms that wait for the selected RAF; test images, read once. Groups do not wait for each
+other. A group with a failed candidate selects nothing, unless failed ones may be left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fmce.config.io import defaults_of, to_yaml
-from fmce.config.sweep import SweepConfig
+from fmce.config.sweep import ORACLE, CompareConfig, SweepConfig
 from fmce.console.progress import Progress
 from fmce.engine.jobs.local import Finished, LocalWorkers, Workers
 from fmce.engine.runtime import cores, make_runtime
 from fmce.files import write_json
 from fmce.fmce_net_pp.arms import check_is_that_arm
-from fmce.fmce_net_pp.sweep.grid import ORACLE, Group, SweepRun, make_groups
+from fmce.fmce_net_pp.sweep.grid import Group, SweepRun, make_groups
 from fmce.fmce_net_pp.sweep.jobs import (
+    Placement,
     Task,
     note_state,
     read_test,
     run_task,
+    train_group_arm,
     train_oracle,
-    train_sweep_arm,
 )
 from fmce.fmce_net_pp.sweep.results import (
+    SweepResult,
     Table,
     oracle_is_ready,
-    print_sweep,
     sweep_result,
     unread_folders,
-    write_comparisons,
     write_rows,
 )
-from fmce.fmce_net_pp.sweep.selection import pick
+from fmce.fmce_net_pp.sweep.selection import select
 from fmce.runs.log import lock_run, mark_done, read_done
-from fmce.runs.run import Run, open_run
 
 Engine = Literal["local", "ray"]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Device and precision of every training, resolved on the machine that does it."""
-
-    device: str = "auto"
-    precision: str = "float32"
 
 
 def sweep(
@@ -60,48 +50,64 @@ def sweep(
     device: str = "auto",
     precision: str = "float32",
     table: Table = "csv",
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Train what the grid asks for and is not done yet, pick RAF, read the test images, and compare.
+) -> SweepResult:
+    """Train what a grid asks for and is not done yet, select RAF, read the test images, and compare.
 
     Args:
-        config: the grid.
-        out: folder of the sweep; each training is a run folder in it, none is repeated.
-        workers: where trainings run; by default as many at a time on this machine as it has cores, one on a GPU.
-        retries: how often a training that failed is tried again before it is reported.
-        leave_out_failed: pick RAF among the candidates that are whole; else a group where one failed has
-            no pick yet, and the next call tries it again.
-        device: of every training.
-        precision: of forward passes.
-        table: form of the table of rows, csv or parquet.
-        quiet: print nothing.
+        config: The grid.
+        out: Folder of the sweep; each training is a run folder in it, and none is repeated.
+        workers: Where trainings run; by default on this machine, as many at a time as it has cores, one
+            on a GPU.
+        retries: How often a failed training is tried again before it is reported.
+        leave_out_failed: Select RAF among the complete candidates. Otherwise a group with a failed one
+            selects none yet, and the next call tries it again.
+        device: Device of every training.
+        precision: Precision of forward passes.
+        table: Format of the table of rows, `sweep.csv` or `sweep.parquet`.
 
     Returns:
-        The contents of `sweep.json`; its `failed` lists the trainings that are left failed, with their errors.
+        What `sweep.json` holds; its `failed` lists the trainings that are left failed, with their errors.
 
     Raises:
-        ValueError: the grid cannot be trained, or a finished training in `out` is of another config.
-        FileExistsError: `out` holds another sweep, or something else.
+        ValueError: If the grid cannot be trained, or a finished training in `out` has another config.
+        FileExistsError: If `out` holds another sweep, or something else.
+    """
+    placement = Placement(device, precision)
+    return run_groups(config, out, placement, workers, retries, leave_out_failed, table)
+
+
+def run_groups(
+    config: CompareConfig | SweepConfig,
+    out: Path,
+    placement: Placement,
+    workers: Workers | None = None,
+    retries: int = 1,
+    leave_out_failed: bool = False,
+    table: Table | None = None,
+) -> SweepResult:
+    """Take every group of a comparison or sweep as far as it goes, and write the results; see `sweep`.
+
+    Each group's folder gets `compare.json`. Only where a table is asked for, `out` gets it and
+    `sweep.json`.
     """
     if retries < 0:
         raise ValueError(f"retries must be 0 or more, got {retries}")
-    place = Place(device, precision)
     groups = make_groups(config, out)
-    pool = workers or make_workers("local", out, None, device)
-    claim = lock_run(out, to_yaml(config), defaults=defaults_of(SweepConfig))
+    pool = workers or make_workers("local", out, None, placement.device)
+    claim = lock_run(out, to_yaml(config), defaults=defaults_of(type(config)))
     with pool, claim:  # workers first: a cluster that is not there must not leave a claimed folder
-        with _progress(groups) as progress:
-            waves = {group.name: _waves(group, place, leave_out_failed) for group in groups}
+        with _progress(groups, out) as progress:
+            waves = {group.name: _waves(group, placement, leave_out_failed) for group in groups}
             _run_all(waves, pool, retries, progress)
         result = sweep_result(groups, out)
-        path = write_rows(result["rows"], out, table)
-        write_json(out / "sweep.json", result)
-        write_comparisons(result, out)
-        if not result["failed"]:
-            mark_done(out, {"runs": len(result["rows"])})
-    if not quiet:
-        print_sweep(result)
-        print(f"rows: {path}")
+        for group, comparison in zip(groups, result.groups, strict=True):
+            if comparison.verdict is not None:
+                write_json(group.folder / "compare.json", comparison.to_dict())
+        if table is not None:
+            write_rows(result.rows, out, table)
+            write_json(out / "sweep.json", result.to_dict())
+        if not result.failed:
+            mark_done(out, {"runs": len(result.rows)})
     return result
 
 
@@ -115,24 +121,25 @@ def make_workers(
     cpus: float = 1,
     gpus: float | None = None,
 ) -> Workers:
-    """Return where a sweep's trainings run.
+    """Return where the trainings of a comparison or sweep run.
 
     Args:
         engine: "local" for processes of this machine, "ray" for a Ray cluster.
-        out: the sweep's folder, which every node of the cluster must see.
-        jobs: trainings at a time on this machine; None is as many as cores, one on a GPU.
-        device: of the trainings.
-        address: of the cluster.
-        cpus: processors that a training asks the cluster for.
-        gpus: GPUs that a training asks the cluster for; None takes one where there are any, none for the CPU.
+        out: The experiment's folder, which every node of the cluster must see.
+        jobs: Trainings at a time on this machine; None is as many as cores, one on a GPU.
+        device: Device of the trainings.
+        address: Address of the cluster.
+        cpus: Processors that a training asks the cluster for.
+        gpus: GPUs that a training asks the cluster for; None takes one where there are any, none for
+            the CPU.
 
     Raises:
-        ValueError: options of the one engine were given for the other.
+        ValueError: If options of one engine were given for the other.
     """
     if engine == "ray":
         if jobs is not None:
             raise ValueError(
-                "--jobs is for this machine alone; on Ray, --cpus and --gpus decide how many fit"
+                "--jobs applies to this machine alone; on Ray, --cpus and --gpus decide how many fit"
             )
         from fmce.engine.jobs.ray import RayWorkers
 
@@ -145,11 +152,11 @@ def make_workers(
     return LocalWorkers(jobs if jobs is not None else cores() if on_cpu else 1)
 
 
-def _progress(groups: Sequence[Group]) -> Progress:
+def _progress(groups: Sequence[Group], out: Path) -> Progress:
     """Count trainings, finished ones included."""
     runs = [group.folder_of(run) for group in groups for run in group.runs]
     done = sum(read_done(folder) is not None for folder in runs)
-    return Progress("sweep", len(runs), start=done)
+    return Progress(f"trainings of {out.name}", len(runs), start=done)
 
 
 def _run_all(
@@ -191,48 +198,42 @@ def _note_end(task: Task, ended: Finished, attempt: int, progress: Progress) -> 
     )
 
 
-def _waves(group: Group, place: Place, leave_out_failed: bool) -> Iterator[list[Task]]:
-    """Yield the tasks of a group that are not done, those that may run side by side together."""
-    if not group.given_oracle:
-        yield _oracle_task(group, place)
+def _waves(group: Group, placement: Placement, leave_out_failed: bool) -> Iterator[list[Task]]:
+    """Yield the tasks of a group that are not done; those of one list may run side by side."""
+    if not group.oracle_given:
+        yield _oracle_task(group, placement)
     if not oracle_is_ready(group):
         return
-    oracle = open_run(group.oracle_folder)
-    yield _arm_tasks(group, [*group.baselines, *group.candidates], oracle, None, place)
-    picked = pick(group, leave_out_failed=leave_out_failed)
-    if picked is not None:
-        yield _arm_tasks(group, group.controls, oracle, picked, place)
-        yield _test_task(group, place)
+    yield _arm_tasks(group, [*group.baselines, *group.candidates], None, placement)
+    selected = select(group, leave_out_failed=leave_out_failed)
+    if selected is not None:
+        yield _arm_tasks(group, group.selected_runs, selected, placement)
+        unread = unread_folders(group)
+        if unread:
+            args = (unread, placement.device)
+            yield [Task(f"{group.name}/test images", group.folder, read_test, args)]
 
 
-def _oracle_task(group: Group, place: Place) -> list[Task]:
-    config, folder = group.oracle_config(), group.oracle_folder
+def _oracle_task(group: Group, placement: Placement) -> list[Task]:
+    config, folder = group.oracle.config, group.oracle.path
     if read_done(folder) is not None:
-        check_is_that_arm(folder, config, place.precision)
+        check_is_that_arm(folder, config, placement.precision)
     if oracle_is_ready(group):
         return []
     widths = list(group.net_folders.values())
-    args = (config, folder, group.config.oracle_split, widths, place.device, place.precision)
+    args = (config, folder, group.config.oracle_split, widths, placement)
     return [Task(f"{group.name}/{ORACLE}", folder, train_oracle, args)]
 
 
 def _arm_tasks(
-    group: Group, runs: Sequence[SweepRun], oracle: Run, picked: SweepRun | None, place: Place
+    group: Group, runs: Sequence[SweepRun], selected: SweepRun | None, placement: Placement
 ) -> list[Task]:
     tasks = []
     for run in runs:
-        config, folder = group.config_of(run, oracle, picked), group.folder_of(run)
+        config, folder = group.config_of(run, selected), group.folder_of(run)
         if read_done(folder) is not None:
-            check_is_that_arm(folder, config, place.precision)
+            check_is_that_arm(folder, config, placement.precision)
             continue
-        args = (config, folder, place.device, place.precision)
-        tasks.append(Task(f"{group.name}/{run.name}", folder, train_sweep_arm, args))
+        args = (config, folder, placement)
+        tasks.append(Task(f"{group.name}/{run.name}", folder, train_group_arm, args))
     return tasks
-
-
-def _test_task(group: Group, place: Place) -> list[Task]:
-    """Return one task for all of a group's finished trainings whose test accuracy was not read yet."""
-    unread = unread_folders(group)
-    if not unread:
-        return []
-    return [Task(f"{group.name}/test images", group.folder, read_test, (unread, place.device))]

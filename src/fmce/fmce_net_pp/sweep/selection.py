@@ -1,57 +1,69 @@
-"""Which RAF and variant a sweep's group picks: the best on validation images, once, before test images are read."""
+"""Selection of a group's RAF and variant: the best on validation images, once, before test images are read."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmce.files import read_json_or_none, write_json
-from fmce.fmce_net_pp.arms import TREATMENT, best_on_validation
 from fmce.fmce_net_pp.sweep.grid import Group, SweepRun
 from fmce.runs.log import read_done, read_metrics
 
+SELECTION_FILE = "selection.json"
 
-def pick(group: Group, *, leave_out_failed: bool = False) -> SweepRun | None:
-    """Return the RAF and variant of highest mean validation accuracy over the seeds; the choice is final.
 
-    It stays picked once it was: test images are read after it, and must not be read twice to choose again.
-    So it is made when every candidate has all its trainings, or when the caller says not to wait for more.
+def select(group: Group, *, leave_out_failed: bool = False) -> SweepRun | None:
+    """Return the RAF and variant of highest validation accuracy, mean over the candidates' seeds.
+
+    The lower validation loss decides between equals. The choice is final: test images are read after it,
+    and must not be read twice to choose again. So it waits until every candidate has all its trainings,
+    unless the caller leaves out the failed ones.
 
     Args:
-        group: its baselines and candidates ended, each done or failed.
-        leave_out_failed: choose among the candidates that are whole; `pick.json` names the others.
+        group: Group whose candidates ended, each done or failed.
+        leave_out_failed: Choose among the complete candidates; `selection.json` names the others.
 
     Returns:
-        The candidate (with the first seed), or None where none is chosen yet.
+        The selected option, or None where none can be selected yet.
     """
-    if read_pick(group) is None:
+    if read_selection(group) is None:
         rows = candidate_rows(group)
-        whole = [row for row in rows if "left_out" not in row]
-        if not whole or (len(whole) < len(rows) and not leave_out_failed):
+        complete = [row for row in rows if "left_out" not in row]
+        if rows and (not complete or (len(complete) < len(rows) and not leave_out_failed)):
             return None
-        best = best_on_validation(whole)
+        # Without candidates there is one option, which needs no training to be selected.
+        only = {"raf": group.options[0].raf, "variant": list(group.options[0].variant)}
+        best = max(
+            complete,
+            key=lambda row: (row["validation_accuracy"], -row["validation_loss"]),
+            default=only,
+        )
         choice = {"raf": best["raf"], "variant": best["variant"], "candidates": rows}
-        write_json(group.folder / "pick.json", choice)
-    picked = read_pick(group) or {}
+        write_json(group.folder / SELECTION_FILE, choice)
+    selected = read_selection(group) or {}
     return next(
-        c
-        for c in group.candidates
-        if (c.raf, list(c.variant)) == (picked["raf"], picked["variant"])
+        option
+        for option in group.options
+        if (option.raf, list(option.variant)) == (selected["raf"], selected["variant"])
     )
 
 
-def read_pick(group: Group) -> dict[str, Any] | None:
-    """Return the contents of `pick.json`; None before the pick."""
-    choice: dict[str, Any] | None = read_json_or_none(group.folder / "pick.json")
-    return choice
+def read_selection(group: Group) -> dict[str, Any] | None:
+    """Return the contents of `selection.json`: raf, variant, candidates; None before the selection."""
+    selection: dict[str, Any] | None = read_json_or_none(group.folder / SELECTION_FILE)
+    return selection
 
 
 def candidate_rows(group: Group) -> list[dict[str, Any]]:
-    """Return each candidate's mean validation accuracy and loss over the seeds, or which seeds it lacks."""
-    return [_row(group, c) for c in group.candidates if c.seed == group.config.seeds[0]]
+    """Return each candidate's mean validation accuracy and loss over its seeds, or the seeds it lacks."""
+    arms = dict.fromkeys(run.arm for run in group.candidates)
+    return [_row(group, [r for r in group.candidates if r.arm == arm]) for arm in arms]
 
 
-def _row(group: Group, candidate: SweepRun) -> dict[str, Any]:
-    row: dict[str, Any] = {"raf": candidate.raf, "variant": list(candidate.variant)}
-    runs = [r for r in group.candidates if r.label == candidate.label]
+def _row(group: Group, runs: list[SweepRun]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "arm": runs[0].arm,
+        "raf": runs[0].raf,
+        "variant": list(runs[0].variant),
+        "seeds": [run.seed for run in runs],
+    }
     lacking = [run.seed for run in runs if read_done(group.folder_of(run)) is None]
     if lacking:
         return row | {"left_out": f"not trained at seeds {lacking}"}
@@ -61,11 +73,8 @@ def _row(group: Group, candidate: SweepRun) -> dict[str, Any]:
     return row
 
 
-def candidate_label(row: Mapping[str, Any]) -> str:
-    """Return the arm's name of a row or a pick, such as "raf0.9 oracle_every=4"."""
-    return SweepRun(TREATMENT, 0, row["raf"], tuple(row["variant"])).label
-
-
-def left_out(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return each candidate that is left out, with the reason."""
-    return [f"{candidate_label(c)} ({c['left_out']})" for c in candidates if "left_out" in c]
+def left_out(group: Group) -> list[str]:
+    """Return each candidate that is, or would be, left out of the selection, with the reason."""
+    selection = read_selection(group)
+    rows = candidate_rows(group) if selection is None else selection["candidates"]
+    return [f"{row['arm']} ({row['left_out']})" for row in rows if "left_out" in row]

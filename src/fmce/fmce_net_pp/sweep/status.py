@@ -1,61 +1,64 @@
-"""How far a sweep is, read from its folder alone: it may be running, on this machine or another, or not."""
+"""How far a comparison or sweep is, read from its folder alone, whether or not it is running somewhere."""
 
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from fmce.config.io import from_yaml, read_yaml
-from fmce.config.sweep import SweepConfig
-from fmce.console.tables import percent, print_table
-from fmce.fmce_net_pp.sweep.grid import ORACLE, Group, SweepRun, begun_groups
+from fmce.config.sweep import ORACLE, CompareConfig, SweepConfig
+from fmce.console.tables import percent
+from fmce.fmce_net_pp.sweep.grid import Group, SweepRun, lay_out
 from fmce.fmce_net_pp.sweep.jobs import read_state
 from fmce.fmce_net_pp.sweep.results import run_status, unread_folders
-from fmce.fmce_net_pp.sweep.selection import candidate_rows, left_out, read_pick
+from fmce.fmce_net_pp.sweep.selection import left_out, read_selection
 from fmce.runs.lock import is_locked
 from fmce.runs.log import read_done, read_metrics
 from fmce.runs.run import open_run
 
 
 def sweep_status(out: Path) -> dict[str, Any]:
-    """Return what each training of a sweep is at.
+    """Return the state of each training of a comparison or sweep.
 
     Args:
-        out: folder of the sweep.
+        out: Its folder.
 
     Returns:
-        `active`, whether a process works on it; `counts` by status; `runs`, one dict a training with its name,
-        status (done, trained, running, stopped, failed, waiting), progress and note.
+        `active`, whether a process works on it; `counts` by status; `runs`, one dict per training with
+        name, status (done, trained, running, stopped, failed, waiting), progress and note; `notes` on the
+        groups.
 
     Raises:
-        FileNotFoundError: there is no sweep.
+        FileNotFoundError: If there is no comparison or sweep.
     """
-    config = out / "config.yaml"
-    # Folders of other commands have a config too, but none of theirs names several models.
-    if not config.exists() or "models" not in read_yaml(config):
-        raise FileNotFoundError(
-            f"{out} holds no sweep; begin one with: fmce sweep --out FOLDER, and name that folder"
-        )
-    grid = from_yaml(SweepConfig, config)
-    groups = begun_groups(grid, out)
+    config = _config_of(out)
+    # Unchecked: what the experiment was begun with may be gone, or refused by now.
+    gone = [path for path in config.oracles if not (Path(path) / "config.yaml").exists()]
+    groups = lay_out(config, out, [open_run(path) for path in config.oracles if path not in gone])
     active = is_locked(out / ".lock")
     runs = [_entry(group, run, active) for group in groups for run in group.runs]
-    counts: dict[str, int] = {}
-    for entry in runs:
-        counts[entry["status"]] = counts.get(entry["status"], 0) + 1
-    return {"active": active, "counts": counts, "runs": runs, "notes": _gone(grid) + _notes(groups)}
+    notes = [f"the oracle {path} is gone; its groups cannot continue without it" for path in gone]
+    return {
+        "active": active,
+        "counts": dict(Counter(entry["status"] for entry in runs)),
+        "runs": runs,
+        "notes": notes + [note for group in groups for note in _notes(group)],
+    }
 
 
-def _gone(config: SweepConfig) -> list[str]:
-    """Say which of the oracles that the sweep was given are not there any more."""
-    return [
-        f"the oracle {path} is not there any more; its groups cannot go on without it"
-        for path in config.oracles
-        if not (Path(path) / "config.yaml").exists()
-    ]
+def _config_of(out: Path) -> CompareConfig | SweepConfig:
+    file = out / "config.yaml"
+    # Other commands' folders have a config too, but only a sweep's names several models.
+    values = read_yaml(file) if file.exists() else {}
+    if "models" in values:
+        return from_yaml(SweepConfig, file)
+    if "oracle" in values:
+        return from_yaml(CompareConfig, file)
+    raise FileNotFoundError(
+        f"{out} holds no sweep; begin one with: fmce sweep --out FOLDER, and name that folder"
+    )
 
 
 def _entry(group: Group, run: SweepRun, active: bool) -> dict[str, Any]:
-    folder = group.folder_of(run)
     status = run_status(group, run)
     if status == "running" and not active:
         status = "stopped"
@@ -63,7 +66,7 @@ def _entry(group: Group, run: SweepRun, active: bool) -> dict[str, Any]:
         "name": f"{group.name}/{run.name}",
         "status": status,
         "progress": _progress(group, run),
-        "note": _note(folder, status),
+        "note": _note(group.folder_of(run), status),
     }
 
 
@@ -74,7 +77,7 @@ def _progress(group: Group, run: SweepRun) -> str:
     if not (folder / "config.yaml").exists() or not lines:
         return ""
     text = f"epoch {len(lines)}/{open_run(folder).config.train.epochs}"
-    if run.arm == ORACLE and read_done(folder) is not None:
+    if run.role == ORACLE and read_done(folder) is not None:
         left = [net for net in group.net_folders if read_done(net) is None]
         text += f", FMCE-Net epoch {len(read_metrics(left[0]))}" if left else ""
     return f"{text}, validation {percent(lines[-1]['validation_accuracy'])}"
@@ -89,35 +92,24 @@ def _note(folder: Path, status: str) -> str:
     return ""
 
 
-def _notes(groups: Sequence[Group]) -> list[str]:
-    """Say what was picked in each group, what was left out of that, and which test images could not be read."""
-    notes = []
-    for group in groups:
-        picked = read_pick(group)
-        if picked is not None:
-            variant = " ".join(picked["variant"])
-            notes.append(f"{group.name}: RAF {picked['raf']} picked {variant}".rstrip())
-            notes += [
-                f"{group.name}: {candidate} was left out of the pick"
-                for candidate in left_out(picked["candidates"])
-            ]
-        elif any(run_status(group, run) == "failed" for run in group.candidates):
-            wanting = "; ".join(left_out(candidate_rows(group)))
-            notes.append(
-                f"{group.name}: no RAF is picked, for want of {wanting}; the same command tries again, and "
-                "--leave-out-failed picks among the others"
-            )
-        state = read_state(group.folder)
-        if state.get("state") == "failed" and unread_folders(group):
-            notes.append(f"{group.name}: reading test images failed: {state['error']}")
+def _notes(group: Group) -> list[str]:
+    """Describe a group's selection, what it left out, and test images that could not be read."""
+    selection, missing, notes = read_selection(group), left_out(group), []
+    if selection is not None:
+        variant = " ".join(selection["variant"])
+        notes.append(f"{group.name}: RAF {selection['raf']} selected {variant}".rstrip())
+        notes += [f"{group.name}: {arm} was left out of the selection" for arm in missing]
+    elif any(run_status(group, run) == "failed" for run in group.candidates):
+        notes.append(f"{group.name}: {nothing_selected(missing)}")
+    state = read_state(group.folder)
+    if state.get("state") == "failed" and unread_folders(group):
+        notes.append(f"{group.name}: reading test images failed: {state['error']}")
     return notes
 
 
-def print_status(status: dict[str, Any], out: Path) -> None:
-    """Print a table of the trainings and the counts."""
-    rows = [(r["name"], r["status"], r["progress"], r["note"]) for r in status["runs"]]
-    print_table(f"Sweep {out}", ("training", "status", "progress", "note"), rows)
-    for note in status["notes"]:
-        print(note)
-    counts = ", ".join(f"{n} {name}" for name, n in status["counts"].items())
-    print(f"{counts}; {'a process works on it' if status['active'] else 'no process works on it'}")
+def nothing_selected(missing: list[str]) -> str:
+    """Explain why a group has no selected RAF yet, and what to do."""
+    return (
+        f"no RAF is selected, because of {'; '.join(missing)}; rerun the command to try again, or add "
+        "--leave-out-failed to select, for good, among the complete candidates"
+    )
