@@ -129,7 +129,7 @@ def test_a_state_dict_loads_strictly_into_a_second_model():
     ("arguments", "message"),
     [
         ({"encoder": "resnet1"}, "name of a timm model"),
-        ({"encoder": "vit_tiny_patch16_224"}, "output stride 8|stride 16"),
+        ({"encoder": "vit_tiny_patch16_224"}, "output_stride=8|stride 16"),
         ({"num_classes": 1}, "num_classes"),
         ({"weights": "cityscapes"}, "'imagenet'"),
         ({"output_stride": 4}, "output_stride"),

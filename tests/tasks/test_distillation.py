@@ -20,7 +20,6 @@ from fmce.engine.runtime import make_runtime
 from fmce.tasks.distillation import (
     ClassificationTask,
     SegmentationTask,
-    agreement,
     distillation_step,
     supervised_step,
 )
@@ -134,7 +133,7 @@ def test_supervised_step_is_cross_entropy_and_needs_labels() -> None:
 def test_agreement_of_a_network_with_itself_is_whole() -> None:
     pool = ImagePool(torch.randint(0, 255, (5, 3, 4, 4), dtype=torch.uint8))
     net = Recorder()
-    result = agreement(TASK, 3, net, net, EvalBatches(pool, PLAIN, 2), make_runtime("cpu"))
+    result = TASK.agreement(net, net, EvalBatches(pool, PLAIN, 2), make_runtime("cpu"))
     assert result["argmax_agreement"] == 1.0
     assert result["mean_kl"] == pytest.approx(0, abs=1e-6)
     assert result["positions"] == 5 * 16

@@ -34,7 +34,7 @@ def predict_mask(
     Returns:
         Uint8 (H,W) on the CPU.
     """
-    logits = task.logits(model, complete_image(image, size, normalise, model)).float()  # (1,C,h,w)
+    logits = task.outputs(model, complete_image(image, size, normalise, model)).float()  # (1,C,h,w)
     if logits.shape[2:] != image.shape[:2]:
         logits = F.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)
     return logits.argmax(1)[0].to(torch.uint8).cpu()

@@ -204,5 +204,5 @@ def _predictions(
             ]
         )
     assert isinstance(task, SegmentationTask)
-    logits = [task.logits(network, runtime.to_device(batch.images)) for batch in batches.epoch()]
+    logits = [task.outputs(network, runtime.to_device(batch.images)) for batch in batches.epoch()]
     return torch.cat(logits).argmax(1).cpu()

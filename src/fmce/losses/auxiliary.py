@@ -1,7 +1,7 @@
 """Losses of FMCE-Net++: the representation auxiliary loss (Eq. 5) and its parts.
 
-Training with a frozen FMCE-Net's opinion of the feature maps. The network itself and its freezing
-are the caller's; these are functions of tensors.
+The loss adds a frozen FMCE-Net's opinion of the feature maps to the task's own. The caller runs and freezes that
+network; these are functions of tensors.
 """
 
 import math
@@ -17,7 +17,7 @@ def _in_float32(values: Tensor) -> Tensor:
 
 
 def fmcs_loss(phase_logits: Tensor, target_phase: int | None = None) -> Tensor:
-    """Compute how far feature maps look from the target phase, L_FMCS = −mean log q_target(map).
+    """Compute how far feature maps are from the target phase, L_FMCS = −mean log q_target(map).
 
     FMCE-Net++ paper, Eq. 4: cross-entropy of the frozen FMCE-Net towards the last phase, K.
 
@@ -67,16 +67,16 @@ def representation_auxiliary_loss(
         base_loss: Scalar task loss, as cross-entropy in nats.
         phase_logits: (B, K) logits of the frozen FMCE-Net for this batch's maps.
         raf: Weight of the task loss in [0, 1]; 1 is training without the auxiliary loss.
-        target_phase: Phase in 1 … K that maps are drawn to; None is K.
-        oracle_every: n, where only every n-th step has this loss and the others have raf · L_base alone;
-            the weight makes up for those, so that the mean gradient over n steps is the published one.
+        target_phase: Phase in 1 … K that maps are pulled to; None is K.
+        oracle_every: n, if only every n-th step has this loss and the others have raf · L_base alone. The weight
+            n makes the mean gradient over n steps the published one.
 
     Returns:
         Scalar in float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: If `raf` is outside [0, 1] or NaN, `oracle_every` is below 1, `base_loss` is no scalar, or
-            as `fmcs_loss`.
+        ValueError: If `raf` is outside [0, 1] or NaN, `oracle_every` is below 1, `base_loss` is not a scalar, or
+            as in `fmcs_loss`.
 
     Example:
         >>> loss = representation_auxiliary_loss(torch.tensor(1.0), torch.zeros(4, 10), raf=0.9)
@@ -112,8 +112,8 @@ def feature_matching_loss(
     Args:
         maps: Maps of the network in training, any shape, usually (B, C, H, W).
         teacher_maps: Maps of checkpoint E_K for the same images, same shape; taken as constants.
-        mean_square: Scalar, of the teacher's maps of a whole batch that these are a part of; None is
-            these maps' own.
+        mean_square: Scalar, mean square of the teacher's maps of the complete batch, where these are a part of it;
+            None takes that of these maps.
 
     Returns:
         Scalar, at least 0, in float32 (float64 for float64 inputs).
@@ -131,8 +131,7 @@ def feature_matching_loss(
             f"{tuple(teacher_maps.shape)}; capture the same module for the same images"
         )
     teacher = _in_float32(teacher_maps.detach())
-    # An all-zero teacher would divide by zero; the clamp avoids a look at the value, which would
-    # make a GPU wait.
+    # An all-zero teacher would divide by zero. A clamp, since reading the value would make a GPU wait.
     square = teacher.square().mean() if mean_square is None else mean_square.to(teacher.dtype)
     scale = square.clamp_min(torch.finfo(teacher.dtype).tiny)
     return F.mse_loss(_in_float32(maps), teacher) / scale

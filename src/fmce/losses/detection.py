@@ -4,37 +4,25 @@ FCOS (Tian et al., ICCV 2019) as torchvision computes it; function matching afte
 Function Matching in Driving Scene Recognition" (2022), which gives no formula for detection.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-
-class RawOutput(Protocol):
-    """What the losses read of a detector's output; `fmce.models.detection.DetectionOutput` has it.
-
-    class_logits (B, A, C), distances (B, A, 4) in pixels, centerness_logits (B, A), locations
-    (A, 2), strides (A,), and the number of locations of each level.
-    """
-
-    @property
-    def class_logits(self) -> Tensor: ...  # noqa: D102
-    @property
-    def distances(self) -> Tensor: ...  # noqa: D102
-    @property
-    def centerness_logits(self) -> Tensor: ...  # noqa: D102
-    @property
-    def locations(self) -> Tensor: ...  # noqa: D102
-    @property
-    def strides(self) -> Tensor: ...  # noqa: D102
-    @property
-    def level_sizes(self) -> tuple[int, ...]: ...  # noqa: D102
+from fmce.models.detection import DetectionOutput
 
 
 class DetectionLosses(NamedTuple):
-    """The three parts, scalars, whose sum trains; and what each was divided by, or by 1 if that is less."""
+    """The three parts of a loss, scalars whose sum is minimised.
+
+    Attributes:
+        classes: Of the class logits.
+        boxes: Of the boxes, by GIoU.
+        centerness: Of the centerness logits.
+        divisor: What each part was divided by, unless it is below 1.
+    """
 
     classes: Tensor
     boxes: Tensor
@@ -50,26 +38,37 @@ class DetectionLosses(NamedTuple):
         return {"classes": self.classes, "boxes": self.boxes, "centerness": self.centerness}
 
 
-def detection_distillation(student: RawOutput, teacher: RawOutput) -> DetectionLosses:
-    """Compare a student with its teacher at every location of every level; no label is used.
+def detection_distillation(student: DetectionOutput, teacher: DetectionOutput) -> DetectionLosses:
+    """Compute the distance of a student's detections from its teacher's, at every location of every level.
 
-    With p the class probabilities, c the centerness and w = √(max_k p_k · c) of the teacher:
-    classes: Σ BCE(student's p, teacher's p) over locations and classes; boxes: Σ w · GIoU loss of
-    the student's box to the teacher's; centerness: Σ w · BCE(student's c, teacher's c). Each is
-    divided by Σ w over the batch, at least 1. Computed in float32 also under autocast; no gradient
-    reaches the teacher.
+    Not given in the slides, which name function matching for detection without a formula. With p the
+    class probabilities, c the centerness and w = √(max_k p_k · c) of the teacher: classes: Σ BCE(student's
+    p, teacher's p) over locations and classes; boxes: Σ w · GIoU loss of the student's box to the
+    teacher's; centerness: Σ w · BCE(student's c, teacher's c). Each is divided by Σ w over the batch, at
+    least 1. Computed in float32 also under autocast. No label is used, and no gradient reaches the teacher.
 
     Args:
-        student: Trained.
-        teacher: Of the same view, with the same locations and classes.
+        student: Outputs for a batch: class logits (B, A, C), distances (B, A, 4), centerness (B, A).
+        teacher: Outputs for the same view, with the same locations and classes.
+
+    Returns:
+        The three parts in float32, each at least 0, and Σ w.
 
     Raises:
-        ValueError: The shapes or locations differ.
+        ValueError: If the shapes or levels differ.
+
+    >>> teacher = DetectionOutput(
+    ...     torch.full((1, 1, 2), 9.0), torch.full((1, 1, 4), 5.0), torch.full((1, 1), 9.0),
+    ...     torch.zeros(1, 2), torch.ones(1), (1,),
+    ... )
+    >>> losses = detection_distillation(teacher._replace(distances=torch.ones(1, 1, 4)), teacher)
+    >>> round(losses.boxes.item(), 2)  # 1 − GIoU of a box of 2×2 in one of 10×10
+    0.96
     """
     check_same_places(student, teacher)
     wanted_classes = teacher.class_logits.detach().float().sigmoid()
     wanted_centerness = teacher.centerness_logits.detach().float().sigmoid()
-    weight = (wanted_classes.amax(2) * wanted_centerness).sqrt()
+    weight = (wanted_classes.amax(2) * wanted_centerness).sqrt()  # (B,A)
     divisor = weight.sum()
     total = divisor.clamp(min=1)
     classes = F.binary_cross_entropy_with_logits(
@@ -86,11 +85,11 @@ def detection_distillation(student: RawOutput, teacher: RawOutput) -> DetectionL
     return DetectionLosses(classes / total, boxes / total, centerness / total, divisor)
 
 
-def check_same_places(student: RawOutput, teacher: RawOutput) -> None:
-    """Refuse outputs that cannot be compared place by place.
+def check_same_places(student: DetectionOutput, teacher: DetectionOutput) -> None:
+    """Refuse outputs that cannot be compared location by location.
 
     Raises:
-        ValueError: The classes, levels or images differ.
+        ValueError: If classes, levels or images differ.
     """
     if (
         student.class_logits.shape != teacher.class_logits.shape
@@ -99,7 +98,7 @@ def check_same_places(student: RawOutput, teacher: RawOutput) -> None:
         raise ValueError(
             "expected student and teacher with the same images, classes and levels, got class logits "
             f"{tuple(student.class_logits.shape)} over levels of {student.level_sizes} locations and "
-            f"{tuple(teacher.class_logits.shape)} over {teacher.level_sizes}; give both the same strides."
+            f"{tuple(teacher.class_logits.shape)} over {teacher.level_sizes}; give both the same strides"
         )
 
 
@@ -108,32 +107,31 @@ def _around_origin(distances: Tensor) -> Tensor:
     return distances.float() * distances.new_tensor([-1, -1, 1, 1], dtype=torch.float32)
 
 
-def fcos_losses(output: RawOutput, boxes: Tensor, labels: Tensor) -> DetectionLosses:
+def fcos_losses(output: DetectionOutput, boxes: Tensor, labels: Tensor) -> DetectionLosses:
     """Compute torchvision's FCOS losses: focal, GIoU and centerness, each over positive locations.
 
     Args:
-        output: Of a batch.
-        boxes: Float (B, M, 4), x1, y1, x2, y2 in pixels, padded to the most boxes of an image.
+        output: Outputs for a batch.
+        boxes: Float (B, M, 4), x1, y1, x2, y2 in pixels, padded to the most boxes per image.
         labels: Int (B, M), 0 … C − 1, or −1 where there is no box.
 
     Returns:
         The parts, each a sum divided by the number of positive locations, at least 1.
 
     Raises:
-        ValueError: The boxes' shape does not fit.
+        ValueError: If the boxes' shape does not fit.
     """
     if boxes.shape != (*labels.shape, 4) or len(labels) != len(output.class_logits):
         raise ValueError(
             f"expected boxes (B, M, 4) and labels (B, M) for {len(output.class_logits)} images, got "
-            f"{tuple(boxes.shape)} and {tuple(labels.shape)}."
+            f"{tuple(boxes.shape)} and {tuple(labels.shape)}"
         )
-    matched = assign_boxes(output, boxes, labels)
-    positive = matched >= 0
-    image, place = positive.nonzero(as_tuple=True)
-    box = matched[image, place]
+    matched = assign_boxes(output, boxes, labels)  # (B,A)
+    image, place = (matched >= 0).nonzero(as_tuple=True)  # (P,) each, P positive locations
+    box = matched[image, place]  # (P,)
     wanted_classes = torch.zeros_like(output.class_logits, dtype=torch.float32)
     wanted_classes[image, place, labels[image, box].long()] = 1.0
-    wanted = _distances_to(boxes[image, box], output.locations[place])
+    wanted = _distances_to(boxes[image, box], output.locations[place])  # (P,4)
     distances = output.distances[image, place].float()
     count = max(1, len(box))
     centerness = F.binary_cross_entropy_with_logits(
@@ -161,7 +159,7 @@ def _distances_to(boxes: Tensor, locations: Tensor) -> Tensor:
 
 @torch.no_grad()
 def assign_boxes(
-    output: RawOutput, boxes: Tensor, labels: Tensor, center_radius: float = 1.5
+    output: DetectionOutput, boxes: Tensor, labels: Tensor, center_radius: float = 1.5
 ) -> Tensor:
     """Assign a box to each location, as torchvision's FCOS does.
 
@@ -170,21 +168,21 @@ def assign_boxes(
     the coarsest farther ones).
 
     Args:
-        output: Says where the locations are.
+        output: Has the locations.
         boxes: Float (B, M, 4).
         labels: Int (B, M), −1 where there is no box.
         center_radius: In strides.
 
     Returns:
-        Int64 (B, A), which box, or −1.
+        Int64 (B, A), the index of the box, or −1.
     """
     if boxes.shape[1] == 0:
         return labels.new_full((len(boxes), len(output.locations)), -1, dtype=torch.int64)
     nearest, farthest = _size_range(output)
-    places, strides = output.locations[:, None], output.strides[:, None]
-    centres = (boxes[..., :2] + boxes[..., 2:])[:, None] / 2
-    match = (places - centres).abs().amax(-1) < center_radius * strides
-    distances = _distances_to(boxes[:, None], places)
+    places, strides = output.locations[:, None], output.strides[:, None]  # (A,1,2), (A,1)
+    centres = (boxes[..., :2] + boxes[..., 2:])[:, None] / 2  # (B,1,M,2)
+    match = (places - centres).abs().amax(-1) < center_radius * strides  # (B,A,M)
+    distances = _distances_to(boxes[:, None], places)  # (B,A,M,4)
     reach = distances.amax(-1)
     match &= (distances.amin(-1) > 0) & (reach > nearest) & (reach < farthest)
     match &= (labels >= 0)[:, None]
@@ -193,8 +191,8 @@ def assign_boxes(
     return which.masked_fill(smallest.isinf(), -1)
 
 
-def _size_range(output: RawOutput) -> tuple[Tensor, Tensor]:
-    """Return, by location (A, 1), between which distances of its farthest side a box belongs there."""
+def _size_range(output: DetectionOutput) -> tuple[Tensor, Tensor]:
+    """Return by location (A, 1) the least and largest distance of the farthest side of a box assigned to it."""
     nearest, farthest = 4 * output.strides, 8 * output.strides
     nearest[: output.level_sizes[0]] = 0
     farthest[len(farthest) - output.level_sizes[-1] :] = torch.inf

@@ -1,7 +1,7 @@
 """Losses of function matching: KL(teacher‖student) per position, mixup, cross-entropy.
 
 Beyer et al., CVPR 2022, and "Effectiveness of Function Matching in Driving Scene Recognition"
-(2022). No label enters the distillation loss. The teacher is not run here.
+(2022). No label enters the distillation loss. These are functions of tensors; no network is run here.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 # Elements worked on at once: bounds the float32 temporaries however large the batch is.
 _CHUNK_ELEMENTS = 1 << 23
-# Target of a pixel without a label.
+# Target of a pixel without a label, as in BDD100K and Cityscapes.
 IGNORE_INDEX = 255
 
 
@@ -34,7 +34,7 @@ class _SummedKL(torch.autograd.Function):
     """Sum of KL over positions; keeps one tensor in the student's dtype for the backward pass.
 
     Plain autograd would keep both log-softmaxes and the product in float32: at 720 × 1280 with 19
-    classes that is 210 MB an image, against 35 MB here under bf16.
+    classes that is 210 MB per image, compared with 35 MB here under bf16.
     """
 
     @staticmethod
@@ -75,21 +75,19 @@ def _check_pair(student: Tensor, teacher: Tensor, temperature: float) -> None:
         raise ValueError(
             "expected student and teacher logits of one shape (B, C, …), got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}; both must have the same "
-            "classes and see the same view."
+            "classes and see the same view"
         )
     if not student.is_floating_point() or not teacher.is_floating_point():
-        raise ValueError(
-            f"expected floating point logits, got {student.dtype} and {teacher.dtype}."
-        )
+        raise ValueError(f"expected floating point logits, got {student.dtype} and {teacher.dtype}")
     if not temperature > 0:
-        raise ValueError(f"expected a temperature above 0, got {temperature}.")
+        raise ValueError(f"expected a temperature above 0, got {temperature}")
 
 
 def _check_valid(valid: Tensor, student: Tensor) -> None:
     positions = (student.shape[0], *student.shape[2:])
     if valid.dtype != torch.bool or tuple(valid.shape) != positions:
         raise ValueError(
-            f"expected valid as a bool tensor {positions}, got {valid.dtype} {tuple(valid.shape)}."
+            f"expected valid as a bool tensor {positions}, got {valid.dtype} {tuple(valid.shape)}"
         )
 
 
@@ -111,15 +109,15 @@ def kl_distillation(
         student_logits: Float (B, C) or (B, C, H, W), any number of trailing axes.
         teacher_logits: Float, the same shape.
         temperature: T > 0.
-        valid: Bool (B,) or (B, H, W); positions that count. None: all. With none valid the loss is
-            0.
+        valid: Bool (B,) or (B, H, W), the positions that count; all by default. Without a valid
+            position the loss is 0.
 
     Returns:
         Scalar loss in nats, at least 0 up to rounding.
 
     Raises:
-        ValueError: Shapes differ, logits are integers, temperature ≤ 0, or `valid` is not bool of
-            that shape.
+        ValueError: If shapes differ, logits are integers, the temperature is not above 0, or `valid` is
+            not bool of that shape.
 
     >>> teacher = torch.tensor([[0.0, 0.0]])
     >>> round(kl_distillation(torch.tensor([[0.0, 3.0]]).log_softmax(1), teacher).item(), 4)
@@ -140,10 +138,10 @@ def kl_distillation(
 
 
 def sample_mixup(generator: torch.Generator) -> float:
-    """Draw one mixup weight a batch: λ ~ Beta(1, 1), that is uniform, then λ ← max(λ, 1 − λ).
+    """Draw the mixup weight of a batch: λ ~ Beta(1, 1), that is uniform, then λ ← max(λ, 1 − λ).
 
     Args:
-        generator: A CPU generator; advanced by one draw.
+        generator: Of the CPU; advanced by one draw.
 
     Returns:
         λ in [0.5, 1].
@@ -168,15 +166,15 @@ def mixup(images: Tensor, lam: float) -> Tensor:
         The blend, same shape and dtype.
 
     Raises:
-        ValueError: λ outside [0, 1] or images that are not floating point.
+        ValueError: If λ is outside [0, 1] or the images are not floating point.
 
     >>> mixup(torch.tensor([[0.0], [1.0], [2.0]]), 0.75).flatten().tolist()
     [0.5, 0.75, 1.75]
     """
     if not 0.0 <= lam <= 1.0:
-        raise ValueError(f"expected a mixup weight in [0, 1], got {lam}.")
+        raise ValueError(f"expected a mixup weight in [0, 1], got {lam}")
     if not images.is_floating_point():
-        raise ValueError(f"expected floating point images, got {images.dtype}; convert them first.")
+        raise ValueError(f"expected floating point images, got {images.dtype}; convert them first")
     return torch.lerp(images.roll(1, dims=0), images, lam)
 
 
@@ -196,7 +194,7 @@ def segmentation_cross_entropy(
     """Compute mean cross-entropy over labelled pixels, plus 0.4 times the auxiliary head's.
 
     Zhao et al., CVPR 2017, section 3.3. Computed in float32 also under autocast. Class ids are not
-    checked here (that would wait for the device each step); the loaders check them once.
+    checked here (the host would wait for the device each step); the loaders check them once.
 
     Args:
         logits: Float (B, C, H, W).
@@ -209,7 +207,7 @@ def segmentation_cross_entropy(
         Scalar loss in nats; 0, with a zero gradient, where every pixel is ignored.
 
     Raises:
-        ValueError: Shapes do not fit, targets are not integers, or the weight is negative.
+        ValueError: If shapes do not fit, targets are not integers, or the weight is negative.
 
     >>> targets = torch.full((1, 1, 2), 255)
     >>> segmentation_cross_entropy(torch.zeros(1, 3, 1, 2), targets).item()
@@ -219,16 +217,16 @@ def segmentation_cross_entropy(
     if logits.ndim < 3 or tuple(targets.shape) != positions or targets.is_floating_point():
         raise ValueError(
             "expected logits (B, C, H, W) and integer targets (B, H, W), got "
-            f"{tuple(logits.shape)} and {targets.dtype} {tuple(targets.shape)}."
+            f"{tuple(logits.shape)} and {targets.dtype} {tuple(targets.shape)}"
         )
     if auxiliary_weight < 0:
-        raise ValueError(f"expected an auxiliary weight of at least 0, got {auxiliary_weight}.")
+        raise ValueError(f"expected an auxiliary weight of at least 0, got {auxiliary_weight}")
     targets = targets.long()
     loss = _mean_cross_entropy(logits, targets, ignore_index)
     if auxiliary_logits is None:
         return loss
     if auxiliary_logits.shape != logits.shape:
         raise ValueError(
-            f"expected auxiliary logits {tuple(logits.shape)}, got {tuple(auxiliary_logits.shape)}."
+            f"expected auxiliary logits {tuple(logits.shape)}, got {tuple(auxiliary_logits.shape)}"
         )
     return loss + auxiliary_weight * _mean_cross_entropy(auxiliary_logits, targets, ignore_index)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmce.metrics.segmentation import none_if_nan
+
 Boxes = Mapping[str, Tensor]
 """Of one image. Truth: "boxes" (n, 4), "labels" (n,) from 0, "ignored" bool (n,). Predictions:
 "boxes", "labels", "scores" (n,)."""
@@ -53,15 +55,11 @@ class DetectionScores:
         """Return plain values for JSON, NaN as None, AP by class under "ap_by_class"."""
         named = zip(class_names, self.by_class, strict=True)
         return {
-            **{name: _plain(value) for name, value in self.values.items()},
-            "ap_by_class": {name: _plain(value) for name, value in named},
+            **{name: none_if_nan(value) for name, value in self.values.items()},
+            "ap_by_class": {name: none_if_nan(value) for name, value in named},
             "images": self.images,
             "boxes": self.boxes,
         }
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def detection_scores(
@@ -84,7 +82,7 @@ def detection_scores(
     if len(truth) != len(predictions) or not truth:
         raise ValueError(
             f"expected predictions for each of at least one image, got {len(truth)} images with "
-            f"truth and {len(predictions)} with predictions."
+            f"truth and {len(predictions)} with predictions"
         )
     for image in (*truth, *predictions):
         _check(image, num_classes)
@@ -109,17 +107,17 @@ def _check(image: Boxes, num_classes: int) -> None:
     boxes, labels = image["boxes"], image["labels"]
     if boxes.shape != (len(labels), 4):
         raise ValueError(
-            f"expected boxes (n, 4) and labels (n,), got {tuple(boxes.shape)}, {tuple(labels.shape)}."
+            f"expected boxes (n, 4) and labels (n,), got {tuple(boxes.shape)}, {tuple(labels.shape)}"
         )
     wrong = (labels < 0) | (labels >= num_classes)
     if wrong.any():
         label = int(labels[wrong][0])
-        raise ValueError(f"expected labels 0 … {num_classes - 1}, got {label}.")
+        raise ValueError(f"expected labels 0 … {num_classes - 1}, got {label}")
     # A detector may predict an empty box; a negative side is another order of coordinates.
     inverted = (boxes[:, 2:] < boxes[:, :2]).any(1)
     if inverted.any():
         box = boxes[inverted][0].tolist()
-        raise ValueError(f"expected boxes as x1, y1, x2, y2 with x1 ≤ x2 and y1 ≤ y2, got {box}.")
+        raise ValueError(f"expected boxes as x1, y1, x2, y2 with x1 ≤ x2 and y1 ≤ y2, got {box}")
 
 
 def _rows(number: int, image: Boxes) -> list[dict[str, Any]]:
@@ -247,8 +245,8 @@ class DetectionAgreement:
         """Return AP with the teacher's boxes as truth, mean class KL a place, and what was compared."""
         scores = detection_scores(self._truth, self._predictions, self.num_classes)
         return {
-            "ap_to_teacher": _plain(scores.ap),
-            "ap50_to_teacher": _plain(scores.values["ap50"]),
+            "ap_to_teacher": none_if_nan(scores.ap),
+            "ap50_to_teacher": none_if_nan(scores.values["ap50"]),
             "mean_kl": self.kl_sum / self.places if self.places else None,
             "teacher_boxes": scores.boxes,
             "positions": self.places,

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
+from fmce.metrics.segmentation import none_if_nan
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -42,7 +44,7 @@ class PhaseMetrics(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, NaN as None and the confusion matrix as nested lists."""
         numbers = {k: v for k, v in self._asdict().items() if k != "confusion"}
-        plain = {k: None if math.isnan(v) else v for k, v in numbers.items()}
+        plain = {name: none_if_nan(value) for name, value in numbers.items()}
         return plain | {"confusion": self.confusion.tolist()}
 
 

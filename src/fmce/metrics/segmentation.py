@@ -26,7 +26,7 @@ def _refuse_out_of_range(values: Tensor, num_classes: int, what: str, remedy: st
 
 def _integers(values: Tensor, what: str) -> Tensor:
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise ValueError(f"expected integer {what}, got {values.dtype}; take the argmax of logits.")
+        raise ValueError(f"expected integer {what}, got {values.dtype}; take the argmax of logits")
     return values.long()
 
 
@@ -54,16 +54,16 @@ def confusion(
     if preds.shape != targets.shape:
         raise ValueError(
             f"expected preds and targets of one shape, got {tuple(preds.shape)} and "
-            f"{tuple(targets.shape)}."
+            f"{tuple(targets.shape)}"
         )
     preds, targets = _integers(preds, "preds").flatten(), _integers(targets, "targets").flatten()
     _refuse_out_of_range(
-        preds, num_classes, "predicted class ids", "predictions outside the classes are errors."
+        preds, num_classes, "predicted class ids", "predictions outside the classes are errors"
     )
     labelled = targets != ignore_index
     preds, targets = preds[labelled], targets[labelled]
     _refuse_out_of_range(
-        targets, num_classes, "true class ids", f"only {ignore_index} marks ignored pixels."
+        targets, num_classes, "true class ids", f"only {ignore_index} marks ignored pixels"
     )
     counts = torch.bincount(targets * num_classes + preds, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)
@@ -93,16 +93,17 @@ class SegmentationScores:
         """
         names = [str(i) for i in range(len(self.iou))] if class_names is None else class_names
         if len(names) != len(self.iou):
-            raise ValueError(f"expected {len(self.iou)} class names, got {len(names)}.")
+            raise ValueError(f"expected {len(self.iou)} class names, got {len(names)}")
         return {
-            "miou": _plain(self.miou),
-            "pixel_accuracy": _plain(self.pixel_accuracy),
+            "miou": none_if_nan(self.miou),
+            "pixel_accuracy": none_if_nan(self.pixel_accuracy),
             "pixels": self.pixels,
-            "iou": {n: _plain(v) for n, v in zip(names, self.iou, strict=True)},
+            "iou": {n: none_if_nan(v) for n, v in zip(names, self.iou, strict=True)},
         }
 
 
-def _plain(value: float) -> float | None:
+def none_if_nan(value: float) -> float | None:
+    """Return a value as JSON takes it."""
     return None if math.isnan(value) else value
 
 
@@ -130,11 +131,11 @@ def segmentation_scores(counts: Tensor) -> SegmentationScores:
     """
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.is_floating_point():
         raise ValueError(
-            f"expected integer counts (C, C), got {counts.dtype} {tuple(counts.shape)}."
+            f"expected integer counts (C, C), got {counts.dtype} {tuple(counts.shape)}"
         )
     matrix = counts.cpu().long()
     if (matrix < 0).any():
-        raise ValueError("expected counts of at least 0, got a negative one (overflow?).")
+        raise ValueError("expected counts of at least 0, got a negative one (overflow?)")
     hits = matrix.diagonal().tolist()
     truth, predicted = matrix.sum(1).tolist(), matrix.sum(0).tolist()
     iou = tuple(

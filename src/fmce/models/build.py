@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fmce.models.features import FeatureMaps, eval_mode, underlying_module
+from fmce.models.timm_models import import_timm
 from fmce.models.tiny import tiny
 
 Options = Mapping[str, Any]
@@ -286,12 +287,7 @@ def _with_new_head(model: nn.Module, num_classes: int) -> nn.Module:
 def _timm_model(
     name: str, num_classes: int, in_channels: int, options: dict[str, Any], weights: str | None
 ) -> nn.Module:
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"timm:{name} needs the package timm: pip install 'fmce[timm]'"
-        ) from error
+    timm = import_timm(f"timm:{name}")
     if weights not in (None, "pretrained"):
         raise ValueError(f"weights of timm models are None or 'pretrained', got {weights!r}")
     if not timm.is_model(name):

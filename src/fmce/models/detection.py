@@ -1,16 +1,19 @@
-"""What a detector says: its raw outputs at every location, and the boxes chosen from them.
+"""What a detector returns: raw outputs at every location, and the boxes chosen from them.
 
-After FCOS (Tian et al., ICCV 2019). Detectors of one's own take part by returning the same form.
+After FCOS (Tian et al., ICCV 2019). A custom detector takes part by returning the same form.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
 class DetectionOutput(NamedTuple):
-    """What a detector says at each of its A locations; levels one after another, finest first.
+    """A detector's outputs at each of its A locations; levels one after another, finest first.
+
+    A custom detector returns this for normalised images (B, 3, H, W), in train and in eval mode alike.
+    Teacher and student must have the same locations, that is the same strides.
 
     Attributes:
         class_logits: Float (B, A, C); classes are independent, their probability is the sigmoid.
@@ -44,33 +47,21 @@ class DetectionOutput(NamedTuple):
         return [DetectionOutput(*level) for level in columns]
 
 
-class Detector(Protocol):
-    """What a detector of your own must do: normalised images (B, 3, H, W) in, `DetectionOutput` out.
-
-    In train and in eval mode alike. Teacher and student must have the same locations, that is the
-    same strides. `detection_output` checks what was returned.
-    """
-
-    def __call__(self, images: Tensor, /) -> DetectionOutput:
-        """Compute raw outputs in pixels of the images given."""
-        ...
-
-
 def detection_output(output: Any, images: Tensor, num_classes: int) -> DetectionOutput:
     """Check what a detector returned and give it back.
 
     Args:
-        output: what the detector returned.
-        images: the images (B, 3, H, W) that it was given.
+        output: What the detector returned.
+        images: The images (B, 3, H, W) that it was given.
         num_classes: C.
 
     Raises:
-        ValueError: The output is of another type or its shapes do not fit together.
+        ValueError: If the output is of another type or its shapes do not fit together.
     """
     if not isinstance(output, DetectionOutput):
         raise ValueError(
             "a detector must return an fmce.models.detection.DetectionOutput in train and in eval mode; "
-            f"got {type(output).__name__}. Wrap the model in one that does."
+            f"got {type(output).__name__}; wrap the model in one that does"
         )
     places = len(output.locations)
     wanted = (
@@ -84,7 +75,7 @@ def detection_output(output: Any, images: Tensor, num_classes: int) -> Detection
     if got != wanted or sum(output.level_sizes) != places:
         raise ValueError(
             f"expected class logits, distances, centerness, locations and strides of shapes {wanted} "
-            f"with level sizes that sum to {places}, got {got} and {output.level_sizes}."
+            f"with level sizes that sum to {places}, got {got} and {output.level_sizes}"
         )
     return output
 
@@ -99,20 +90,27 @@ def detections(
     candidates: int = 1000,
     limit: int = 100,
 ) -> list[dict[str, Tensor]]:
-    """Choose boxes from raw outputs: threshold, top candidates a level, clip, suppress by class.
+    """Choose boxes from raw outputs: threshold, top candidates per level, clip, suppress by class.
 
     The score is √(class probability × centerness), as in torchvision.
 
     Args:
-        output: Of a batch.
-        image_size: Height and width that boxes are clipped to.
+        output: Outputs for a batch.
+        image_size: Height and width in pixels that boxes are clipped to.
         score_threshold: Least score, exclusive.
         iou_threshold: Overlap above which the lower score of one class is dropped.
-        candidates: Most (location, class) pairs a level before suppression.
-        limit: Most boxes an image.
+        candidates: Most (location, class) pairs per level before suppression.
+        limit: Most boxes per image.
 
     Returns:
         For each image "boxes" (n, 4), "scores" (n,) falling, and "labels" (n,) int64 from 0.
+
+    >>> output = DetectionOutput(
+    ...     torch.full((1, 1, 2), 4.0), torch.full((1, 1, 4), 5.0), torch.full((1, 1), 4.0),
+    ...     torch.tensor([[8.0, 8.0]]), torch.tensor([4.0]), (1,),
+    ... )
+    >>> detections(output, (16, 12))[0]["boxes"].tolist()  # one per class, clipped to 12 pixels
+    [[3.0, 3.0, 12.0, 13.0], [3.0, 3.0, 12.0, 13.0]]
     """
     from torchvision.ops import batched_nms, clip_boxes_to_image
 
@@ -133,11 +131,11 @@ def _best(
     level: DetectionOutput, boxes: Tensor, image: int, threshold: float, candidates: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return boxes, scores and labels of a level's best (location, class) pairs in one image."""
-    probabilities = level.class_logits[image].float().sigmoid()
-    centerness = level.centerness_logits[image].float().sigmoid()
+    probabilities = level.class_logits[image].float().sigmoid()  # (A,C)
+    centerness = level.centerness_logits[image].float().sigmoid()  # (A,)
     scores = (probabilities * centerness[:, None]).sqrt().flatten()
     above = (scores > threshold).nonzero()[:, 0]
     scores, best = scores[above].topk(min(candidates, len(above)))
-    pairs = above[best]
+    pairs = above[best]  # location · C + class
     classes = level.class_logits.shape[2]
     return boxes[image, pairs // classes], scores, pairs % classes

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fmce.models.detection import DetectionOutput
+from fmce.models.timm_models import timm_encoder
 
 PAPER_STRIDES = (8, 16, 32, 64, 128)
 _GROUPS = 32  # of the head's group normalisation, as in torchvision
@@ -135,10 +136,10 @@ def fcos(
     _check_arguments(num_classes, weights, channels, convolutions, strides)
     if backbone in _RESNETS:
         if encoder_options:
-            raise ValueError(f"encoder_options are for timm encoders, not for {backbone!r}.")
+            raise ValueError(f"encoder_options are for timm encoders, not for {backbone!r}")
         encoder, widths = _resnet(backbone, weights, strides)
     else:
-        encoder, widths = _timm_encoder(backbone, weights, strides, dict(encoder_options or {}))
+        encoder, widths = _timm_levels(backbone, weights, strides, encoder_options or {})
     from torchvision.models.detection.fcos import FCOSHead
     from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
@@ -155,19 +156,19 @@ def _check_arguments(
     num_classes: int, weights: str | None, channels: int, convolutions: int, strides: Sequence[int]
 ) -> None:
     if num_classes < 1:
-        raise ValueError(f"expected num_classes of at least 1, got {num_classes}.")
+        raise ValueError(f"expected num_classes of at least 1, got {num_classes}")
     if weights not in (None, "imagenet"):
-        raise ValueError(f"expected weights None or 'imagenet', got {weights!r}.")
+        raise ValueError(f"expected weights None or 'imagenet', got {weights!r}")
     if channels < _GROUPS or channels % _GROUPS:
-        raise ValueError(f"expected channels as a multiple of {_GROUPS}, got {channels}.")
+        raise ValueError(f"expected channels as a multiple of {_GROUPS}, got {channels}")
     if convolutions < 1:
-        raise ValueError(f"expected convolutions of at least 1, got {convolutions}.")
+        raise ValueError(f"expected convolutions of at least 1, got {convolutions}")
     doubling = all(b == 2 * a for a, b in pairwise(strides))
     first = strides[0] if len(strides) else 0
     if first < 2 or first & (first - 1) or not doubling:
         raise ValueError(
             f"expected strides as powers of two, each twice the one before, such as {PAPER_STRIDES}; "
-            f"got {tuple(strides)}."
+            f"got {tuple(strides)}"
         )
 
 
@@ -177,7 +178,7 @@ def _shared_strides(name: str, strides: Sequence[int], offered: Sequence[int]) -
     if strides[0] not in offered or len(strides) - len(shared) not in (0, 2):
         raise ValueError(
             f"{name} has maps of strides {tuple(offered)}, to which two more can be added beyond the "
-            f"last; got strides {tuple(strides)}."
+            f"last; got strides {tuple(strides)}"
         )
     return shared
 
@@ -199,27 +200,12 @@ def _resnet(name: str, weights: str | None, strides: Sequence[int]) -> tuple[nn.
     return IntermediateLayerGetter(resnet, {f"layer{s}": str(s) for s in taken}), widths
 
 
-def _timm_encoder(
-    name: str, weights: str | None, strides: Sequence[int], options: dict[str, Any]
+def _timm_levels(
+    name: str, weights: str | None, strides: Sequence[int], options: Mapping[str, Any]
 ) -> tuple[nn.Module, list[int]]:
     """Return a timm encoder that gives its maps of the strides it has, and their channels."""
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the encoder {name!r} needs timm: pip install 'fmce[timm]'"
-        ) from error
-    if not timm.is_model(name):
-        raise ValueError(f"expected {', '.join(_RESNETS)} or a timm model, got {name!r}.")
-
-    def build(**chosen: Any) -> Any:
-        loaded = weights == "imagenet" and bool(chosen)
-        return timm.create_model(name, pretrained=loaded, features_only=True, **options, **chosen)
-
-    try:
-        info = build().feature_info
-        offered = info.reduction()
-        indices = [offered.index(s) for s in _shared_strides(name, strides, offered)]
-        return build(out_indices=indices), [info.channels()[i] for i in indices]
-    except (NotImplementedError, AttributeError, TypeError, RuntimeError) as error:
-        raise ValueError(f"timm's {name!r} gives no maps at several strides ({error}).") from error
+    info = timm_encoder(name, pretrained=False, **options).feature_info
+    offered = info.reduction()
+    indices = [offered.index(s) for s in _shared_strides(name, strides, offered)]
+    encoder = timm_encoder(name, pretrained=weights == "imagenet", out_indices=indices, **options)
+    return encoder, [info.channels()[i] for i in indices]

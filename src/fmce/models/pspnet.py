@@ -5,11 +5,13 @@ supervised training. It neither normalises images nor computes losses.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fmce.models.timm_models import timm_encoder
 
 PYRAMID_BINS = (1, 2, 3, 6)
 # Not given in the slides: below this width a head of C/4 channels has fewer channels than classes.
@@ -19,6 +21,9 @@ MIN_HEAD_CHANNELS = 32
 class SegmentationOutput(NamedTuple):
     """What a segmentation model returns, in train and in eval mode alike.
 
+    A model of your own may also return bare logits, or torchvision's {"out": …, "aux": …};
+    `segmentation_output` brings them into this form.
+
     Attributes:
         logits: Float (B, num_classes, H, W) at the size of the images.
         auxiliary_logits: The same shape from the auxiliary head; None in eval mode or without that
@@ -27,18 +32,6 @@ class SegmentationOutput(NamedTuple):
 
     logits: Tensor
     auxiliary_logits: Tensor | None = None
-
-
-class SegmentationModel(Protocol):
-    """What a model of your own must do: images (B, 3, H, W) in, logits (B, C, H, W) out.
-
-    A bare tensor, a `SegmentationOutput` and torchvision's `{"out": …, "aux": …}` are all
-    understood by `segmentation_output`.
-    """
-
-    def __call__(self, images: Tensor, /) -> Tensor | SegmentationOutput | Mapping[str, Tensor]:
-        """Compute logits at the images' size."""
-        ...
 
 
 def segmentation_output(
@@ -66,13 +59,13 @@ def segmentation_output(
     else:
         raise ValueError(
             "a segmentation model must return logits (B, C, H, W), a SegmentationOutput or a "
-            f"mapping with 'out'; got {type(result).__name__}. Wrap the model in one that does."
+            f"mapping with 'out'; got {type(result).__name__}. Wrap the model in one that does"
         )
     shape = tuple(output.logits.shape)
     if len(shape) != 4 or (shape[0], *shape[2:]) != (images.shape[0], *images.shape[2:]):
         raise ValueError(
             f"expected logits (B, C, H, W) at the size of {tuple(images.shape)}, got {shape}; "
-            "upsample them inside the model (bilinear, align_corners=False)."
+            "upsample them inside the model (bilinear, align_corners=False)"
         )
     return output
 
@@ -125,7 +118,7 @@ class PyramidPooling(nn.Module):
                 raise ValueError(
                     "PSPNet cannot train on a batch of one image: its 1×1 pooled maps leave batch "
                     "normalisation one value per channel. Use batches of at least two "
-                    "(drop_last=True for a last batch of one), or put the model in eval mode."
+                    "(drop_last=True for a last batch of one), or put the model in eval mode"
                 )
             levels.append(_upsample(reduce(F.adaptive_avg_pool2d(maps, bins)), size))
         return torch.cat(levels, dim=1)
@@ -202,35 +195,6 @@ class PSPNet(nn.Module):
         return SegmentationOutput(logits, _upsample(self.auxiliary(before_last), size))
 
 
-def _timm_encoder(
-    name: str, *, pretrained: bool, output_stride: int, options: Mapping[str, Any]
-) -> nn.Module:
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "pspnet needs timm for its encoder: pip install 'fmce[timm]'"
-        ) from error
-    if not timm.is_model(name):
-        raise ValueError(
-            f"expected the name of a timm model, got {name!r}; see timm.list_models()."
-        )
-    try:
-        encoder: nn.Module = timm.create_model(
-            name,
-            pretrained=pretrained,
-            features_only=True,
-            output_stride=output_stride,
-            **options,
-        )
-    except (NotImplementedError, AttributeError, TypeError, AssertionError) as error:
-        raise ValueError(
-            f"timm's {name!r} gives no feature maps at output stride {output_stride} ({error}); "
-            "choose a convolutional encoder such as resnet18, resnet101 or test_resnet."
-        ) from error
-    return encoder
-
-
 def pspnet(
     encoder: str,
     num_classes: int,
@@ -270,27 +234,27 @@ def pspnet(
     torch.Size([1, 10, 40, 60])
     """
     if num_classes < 2:
-        raise ValueError(f"expected num_classes of at least 2, got {num_classes}.")
+        raise ValueError(f"expected num_classes of at least 2, got {num_classes}")
     if weights not in (None, "imagenet"):
-        raise ValueError(f"expected weights None or 'imagenet', got {weights!r}.")
+        raise ValueError(f"expected weights None or 'imagenet', got {weights!r}")
     if output_stride not in (8, 16, 32):
-        raise ValueError(f"expected output_stride 8, 16 or 32, got {output_stride}.")
+        raise ValueError(f"expected output_stride 8, 16 or 32, got {output_stride}")
     if not 0 <= dropout < 1:
-        raise ValueError(f"expected dropout in [0, 1), got {dropout}.")
-    maps = _timm_encoder(
+        raise ValueError(f"expected dropout in [0, 1), got {dropout}")
+    maps = timm_encoder(
         encoder,
         pretrained=weights == "imagenet",
         output_stride=output_stride,
-        options=encoder_options or {},
+        **(encoder_options or {}),
     )
     info = maps.feature_info
-    stride = info.reduction()[-1]  # type: ignore[union-attr, operator]
+    stride = info.reduction()[-1]
     if stride != output_stride:
         raise ValueError(
             f"timm's {encoder!r} ends at stride {stride}, not at {output_stride}; "
-            "choose an encoder that can be dilated, such as a ResNet."
+            "choose an encoder that can be dilated, such as a ResNet"
         )
-    before_last, last = info.channels()[-2:]  # type: ignore[union-attr, operator]
+    before_last, last = info.channels()[-2:]
     return PSPNet(
         maps,
         (before_last, last),
