@@ -1,7 +1,7 @@
-"""What a batch of images or of feature maps is, and batches of images that are stored as uint8.
+"""Batches of images, and sets of images that are stored as uint8.
 
-The images stay on the network's device where they fit; otherwise each batch is cut on the host and
-copied there. Resizing and variation run on the device either way, with the same values.
+The images stay on the network's device where they fit; otherwise each batch is cut on the host and copied.
+Resizing and variation run on the device either way, with the same values.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,13 @@ from fmce.seeding import image_epoch_seed
 
 
 class ImageBatch(NamedTuple):
-    """Images ready for a network: (B,3,H,W) float32, class indices (B,) int64, positions (B,) int64.
+    """Images for a classifier.
 
-    step: how many training steps came before this one's, in all epochs; 0 where nothing is trained.
+    Attributes:
+        images: float32 (B,3,H,W), normalised.
+        targets: Class indices int64 (B,).
+        image_index: Positions in the split int64 (B,).
+        step: Number of training steps before this one, over all epochs; 0 outside training.
     """
 
     images: Tensor
@@ -31,7 +35,7 @@ class ImageBatch(NamedTuple):
 
 
 class PoolBatch(NamedTuple):
-    """A batch of views: images float32 (B,3,H,W) normalised, targets or None, pool positions (B,)."""
+    """Images of a pool: float32 (B,3,H,W), normalised; targets or None; positions in the pool int64 (B,)."""
 
     images: Tensor
     targets: Tensor | None
@@ -49,7 +53,7 @@ class ImageSet:
         return len(self.targets)
 
     def to(self, device: torch.device) -> "ImageSet":
-        """Return the set on a device; batches are then made there."""
+        """Return the set on a device."""
         return ImageSet(self.images.to(device), self.targets.to(device))
 
     def select(self, index: Tensor) -> "ImageSet":
@@ -71,8 +75,8 @@ class ImageSet:
 class ImageBatches:
     """Batches of an image set, transformed on the network's device.
 
-    In training, order and variation come from a generator of their own, seeded by (seed, epoch): two
-    trainings with one seed see the same images whatever else draws random numbers.
+    In training, (seed, epoch) alone decides order and variation: two trainings with one seed see the same
+    images, whatever else draws random numbers.
     """
 
     def __init__(
@@ -91,15 +95,15 @@ class ImageBatches:
         Args:
             images: The split.
             transform: Resizes and normalises, and varies training images.
-            batch_size: Images a batch, of all processes together; the last one may be smaller.
-            seed: The run's seed, for training; None gives plain images in order.
-            device: Where batches are wanted; where the images are by default.
+            batch_size: Images per batch, of all ranks together; the last one may be smaller.
+            seed: The run's seed, for training; None gives unvaried images in order.
+            device: Where batches are wanted; by default where the images are.
             resident: Whether the images stay there; None decides by free memory.
-            share: Rank of this process and how many share each batch; together they see the images,
-                in the order and variation, that one process alone would see.
+            share: Rank of this process and number of ranks; together they see the images in the order and
+                variation that one process alone would see.
 
         Raises:
-            ValueError: If in training, a batch has fewer images than processes share it.
+            ValueError: If a training batch has fewer images than ranks share it.
         """
         if seed is not None:
             require_row_per_rank(len(images), batch_size, share, "images", "train.batch_size")
@@ -129,17 +133,17 @@ class ImageBatches:
         shares = [batch_slice(len(batch), *self.share) for batch in batches]
         positions = [batch[own.rows] for batch, own in zip(batches, shares, strict=True)]
         parts = map(self.images.select, positions) if self.resident else self._copied(positions)
-        # From the epoch alone, so that a resumed run goes on with the number it would have had.
+        # From the epoch alone, so that a resumed run continues the count.
         step = max(epoch - 1, 0) * len(self)
         for index, part, own in zip(positions, parts, shares, strict=True):
             yield ImageBatch(self.transform(part.images, generator, own), part.targets, index, step)
             step += 1
 
     def _copied(self, positions: Sequence[Tensor]) -> Iterator[ImageSet]:
-        """Cut batches on the host, one ahead of the one in use, and copy them to the device."""
+        """Cut batches on the host, one in advance, and copy them to the device."""
         with ThreadPoolExecutor(max_workers=1) as worker:
             waiting: Future[ImageSet] | None = None
-            # Copied to the host at once: a copy a batch would make it wait for the device each time.
+            # Copied to the host once: a copy per batch would wait for the device each time.
             host = torch.split(torch.cat([*positions]).cpu(), [len(p) for p in positions])
             for index in host:
                 following = worker.submit(self._cut, index)
@@ -150,7 +154,7 @@ class ImageBatches:
                 yield self._on_device(waiting.result())
 
     def _cut(self, index: Tensor) -> ImageSet:
-        # Straight into pinned memory, from where the copy to a GPU runs beside its work.
+        # Directly into pinned memory, from where the copy to a GPU overlaps with its work.
         pinned = self.device.type == "cuda"
         shape = (len(index), *self.images.images.shape[1:])
         images = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)

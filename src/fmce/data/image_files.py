@@ -19,6 +19,8 @@ from fmce.console.log import logger
 
 ImageArray = NDArray[np.uint8]
 Item = TypeVar("Item")
+Stems = Path | str | Iterable[str]
+"""Stems of images: a text file with one per line, or an iterable."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # What Pillow raises for files that are cut off, empty, of another type or absurdly large.
@@ -73,7 +75,7 @@ def read_ids(path: Path) -> ImageArray:
     return ids
 
 
-def read_stems(exclude: Path | str | Iterable[str]) -> frozenset[str]:
+def read_stems(exclude: Stems) -> frozenset[str]:
     """Read the stems to leave out from a text file, one per line, or from an iterable.
 
     In a file "#" starts a comment. An image suffix is dropped, so lists of file names work too.

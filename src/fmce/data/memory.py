@@ -1,30 +1,30 @@
-"""How much memory is free, and whether images may stay where a network runs."""
+"""How much memory is free, and whether images may stay on the network's device."""
 
 import os
 from pathlib import Path
 
 import torch
 
-# The rest is for weights, activations and maps.
+# Fraction for images; the rest is for weights, activations and maps.
 GPU_SHARE = 0.5
 
 
 def available_memory() -> int | None:
-    """Return the bytes of RAM that can be taken without swapping; None where that cannot be known."""
+    """Return the bytes of RAM that can be used without swapping; None where that is unknown."""
     found = [_meminfo(Path("/proc/meminfo")), _cgroup_limit(Path("/sys/fs/cgroup"))]
     known = [value for value in found if value is not None]
     if known:
         return min(known)
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # no such names on this system
+    except (AttributeError, ValueError, OSError):  # not on this system
         return None
 
 
 def stays_resident(num_bytes: int, device: torch.device) -> bool:
-    """Return whether that many bytes of images may stay on the device.
+    """Return whether that many bytes of images may stay on the device: on a GPU up to half of the free memory.
 
-    On a GPU they may take half of the free memory; on the CPU they are in memory already.
+    On the CPU they are in memory already.
     """
     if device.type != "cuda":
         return True
@@ -42,7 +42,7 @@ def _meminfo(path: Path) -> int | None:
 
 
 def _cgroup_limit(folder: Path) -> int | None:
-    """Return what a container's limit leaves (cgroup v2); pages of files can be given up again."""
+    """Return what a container's limit leaves (cgroup v2); cached pages of files count as free."""
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
         used = int((folder / "memory.current").read_text(encoding="ascii"))

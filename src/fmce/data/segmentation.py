@@ -4,7 +4,7 @@ Pairs are found and checked once; an item is the image and its train ids as uint
 and augmentation happen elsewhere.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -15,6 +15,7 @@ from fmce.data.image_files import (
     DAMAGE_ERRORS,
     IMAGE_SUFFIXES,
     ImageArray,
+    Stems,
     WrongMaskError,
     first_names,
     list_images,
@@ -37,7 +38,6 @@ CAMVID_CLASSES = (
 )
 CAMVID_VOID = 11
 _WRONG = 254  # marks values of the id table that are no class; never a train id itself
-Excluded = Path | str | Iterable[str]
 Unpaired = Literal["error", "skip"]
 
 
@@ -164,7 +164,7 @@ def folder_pair(
     *,
     mask_ending: str = "",
     id_map: Mapping[int, int] | None = None,
-    exclude: Excluded = (),
+    exclude: Stems = (),
     unpaired: Unpaired = "error",
 ) -> SegmentationFiles:
     """Pair a folder of images with a folder of masks by their nested paths without suffix.
@@ -175,7 +175,7 @@ def folder_pair(
         class_names: Names of the train ids 0 … C − 1.
         mask_ending: What the stem of a mask adds to that of its image, for instance "_train_id".
         id_map: Ids in the files to train ids, where they differ.
-        exclude: Stems to leave out: a text file with one per line, or an iterable.
+        exclude: Images to leave out.
         unpaired: What to do with an image or mask that has no partner.
 
     Returns:
@@ -211,7 +211,7 @@ def folder_pair(
 
 
 def bdd100k_segmentation(
-    root: Path | str, split: str, *, exclude: Excluded = (), unpaired: Unpaired = "error"
+    root: Path | str, split: str, *, exclude: Stems = (), unpaired: Unpaired = "error"
 ) -> SegmentationFiles:
     """Find BDD100K's semantic segmentation set (19 classes, train ids, 255 ignored).
 
@@ -248,7 +248,7 @@ def bdd100k_segmentation(
 
 
 def camvid(
-    root: Path | str, split: str, *, exclude: Excluded = (), unpaired: Unpaired = "error"
+    root: Path | str, split: str, *, exclude: Stems = (), unpaired: Unpaired = "error"
 ) -> SegmentationFiles:
     """Find CamVid in the layout {split} and {split}annot (11 classes; 11 = void becomes 255).
 

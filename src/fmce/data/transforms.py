@@ -1,4 +1,4 @@
-"""From stored uint8 images to a network's input, whole batches at a time on any device."""
+"""From batches of stored uint8 images to a network's input, on any device."""
 
 import math
 from dataclasses import dataclass
@@ -10,14 +10,17 @@ from torch import Tensor
 
 from fmce.data.batch_slice import WHOLE, BatchSlice, batch_slice
 
-# Images whose levels are counted at a time.
+# Images whose levels are counted at one time.
 _COUNTED_TOGETHER = 1024
 
 
 class Variation(NamedTuple):
-    """What is drawn for the images of a batch; None where nothing of the kind is.
+    """What is drawn for the images of a batch; None for kinds that are off.
 
-    mirrored: bool (B,). corner: int64 (2,B), row and column of the window that is cut. noise: (B,3,H,W).
+    Attributes:
+        mirrored: bool (B,).
+        corner: Row and column of the window to cut, int64 (2,B).
+        noise: float32 (B,3,H,W), standard normal.
     """
 
     mirrored: Tensor | None
@@ -25,7 +28,7 @@ class Variation(NamedTuple):
     noise: Tensor | None
 
     def of(self, rows: slice) -> "Variation":
-        """Return what was drawn for some of the images."""
+        """Return what was drawn for some rows of the batch."""
         mirrored, corner, noise = self
         return Variation(
             None if mirrored is None else mirrored[rows],
@@ -38,11 +41,13 @@ class Variation(NamedTuple):
 class ImageTransform:
     """Resize, vary (training only) and normalise a batch of images.
 
-    size: side in pixels after bilinear resizing.
-    mean, std: per channel on the 0–1 scale, three values each.
-    shift: largest shift in pixels, zeros moving in (pad-and-crop).
-    noise: standard deviation of Gaussian noise, in units of the channel's own (after normalising).
-    flip: mirror left-right with probability ½.
+    Attributes:
+        size: Side in pixels after bilinear resizing.
+        mean: Three channel means on the 0–1 scale.
+        std: Three standard deviations on the 0–1 scale.
+        shift: Largest shift in pixels, with zeros moving in (pad-and-crop).
+        noise: Standard deviation of Gaussian noise, in units of `std`.
+        flip: Whether images are mirrored left-right with probability ½.
     """
 
     size: int
@@ -61,16 +66,16 @@ class ImageTransform:
         """Return network input.
 
         Args:
-            images: Uint8 (B,C,H,W), C = 1 (replicated to three channels) or 3.
+            images: Images uint8 (B,C,H,W), C = 1 (replicated to three channels) or 3.
             generator: Draws the variation; None applies none.
-            share: Which images of a larger batch these are. Variation is drawn for all of it, so that
-                processes that share a batch vary it as one process would; None is all of them.
+            share: Rows of a larger batch that these are. Variation is drawn for the complete batch, so that
+                ranks vary it as one process would; None means that these are all rows.
 
         Returns:
             float32 (B,3,size,size).
 
         Raises:
-            ValueError: If the images are no uint8 batch with 1 or 3 channels.
+            ValueError: If the images are not uint8 with 1 or 3 channels.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
@@ -87,7 +92,7 @@ class ImageTransform:
             x = torch.where(drawn.mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
         if drawn.corner is not None:
             x = cut_windows(x, drawn.corner, self.shift)
-        # torch.tensor(…, device) would make the host wait for all that the GPU has still to do.
+        # torch.tensor(…, device) would make the host wait for the GPU.
         mean, std = (
             torch.tensor(v).view(1, 3, 1, 1).to(x.device, non_blocking=True)
             for v in (self.mean, self.std)
@@ -114,11 +119,11 @@ class ImageTransform:
 
 
 def cut_windows(x: Tensor, corner: Tensor, largest: int) -> Tensor:
-    """Cut an H×W window out of each image padded by zeros: a shift by up to `largest` pixels.
+    """Cut an H×W window out of each zero-padded image: a shift by up to `largest` pixels.
 
     Args:
-        x: (B,C,H,W).
-        corner: Int64 (2,B), row and column of each window's corner, 0 to 2·largest.
+        x: Images (B,C,H,W).
+        corner: Row and column of the corner of each window, int64 (2,B), 0 to 2·largest.
         largest: Pixels of padding on each side.
 
     Returns:
@@ -137,21 +142,21 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     """Return mean and standard deviation of three channels on the 0–1 scale.
 
     Args:
-        images: Uint8 (N,C,H,W), C = 1 or 3; one channel counts for all three.
+        images: Images uint8 (N,C,H,W), C = 1 or 3; one channel counts for all three.
 
     Returns:
-        Means and deviations. A channel of one level has deviation 1, since images are divided by it.
+        Means and standard deviations. A constant channel has deviation 1, since images are divided by it.
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean, std = [], []
     for channel in images.unbind(1):
-        # Counts of the 256 levels, part by part: exact, and no copy of the images.
+        # Counts of the 256 levels, part by part: exact and without a copy of the images.
         parts = torch.split(channel, _COUNTED_TOGETHER)
         counts = torch.stack([torch.bincount(p.flatten(), minlength=256) for p in parts]).sum(0)
         share = counts.cpu().double() / channel.numel()
         mean.append((share @ levels).item())
         variance = (share @ (levels - mean[-1]).square()).item()
-        # Two-colour images, such as of microscopes, leave their third channel empty.
+        # Two-colour images, such as those of microscopes, have an empty third channel.
         std.append(math.sqrt(variance) if (counts > 0).sum() > 1 else 1.0)
     repeat = 3 // len(mean)
     return tuple(mean * repeat), tuple(std * repeat)

@@ -23,9 +23,9 @@ class ImageBoxes(NamedTuple):
     """The boxes of one image.
 
     Attributes:
-        boxes: X1, y1, x2, y2 float32 (n,4), x2 and y2 exclusive.
+        boxes: Corners x1, y1, x2, y2 float32 (n,4), x2 and y2 exclusive.
         labels: Class ids from 0, int64 (n,).
-        ignored: Bool (n,), regions where predictions are neither right nor wrong (crowds).
+        ignored: Regions bool (n,) where predictions are neither right nor wrong (crowds).
     """
 
     boxes: NDArray[np.float32]

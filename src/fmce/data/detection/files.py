@@ -4,7 +4,7 @@ The reader of a format gives raw boxes with the class names of the file; here th
 errors name boxes that cannot be right. Resizing happens elsewhere.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -19,6 +19,7 @@ from fmce.data.image_files import (
     DAMAGE_ERRORS,
     IMAGE_SUFFIXES,
     ImageArray,
+    Stems,
     first_names,
     list_images,
     read_rgb,
@@ -132,7 +133,7 @@ def join_labels(
     *,
     name: str,
     unannotated: UnannotatedImages = "empty",
-    exclude: Path | str | Iterable[str] = (),
+    exclude: Stems = (),
 ) -> DetectionFiles:
     """Join images and their raw boxes.
 
@@ -144,7 +145,7 @@ def join_labels(
         unannotated: What to do with an image that has no annotation, or null for one: take it as an
             image without objects ("empty", as BDD100K's evaluation does), leave it out ("skip") or
             refuse the set ("error").
-        exclude: Stems to leave out: a text file with one per line, or an iterable.
+        exclude: Images to leave out.
 
     Raises:
         ValueError: If class names are unknown, two images have one stem, annotations are missing,

@@ -1,10 +1,10 @@
-"""Boxes in the formats of KITTI, COCO, YOLO and Pascal VOC, brought to one form.
+"""Readers of the box formats of KITTI, COCO, YOLO and Pascal VOC.
 
-Each reader finds images and labels in the usual folders; `detection_files` names what is wrong.
+Each finds images and labels in the usual folders; `files.py` reports what is wrong with them.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,9 +14,16 @@ from PIL import Image
 
 from fmce.data.detection.files import DetectionFiles, UnannotatedImages, join_labels
 from fmce.data.detection.labels import EVERY_CLASS, Classes, RawBox, by_stem, read_label_text
-from fmce.data.image_files import DAMAGE_ERRORS, first_names, list_images, read_stems, stem_of
+from fmce.data.image_files import (
+    DAMAGE_ERRORS,
+    Stems,
+    first_names,
+    list_images,
+    read_stems,
+    stem_of,
+)
 
-# The benchmark's three classes; a van is no mistake for a car, nor a seated person for a pedestrian.
+# The three classes of the benchmark; detecting a van as a car, or a seated person, is no mistake.
 KITTI_NAMES = Classes(
     ("car", "pedestrian", "cyclist"),
     renames={"Car": "car", "Pedestrian": "pedestrian", "Cyclist": "cyclist"},
@@ -29,7 +36,6 @@ VOC_CLASSES = (
     *("train", "tvmonitor"),
 )
 _KITTI_VALIDATION = 4  # every fourth frame
-Excluded = Path | str | Iterable[str]
 
 
 def kitti_detection(
@@ -37,15 +43,15 @@ def kitti_detection(
     split: str,
     *,
     unannotated: UnannotatedImages = "empty",
-    exclude: Excluded = (),
+    exclude: Stems = (),
 ) -> DetectionFiles:
     """Read KITTI's object set: image_2 and label_2.
 
-    KITTI publishes no validation labels. Not given in the paper: every fourth frame in order of
-    names is "val", the others are "train".
+    KITTI has no public validation labels. Not given in the paper: every fourth frame by name is "val", the
+    others are "train".
 
     Args:
-        root: Folder with image_2 and label_2, or with training/ that holds them.
+        root: Folder with image_2 and label_2, or with these in training/.
         split: "train" or "val".
         unannotated: As in `join_labels`.
         exclude: As in `join_labels`.
@@ -72,7 +78,7 @@ def kitti_detection(
 
 def _require_folder(path: Path) -> None:
     if not path.is_dir():
-        raise ValueError(f"expected a folder of labels at {path}, found none.")
+        raise ValueError(f"expected a folder of labels at {path}, found none")
 
 
 def _kitti_boxes(path: Path) -> list[RawBox] | None:
@@ -95,7 +101,7 @@ def _numbers(fields: Sequence[Any], count: int, where: str) -> list[float]:
     except (TypeError, ValueError):
         values = []
     if len(values) != count:
-        raise ValueError(f"expected {count} numbers of a box in {where}, got {fields}.")
+        raise ValueError(f"expected {count} numbers of a box in {where}, got {fields}")
     return values
 
 
@@ -105,20 +111,20 @@ def coco_detection(
     *,
     class_names: Sequence[str] = (),
     unannotated: UnannotatedImages = "empty",
-    exclude: Excluded = (),
+    exclude: Stems = (),
 ) -> DetectionFiles:
-    """Read COCO's JSON: left, top, width and height; crowds are ignored regions.
+    """Read COCO's JSON: boxes of left, top, width and height; crowds are ignored regions.
 
     Args:
         images: Folder of images.
-        labels: The JSON.
-        class_names: Which of the file's categories are classes, id 0 first; all by default, in the
-            order of their ids. Others are dropped.
+        labels: The JSON file.
+        class_names: Categories of the file that are classes, id 0 first; all by default, in the order of
+            their ids. Others are dropped.
         unannotated: As in `join_labels`, for images that the JSON does not list.
         exclude: As in `join_labels`.
 
     Raises:
-        ValueError: If the JSON is of another form, or as in `join_labels`.
+        ValueError: If the JSON has another form, or as in `join_labels`.
     """
     path = Path(labels)
     text = read_label_text(path)
@@ -129,12 +135,12 @@ def coco_detection(
         every = tuple(dict.fromkeys(by_id[i] for i in sorted(by_id)))
         annotations = list(content.get("annotations") or [])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"expected COCO's JSON in {path}, got {error!r}.") from error
+        raise ValueError(f"expected COCO's JSON in {path}, got {error!r}") from error
     names = tuple(class_names) or every
     unknown = [name for name in names if name not in every]
     if unknown:
         raise ValueError(
-            f"data.class_names has {', '.join(unknown)}, but {path} has the categories {', '.join(every)}."
+            f"data.class_names has {', '.join(unknown)}, but {path} has the categories {', '.join(every)}"
         )
     out = read_stems(exclude)
     kept = {i: name for i, name in files.items() if stem_of(name) not in out}
@@ -154,7 +160,7 @@ def _add_coco(
     files: Mapping[Any, str],
     where: str,
 ) -> None:
-    """Add an annotation's box to those of its image; those without a box are passed over."""
+    """Add the box of an annotation to those of its image; skip annotations without a box."""
     try:
         if annotation.get("bbox") is None:
             return
@@ -163,7 +169,7 @@ def _add_coco(
         stem = stem_of(files[image]) if image in files else where
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"expected bbox, category_id and image_id in {where}, got {error!r}."
+            f"expected bbox, category_id and image_id in {where}, got {error!r}"
         ) from error
     x, y, w, h = _numbers(annotation["bbox"], 4, where)
     box = RawBox(name, (x, y, x + w, y + h), bool(annotation.get("iscrowd")))
@@ -176,16 +182,16 @@ def yolo_detection(
     *,
     class_names: Sequence[str] = (),
     unannotated: UnannotatedImages = "empty",
-    exclude: Excluded = (),
+    exclude: Stems = (),
 ) -> DetectionFiles:
     """Read YOLO's folders: images/{split} and labels/{split}/*.txt.
 
-    A line is a class id, then centre x, centre y, width and height as shares of the image, and perhaps
-    a confidence, which is not used; or a class id and the corners x, y of a polygon, whose bounds are
-    the box. Text files are nested as the images are.
+    A line has a class id, then centre x, centre y, width and height as fractions of the image and perhaps a
+    confidence, which is ignored; or a class id and the corners x, y of a polygon, whose bounds are the box.
+    Text files are nested like the images.
 
     Args:
-        root: Folder with images/, labels/ and perhaps data.yaml.
+        root: Folder with images/, labels/ and optionally data.yaml.
         split: "train" or "val".
         class_names: Names of the ids; data.yaml's `names` by default.
         unannotated: As in `join_labels`, for images without a text file.
@@ -219,7 +225,7 @@ def yolo_detection(
 
 
 def _refuse_lone_texts(labels: Path, images: set[Path], left_out: Set[str]) -> None:
-    """Refuse text files without an image: those of moved images would turn into images without objects."""
+    """Refuse text files without an image, whose image may have been moved and would lose its objects."""
     texts = [path.relative_to(labels) for path in sorted(labels.rglob("*.txt"))]
     # Labelling tools put the names of the classes there too.
     texts = [t for t in texts if str(t) != "classes.txt" and t.stem not in left_out]
@@ -227,12 +233,12 @@ def _refuse_lone_texts(labels: Path, images: set[Path], left_out: Set[str]) -> N
     if alone:
         raise ValueError(
             f"{labels}: {first_names(alone)} have no image in the same place under images/; move or "
-            "delete them, or exclude their stems."
+            "delete them, or exclude their stems"
         )
 
 
 def _yolo_names(path: Path) -> tuple[str, ...]:
-    """Return the list under "names", or, by their ids 0 … C − 1, the values of the mapping."""
+    """Return the list under "names", or the values of the mapping by their ids 0 … C − 1."""
     try:
         content = yaml.safe_load(read_label_text(path)) if path.is_file() else None
     except yaml.YAMLError as error:
@@ -244,7 +250,7 @@ def _yolo_names(path: Path) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise ValueError(
             f"expected names in {path}, a list or ids from 0 with a name each, got {names!r}; or name the "
-            "classes in data.class_names."
+            "classes in data.class_names"
         )
     return tuple(str(name) for name in names)
 
@@ -267,14 +273,14 @@ def _yolo_boxes(path: Path, image: Path, names: Sequence[str]) -> list[RawBox] |
 
 
 def _yolo_corners(fields: Sequence[str], where: str) -> tuple[float, float, float, float]:
-    """Return x1, y1, x2, y2 of a box, perhaps with its confidence, or of a polygon's bounds."""
+    """Return x1, y1, x2, y2 of a box with or without confidence, or of the bounds of a polygon."""
     if len(fields) < 6:
         x, y, w, h = _numbers(fields[:4], 4, where)
         return x - w / 2, y - h / 2, x + w / 2, y + h / 2
     if len(fields) % 2:
         raise ValueError(
             f"expected 4 numbers of a box, or x and y of a polygon's corners in {where}, got "
-            f"{len(fields)} numbers."
+            f"{len(fields)} numbers"
         )
     corners = _numbers(fields, len(fields), where)
     across, down = corners[::2], corners[1::2]
@@ -282,7 +288,7 @@ def _yolo_corners(fields: Sequence[str], where: str) -> tuple[float, float, floa
 
 
 def _size(image: Path) -> tuple[int, int]:
-    """Return width and height; of a damaged image any will do, since its boxes are never used."""
+    """Return width and height; any size for a damaged image, whose boxes are never used."""
     try:
         with Image.open(image) as opened:
             return opened.size
@@ -296,11 +302,11 @@ def voc_detection(
     *,
     class_names: Sequence[str] = (),
     unannotated: UnannotatedImages = "empty",
-    exclude: Excluded = (),
+    exclude: Stems = (),
 ) -> DetectionFiles:
     """Read Pascal VOC's layout: JPEGImages, Annotations/*.xml, ImageSets/Main/{split}.txt.
 
-    Boxes count from 1 and are inclusive; difficult objects are ignored regions.
+    Boxes in the files count from 1 and are inclusive; difficult objects are ignored regions.
 
     Args:
         root: Folder with these folders, such as VOCdevkit/VOC2012.
@@ -315,12 +321,12 @@ def voc_detection(
     root = Path(root)
     chosen = root / "ImageSets" / "Main" / f"{split}.txt"
     if not chosen.is_file():
-        raise ValueError(f"expected a list of images in {chosen}.")
+        raise ValueError(f"expected a list of images in {chosen}")
     wanted = {line.split()[0] for line in read_label_text(chosen).splitlines() if line.strip()}
     images = [p for p in list_images(root / "JPEGImages") if stem_of(p.name) in wanted]
     absent = sorted(wanted - {stem_of(p.name) for p in images})
     if absent:
-        raise ValueError(f"{chosen} lists {', '.join(absent[:5])}, which JPEGImages does not hold.")
+        raise ValueError(f"{chosen} lists {', '.join(absent[:5])}, which JPEGImages does not hold")
     raw = {stem_of(p.name): _voc_boxes(root / "Annotations" / f"{p.stem}.xml") for p in images}
     classes = Classes(tuple(class_names) or VOC_CLASSES)
     return join_labels(
@@ -334,7 +340,7 @@ def _voc_boxes(path: Path) -> list[RawBox] | None:
     try:
         tree = ElementTree.parse(path)  # noqa: S314  # the user's own labels
     except ElementTree.ParseError as error:
-        raise ValueError(f"expected VOC's XML in {path}, got {error}.") from error
+        raise ValueError(f"expected VOC's XML in {path}, got {error}") from error
     rows = []
     for thing in tree.iter("object"):
         sides = [thing.findtext(f"bndbox/{s}") for s in ("xmin", "ymin", "xmax", "ymax")]

@@ -1,6 +1,6 @@
-"""Labels for detection as files have them: raw boxes by the stems of their images, and class names.
+"""Labels for detection as in the files: raw boxes by the stems of their images, and class names.
 
-The readers of all formats share this form; the names become class ids here.
+The readers of all formats share this form; here the names become class ids.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,14 +12,16 @@ from fmce.data.detection.boxes import ImageBoxes, image_boxes
 from fmce.data.image_files import first_names, stem_of
 
 T = TypeVar("T")
-EVERY_CLASS = "*"  # of a region in which nothing counts, whatever its class
+EVERY_CLASS = "*"  # class of a region in which nothing counts
 
 
 class RawBox(NamedTuple):
-    """A box as a file has it.
+    """A box as in the file.
 
-    category: the file's name of the class. box: x1, y1, x2, y2, x2 and y2 exclusive. ignored: whether
-    it is a region to be ignored.
+    Attributes:
+        category: Class name in the file.
+        box: x1, y1, x2, y2 in pixels, x2 and y2 exclusive.
+        ignored: Whether it is a region to be ignored.
     """
 
     category: str
@@ -28,17 +30,18 @@ class RawBox(NamedTuple):
 
 
 RawLabels = Mapping[str, Sequence[RawBox] | None]
-"""By stem of the image; None where the file names the image and gives no annotation."""
+"""Raw boxes by stem of the image; None where the file lists the image without annotation."""
 
 
 @dataclass(frozen=True)
 class Classes:
     """What becomes of the class names in files.
 
-    names: the classes, id 0 first, all different.
-    renames: other names for them.
-    ignored: names whose boxes are regions to ignore for the class given.
-    dropped: names that are no classes here.
+    Attributes:
+        names: The classes, id 0 first, all different.
+        renames: Other name → class.
+        ignored: Name → class for which its boxes are ignored regions.
+        dropped: Names that are no classes here.
     """
 
     names: tuple[str, ...]
@@ -48,18 +51,18 @@ class Classes:
 
     def __post_init__(self) -> None:
         if len(set(self.names)) < len(self.names):
-            raise ValueError(f"expected different class names, got {', '.join(self.names)}.")
+            raise ValueError(f"expected different class names, got {', '.join(self.names)}")
 
     def knows(self, category: str) -> bool:
-        """Tell whether a name is a class, another name of one, ignored or dropped."""
+        """Return whether a name is a class, another name of one, ignored or dropped."""
         known = (self.names, self.renames, self.ignored, self.dropped, (EVERY_CLASS,))
         return any(category in names for names in known)
 
     def refuse_unknown(self, labels: RawLabels, where: str) -> None:
-        """Refuse raw boxes of a name that is not known; the first are named.
+        """Refuse raw boxes of unknown classes.
 
         Raises:
-            ValueError: If there are such.
+            ValueError: If there are any; the message names the first.
         """
         wrong = [
             f"{stem}: {row.category!r}"
@@ -70,11 +73,11 @@ class Classes:
         if wrong:
             raise ValueError(
                 f"{where}: {len(wrong)} boxes are of unknown class, {first_names(wrong)}; known are "
-                f"{', '.join(self.names)}."
+                f"{', '.join(self.names)}"
             )
 
     def to_boxes(self, raw: Iterable[RawBox]) -> ImageBoxes:
-        """Turn raw boxes of known names into an image's boxes."""
+        """Convert raw boxes of known names to the boxes of an image."""
         boxes, labels, ignored = [], [], []
         for category, box, crowd in raw:
             if category in self.dropped:
@@ -88,14 +91,14 @@ class Classes:
 
 
 def by_stem(named: Iterable[tuple[str, T]], where: str) -> dict[str, T]:
-    """Return values by the stems of their images' names; labels and leak rules go by stems.
+    """Return values by the stems of their images, as labels and leak rules use stems.
 
     Args:
-        named: Names of images, folders included, and what belongs to each.
-        where: What they are in, for the message.
+        named: Paths of images, and a value for each.
+        where: Where they come from, for the message.
 
     Raises:
-        ValueError: If two images have one stem; both are named.
+        ValueError: If two images have one stem.
     """
     values: dict[str, T] = {}
     names: dict[str, str] = {}
@@ -103,8 +106,8 @@ def by_stem(named: Iterable[tuple[str, T]], where: str) -> dict[str, T]:
         stem = stem_of(name)
         if stem in names:
             raise ValueError(
-                f"{where}: expected one image of each name, got {names[stem]} and {name}; rename one of "
-                "them, or leave one out."
+                f"{where}: expected one image per name, got {names[stem]} and {name}; rename one of "
+                "them, or leave one out"
             )
         names[stem], values[stem] = name, value
     return values
@@ -119,8 +122,8 @@ def read_label_text(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")
     except OSError as error:
-        raise ValueError(f"expected a file of labels at {path}, got: {error.strerror}.") from error
+        raise ValueError(f"expected a file of labels at {path}, got: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"expected UTF-8 text in {path}, got another byte at {error.start}; save it as UTF-8."
+            f"expected UTF-8 text in {path}, got another byte at {error.start}; save it as UTF-8"
         ) from error

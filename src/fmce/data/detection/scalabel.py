@@ -1,4 +1,4 @@
-"""BDD100K's detection labels in Scalabel's JSON: all releases read, predictions in the official form.
+"""BDD100K's detection labels in Scalabel's JSON: reading all releases, writing official predictions.
 
 Boxes in these files are inclusive: their width is x2 − x1 + 1.
 """
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fmce.data.detection.files import DetectionFiles, UnannotatedImages, join_labels
 from fmce.data.detection.labels import Classes, RawBox, by_stem, read_label_text
+from fmce.data.image_files import Stems
 
 BDD100K_BOX_CLASSES = (
     *("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
@@ -33,12 +34,12 @@ BDD100K_NAMES = Classes(
 def read_scalabel(path: Path) -> dict[str, list[RawBox] | None]:
     """Read the boxes of a Scalabel file: a list of frames, one frame, or frames under "frames".
 
-    Labels without a box (lanes, drivable areas) are passed over. An image whose "labels" are null or
-    missing is there with None. The first release's files of one image have "objects" instead.
+    Labels without a box (lanes, drivable areas) are skipped. An image whose "labels" are null or missing
+    gets None. The first release's files of one image have "objects" instead.
 
     Raises:
-        ValueError: If the file is no JSON of that form, names an image twice, or a label lacks its category
-            or a number.
+        ValueError: If the file is no such JSON, names an image twice, or a label lacks its category or a
+            number.
     """
     return by_stem(_frames(path), str(path))
 
@@ -48,43 +49,41 @@ def _frames(path: Path) -> Iterable[tuple[str, list[RawBox] | None]]:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"expected JSON labels in {path}, got {error}.") from error
+        raise ValueError(f"expected JSON labels in {path}, got {error}") from error
     frames = content.get("frames", [content]) if isinstance(content, dict) else content
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
-        raise ValueError(f"expected a list of frames, or one frame, in {path}.")
+        raise ValueError(f"expected a list of frames, or one frame, in {path}")
     for frame in frames:
-        # Frames of a single image's file are named outside, or only by the file.
+        # The file of a single image names it outside the frame, or only by its own name.
         outside = content.get("name") if isinstance(content, dict) else None
         name = frame.get("name") or outside or path.stem
         labels = frame.get("labels", frame.get("objects"))
         if not isinstance(name, str) or not isinstance(labels, list | None):
-            raise ValueError(f"expected frames with a name and a list of labels in {path}.")
+            raise ValueError(f"expected frames with a name and a list of labels in {path}")
         yield name, None if labels is None else [*_boxes(labels, f"{path}, {name}")]
 
 
 def _boxes(labels: Iterable[Any], where: str) -> Iterable[RawBox]:
     for label in labels:
         if not isinstance(label, dict):
-            raise ValueError(f"expected labels as JSON objects in {where}, got {label!r}.")
+            raise ValueError(f"expected labels as JSON objects in {where}, got {label!r}")
         box, category = label.get("box2d"), label.get("category")
         if box is None:
             continue
         try:
             x1, y1, x2, y2 = (float(box[side]) for side in ("x1", "y1", "x2", "y2"))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"expected box2d with x1, y1, x2, y2 in {where}, got {box}."
-            ) from error
+            raise ValueError(f"expected box2d with x1, y1, x2, y2 in {where}, got {box}") from error
         if not isinstance(category, str):
-            raise ValueError(f"expected a category beside the box {box} in {where}.")
+            raise ValueError(f"expected a category beside the box {box} in {where}")
         yield RawBox(category, (x1, y1, x2 + 1, y2 + 1), _is_crowd(label, where))
 
 
 def _is_crowd(label: Mapping[str, Any], where: str) -> bool:
-    """Return the attribute "crowd", a boolean or, in some files, its text."""
+    """Return the attribute "crowd", a boolean or in some files its text."""
     attributes = label.get("attributes") or {}
     if not isinstance(attributes, dict):
-        raise ValueError(f"expected attributes as a JSON object in {where}, got {attributes!r}.")
+        raise ValueError(f"expected attributes as a JSON object in {where}, got {attributes!r}")
     crowd = {k.lower(): v for k, v in attributes.items()}.get("crowd")
     return crowd.lower() == "true" if isinstance(crowd, str) else bool(crowd)
 
@@ -94,12 +93,12 @@ def bdd100k_detection(
     split: str,
     *,
     unannotated: UnannotatedImages = "empty",
-    exclude: Path | str | Iterable[str] = (),
+    exclude: Stems = (),
 ) -> DetectionFiles:
     """Find BDD100K's detection set: images/100k/{split} and the labels of any release.
 
-    Labels, tried in this order below `root`: labels/det_20/det_{split}.json;
-    labels/bdd100k_labels_images_{split}.json; a file for each image in labels/100k/{split}.
+    Labels below `root`, in this order: labels/det_20/det_{split}.json;
+    labels/bdd100k_labels_images_{split}.json; one file per image in labels/100k/{split}.
 
     Args:
         root: Folder of the data set.
@@ -108,7 +107,7 @@ def bdd100k_detection(
         exclude: As in `join_labels`.
 
     Raises:
-        ValueError: If nothing of this is there, or as in `join_labels`.
+        ValueError: If images or labels are missing, or as in `join_labels`.
     """
     root = Path(root)
     images = root / "images" / "100k" / split
@@ -120,7 +119,7 @@ def bdd100k_detection(
     source = next((path for path in lists if path.is_file()), single)
     if not images.is_dir() or not source.exists():
         raise ValueError(
-            f"expected images in {images} and labels in {', '.join(map(str, lists))} or {single}."
+            f"expected images in {images} and labels in {', '.join(map(str, lists))} or {single}"
         )
     files = [source] if source.is_file() else sorted(source.glob("*.json"))
     labels = by_stem((frame for path in files for frame in _frames(path)), str(source))
@@ -139,12 +138,12 @@ def to_scalabel(
     predictions: Sequence[Mapping[str, Tensor]],
     class_names: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Return predictions as BDD100K's evaluation wants them in its JSON, boxes inclusive.
+    """Return predictions for the JSON of BDD100K's evaluation, with inclusive boxes.
 
     Args:
         names: File names of the images.
-        predictions: Of each image "boxes" (n, 4), "labels" and "scores" (n,).
-        class_names: Names of the ids.
+        predictions: "boxes" (n,4), "labels" (n,) and "scores" (n,) of each image.
+        class_names: Names of the class ids.
     """
     return [
         {"name": name, "labels": [*_rows(found, class_names)]}

@@ -6,10 +6,11 @@ reads shards of frames, `video.py` decodes videos.
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fmce.data.image_files import (
+    Stems,
     first_names,
     list_images,
     read_stems,
@@ -52,13 +53,13 @@ def is_excluded_name(stem: str, exclude: frozenset[str]) -> bool:
 
 
 def list_frames(
-    roots: Path | str | Sequence[Path | str], *, exclude: Path | str | Iterable[str] = ()
+    roots: Path | str | Sequence[Path | str], *, exclude: Stems = ()
 ) -> tuple[Path, ...]:
     """Return the frames of one or several folders.
 
     Args:
         roots: Folders of JPEG, PNG or WebP images, nested or not.
-        exclude: Stems to leave out: a text file with one per line, or an iterable.
+        exclude: Images to leave out.
 
     Returns:
         Files by root in the order given, sorted by path inside each; a file that several roots reach

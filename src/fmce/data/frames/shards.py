@@ -16,7 +16,7 @@ from typing import Any
 from fmce.data.frames.folders import is_excluded_name
 from fmce.data.frames.remote_files import open_address, read_file, read_range
 from fmce.data.frames.video import frame_key
-from fmce.data.image_files import IMAGE_SUFFIXES, read_stems
+from fmce.data.image_files import IMAGE_SUFFIXES, Stems, read_stems
 from fmce.files import remove_leftovers, replacing, write_json
 
 INDEX = "shards.json"
@@ -141,12 +141,12 @@ def holds_shards(address: str) -> bool:
     return "://" in address or (Path(address) / INDEX).is_file() or any(Path(address).glob("*.tar"))
 
 
-def open_shards(address: str, *, exclude: Path | str | Iterable[str] = ()) -> ShardFolder:
+def open_shards(address: str, *, exclude: Stems = ()) -> ShardFolder:
     """Read the index of a folder of shards, without excluded videos.
 
     Args:
         address: A folder, or an address that fsspec understands (s3://…, gs://…, memory://…).
-        exclude: Stems of videos to leave out: a text file with one per line, or an iterable.
+        exclude: Videos to leave out.
 
     Returns:
         The folder with the remaining shards, possibly none.
@@ -194,7 +194,7 @@ def _key_prefixes(stems: frozenset[str]) -> frozenset[str]:
     return stems | {stem.replace(".", "_") for stem in stems}
 
 
-def excluded_frames(folder: ShardFolder, exclude: Path | str | Iterable[str]) -> list[int]:
+def excluded_frames(folder: ShardFolder, exclude: Stems) -> list[int]:
     """Return the positions, among all frames of a folder, of frames whose own key is listed."""
     out = _key_prefixes(read_stems(exclude))
     found, start = [], 0

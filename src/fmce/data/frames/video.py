@@ -4,7 +4,7 @@ A video that cannot be decoded to its end counts as damaged.
 """
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fmce.data.frames.folders import is_excluded_name
-from fmce.data.image_files import list_images, read_stems
+from fmce.data.image_files import Stems, list_images, read_stems
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -83,14 +83,12 @@ def frame_key(prefix: str, number: int) -> str:
     return f"{prefix}-{number:07d}"
 
 
-def list_videos(
-    sources: Sequence[Path | str], *, exclude: Path | str | Iterable[str] = ()
-) -> dict[str, Path]:
+def list_videos(sources: Sequence[Path | str], *, exclude: Stems = ()) -> dict[str, Path]:
     """Return the videos of files and nested folders, without excluded ones.
 
     Args:
         sources: Video files, and folders of them.
-        exclude: Stems of videos to leave out: a text file with one per line, or an iterable.
+        exclude: Videos to leave out.
 
     Returns:
         File by prefix of the keys of its frames, sorted.
@@ -133,7 +131,7 @@ def decode_video(path: Path, every: int, *, threads: int = 1) -> Iterator[tuple[
 
     Args:
         path: The video; its first video stream is decoded.
-        every: The n above.
+        every: Step n between the frames kept.
         threads: Threads of the decoder; they do not change the frames.
 
     Yields:
