@@ -48,7 +48,7 @@ def own_stored_run(stored_run, tmp_path):
 
 def maps_of(run, storage, part="train"):
     images = getattr(run.setup.data, part)
-    source = map_source([run], [run.phases], images, CPU, STORED, storage=storage)
+    source = map_source([run], images, CPU, STORED, storage=storage)
     return torch.cat([b.maps for b in source.batches(np.arange(3 * len(images)), 500)])
 
 
@@ -69,9 +69,7 @@ def test_stored_maps_are_the_recomputed_ones_rounded_to_11_bits(stored_run):
     for part in ("train", "test"):
         kept = maps_of(stored_run, "stored", part)
         images = getattr(stored_run.setup.data, part)
-        memory = map_source(
-            [stored_run], [stored_run.phases], images, CPU, STORED, storage="memory"
-        )
+        memory = map_source([stored_run], images, CPU, STORED, storage="memory")
         computed = memory.maps.maps
         torch.testing.assert_close(kept, computed, rtol=2**-11, atol=2**-24)
         assert not torch.equal(kept, computed)
@@ -148,7 +146,7 @@ def test_split_run_and_evaluate_read_both_runs_stores(stored_run, other_run, tmp
 
 def test_an_epoch_of_stored_maps_is_the_same_whenever_it_is_asked_for(stored_run):
     images = stored_run.setup.data.train
-    source = map_source([stored_run], [stored_run.phases], images, CPU, STORED)
+    source = map_source([stored_run], images, CPU, STORED)
     numbers = np.arange(5, 3 * 1257)
 
     def rows(seed):
@@ -204,7 +202,7 @@ def test_a_store_of_other_images_is_refused(stored_run):
     darker = ImageSet(stored_run.setup.data.train.images // 2, stored_run.setup.data.train.targets)
     assert images_digest(darker) != images_digest(stored_run.setup.data.train)
     with pytest.raises(ValueError, match="belong to other images"):
-        map_source([stored_run], [stored_run.phases], darker, CPU, STORED)
+        map_source([stored_run], darker, CPU, STORED)
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(own_run, monkeypatch):

@@ -32,9 +32,7 @@ def test_split_map_is_measured_on_a_quarter_of_each_phases_maps(finished_run):
 
 def test_the_saved_net_gives_the_metrics_noted_beside_it(finished_run):
     metrics = json.loads((finished_run.fmce_net_folder("map") / "metrics.json").read_text())
-    source = map_source(
-        [finished_run], [finished_run.phases], finished_run.setup.data.train, CPU, QUICK
-    )
+    source = map_source([finished_run], finished_run.setup.data.train, CPU, QUICK)
     held_out = split_maps("map", num_images=1257, num_phases=3).test
     logits, phases = score_maps(finished_run.fmce_net("map"), source.batches(held_out, 999), CPU)
     accuracy = (logits.argmax(1) + 1 == phases).double().mean().item()
@@ -77,7 +75,6 @@ def test_recomputed_and_kept_maps_are_the_same_maps(finished_run):
     sources = [
         map_source(
             [finished_run],
-            [finished_run.phases],
             finished_run.setup.data.test,
             CPU,
             QUICK,

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from fmce.report.arm_figures import accuracy_curves_figure, comparison_figure, raf_bars_figure
+from fmce.report.arm_figures import (
+    accuracy_curves_figure,
+    comparison_figure,
+    progress_figure,
+    raf_bars_figure,
+)
 
 ARMS = [
     {"arm": "plain", "mean": 0.9, "sd": 0.01},
@@ -72,3 +77,21 @@ def test_a_seed_that_has_not_all_arms_is_drawn_with_those_it_has():
 def test_nothing_to_compare_is_refused():
     with pytest.raises(ValueError, match="at least one training"):
         comparison_figure([])
+
+
+def test_the_teachers_score_is_a_line_across_the_arms():
+    axes = comparison_figure(ROWS, teacher=0.95).axes[0]
+    assert list(axes.lines[-1].get_ydata()) == pytest.approx([95, 95])
+    assert axes.lines[-1].get_label() == "teacher"
+
+
+def test_progress_has_a_panel_per_quantity_with_the_teacher_beside_the_score():
+    point = {"steps": 4, "miou": 0.25, "agreement": 0.5}
+    rows = [{"arm": "distilled", "curve": [point, {**point, "steps": 8, "miou": 0.75}]}]
+    result = {"rows": rows, "score_name": "miou", "teacher": {"miou": 0.8}}
+    score, agreement = progress_figure(result).axes
+    assert [list(line.get_ydata()) for line in score.lines] == [[25, 75], [80, 80]]
+    assert list(score.lines[0].get_xdata()) == [4, 8]
+    assert list(agreement.lines[0].get_ydata()) == [50, 50]
+    rows[0]["curve"] = [{**p, "agreement_unlabelled": 0.1} for p in rows[0]["curve"]]
+    assert len(progress_figure(result).axes) == 3

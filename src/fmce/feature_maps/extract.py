@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fmce.console.log import logger
 from fmce.console.progress import Progress
-from fmce.convergence.phases import Phases
 from fmce.data.batch import ImageSet
 from fmce.engine.jobs.run import run_jobs
 from fmce.engine.runtime import Runtime, make_runtime
@@ -149,15 +148,15 @@ def store_fingerprints(run: Run, runtime: Runtime) -> dict[int, Fingerprint]:
     Raises:
         FileNotFoundError: If phases or marker checkpoints are missing.
     """
-    weights = _weights_digests(run, run.phases)
+    weights = _weights_digests(run)
     images = {name: images_digest(part) for name, part in _parts(run).items()}
     common = {"images": images, "layer": run.setup.layer, "precision": runtime.precision}
     return {epoch: {**mark, **common} for epoch, mark in weights.items()}
 
 
-def _weights_digests(run: Run, phases: Phases) -> dict[int, Fingerprint]:
+def _weights_digests(run: Run) -> dict[int, Fingerprint]:
     checkpoints = run.path / "checkpoints"
-    files = {e: checkpoint_path(checkpoints, e) / "model.safetensors" for e in phases.markers}
+    files = {e: checkpoint_path(checkpoints, e) / "model.safetensors" for e in run.phases.markers}
     missing = [str(file) for file in files.values() if not file.exists()]
     if missing:
         raise FileNotFoundError(
@@ -268,7 +267,6 @@ def _summary(run: Run, wanted: Mapping[int, Fingerprint]) -> dict[str, Any]:
 
 def open_store(
     runs: Sequence[Run],
-    phases: Sequence[Phases],
     images: ImageSet,
     runtime: Runtime,
     buffer: int,
@@ -280,12 +278,12 @@ def open_store(
         ValueError: If a store belongs to other checkpoints or images.
     """
     digest = images_digest(images)
-    parts = [_stored_part(r, p, digest) for r, p in zip(runs, phases, strict=True)]
+    parts = [_stored_part(run, digest) for run in runs]
     return StoredMaps(parts, runtime.device, buffer=buffer)
 
 
-def _stored_part(run: Run, phases: Phases, digest: str) -> StoredPart:
-    wanted = _weights_digests(run, phases)
+def _stored_part(run: Run, digest: str) -> StoredPart:
+    wanted = _weights_digests(run)
     there = _stored(run, wanted)
     missing = [epoch for epoch in wanted if epoch not in there]
     if missing:
@@ -296,4 +294,4 @@ def _stored_part(run: Run, phases: Phases, digest: str) -> StoredPart:
         other = [e for e in wanted if there[e]["images"].get(name) != digest]
         if not other:
             return StoredPart([marker_folder(run.path / STORE, epoch) for epoch in wanted], name)
-    raise _other_maps(run, phases.markers[0], "images")
+    raise _other_maps(run, next(iter(wanted)), "images")

@@ -28,19 +28,20 @@ def evaluate(
     """Evaluate a run's classifier and FMCE-Net on the test images; write `evaluation.json`.
 
     Args:
-        run: has phases and an FMCE-Net.
-        split: which FMCE-Net.
-        others: runs whose maps the FMCE-Net is asked about too, though it was not trained on them.
-        settings: `field=value` on top of the `fmce_net` sections: "width=0.25" says which FMCE-Net,
-            "storage=stored" and "shuffle_buffer=512" how the other runs' maps are read.
-        runtime: device and precision; memory order and TF32 are the run's own.
+        run: Has phases and an FMCE-Net.
+        split: Which FMCE-Net.
+        others: Runs whose maps FMCE-Net scores too, though it was not trained on them.
+        settings: `field=value` on top of the `fmce_net` sections: "width=0.25" chooses the FMCE-Net,
+            "storage=stored" and "shuffle_buffer=512" decide how the other runs' maps are read.
+        runtime: Device and precision; memory order and TF32 are those of the run.
 
     Returns:
-        "classifier" (one row a marker), "fmce_net" (held-out maps, test images) and "other_runs".
+        "classifier" (one row per marker), "fmce_net" (held-out maps, test images) and "other_runs".
 
     Raises:
-        FileNotFoundError: phases, checkpoints or the FMCE-Net are missing.
-        ValueError: another run's maps have another shape or number of phases, or a setting is of training.
+        FileNotFoundError: If phases, checkpoints or the FMCE-Net are missing.
+        ValueError: If another run's maps have another shape or number of phases, or a setting
+            concerns training.
     """
     runtime = run.setup.with_run_memory_format(runtime or make_runtime())
     for other in others:
@@ -48,47 +49,36 @@ def evaluate(
     width = _with_settings(run, settings).width
     net = run.fmce_net(split, width).to(runtime.device)
     trained = read_json(run.fmce_net_folder(split, width) / "metrics.json")
+    classifier = []
+    test = run.setup.batches(run.setup.data.test, runtime)
+    for phase, epoch in enumerate(run.phases.markers, start=1):
+        scores = evaluate_classifier(runtime.to_device(run.model(epoch)), test, runtime)
+        row = {"phase": phase, "epoch": epoch, "test_accuracy": scores.accuracy}
+        classifier.append({**row, "test_loss": scores.loss})
+    other_runs = {}
+    for other in others:
+        config = _with_settings(other, settings)
+        other_runs[str(other.path)] = measure_on_test_images(net, other, runtime, config).to_dict()
     result = {
         "split": split,
         "width": width,
-        "classifier": _classifier_rows(run, runtime),
+        "classifier": classifier,
         "fmce_net": {key: trained[key] for key in ("held_out", "test_images")},
-        "other_runs": {
-            str(other.path): measure_on_test_images(
-                net, other, other.phases, runtime, _with_settings(other, settings)
-            ).to_dict()
-            for other in others
-        },
+        "other_runs": other_runs,
     }
     write_json(run.path / "evaluation.json", result)
     return result
 
 
 def _with_settings(run: Run, settings: Sequence[str]) -> FMCENetConfig:
-    """Return a run's fmce_net section with what bears on a trained FMCE-Net; refuse the rest."""
+    """Return a run's fmce_net section with what concerns a trained FMCE-Net; refuse the rest."""
     for setting in settings:
         if setting.partition("=")[0].strip() in _OF_TRAINING:
             raise ValueError(
-                f"{setting!r} is for training an FMCE-Net (fmce train-net); here width says which one, and "
-                "maps and buffer how the other runs' maps are read"
+                f"{setting!r} is for training an FMCE-Net (fmce train-net); here width chooses one, and "
+                "storage and shuffle_buffer decide how the other runs' maps are read"
             )
     return with_settings(run.config.fmce_net, settings)
-
-
-def _classifier_rows(run: Run, runtime: Runtime) -> list[dict[str, Any]]:
-    test = run.setup.batches(run.setup.data.test, runtime)
-    rows = []
-    for phase, epoch in enumerate(run.phases.markers, start=1):
-        scores = evaluate_classifier(runtime.to_device(run.model(epoch)), test, runtime)
-        rows.append(
-            {
-                "phase": phase,
-                "epoch": epoch,
-                "test_accuracy": scores.accuracy,
-                "test_loss": scores.loss,
-            }
-        )
-    return rows
 
 
 def runs_trained_on(run: Run, split: Split, width: float) -> set[Path]:

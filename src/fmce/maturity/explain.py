@@ -14,54 +14,55 @@ from fmce.runs.run import Run
 
 
 def explain(
-    run: Run,
-    *,
-    num_images: int = 6,
-    signed: bool = False,
-    runtime: Runtime | None = None,
+    run: Run, *, num_images: int = 6, signed: bool = False, runtime: Runtime | None = None
 ) -> dict[str, Any]:
     """Write `RUN/explain`: raw maps, the numbers beside them and a picture.
 
     Args:
-        run: has phases and its marker checkpoints.
-        num_images: test images, the first of each class in turn.
-        signed: keep evidence against the class too; numbers are of the rectified map.
-        runtime: device; memory order and TF32 are the run's own, precision is float32.
+        run: Has phases and its marker checkpoints.
+        num_images: Test images, the first of each class in turn.
+        signed: Keep evidence against the class too; the numbers describe the rectified map.
+        runtime: Device; memory order and TF32 are those of the run, precision is float32.
 
     Returns:
         The contents of `numbers.json`.
 
     Raises:
-        FileNotFoundError: phases or checkpoints are missing.
-        ValueError: more images are asked for than there are.
+        FileNotFoundError: If phases or checkpoints are missing.
+        ValueError: If there are fewer images.
     """
-    runtime = run.setup.with_run_memory_format(runtime or make_runtime())
-    test = run.setup.data.test
+    setup, epochs = run.setup, list(run.phases.markers)
+    runtime = setup.with_run_memory_format(runtime or make_runtime())
+    test = setup.data.test
     if not 1 <= num_images <= len(test):
         raise ValueError(f"expected 1 to {len(test)} images, got {num_images}")
     index = one_of_each_class(test.targets, num_images)
     targets = test.targets[index].to(runtime.device)
-    images = run.setup.images(test, runtime)(index)
-    phases = run.phases
-    models = (runtime.to_device(run.model(epoch)) for epoch in phases.markers)
+    images = setup.images(test, runtime)(index)  # (B,3,H,W)
+    models = (runtime.to_device(run.model(epoch)) for epoch in epochs)
     with runtime.matmul_precision():
-        cams = [grad_cam(m, images, targets, run.setup.layer, signed=signed).cpu() for m in models]
-    maps = torch.stack(cams)
-    numbers = _numbers(maps.clamp_min(0).numpy())
+        cams = [grad_cam(m, images, targets, setup.layer, signed=signed).cpu() for m in models]
+    maps = torch.stack(cams).numpy()  # (K,B,h,w)
+    positive = maps.clip(min=0)
+    numbers = [cam_numbers(cam, positive[k - 1] if k else None) for k, cam in enumerate(positive)]
     result = {
-        "epochs": list(phases.markers),
+        "epochs": epochs,
         "test_index": index.tolist(),
-        "classes": [run.setup.data.class_names[t] for t in targets.tolist()],
+        "classes": [setup.data.class_names[t] for t in targets.tolist()],
         "signed": signed,
         "per_phase": [_means(n) for n in numbers],
         "per_image": [{k: _plain(v) for k, v in n._asdict().items()} for n in numbers],
     }
-    _write(run.path / "explain", maps.numpy(), test.images[index].numpy(), result)
+    _write(run.path / "explain", maps, test.images[index].numpy(), result)
     return result
 
 
 def one_of_each_class(targets: Tensor, count: int) -> Tensor:
-    """Return positions of `count` images: the first of each class, then the second of each, and so on."""
+    """Return positions of `count` images: the first of each class, then the second of each, and so on.
+
+    >>> one_of_each_class(torch.tensor([2, 0, 0, 1]), 4).tolist()
+    [1, 3, 0, 2]
+    """
     seen: dict[int, int] = {}
     rounds = []
     for target in targets.tolist():
@@ -71,16 +72,9 @@ def one_of_each_class(targets: Tensor, count: int) -> Tensor:
     return torch.from_numpy(order[:count].copy())
 
 
-def _numbers(cams: np.ndarray[Any, np.dtype[np.float32]]) -> list[CamNumbers]:
-    return [cam_numbers(cam, cams[k - 1] if k else None) for k, cam in enumerate(cams)]
-
-
 def _means(numbers: CamNumbers) -> dict[str, float | None]:
-    means = {}
-    for name, values in numbers._asdict().items():
-        known = values[~np.isnan(values)]
-        means[name] = float(known.mean()) if len(known) else None
-    return means
+    known = {name: values[~np.isnan(values)] for name, values in numbers._asdict().items()}
+    return {name: float(v.mean()) if len(v) else None for name, v in known.items()}
 
 
 def _plain(values: np.ndarray[Any, Any]) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""`fmce score`: what a run's FMCE-Net says of one checkpoint's maps of the test images."""
+"""`fmce score`: the phases that a run's FMCE-Net gives one checkpoint's maps of the test images."""
 
 from pathlib import Path
 from typing import Any
@@ -32,51 +32,47 @@ def score(
     """Score the maps that one checkpoint gives the test images.
 
     Args:
-        run: has an FMCE-Net.
-        epoch: which checkpoint of the run; or
-        checkpoint: a checkpoint folder or its model.safetensors, or any safetensors file of a state
+        run: Has an FMCE-Net.
+        epoch: Which checkpoint of the run; or
+        checkpoint: A checkpoint folder or its model.safetensors, or any safetensors file of a state
             dict; of this run or another of the same model.
-        split: which FMCE-Net.
-        runtime: device and precision; memory order and TF32 are the run's own.
+        split: Which FMCE-Net.
+        runtime: Device and precision; memory order and TF32 are those of the run.
 
     Returns:
-        Mean and standard deviation of the expected phase over images, share of images per phase,
+        Mean and standard deviation of the expected phase over images, fraction of images per phase,
         and for a checkpoint of the run with phases, the phase its epoch belongs to.
 
     Raises:
-        ValueError: neither or both of epoch and checkpoint are given, or the maps do not fit.
-        FileNotFoundError: checkpoint or FMCE-Net are missing.
+        ValueError: If neither or both of epoch and checkpoint are given, or the maps do not fit.
+        FileNotFoundError: If checkpoint or FMCE-Net are missing.
     """
-    runtime = run.setup.with_run_memory_format(runtime or make_runtime())
+    setup = run.setup
+    runtime = setup.with_run_memory_format(runtime or make_runtime())
     if (epoch is None) == (checkpoint is None):
         raise ValueError("name one checkpoint: either --epoch N or --checkpoint FOLDER")
     folder = checkpoint or checkpoint_path(run.path / "checkpoints", int(epoch or 0))
     if folder.name == "model.safetensors" and (folder.parent / "meta.json").exists():
         folder = folder.parent
     net = run.fmce_net(split).to(runtime.device)
-    extract = MapExtractor(runtime.to_device(run.model_from(folder)), run.setup.layer, runtime)
+    extract = MapExtractor(runtime.to_device(run.model_from(folder)), setup.layer, runtime)
+    # Their phase is not known; the class fills the field, which is not read.
     batches = (
         MapBatch(extract(batch.images), batch.targets, batch.image_index, batch.image_index)
-        for batch in run.setup.batches(run.setup.data.test, runtime).epoch(0)
+        for batch in setup.batches(setup.data.test, runtime).epoch(0)
     )
-    logits, _ = score_maps(net, batches, runtime)
-    return {
-        "checkpoint": str(folder),
-        **_summary(logits),
-        "true_phase": _true_phase(run, folder),
-        "warning": WARNING,
-    }
-
-
-def _summary(logits: torch.Tensor) -> dict[str, Any]:
+    logits, _ = score_maps(net, batches, runtime)  # (N,K)
     mean, sd = mean_sd(expected_phase(logits).tolist())
     shares = torch.bincount(logits.argmax(1), minlength=logits.shape[1]) / len(logits)
-    return {"images": len(logits), "mean": mean, "sd": sd, "share_per_phase": shares.tolist()}
-
-
-def _true_phase(run: Run, folder: Path) -> int | None:
-    folder = folder.resolve()
-    if folder.parent != (run.path / "checkpoints").resolve() or not run.has_phases:
-        return None
-    epoch = int(folder.name.removeprefix("epoch_"))
-    return run.phases.phase_at(epoch)
+    true_phase, place = None, folder.resolve()
+    if place.parent == (run.path / "checkpoints").resolve() and run.has_phases:
+        true_phase = run.phases.phase_at(int(place.name.removeprefix("epoch_")))
+    return {
+        "checkpoint": str(folder),
+        "images": len(logits),
+        "mean": mean,
+        "sd": sd,
+        "share_per_phase": shares.tolist(),
+        "true_phase": true_phase,
+        "warning": WARNING,
+    }

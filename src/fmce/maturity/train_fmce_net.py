@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from fmce.config.choices import Split
 from fmce.config.io import defaults_of, to_dict
 from fmce.config.run import FMCENetConfig
-from fmce.convergence.phases import Phases
 from fmce.data.batch import ImageSet
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.feature_maps.extract import open_store
@@ -61,14 +60,20 @@ def train_fmce_net(
     runtime = run.setup.with_run_memory_format(runtime or make_runtime(together=True))
     config, ranks = config or run.config.fmce_net, runtime.ranks
     runs = [run, *others]
-    _check_alike(runs, split)
-    phases = _phases_of(runs)
+    _check_runs(runs, split)
     folder = run.fmce_net_folder(split, config.width)
-    text = _config_text(runs, phases, split, config, runtime)
+    values = {
+        "markers": list(run.phases.markers),
+        "others": [{"path": str(r.path), "markers": list(r.phases.markers)} for r in others],
+        "split": split,
+        "fmce_net": to_dict(config),
+        "precision": runtime.precision,
+    }
+    text = yaml.safe_dump(values, sort_keys=False)
     defaults = {"fmce_net": defaults_of(FMCENetConfig)}
     with lock_run(folder, text, defaults=defaults, ranks=ranks):
         if ranks.on_rank_zero(lambda: read_done(folder)) is None:
-            source = map_source(runs, phases, run.setup.data.train, runtime, config)
+            source = map_source(runs, run.setup.data.train, runtime, config)
             part = split_maps(
                 split,
                 num_images=source.num_images,
@@ -79,7 +84,7 @@ def train_fmce_net(
             )
             net = _fit(folder, split, source, part.train, config, runtime)
             held_out = _metrics(net, source, part.test, runtime) if len(part.test) else None
-            own = measure_on_test_images(net, run, phases[0], runtime, config)
+            own = measure_on_test_images(net, run, runtime, config)
             if ranks.is_main:
                 trained, left_out = _runs_by_use(runs, source, part.train)
                 net.save(folder / "fmce_net.safetensors", trained_on=", ".join(trained))
@@ -137,14 +142,13 @@ def _runs_by_use(
 
 
 def measure_on_test_images(
-    net: FMCENet, run: Run, phases: Phases, runtime: Runtime, config: FMCENetConfig
+    net: FMCENet, run: Run, runtime: Runtime, config: FMCENetConfig
 ) -> PhaseMetrics:
     """Measure an FMCE-Net on the maps that a run's marker checkpoints give the test images.
 
     Args:
         net: The FMCE-Net, on the device.
         run: Whose maps; it need not be the run that the FMCE-Net was trained on.
-        phases: The run's phases.
         runtime: Device and precision; of several ranks, each measures its share.
         config: Names the storage of the maps.
 
@@ -152,7 +156,7 @@ def measure_on_test_images(
         ValueError: If the run has another number of phases than the FMCE-Net.
     """
     storage = "stored" if config.storage == "stored" else "recompute"
-    source = map_source([run], [phases], run.setup.data.test, runtime, config, storage=storage)
+    source = map_source([run], run.setup.data.test, runtime, config, storage=storage)
     everything = np.arange(source.num_images * source.num_phases)
     return _metrics(net, source, everything, runtime)
 
@@ -171,7 +175,6 @@ def _metrics(
 
 def map_source(
     runs: Sequence[Run],
-    phases: Sequence[Phases],
     images: ImageSet,
     runtime: Runtime,
     config: FMCENetConfig,
@@ -181,8 +184,7 @@ def map_source(
     """Return the FMCS-Dataset of some runs over a split's images.
 
     Args:
-        runs: The runs, all of the same data.
-        phases: Each run's phases, equally many.
+        runs: The runs, all of the same data and with equally many phases.
         images: The images to map.
         runtime: Device and precision of the backbones.
         config: Names the storage, and how many maps are shuffled with one another.
@@ -194,33 +196,15 @@ def map_source(
     """
     storage = storage or config.storage
     if storage == "stored":
-        return open_store(runs, phases, images, runtime, config.shuffle_buffer)
-    extractors = [
-        [map_extractor(r, epoch, runtime) for epoch in p.markers]
-        for r, p in zip(runs, phases, strict=True)
-    ]
+        return open_store(runs, images, runtime, config.shuffle_buffer)
+    extractors = [[map_extractor(r, e, runtime) for e in r.phases.markers] for r in runs]
     inputs = runs[0].setup.images(images, runtime)
     stream = RecomputedMaps(extractors, inputs, len(images), buffer=config.shuffle_buffer)
     return InMemoryMaps.from_source(stream) if storage == "memory" else stream
 
 
-def _phases_of(runs: Sequence[Run]) -> list[Phases]:
-    found = [run.phases for run in runs]
-    if len({len(p.markers) for p in found}) > 1:
-        raise ValueError(
-            f"the runs have {[len(p.markers) for p in found]} phases; find equally many in each"
-        )
-    for run, phases in zip(runs, found, strict=True):
-        missing = sorted(set(phases.markers) - set(run.epochs))
-        if missing:
-            raise FileNotFoundError(
-                f"{run.path} lacks the checkpoints of marker epochs {missing}; they were deleted when other "
-                "markers were kept, so train again or find phases with the earlier settings"
-            )
-    return found
-
-
-def _check_alike(runs: Sequence[Run], split: Split) -> None:
+def _check_runs(runs: Sequence[Run], split: Split) -> None:
+    """Refuse runs whose maps cannot join, before anything is read."""
     if split == "run" and len(runs) < 2:
         raise ValueError(
             "split 'run' holds out complete runs and needs more than one; name others with --others"
@@ -232,31 +216,20 @@ def _check_alike(runs: Sequence[Run], split: Split) -> None:
             f"{twice[-1]} is named twice; expected different runs, since one that is held out must not be "
             "trained on too"
         )
-    first = runs[0].config
-    for run in runs[1:]:
-        check_same_data(first, run)
+    counts = [len(run.phases.markers) for run in runs]
+    if len(set(counts)) > 1:
+        raise ValueError(f"the runs have {counts} phases; find equally many in each")
+    ours = runs[0].config
+    for run in runs:
         theirs = run.config
-        if (theirs.data.image_size, theirs.model) != (first.data.image_size, first.model):
+        check_same_data(ours, run)
+        if (theirs.data.image_size, theirs.model) != (ours.data.image_size, ours.model):
             raise ValueError(
                 f"{run.path} and {runs[0].path} differ in model or image size; FMCE-Net needs maps of one shape"
             )
-
-
-def _config_text(
-    runs: Sequence[Run],
-    phases: Sequence[Phases],
-    split: Split,
-    config: FMCENetConfig,
-    runtime: Runtime,
-) -> str:
-    values = {
-        "markers": list(phases[0].markers),
-        "others": [
-            {"path": str(r.path), "markers": list(p.markers)}
-            for r, p in zip(runs[1:], phases[1:], strict=True)
-        ],
-        "split": split,
-        "fmce_net": to_dict(config),
-        "precision": runtime.precision,
-    }
-    return yaml.safe_dump(values, sort_keys=False)
+        missing = sorted(set(run.phases.markers) - set(run.epochs))
+        if missing:
+            raise FileNotFoundError(
+                f"{run.path} lacks the checkpoints of marker epochs {missing}; they were deleted when other "
+                "markers were kept, so train again or find phases with the earlier settings"
+            )

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -14,49 +13,44 @@ _COLOURS = {"supervised": QUIET, "distilled": "#3b78b0", "function_matching": AC
 
 
 @styled
-def comparison_figure(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
-    """Draw test accuracy by arm: one dot per seed, seeds joined to show pairs, a bar at the mean.
+def comparison_figure(
+    rows: Sequence[Mapping[str, Any]],
+    score: str = "test_accuracy",
+    *,
+    label: str = "test accuracy (%)",
+    title: str = "",
+    teacher: float | None = None,
+) -> Figure:
+    """Draw a score by arm: one dot per seed, seeds joined to show pairs, a bar at the mean.
 
     Args:
-        rows: Each with "arm", "seed" and "test_accuracy" (a fraction).
+        rows: Each with "arm", "seed" and the score (a fraction).
+        score: Its name in the rows.
+        label: Of the vertical axis.
         title: Above the axes.
+        teacher: A teacher's score, drawn as a line.
 
     Raises:
         ValueError: If there are no rows.
     """
     if not rows:
         raise ValueError("expected at least one training to draw, got none")
-    scores = _by_arm(rows, "test_accuracy")
-    figure, axes = panel(max(4.5, 1.5 * len(scores)), 3.6)
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    figure, axes = panel(max(4.5, 1.5 * len(arms)), 3.6)
     for seed in dict.fromkeys(row["seed"] for row in rows):
         own = [row for row in rows if row["seed"] == seed]
-        xs = [list(scores).index(row["arm"]) for row in own]
-        ys = [100 * row["test_accuracy"] for row in own]
+        xs = [arms.index(row["arm"]) for row in own]
+        ys = [100 * row[score] for row in own]
         axes.plot(xs, ys, color=QUIET, lw=0.8, zorder=1)
         axes.scatter(xs, ys, s=26, zorder=2, label=f"seed {seed}")
-    _mark_means(axes, scores, ACCENT)
-    axes.set(ylabel="test accuracy (%)", title=title)
+    for x, arm in enumerate(arms):
+        mean = np.mean([100 * row[score] for row in rows if row["arm"] == arm])
+        axes.hlines(float(mean), x - 0.22, x + 0.22, color=ACCENT, lw=2.2, zorder=3)
+    if teacher is not None:
+        axes.axhline(100 * teacher, color=INK, ls="--", lw=1, label="teacher")
+    axes.set_xticks(range(len(arms)), arms)
+    axes.set(ylabel=label, title=title, xlim=(-0.5, len(arms) - 0.5))
     figure.legend(loc="outside right upper")
-    return figure
-
-
-@styled
-def arms_figure(result: Mapping[str, Any]) -> Figure:
-    """Draw the scores of each arm of function matching, a dot per seed, and the teacher's as a line.
-
-    Args:
-        result: Contents of `distill.json`.
-    """
-    scores = _by_arm(result["rows"], "score")
-    figure, axes = panel(5.2, 3.6)
-    for x, (arm, values) in enumerate(scores.items()):
-        axes.scatter([x] * len(values), values, color=_COLOURS.get(arm, INK), s=28, zorder=2)
-    _mark_means(axes, scores, INK)
-    teacher = 100 * result["teacher"][result["score_name"]]
-    axes.axhline(teacher, color=INK, ls="--", lw=1)
-    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
-    axes.annotate("teacher", (0.01, teacher), **place, fontsize=8)
-    axes.set_ylabel(f"{result['score_name']} on validation (%)")
     return figure
 
 
@@ -142,19 +136,3 @@ def raf_bars_figure(arms: Sequence[Mapping[str, float | str | None]], *, title: 
     axes.set_xticks(places, [str(arm["arm"]) for arm in arms], rotation=20, ha="right")
     axes.set(ylabel="test accuracy (%)", title=title)
     return figure
-
-
-def _by_arm(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[float]]:
-    """Return each arm's scores in percent."""
-    scores: dict[str, list[float]] = {}
-    for row in rows:
-        scores.setdefault(row["arm"], []).append(100 * row[key])
-    return scores
-
-
-def _mark_means(axes: Axes, scores: Mapping[str, Sequence[float]], colour: str) -> None:
-    """Name the arms below the axes and draw a bar at each one's mean."""
-    for x, values in enumerate(scores.values()):
-        axes.hlines(float(np.mean(values)), x - 0.22, x + 0.22, color=colour, lw=2.2, zorder=3)
-    axes.set_xticks(range(len(scores)), list(scores))
-    axes.set_xlim(-0.5, len(scores) - 0.5)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fmce.files import read_json_or_none
-from fmce.report.arm_figures import arms_figure, progress_figure
+from fmce.report.arm_figures import comparison_figure, progress_figure
 from fmce.report.prediction_figures import boxes_figure, predictions_figure
 from fmce.report.run_page import inline, template
 
@@ -35,6 +35,13 @@ def distillation_page(experiment: Path) -> str:
             f"{experiment} has no distill.json; run: fmce distill --out {experiment}"
         )
     exported = read_json_or_none(experiment / "student" / "export.json")
+    name = result["score_name"]
+    arms = comparison_figure(
+        result["rows"],
+        "score",
+        label=f"{name} on validation (%)",
+        teacher=result["teacher"][name],
+    )
     context = {
         "experiment": str(experiment),
         "result": result,
@@ -42,7 +49,7 @@ def distillation_page(experiment: Path) -> str:
         "classes": class_table(result),
         "class_score": next((v for k, v in _CLASS_SCORES.items() if k in result["teacher"]), None),
         "places": _AGREEMENT[result["task"]],
-        "arms_picture": inline(arms_figure(result), "Scores by arm"),
+        "arms_picture": inline(arms, "Scores by arm"),
         "progress_picture": inline(progress_figure(result), "Score and agreement over steps"),
         "predictions_picture": _predictions(experiment, result),
         "compared_arm": compared_arm(result),
