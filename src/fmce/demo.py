@@ -16,7 +16,7 @@ from fmce.console.progress import Progress
 from fmce.convergence.phases import Phases
 from fmce.distillation.distill import distill
 from fmce.distillation.export import export
-from fmce.engine.jobs.run import run_jobs
+from fmce.engine.jobs.local import run_jobs
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.files import read_json
 from fmce.fmce_net_pp.compare import compare

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fmce.console.progress import Progress
-from fmce.engine.jobs.run import run_jobs
+from fmce.engine.jobs.local import run_jobs
 
 
 def write(path, text):

@@ -52,7 +52,7 @@ class InThisProcess:
         self.ended.append(name)
 
     def wait(self):
-        from fmce.engine.jobs.local import Finished
+        from fmce.engine.jobs.job import Finished
 
         return Finished(self.ended.pop(0))
 

@@ -43,7 +43,7 @@ from fmce.distillation.inputs import (
 )
 from fmce.distillation.results import conclude
 from fmce.distillation.teacher import make_teacher
-from fmce.engine.jobs.run import run_jobs
+from fmce.engine.jobs.local import run_jobs
 from fmce.engine.loop import EpochResult, StepOutput
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.runs.checkpoint import delete_checkpoints

@@ -17,7 +17,7 @@ from fmce.data.frames.shards import Shard, write_index
 from fmce.data.frames.video import FrameSettings, list_videos
 from fmce.data.frames.video_to_shards import fingerprint, pack_video, read_record, record_names
 from fmce.data.image_files import first_names, read_stems
-from fmce.engine.jobs.run import run_jobs
+from fmce.engine.jobs.local import run_jobs
 from fmce.engine.runtime import cores
 from fmce.runs.log import lock_run
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fmce.console.log import logger
 from fmce.console.progress import Progress
 from fmce.data.batch import ImageSet
-from fmce.engine.jobs.run import run_jobs
+from fmce.engine.jobs.local import run_jobs
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.feature_maps.extractor import map_extractor
 from fmce.feature_maps.stored import StoredMaps

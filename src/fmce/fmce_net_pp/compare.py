@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fmce.config.sweep import CompareConfig
-from fmce.engine.jobs.local import Workers
+from fmce.engine.jobs.job import Workers
 from fmce.fmce_net_pp.sweep.jobs import Placement
 from fmce.fmce_net_pp.sweep.results import Comparison
 from fmce.fmce_net_pp.sweep.run import run_groups

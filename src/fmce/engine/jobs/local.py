@@ -1,66 +1,48 @@
-"""Processes of this machine that do jobs one after another; one that dies fails its job and no other."""
+"""A bounded queue of jobs for processes of this machine; one that dies fails its job and no other.
 
-import multiprocessing
+The processes are started afresh: a script without an `if __name__ == "__main__"` guard may queue jobs.
+"""
+
 import os
-import signal
-import threading
-import traceback
+import subprocess
+import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import IO, Any, Self
 
+from fmce.console.log import logger
+from fmce.console.progress import Progress
+from fmce.engine.jobs.job import Finished, Job
 from fmce.engine.runtime import cores
-
-# What nearly every job needs and takes seconds to import; none of it leaves a thread of its own running.
-_IMPORTED_ONCE = ("torch", "torchvision", "scipy.stats")
-
-Job = tuple[Callable[..., Any], tuple[Any, ...]]
-
-
-class Finished(NamedTuple):
-    """How a job ended: `error` is one line, None where it was done; `details` a traceback if there is one."""
-
-    name: str
-    error: str | None = None
-    details: str = ""
-
-
-class Workers(Protocol):
-    """Somewhere that jobs run; a context manager, which ends what still runs when it is left."""
-
-    def __enter__(self) -> Self:
-        """Make ready."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop; jobs that still run are ended."""
-        ...
-
-    def submit(self, name: str, function: Callable[..., Any], *args: Any) -> None:
-        """Take a job: a function importable from its module, which writes its results to disk."""
-        ...
-
-    def wait(self) -> Finished:
-        """Return the next job that ended."""
-        ...
 
 
 @dataclass
-class _Worker:
-    process: BaseProcess
+class _Child:
+    """A process that does one job after another, and what it wrote up to the last one's end."""
+
+    process: subprocess.Popen[bytes]
     connection: Connection
+    log: IO[bytes]
     job: str | None = None
+    read: int = 0
+
+    def output(self) -> list[str]:
+        """Return the lines written since the last call."""
+        # The position in the file is the process's too, and must not move.
+        text = os.pread(self.log.fileno(), os.fstat(self.log.fileno()).st_size, self.read)
+        self.read += len(text)
+        return [line for line in text.decode(errors="replace").splitlines() if line.strip()]
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+        self.connection.close()
+        self.log.close()
 
 
 class LocalWorkers:
@@ -70,136 +52,137 @@ class LocalWorkers:
         """Start nothing yet.
 
         Args:
-            count: jobs at a time.
-            threads: of torch in each; by default the cores divided by `count`, not by the jobs left:
-                sums depend on the number of threads, and a job repeated after a kill must come out the same.
+            count: Jobs at a time.
+            threads: Threads of torch in each; by default the cores divided by `count`, not by the jobs
+                left: sums depend on the number of threads, and a job repeated after a kill must come
+                out the same.
+
+        Raises:
+            ValueError: If `count` is below 1.
         """
         if count < 1:
             raise ValueError(f"expected at least 1 training at a time, got {count}")
         self.count, self.threads = count, threads or max(1, cores() // count)
-        self._waiting: deque[tuple[str, Job]] = deque()
-        self._workers: list[_Worker] = []
+        self._waiting: deque[Job] = deque()
+        self._children: list[_Child] = []
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
-        # Checkpoints are whole at any moment, so a worker that is interrupted need not finish its epoch.
-        for worker in list(self._workers):
-            self._end(worker, at_once=kind is not None or worker.job is not None)
+    def __exit__(self, *_error: object) -> None:
+        # Checkpoints are complete at any moment, so a job that is interrupted need not finish its epoch.
+        for child in list(self._children):
+            self._end(child)
 
     def submit(self, name: str, function: Callable[..., Any], *args: Any) -> None:
-        """Start a job, or queue it while all workers are busy."""
-        self._waiting.append((name, (function, args)))
+        """Start a job, or queue it while all processes are busy; see `Job`."""
+        self._waiting.append(Job(name, function, args))
         self._start_jobs()
 
     def wait(self) -> Finished:
-        """Return the next job that ended, with its error if it failed or its process died."""
-        busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
+        """Return the next job that ended; what it wrote is passed on as warnings.
+
+        Raises:
+            ValueError: If no job was submitted.
+        """
+        busy = {child.connection: child for child in self._children if child.job is not None}
         if not busy:
             raise ValueError("no job is running; submit one first")
-        worker = busy[wait(list(busy))[0]]  # type: ignore[index]
-        name, worker.job = str(worker.job), None
+        child = busy[wait(list(busy))[0]]  # type: ignore[index]
+        name, child.job = str(child.job), None
         try:
-            error, details = worker.connection.recv()
+            ended: Finished = child.connection.recv()
         except (EOFError, ConnectionResetError):
-            error, details = self._death(worker), ""
-        if error is not None and worker in self._workers:
+            ended = Finished(name, _death(child))
+        for line in child.output():
+            logger.warning("%s: %s", name, line)
+        if ended.error is not None:
             # What the failure left in that process, such as memory, must not harm the next job.
-            self._end(worker, at_once=True)
+            self._end(child)
         self._start_jobs()
-        return Finished(name, error, details)
+        return ended
 
     def _start_jobs(self) -> None:
-        while self._waiting and (worker := self._free_worker()) is not None:
-            worker.job, job = self._waiting.popleft()
+        while self._waiting and (child := self._free_child()) is not None:
+            job = self._waiting.popleft()
+            child.job = job.name
             with suppress(BrokenPipeError):  # it died just now, which `wait` will find
-                worker.connection.send(job)
+                child.connection.send(job)
 
-    def _free_worker(self) -> _Worker | None:
-        for worker in [w for w in self._workers if w.job is None]:
-            if worker.process.is_alive():
-                return worker
-            self._end(worker, at_once=True)  # killed between two jobs
-        return self._new_worker() if len(self._workers) < self.count else None
+    def _free_child(self) -> _Child | None:
+        for child in [child for child in self._children if child.job is None]:
+            if child.process.poll() is None:
+                return child
+            self._end(child)  # killed between two jobs
+        return self._new_child() if len(self._children) < self.count else None
 
-    def _new_worker(self) -> _Worker:
-        context = _context()
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self.threads, dict(os.environ)))
-        process.start()
-        theirs.close()  # so that the end of the process is the end of the pipe
-        worker = _Worker(process, ours)
-        self._workers.append(worker)
-        return worker
-
-    def _death(self, worker: _Worker) -> str:
-        worker.process.join()
-        self._end(worker, at_once=True)
-        code = worker.process.exitcode or 0
-        return (
-            f"its process was killed by signal {-code}"
-            if code < 0
-            else f"its process ended ({code})"
+    def _new_child(self) -> _Child:
+        ours, theirs = Pipe()
+        log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process writes)
+        entry = ("fmce.engine.jobs.child", str(theirs.fileno()), str(self.threads))
+        process = subprocess.Popen(  # noqa: S603  (this interpreter)
+            [sys.executable, "-uPm", *entry],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[theirs.fileno()],
+            # What this process can import, the jobs can.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
+        theirs.close()  # so that the end of the process is the end of the pipe
+        self._children.append(_Child(process, ours, log))
+        return self._children[-1]
 
-    def _end(self, worker: _Worker, *, at_once: bool) -> None:
-        self._workers.remove(worker)
-        worker.connection.close()  # an idle one ends by itself at this
-        if at_once:
-            worker.process.terminate()
-        worker.process.join()
-
-
-def _context() -> multiprocessing.context.ForkServerContext:
-    """Return how processes are made: as copies of a server that has imported torch and never used it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_IMPORTED_ONCE))
-    resource_tracker.ensure_running()  # which else unblocks Ctrl-C while the server is begun
-    # Ctrl-C is the parent's to handle: workers inherit that it is blocked, the server while it imports too.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return context
+    def _end(self, child: _Child) -> None:
+        self._children.remove(child)
+        child.end()
 
 
-def call(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[str | None, str]:
-    """Call a job's function; return its error in one line and its traceback, or None and nothing."""
-    try:
-        function(*args)
-    except Exception as error:
-        line = " ".join(str(error).split()) or type(error).__name__
-        known = isinstance(error, (ValueError, OSError))
-        return (line if known else f"{type(error).__name__}: {line}"), traceback.format_exc()
-    return None, ""
+def _death(child: _Child) -> str:
+    """Say in one line how a process died, with the last lines that it wrote."""
+    code = child.process.wait()
+    how = f"was killed by signal {-code}" if code < 0 else f"ended ({code})"
+    lines = child.output()[-3:]
+    return f"its process {how}" + (f": {' | '.join(lines)}" if lines else "")
 
 
-def _serve(connection: Connection, threads: int, environ: Mapping[str, str]) -> None:
-    """Do the jobs that come through the pipe until it closes."""
-    os.environ.update(environ)  # as it is now; the server's is of the time when that began
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    import torch
+def run_jobs(
+    function: Callable[..., Any],
+    arguments: Mapping[str, tuple[Any, ...]],
+    workers: int,
+    progress: Progress,
+    *,
+    what: str = "trainings",
+    on_done: Callable[[str], None] = lambda _name: None,
+) -> None:
+    """Run `function` once for each named tuple of arguments, `workers` at a time.
 
-    # All share the cores.
-    torch.set_num_threads(min(threads, torch.get_num_threads()))
-    while True:
-        try:
-            function, args = connection.recv()
-        except EOFError:
-            return
-        connection.send(call(function, args))
+    Args:
+        function: Importable from its module; writes its results to disk, so that a rerun can leave out
+            the jobs that were done.
+        arguments: A job's name to its arguments.
+        workers: Processes.
+        progress: Advanced once per job.
+        what: What the jobs are, for messages.
+        on_done: Called with each job's name once it is done; what it raises ends the others.
 
-
-def _end_with_parent() -> None:
-    """End this process when its parent has ended, even if that was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker was started by another process"
-    parent.join()
-    os._exit(1)
+    Raises:
+        ValueError: If a job failed; all others were run to their end first.
+    """
+    failures = {}
+    with LocalWorkers(workers) as pool:
+        for name, values in arguments.items():
+            pool.submit(name, function, *values)
+        for _ in arguments:
+            ended = pool.wait()
+            if ended.error is None:
+                progress.advance(ended.name)
+                on_done(ended.name)
+            else:
+                failures[ended.name] = ended.error
+    if failures:
+        name, error = next(iter(failures.items()))
+        raise ValueError(
+            f"{len(failures)} of {len(arguments)} {what} failed, first {name}: {error.rstrip('.')}. "
+            "The others are kept; rerun the command for what is missing"
+        )

@@ -5,11 +5,10 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from fmce.engine.jobs.local import Finished, call
+from fmce.engine.jobs.job import Finished, Job
 from fmce.engine.jobs.ray_nodes import alive, check_nodes
 
 # Seconds to wait for the head of a cluster to answer; Ray itself would ask for minutes.
@@ -71,12 +70,7 @@ class RayWorkers:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         ray = _import_ray()
         for reference in self._names:
             ray.cancel(reference, force=True)
@@ -96,7 +90,7 @@ class RayWorkers:
             )(_do)
         threads = max(1, int(self.cpus))
         task = self._task.options(name=name)
-        reference = task.remote(function, args, threads, os.getcwd(), _settings())
+        reference = task.remote(Job(name, function, args), threads, os.getcwd(), _settings())
         self._names[reference] = name
 
     def wait(self) -> Finished:
@@ -107,10 +101,10 @@ class RayWorkers:
         (reference,), _ = ray.wait(list(self._names), num_returns=1)
         name = self._names.pop(reference)
         try:
-            error, details = ray.get(reference)
+            ended: Finished = ray.get(reference)
         except ray.exceptions.RayError as death:
             return Finished(name, " ".join(str(death).split())[:500], str(death))
-        return Finished(name, error, details)
+        return ended
 
     def _check_fits(self, ray: Any) -> None:
         """Refuse what no node offers: Ray would wait for such a node without end."""
@@ -181,13 +175,7 @@ def _settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("FMCE_")}
 
 
-def _do(
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    threads: int,
-    folder: str,
-    settings: Mapping[str, str],
-) -> tuple[str | None, str]:
+def _do(job: Job, threads: int, folder: str, settings: Mapping[str, str]) -> Finished:
     """Do a job in a worker of the cluster; its exceptions come back as values, only deaths as Ray's.
 
     Data sets are looked for as they would be where the job was handed in: a node's own environment and
@@ -199,7 +187,7 @@ def _do(
     with suppress(OSError):  # a folder that only that machine has
         os.chdir(folder)
     torch.set_num_threads(threads)
-    return call(function, args)
+    return job.run()
 
 
 def _import_ray() -> Any:

@@ -12,7 +12,8 @@ from typing import Literal
 from fmce.config.io import defaults_of, to_yaml
 from fmce.config.sweep import ORACLE, CompareConfig, SweepConfig
 from fmce.console.progress import Progress
-from fmce.engine.jobs.local import Finished, LocalWorkers, Workers
+from fmce.engine.jobs.job import Finished, Workers
+from fmce.engine.jobs.local import LocalWorkers
 from fmce.engine.runtime import cores, make_runtime
 from fmce.files import write_json
 from fmce.fmce_net_pp.arms import check_is_that_arm

@@ -1,0 +1,45 @@
+"""Entry of a process that does jobs for another: `python -m fmce.engine.jobs.child DESCRIPTOR THREADS`.
+
+Jobs come through the connection of that descriptor, one after another, and each one's end is sent back.
+The process ends when the other side closes, and so with the process that started it, however that ended.
+"""
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+
+from fmce.engine.jobs.job import Job
+
+
+def main(descriptor: int, threads: int) -> None:
+    """Do the jobs of a connection with that many threads of torch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+    connection = Connection(descriptor)
+    jobs: SimpleQueue[Job] = SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, jobs), daemon=True).start()
+    import torch
+
+    # Processes side by side share the cores.
+    torch.set_num_threads(min(threads, torch.get_num_threads()))
+    while True:
+        connection.send(jobs.get().run())
+
+
+def _receive(connection: Connection, jobs: "SimpleQueue[Job]") -> None:
+    """Pass jobs on; end the process once the parent is gone, whatever the main thread does then."""
+    try:
+        while True:
+            jobs.put(connection.recv())
+    except EOFError:
+        pass
+    except Exception:
+        traceback.print_exc()  # a job that cannot be imported here; the parent quotes the last lines
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
