@@ -2,18 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
-
-ImageArray = NDArray[np.uint8]
+from fmce.data.image_files import ImageArray
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from fmce.data.batch_slice import batch_slice
 from fmce.data.frames.batches import FrameBatches
 from fmce.data.frames.log import LoggedBatches
 from fmce.data.frames.pool import FramePool
+from fmce.data.image_files import ImageArray
 from fmce.data.memory import stays_resident
-from fmce.data.pools import ImageArray, ImagePool
+from fmce.data.pools import ImagePool
 from fmce.distillation.data.pools import DistillationData
 from fmce.engine.distributed.ranks import Ranks
 from fmce.engine.loop import Batches

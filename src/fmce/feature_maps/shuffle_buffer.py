@@ -15,22 +15,22 @@ from torch import Tensor
 
 from fmce.data.batch_slice import WHOLE, own_rows
 
-Numbers = NDArray[np.int64]
-Pieces = Iterable[tuple[Numbers, Tensor]]
-"""Numbers (B,) and maps (B,C,h,w) of part of a round, on one device; made on demand."""
-Fetch = Callable[[Sequence[Numbers]], Iterator[Pieces]]
+MapNumbers = NDArray[np.int64]
+Pieces = Iterable[tuple[MapNumbers, Tensor]]
+"""MapNumbers (B,) and maps (B,C,h,w) of part of a round, on one device; made on demand."""
+Fetch = Callable[[Sequence[MapNumbers]], Iterator[Pieces]]
 """Ascending numbers of the maps of each round → their pieces, round by round."""
 
 
 class ShuffleRound(NamedTuple):
-    """Numbers of the maps that arrive in one round, and of the batches that leave after it."""
+    """MapNumbers of the maps that arrive in one round, and of the batches that leave after it."""
 
-    arriving: Numbers
-    leaving: list[Numbers]
+    arriving: MapNumbers
+    leaving: list[MapNumbers]
 
 
 def plan_shuffle(
-    rounds: Sequence[Numbers],
+    rounds: Sequence[MapNumbers],
     batch_size: int,
     capacity: int,
     generator: torch.Generator | None = None,
@@ -41,7 +41,7 @@ def plan_shuffle(
     the rest is shuffled with later rounds. Memory: 8 bytes per map.
 
     Args:
-        rounds: Numbers of the maps that arrive together.
+        rounds: MapNumbers of the maps that arrive together.
         batch_size: Maps per batch; only the very last may be smaller.
         capacity: Maps that may wait, at least the largest round and a batch.
         generator: CPU generator that shuffles; None keeps the order of arrival and lets as few maps
@@ -60,7 +60,7 @@ def plan_shuffle(
             f"a buffer of {capacity} maps is too small: expected at least {largest + batch_size}, one "
             f"round of {largest} maps and a batch of {batch_size}; raise fmce_net.shuffle_buffer"
         )
-    waiting: Numbers = np.empty(0, dtype=np.int64)
+    waiting: MapNumbers = np.empty(0, dtype=np.int64)
     plan = []
     for index, arriving in enumerate(rounds):
         waiting = np.concatenate([waiting, arriving])
@@ -80,7 +80,7 @@ def plan_shuffle(
 
 def shuffled_maps(
     rounds: Sequence[ShuffleRound], fetch: Fetch, share: tuple[int, int] = WHOLE
-) -> Iterator[tuple[Numbers, Tensor]]:
+) -> Iterator[tuple[MapNumbers, Tensor]]:
     """Fetch a rank's maps round by round and yield its rows of each batch.
 
     Args:
@@ -89,7 +89,7 @@ def shuffled_maps(
         share: Rank and number of ranks.
 
     Yields:
-        Numbers of the maps (B,), and the maps float32 (B,C,h,w) in that order.
+        MapNumbers of the maps (B,), and the maps float32 (B,C,h,w) in that order.
     """
     if not rounds:
         return
@@ -106,7 +106,7 @@ def shuffled_maps(
             yield batch, buffer.take(batch)
 
 
-def _most_waiting(arriving: Sequence[Numbers], leaving: Sequence[Sequence[Numbers]]) -> int:
+def _most_waiting(arriving: Sequence[MapNumbers], leaving: Sequence[Sequence[MapNumbers]]) -> int:
     """Return the most maps that wait at one time: right after a round has arrived."""
     most = waiting = 0
     for new, batches in zip(arriving, leaving, strict=True):
@@ -142,7 +142,7 @@ class MapBuffer:
     def __len__(self) -> int:
         return self._used
 
-    def put(self, numbers: Numbers, maps: Tensor) -> None:
+    def put(self, numbers: MapNumbers, maps: Tensor) -> None:
         """Copy maps into free slots.
 
         Raises:
@@ -162,7 +162,7 @@ class MapBuffer:
         else:
             self._maps.index_copy_(0, _on(slots, self._maps.device), maps)
 
-    def take(self, numbers: Numbers) -> Tensor:
+    def take(self, numbers: MapNumbers) -> Tensor:
         """Return maps float32 (B,C,h,w) in the order of their numbers, and free their slots.
 
         Raises:

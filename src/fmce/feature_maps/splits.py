@@ -4,12 +4,12 @@ The number of a map is (run · K + phase − 1) · N + image for K phases and N 
 runs, phases and images.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-SplitKind = Literal["map", "image", "run", "test"]
+from fmce.config.choices import Split
 
 
 class MapSplit(NamedTuple):
@@ -20,7 +20,7 @@ class MapSplit(NamedTuple):
 
 
 def split_maps(
-    kind: SplitKind,
+    kind: Split,
     *,
     num_images: int,
     num_phases: int,
@@ -50,8 +50,8 @@ def split_maps(
     >>> len(split.train), len(split.test)
     (6, 2)
     """
-    if kind not in get_args(SplitKind):
-        raise ValueError(f"split must be one of {', '.join(get_args(SplitKind))}, got {kind!r}")
+    if kind not in get_args(Split):
+        raise ValueError(f"split must be one of {', '.join(get_args(Split))}, got {kind!r}")
     if not 0 < test_fraction < 1:
         raise ValueError(
             f"test_fraction must be between 0 and 1, both excluded, got {test_fraction}"

@@ -28,7 +28,7 @@ from fmce.data.image_files import (
 )
 from fmce.data.labelled_files import LabelledFiles
 
-UnannotatedImages = Literal["empty", "skip", "error"]
+Unannotated = Literal["empty", "skip", "error"]
 # Annotators and inclusive ends exceed the edge by about this much; such boxes are cut, not refused.
 _TOLERANCE_PIXELS = 2.0
 
@@ -132,7 +132,7 @@ def join_labels(
     classes: Classes,
     *,
     name: str,
-    unannotated: UnannotatedImages = "empty",
+    unannotated: Unannotated = "empty",
     exclude: Stems = (),
 ) -> DetectionFiles:
     """Join images and their raw boxes.

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import yaml
 from PIL import Image
 
-from fmce.data.detection.files import DetectionFiles, UnannotatedImages, join_labels
+from fmce.data.detection.files import DetectionFiles, Unannotated, join_labels
 from fmce.data.detection.labels import EVERY_CLASS, Classes, RawBox, by_stem, read_label_text
 from fmce.data.image_files import (
     DAMAGE_ERRORS,
@@ -42,7 +42,7 @@ def kitti_detection(
     root: Path | str,
     split: str,
     *,
-    unannotated: UnannotatedImages = "empty",
+    unannotated: Unannotated = "empty",
     exclude: Stems = (),
 ) -> DetectionFiles:
     """Read KITTI's object set: image_2 and label_2.
@@ -110,7 +110,7 @@ def coco_detection(
     labels: Path | str,
     *,
     class_names: Sequence[str] = (),
-    unannotated: UnannotatedImages = "empty",
+    unannotated: Unannotated = "empty",
     exclude: Stems = (),
 ) -> DetectionFiles:
     """Read COCO's JSON: boxes of left, top, width and height; crowds are ignored regions.
@@ -181,7 +181,7 @@ def yolo_detection(
     split: str,
     *,
     class_names: Sequence[str] = (),
-    unannotated: UnannotatedImages = "empty",
+    unannotated: Unannotated = "empty",
     exclude: Stems = (),
 ) -> DetectionFiles:
     """Read YOLO's folders: images/{split} and labels/{split}/*.txt.
@@ -301,7 +301,7 @@ def voc_detection(
     split: str,
     *,
     class_names: Sequence[str] = (),
-    unannotated: UnannotatedImages = "empty",
+    unannotated: Unannotated = "empty",
     exclude: Stems = (),
 ) -> DetectionFiles:
     """Read Pascal VOC's layout: JPEGImages, Annotations/*.xml, ImageSets/Main/{split}.txt.

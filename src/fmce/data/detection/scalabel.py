@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fmce.data.detection.files import DetectionFiles, UnannotatedImages, join_labels
+from fmce.data.detection.files import DetectionFiles, Unannotated, join_labels
 from fmce.data.detection.labels import Classes, RawBox, by_stem, read_label_text
 from fmce.data.image_files import Stems
 
@@ -92,7 +92,7 @@ def bdd100k_detection(
     root: Path | str,
     split: str,
     *,
-    unannotated: UnannotatedImages = "empty",
+    unannotated: Unannotated = "empty",
     exclude: Stems = (),
 ) -> DetectionFiles:
     """Find BDD100K's detection set: images/100k/{split} and the labels of any release.

@@ -10,11 +10,9 @@ import itertools
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fmce.data.batch_slice import batch_slice, require_row_per_rank
-
-Numbers = NDArray[np.int64]
+from fmce.data.frames.table import Numbers
 
 
 class FrameOrder:

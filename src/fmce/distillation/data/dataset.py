@@ -14,9 +14,8 @@ from fmce.config.choices import TaskName
 from fmce.config.distillation import DistillationDataConfig
 from fmce.data.classification.classification import load_classification
 from fmce.data.frames.pool import FramePool
-from fmce.data.image_files import first_names
+from fmce.data.image_files import ImageArray, first_names
 from fmce.data.pools import (
-    ImageArray,
     ImagePool,
     as_pool,
     resize_and_center_crop,

@@ -15,7 +15,8 @@ from fmce.data.detection.formats import (
     yolo_detection,
 )
 from fmce.data.detection.scalabel import bdd100k_detection
-from fmce.data.pools import ImageArray, ImagePool, as_pool, resize_and_center_crop, stack_images
+from fmce.data.image_files import ImageArray
+from fmce.data.pools import ImagePool, as_pool, resize_and_center_crop, stack_images
 from fmce.data.road_scenes.scenes import SCENE_BOX_CLASSES, SceneBatch
 from fmce.distillation.data.memory import image_bytes
 from fmce.distillation.data.pools import (
