@@ -96,9 +96,9 @@ def test_going_on_at_an_epoch_equals_never_having_stopped():
     whole, parts = new_model(), new_model()
     run_fit(whole, 4, schedule=cosine(4))
     optimizer = torch.optim.Adam(parts.parameters(), lr=0.01)
-    for first, last in ((1, 2), (3, 4)):
-        arguments = {"epochs": last, "seed": 5, "runtime": CPU, "schedule": cosine(4)}
-        fit(parts, step_of(parts), Noisy(), optimizer, first_epoch=first, **arguments)
+    for epochs in (2, range(3, 5)):
+        arguments = {"epochs": epochs, "seed": 5, "runtime": CPU, "schedule": cosine(4)}
+        fit(parts, step_of(parts), Noisy(), optimizer, **arguments)
     assert all(
         torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True)
     )

@@ -73,15 +73,14 @@ def fit(
     batches: Batches,
     optimizer: torch.optim.Optimizer,
     *,
-    epochs: int,
+    epochs: int | range,
     seed: int,
     runtime: Runtime,
     schedule: Callable[[int], float] = lambda _epoch: 1.0,
-    first_epoch: int = 1,
     on_epoch_end: Callable[[EpochResult], None] = lambda _result: None,
     on_step_end: Callable[[int, int], None] = lambda _epoch, _step: None,
 ) -> None:
-    """Train `model` from `first_epoch` up to and including `epochs`.
+    """Train `model` for some epochs, counted from 1.
 
     Where several processes train together (`runtime.ranks`), each is given its share of every batch;
     gradients, batch norm, dropout and losses are those of the whole batch, on all ranks alike.
@@ -91,11 +90,10 @@ def fit(
         step: forward pass of one batch, already on the device.
         batches: the training data; this rank's shares of it.
         optimizer: steps once a batch; its learning rates at the call are the peak.
-        epochs: last epoch, counted from 1.
+        epochs: The last one; a resumed training names all that are left, such as range(5, 11).
         seed: with the epoch and the rank, decides every random draw of the epoch.
         runtime: device and precision.
         schedule: epoch → factor on the peak learning rate, used for the whole epoch.
-        first_epoch: where to begin; above 1 after a resume.
         on_epoch_end: called with each epoch's result, before the next begins.
         on_step_end: called with epoch and 1-based step.
 
@@ -108,7 +106,7 @@ def fit(
         group.setdefault("initial_lr", group["lr"])
     ranks = runtime.ranks
     ranks.broadcast_parameters(model)
-    for epoch in range(first_epoch, epochs + 1):
+    for epoch in range(1, epochs + 1) if isinstance(epochs, int) else epochs:
         seed_epoch(seed, epoch, ranks.rank)
         ranks.seed(epoch_seed(seed, epoch))
         for group in optimizer.param_groups:

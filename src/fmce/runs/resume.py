@@ -112,11 +112,10 @@ def fit_resumable(
             step,
             batches,
             optimizer,
-            epochs=optimization.epochs,
+            epochs=range(first, optimization.epochs + 1),
             seed=optimization.seed,
             runtime=runtime,
             schedule=SCHEDULES[optimization.schedule](optimization.epochs),
-            first_epoch=first,
             on_epoch_end=record,
         )
 
