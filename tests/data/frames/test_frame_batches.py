@@ -3,6 +3,8 @@
 import io
 import itertools
 import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -22,6 +24,21 @@ pytest.importorskip("webdataset")
 
 PLAIN = Augmentation((0.0,) * 3, (1.0,) * 3)
 VARIED = Augmentation((0.4,) * 3, (0.2,) * 3, zoom=1.5, flip=True, brightness=0.2)
+
+SCRIPT = """
+from pathlib import Path
+from fmce.data.augmentation import Augmentation
+from fmce.data.frames.batches import FrameBatches
+from fmce.data.frames.pool import FramePool
+from fmce.data.frames.table import FileFrames, FrameTable
+
+print("started")
+pool = FramePool(FrameTable([FileFrames(sorted(Path().glob("*.png")))]), 12, 20, workers=1)
+batches = FrameBatches(pool, Augmentation((0.0,) * 3, (1.0,) * 3), 4, 1, seed=0)
+(batch,) = batches.epoch(1)
+print(tuple(batch.images.shape))
+batches.close()
+"""
 
 
 def image_of(number):
@@ -111,6 +128,16 @@ def test_worker_processes_change_nothing_and_leave_the_trainings_draws_alone(add
         assert parallel.waited_seconds > 0
     finally:
         parallel.close()
+
+
+def test_a_script_without_a_main_guard_has_worker_processes(tmp_path):
+    """multiprocessing would run such a script again in each worker."""
+    for number in range(4):
+        Image.fromarray(image_of(number)).save(tmp_path / f"{number}.png")
+    script = tmp_path / "mine.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "started\n(4, 3, 12, 20)\n"), done.stderr
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -9,10 +9,13 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -180,7 +183,8 @@ class FrameBatches:
             # Otherwise starting workers would draw from the generator of the training.
             generator=torch.Generator(),
         )
-        self._decoded = iter(loader)
+        with _without_script():
+            self._decoded = iter(loader)
 
     def _read(self, step: int) -> Iterator[_Job]:
         """Yield the contents of batches from a step on, while the next window is fetched."""
@@ -260,6 +264,16 @@ def _end_with_trainer() -> None:
     if trainer is not None:
         trainer.join()
         os._exit(1)
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Hide the program's main module: multiprocessing would run a script again in each new worker."""
+    script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _fork_server() -> Any:
