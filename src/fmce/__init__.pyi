@@ -25,7 +25,15 @@ from .runs.run import open_run as open_run
 from .seeding import seed_epoch as seed_epoch
 
 # Method 2, FMCE-Net++: training with a frozen FMCE-Net, and paired comparisons
+from .config.sweep import CompareConfig as CompareConfig
+from .config.sweep import SweepConfig as SweepConfig
+from .fmce_net_pp.compare import compare as compare
+from .fmce_net_pp.sweep.results import Comparison as Comparison
+from .fmce_net_pp.sweep.results import SweepResult as SweepResult
+from .fmce_net_pp.sweep.run import sweep as sweep
 from .losses.auxiliary import representation_auxiliary_loss as representation_auxiliary_loss
+from .metrics.statistics import PairedComparison as PairedComparison
+from .metrics.statistics import holm as holm
 from .metrics.statistics import paired_comparison as paired_comparison
 
 # Method 3, function matching: a compact student imitates a teacher

@@ -36,6 +36,27 @@ def test_a_group_has_an_oracle_and_each_arm_at_each_seed(tmp_path):
     assert group.oracle.config.train.seed == 0
 
 
+def test_with_a_selection_seed_separate_runs_select_and_the_arm_waits(tmp_path):
+    config = SweepConfig(
+        rafs=(0.9, 0.5), seeds=(1, 2), controls=("phase_1",), selection_seed=7, same_seed=True
+    )
+    (group,) = make_groups(config, tmp_path)
+    assert [run.name for run in group.runs[1:]] == [
+        "runs/baseline-seed1",
+        "runs/baseline-seed2",
+        "runs/baseline-seed0",
+        "runs/raf0.9-seed7",
+        "runs/raf0.5-seed7",
+        "runs/ral-seed1",
+        "runs/ral-seed2",
+        "runs/phase_1-seed1",
+        "runs/phase_1-seed2",
+        "runs/ral-seed0",
+    ]
+    (alone,) = make_groups(replace(config, rafs=(0.9,)), tmp_path)
+    assert alone.candidates == []
+
+
 def test_every_model_meets_every_data_set_and_setting(tmp_path):
     config = SweepConfig(
         models=("tiny", "torchvision:resnet18"),

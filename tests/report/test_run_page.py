@@ -72,7 +72,7 @@ def test_every_figure_is_there(full):
 def test_the_numbers_are_those_of_the_files(full):
     run, result, page, _ = full
     assert f"{100 * run.done['test_accuracy']:.2f} %" in page.text
-    assert result.verdict["verdict"] in page.text
+    assert result.against_baseline["verdict"] in page.text
     for arm in result.arms:
         assert f"{100 * arm['mean']:.2f} ± {100 * arm['sd']:.2f} %" in page.text
     for loss in (run.losses[m - 1] for m in run.phases.markers):

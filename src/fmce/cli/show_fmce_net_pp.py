@@ -47,13 +47,12 @@ def show_comparison(group: Comparison) -> None:
         )
     for row in group.same_seed:
         print(f"at the oracle's own seed: {row['arm']} {percent(row['test_accuracy'])}")
-    if group.verdict is not None:
-        print(f"{group.selected} against the baseline: {group.verdict['verdict']}")
+    if group.against_baseline is not None:
+        print(f"{group.selected} against the baseline: {group.against_baseline['verdict']}")
 
 
 def _candidate_cells(row: Mapping[str, Any], selection: Mapping[str, Any]) -> tuple[str, str, str]:
-    selected = (row["raf"], row["variant"]) == (selection["raf"], selection["variant"])
-    name = f"{row['arm']} (selected)" if selected else row["arm"]
+    name = f"{row['arm']} (selected)" if row["arm"] == selection["arm"] else row["arm"]
     if "left_out" in row:
         return name, "left out", str(row["left_out"])
     return name, percent(row["validation_accuracy"]), number(row["validation_loss"])

@@ -124,7 +124,7 @@ def show_explanation(run: Path, result: dict[str, Any]) -> None:
 
 def show_demo(result: "DemoResult") -> None:
     """Print the summary of `fmce demo` on the digits."""
-    against, selection = result.comparison.verdict, result.comparison.selection
+    against, selection = result.comparison.against_baseline, result.comparison.selection
     assert against is not None  # the demo trains every arm at every seed
     assert selection is not None
     by_map, by_image = (percent(net["held_out"]["accuracy"]) for net in result.fmce_nets)

@@ -69,7 +69,7 @@ def arm_config(base: RunConfig, role: str, seed: int, treatment: AuxiliaryConfig
     return replace(base, train=train_section, auxiliary=replace(treatment, **_CHANGES[role]))
 
 
-def check_is_that_arm(folder: Path, config: RunConfig, precision: str) -> None:
+def check_trained_as(folder: Path, config: RunConfig, precision: str) -> None:
     """Refuse a finished training of another length, precision or oracle: its pairs would not match.
 
     Raises:

@@ -32,28 +32,25 @@ def sweep_estimate(config: CompareConfig | SweepConfig, out: Path) -> dict[str, 
 
 
 def _entries(group: Group) -> list[dict[str, Any]]:
-    finished = group.oracle.has_phases
+    lines = {run: read_metrics(group.folder_of(run)) for run in group.runs}
     times: dict[str, list[float]] = {}
     for run in group.runs:
-        lines = read_metrics(group.folder_of(run))
-        times.setdefault(_kind(group, run), []).extend(line["time_seconds"] for line in lines)
-    config = group.oracle.config
+        times.setdefault(_kind(group, run), []).extend(line["time_seconds"] for line in lines[run])
+    config, finished = group.oracle.config, group.oracle.has_phases
     arms = plain_config(group.oracle, group.config.length) if finished else config
     entries = []
     for run in group.runs:
-        status, same_kind = run_status(group, run), times[_kind(group, run)]
-        epochs = config.train.epochs if run.role == ORACLE else arms.train.epochs
-        left = max(0, epochs - len(read_metrics(group.folder_of(run))))
-        if status in ("done", "trained"):
-            left = 0
-        unknown = left > 0 and not same_kind
+        status, of_kind = run_status(group, run), times[_kind(group, run)]
+        epochs = (config if run.role == ORACLE else arms).train.epochs
+        left = 0 if status in ("done", "trained") else max(0, epochs - len(lines[run]))
+        seconds = left * float(np.median(of_kind)) if of_kind else None
         entries.append(
             {
                 "name": f"{group.name}/{run.name}",
                 "status": status,
                 "epochs": epochs,
                 "at_most": not finished and run.role != ORACLE and group.config.length != "full",
-                "seconds": None if unknown else left * float(np.median(same_kind or [0])),
+                "seconds": seconds if left else 0.0,
             }
         )
     return entries

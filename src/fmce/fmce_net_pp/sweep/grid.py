@@ -90,12 +90,16 @@ class Group:
         ]
 
     @property
+    def selection_seeds(self) -> tuple[int, ...]:
+        """Seeds of the candidates: those of the arms, or a separate one where there is a choice."""
+        if self.config.selection_seed is None:
+            return self.config.seeds
+        return (self.config.selection_seed,) if len(self.options) > 1 else ()
+
+    @property
     def candidates(self) -> list[SweepRun]:
-        """Trainings that select RAF: FMCE-Net++'s own, or separate ones where there is a choice."""
-        seeds, separate = self.config.seeds, self.config.selection_seed
-        if separate is not None:
-            seeds = (separate,) if len(self.options) > 1 else ()
-        return [replace(option, seed=seed) for option in self.options for seed in seeds]
+        """Trainings that select RAF: FMCE-Net++'s arms themselves, or separate ones."""
+        return [replace(option, seed=s) for option in self.options for s in self.selection_seeds]
 
     @property
     def baselines(self) -> list[SweepRun]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fmce.config.sweep import BASELINE, ORACLE
+from fmce.config.sweep import BASELINE, ORACLE, TREATMENT
 from fmce.files import replacing
 from fmce.fmce_net_pp.statistics import arm_summaries, compare_pairs, compare_with_baseline
 from fmce.fmce_net_pp.sweep.grid import Group, SweepRun
@@ -40,9 +40,10 @@ class Comparison:
         length: "convergence" or "full".
         epochs: Epochs of every arm; None before the first is finished.
         seeds: Seeds that arms are paired by.
-        selection: The selected `raf` and `variant`, and the `candidates` with their validation accuracy
-            and loss; None before the selection.
-        selected: Name of FMCE-Net++'s arm at the selected RAF; None before the selection.
+        selection: The selected `arm`, `raf` and `variant`, and the `candidates` with their validation
+            accuracy and loss; None before the selection.
+        selected: Arm of FMCE-Net++ with the selected RAF that is compared: the selected candidate, or
+            "ral" where separate runs selected; None before the selection.
         left_out: Candidates without all their trainings, with the reason.
         rows: One dict per training with the keys `COLUMNS`.
         arms: Mean, sd and epoch time of each arm on test images; see `arm_summaries`.
@@ -70,7 +71,7 @@ class Comparison:
     same_seed: list[dict[str, Any]]
 
     @property
-    def verdict(self) -> dict[str, Any] | None:
+    def against_baseline(self) -> dict[str, Any] | None:
         """The comparison of the selected arm with the baseline; None before both have two common seeds."""
         return next((c for c in self.comparisons if c["arm"] == self.selected), None)
 
@@ -112,7 +113,9 @@ def comparison_of(group: Group, out: Path) -> Comparison:
     rows = group_rows(group, out)
     seeds, selection = list(group.config.seeds), read_selection(group)
     paired = [r for r in _tested(rows) if r["seed"] in seeds]
-    selected = None if selection is None else _selected_arm(group, selection)
+    selected = None if selection is None else selection["arm"]
+    if selection is not None and group.config.selection_seed is not None:
+        selected = TREATMENT
     controls = {c: (c, selected) for c in map(str, group.config.controls) if selected is not None}
     return Comparison(
         group=group.name,
@@ -137,14 +140,6 @@ def comparison_of(group: Group, out: Path) -> Comparison:
 
 def _tested(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [r for r in rows if r["role"] != ORACLE and r["test_accuracy"] is not None]
-
-
-def _selected_arm(group: Group, selection: Mapping[str, Any]) -> str:
-    """Return the arm that holds the selected RAF: the candidate itself, or one trained after selection."""
-    if group.config.selection_seed is not None:
-        return group.selected_runs[0].arm
-    chosen = (selection["raf"], selection["variant"])
-    return next(o.arm for o in group.options if (o.raf, list(o.variant)) == chosen)
 
 
 def group_rows(group: Group, out: Path) -> list[dict[str, Any]]:

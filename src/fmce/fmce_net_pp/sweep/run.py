@@ -16,7 +16,7 @@ from fmce.engine.jobs.job import Finished, Workers
 from fmce.engine.jobs.local import LocalWorkers
 from fmce.engine.runtime import cores, make_runtime
 from fmce.files import write_json
-from fmce.fmce_net_pp.arms import check_is_that_arm
+from fmce.fmce_net_pp.arms import check_trained_as
 from fmce.fmce_net_pp.sweep.grid import Group, SweepRun, make_groups
 from fmce.fmce_net_pp.sweep.jobs import (
     Placement,
@@ -102,7 +102,7 @@ def run_groups(
             _run_all(waves, pool, retries, progress)
         result = sweep_result(groups, out)
         for group, comparison in zip(groups, result.groups, strict=True):
-            if comparison.verdict is not None:
+            if comparison.against_baseline is not None:
                 write_json(group.folder / "compare.json", comparison.to_dict())
         if table is not None:
             write_rows(result.rows, out, table)
@@ -218,7 +218,7 @@ def _waves(group: Group, placement: Placement, leave_out_failed: bool) -> Iterat
 def _oracle_task(group: Group, placement: Placement) -> list[Task]:
     config, folder = group.oracle.config, group.oracle.path
     if read_done(folder) is not None:
-        check_is_that_arm(folder, config, placement.precision)
+        check_trained_as(folder, config, placement.precision)
     if oracle_is_ready(group):
         return []
     widths = list(group.net_folders.values())
@@ -233,7 +233,7 @@ def _arm_tasks(
     for run in runs:
         config, folder = group.config_of(run, selected), group.folder_of(run)
         if read_done(folder) is not None:
-            check_is_that_arm(folder, config, placement.precision)
+            check_trained_as(folder, config, placement.precision)
             continue
         args = (config, folder, placement)
         tasks.append(Task(f"{group.name}/{run.name}", folder, train_group_arm, args))

@@ -1,5 +1,6 @@
 """Selection of a group's RAF and variant: the best on validation images, once, before test images are read."""
 
+from dataclasses import replace
 from typing import Any
 
 from fmce.files import read_json_or_none, write_json
@@ -23,47 +24,40 @@ def select(group: Group, *, leave_out_failed: bool = False) -> SweepRun | None:
     Returns:
         The selected option, or None where none can be selected yet.
     """
-    if read_selection(group) is None:
+    selection = read_selection(group)
+    if selection is None:
         rows = candidate_rows(group)
         complete = [row for row in rows if "left_out" not in row]
         if rows and (not complete or (len(complete) < len(rows) and not leave_out_failed)):
             return None
         # Without candidates there is one option, which needs no training to be selected.
-        only = {"raf": group.options[0].raf, "variant": list(group.options[0].variant)}
         best = max(
             complete,
             key=lambda row: (row["validation_accuracy"], -row["validation_loss"]),
-            default=only,
+            default=_about(group.options[0]),
         )
-        choice = {"raf": best["raf"], "variant": best["variant"], "candidates": rows}
-        write_json(group.folder / SELECTION_FILE, choice)
-    selected = read_selection(group) or {}
-    return next(
-        option
-        for option in group.options
-        if (option.raf, list(option.variant)) == (selected["raf"], selected["variant"])
-    )
+        selection = {name: best[name] for name in ("arm", "raf", "variant")} | {"candidates": rows}
+        write_json(group.folder / SELECTION_FILE, selection)
+    return next(option for option in group.options if option.arm == selection["arm"])
 
 
 def read_selection(group: Group) -> dict[str, Any] | None:
-    """Return the contents of `selection.json`: raf, variant, candidates; None before the selection."""
+    """Return the contents of `selection.json`: arm, raf, variant, candidates; None before the selection."""
     selection: dict[str, Any] | None = read_json_or_none(group.folder / SELECTION_FILE)
     return selection
 
 
 def candidate_rows(group: Group) -> list[dict[str, Any]]:
     """Return each candidate's mean validation accuracy and loss over its seeds, or the seeds it lacks."""
-    arms = dict.fromkeys(run.arm for run in group.candidates)
-    return [_row(group, [r for r in group.candidates if r.arm == arm]) for arm in arms]
+    return [
+        _row(group, [replace(option, seed=seed) for seed in group.selection_seeds])
+        for option in group.options
+        if group.selection_seeds
+    ]
 
 
 def _row(group: Group, runs: list[SweepRun]) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "arm": runs[0].arm,
-        "raf": runs[0].raf,
-        "variant": list(runs[0].variant),
-        "seeds": [run.seed for run in runs],
-    }
+    row = _about(runs[0]) | {"seeds": [run.seed for run in runs]}
     lacking = [run.seed for run in runs if read_done(group.folder_of(run)) is None]
     if lacking:
         return row | {"left_out": f"not trained at seeds {lacking}"}
@@ -71,6 +65,10 @@ def _row(group: Group, runs: list[SweepRun]) -> dict[str, Any]:
     for name in ("validation_accuracy", "validation_loss"):
         row[name] = sum(line[name] for line in last) / len(last)
     return row
+
+
+def _about(run: SweepRun) -> dict[str, Any]:
+    return {"arm": run.arm, "raf": run.raf, "variant": list(run.variant)}
 
 
 def left_out(group: Group) -> list[str]:
