@@ -50,10 +50,10 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_fits_a_screen_and_its_example_uses_flags_that_exist(command, wide, capsys):
+def test_help_fits_a_page_and_its_example_uses_flags_that_exist(command, wide, capsys):
     assert fmce_exit([command, "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 40
+    assert len(lines) <= 55
     assert max(map(len, lines)) <= 100
     (example,) = [line for line in lines if line.startswith(f"Example: fmce {command} ")]
     listed = "\n".join(line for line in lines if line != example)

@@ -1,42 +1,53 @@
 """Commands of method 2, FMCE-Net++."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.conf import Positional
 
-from fmce.cli.options import Device, Net, Precision, Settings, command
+from fmce.cli.options import (
+    Device,
+    Flag,
+    Jobs,
+    OutputFolder,
+    Precision,
+    Settings,
+    Split,
+    Texts,
+    option,
+    required,
+)
+from fmce.config import choices
+
+if TYPE_CHECKING:
+    from fmce.engine.jobs.local import Workers
 
 
-@command("compare")
 def compare(
-    oracle: Annotated[
-        Positional[Path], arg(help="run whose FMCE-Net is the oracle", metavar="ORACLE")
-    ],
-    out: Annotated[Path, arg(help="folder to write; resumed if unfinished")],
+    oracle: Annotated[Positional[Path], required("run whose FMCE-Net is the oracle", "ORACLE")],
+    out: OutputFolder,
     raf: Annotated[
-        tuple[float, ...], arg(help="candidates, chosen on validation", metavar="RAF …")
+        tuple[float, ...], option("candidates; one is selected on validation images", "RAF …")
     ] = (0.9, 0.75),
-    seeds: Annotated[tuple[int, ...], arg(help="of the paired arms", metavar="N …")] = (1, 2, 3),
-    selection_seed: Annotated[int, arg(help="of the runs that choose RAF", metavar="N")] = 100,
-    controls: Annotated[bool, arg(help="run the four controls too")] = True,
-    same_seed: Annotated[
-        FlagCreatePairsOff[bool], arg(help="add the oracle's own seed, apart")
-    ] = False,
+    seeds: Annotated[tuple[int, ...], option("seeds of the paired arms", "N …")] = (1, 2, 3),
+    selection_seed: Annotated[int, option("seed of the runs that select RAF", "N")] = 100,
+    controls: Annotated[bool, option("train the four controls too")] = True,
+    same_seed: Annotated[Flag, option("add the oracle's own seed, reported apart")] = False,
     length: Annotated[
-        Literal["convergence", "full"], arg(help="epochs: the oracle's E_K, or all")
+        choices.Length, option("epochs: the oracle's E_K, or all of its run")
     ] = "convergence",
-    oracle_split: Net = "map",
+    oracle_split: Split = "map",
     settings: Annotated[
-        UseAppendAction[tuple[str, ...]],
-        arg(name="set", help="of the auxiliary loss, repeatable", metavar="auxiliary.FIELD=VALUE"),
+        Texts,
+        option("any value of the auxiliary loss; repeatable", "auxiliary.FIELD=VALUE", name="set"),
     ] = (),
-    jobs: Annotated[int | None, arg(help="trainings at a time", metavar="N")] = None,
+    jobs: Jobs = None,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Compare FMCE-Net++ with its baseline and controls.
+    """Compare FMCE-Net++ with its baseline and controls over paired seeds.
 
     Example: fmce compare runs/digits --out runs/compare --seeds 1 2 3 4 5
     """
@@ -60,56 +71,93 @@ def compare(
     show_comparison(run_compare(config, out, workers=workers, device=device, precision=precision))
 
 
-@command("sweep")
-def sweep(
-    out: Annotated[
-        Path | None, arg(help="folder to write; resumed if unfinished", metavar="FOLDER")
-    ] = None,
-    status: Annotated[Path | None, arg(help="only show how far a sweep is", metavar="OUT")] = None,
-    dry_run: Annotated[FlagCreatePairsOff[bool], arg(help="only list runs and times")] = False,
-    config: Annotated[Path | None, arg(help="YAML of a grid; options win", metavar="FILE")] = None,
-    model: Annotated[tuple[str, ...], arg(help="networks", metavar="NAME …")] = (),
-    data: Annotated[tuple[str, ...], arg(help="data sets", metavar="NAME …")] = (),
+@dataclass(frozen=True)
+class GridOptions:
+    """What is trained: every combination of models, data sets and varied values."""
+
+    config: Annotated[
+        Path | None, option("YAML file of a grid; options replace its values", "FILE")
+    ] = None
+    model: Annotated[tuple[str, ...], option("networks", "NAME …")] = ()
+    data: Annotated[tuple[str, ...], option("data sets", "NAME …")] = ()
     raf: Annotated[
-        tuple[float, ...], arg(help="one is selected on validation", metavar="RAF …")
-    ] = (),
-    seeds: Annotated[tuple[int, ...], arg(help="of the paired arms", metavar="N …")] = (),
+        tuple[float, ...], option("candidates; one is selected on validation", "RAF …")
+    ] = ()
+    seeds: Annotated[tuple[int, ...], option("seeds of the paired arms", "N …")] = ()
     controls: Annotated[
-        tuple[str, ...] | None, arg(help="which of the four; none leaves them out", metavar="…")
-    ] = None,
-    vary: Annotated[
-        UseAppendAction[tuple[str, ...]],
-        arg(help="any config values, repeatable", metavar="SECTION.FIELD=A,B"),
-    ] = (),
-    settings: Settings = (),
-    preset: Annotated[str | None, arg(help="as in train", metavar="NAME")] = None,
-    oracles: Annotated[tuple[Path, ...], arg(help="run folders with FMCE-Net", metavar="R …")] = (),
+        tuple[str, ...] | None,
+        option("some of the four controls, or none; default: all", "NAME …"),
+    ] = None
+    vary: Annotated[Texts, option("values to try; repeatable", "SECTION.FIELD=A,B")] = ()
+    settings: Settings = ()
+    preset: Annotated[str | None, option("values to start from, as in fmce train", "NAME")] = None
+    oracles: Annotated[
+        tuple[Path, ...], option("runs with an FMCE-Net to use as oracles", "RUN …")
+    ] = ()
     length: Annotated[
-        Literal["convergence", "full"] | None, arg(help="epochs: E_K, or all", metavar="…")
-    ] = None,
-    jobs: Annotated[int | None, arg(help="trainings at a time here", metavar="N")] = None,
-    retries: Annotated[int, arg(help="of a training that failed", metavar="N")] = 1,
-    leave_out_failed: Annotated[
-        FlagCreatePairsOff[bool], arg(help="select among the complete RAFs")
-    ] = False,
-    engine: Annotated[Literal["local", "ray"], arg(help="this machine, or a cluster")] = "local",
-    address: Annotated[str | None, arg(help="HOST:PORT of the Ray cluster", metavar="H:P")] = None,
-    cpus: Annotated[float, arg(help="of a training, on Ray")] = 1,
-    gpus: Annotated[float | None, arg(help="of a training, on Ray", metavar="FLOAT")] = None,
-    format: Annotated[  # noqa: A002
-        Literal["csv", "parquet"], arg(help="of the rows: csv, parquet", metavar="F")
+        choices.Length | None, option("epochs: convergence (the oracle's E_K) or full", "NAME")
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the fields of `SweepConfig` that were given."""
+        values = {
+            "models": self.model,
+            "data": self.data,
+            "rafs": self.raf,
+            "seeds": self.seeds,
+            "settings": self.settings,
+            "preset": self.preset,
+            "oracles": [str(path.absolute()) for path in self.oracles],
+            "length": self.length,
+        }
+        named = {name: value for name, value in values.items() if value}
+        if self.controls is not None:
+            named["controls"] = [name for name in self.controls if name != "none"]
+        return named
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Where trainings run: on this machine or on a Ray cluster."""
+
+    engine: Annotated[Literal["local", "ray"], option("local, or ray for a cluster", "NAME")] = (
+        "local"
+    )
+    jobs: Jobs = None
+    address: Annotated[str | None, option("address of the Ray cluster", "HOST:PORT")] = None
+    cpus: Annotated[float, option("processors per training, on Ray", "N")] = 1
+    gpus: Annotated[float | None, option("GPUs per training, on Ray", "N")] = None
+
+    def start(self, out: Path, device: str) -> "Workers":
+        """Return the workers for the trainings of a sweep."""
+        from fmce.fmce_net_pp.sweep.run import make_workers
+
+        resources: dict[str, Any] = {"address": self.address, "cpus": self.cpus, "gpus": self.gpus}
+        return make_workers(self.engine, out, self.jobs, device, **resources)
+
+
+def sweep(
+    grid: GridOptions,
+    workers: WorkerOptions,
+    out: Annotated[Path | None, option("folder to write; resumed if unfinished", "FOLDER")] = None,
+    status: Annotated[Path | None, option("only show the progress of a sweep", "DIR")] = None,
+    dry_run: Annotated[Flag, option("only list the trainings")] = False,
+    retries: Annotated[int, option("further attempts at a failed training", "N")] = 1,
+    leave_out_failed: Annotated[Flag, option("select among the complete RAFs")] = False,
+    table: Annotated[
+        Literal["csv", "parquet"],
+        option("csv or parquet, of the table of rows", "NAME", name="format"),
     ] = "csv",
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
-    """Train FMCE-Net++ over models, data, RAFs and seeds.
+    """Train FMCE-Net++ over models, data sets, RAFs and seeds.
 
     Example: fmce sweep --out runs/sweep --data mnist cifar10 --raf 0.9 --seeds 1 2
     """
     from fmce.cli.show_fmce_net_pp import show_estimate, show_status, show_sweep
     from fmce.config.sweep import make_sweep_config
     from fmce.fmce_net_pp.sweep.estimate import sweep_estimate
-    from fmce.fmce_net_pp.sweep.run import make_workers
     from fmce.fmce_net_pp.sweep.run import sweep as run_sweep
     from fmce.fmce_net_pp.sweep.status import sweep_status
 
@@ -120,33 +168,21 @@ def sweep(
         raise ValueError(
             "fmce sweep needs --out FOLDER, or --status FOLDER of a sweep that was begun"
         )
-    given = {
-        "models": model,
-        "data": data,
-        "rafs": raf,
-        "seeds": seeds,
-        "controls": None if controls is None else [c for c in controls if c != "none"],
-        "settings": settings,
-        "preset": preset,
-        "oracles": [str(path.absolute()) for path in oracles],
-        "length": length,
-    }
-    grid = make_sweep_config(config, given, vary)
+    config = make_sweep_config(grid.config, grid.given(), grid.vary)
     if dry_run:
-        show_estimate(sweep_estimate(grid, out))
+        show_estimate(sweep_estimate(config, out))
         return
-    workers = make_workers(engine, out, jobs, device, address=address, cpus=cpus, gpus=gpus)
     result = run_sweep(
-        grid,
+        config,
         out,
-        workers=workers,
+        workers=workers.start(out, device),
         retries=retries,
         leave_out_failed=leave_out_failed,
         device=device,
         precision=precision,
-        table=format,
+        table=table,
     )
     show_sweep(result)
-    print(f"rows: {out / f'sweep.{format}'}")
+    print(f"rows: {out / f'sweep.{table}'}")
     if result.failed:
         sys.exit(1)

@@ -1,6 +1,6 @@
 """Options that several commands share, and how options are described."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from fmce.engine.runtime import Runtime
 
 
-def required(help: str, metavar: str | None = None) -> Any:  # noqa: A002
+def required(text: str, metavar: str | None = None) -> Any:
     """Describe an argument that must be given."""
-    return arg(help=help, metavar=metavar)
+    return arg(help=text, metavar=metavar)
 
 
-def option(help: str, metavar: str | None = None, *, name: str | None = None) -> Any:  # noqa: A002
+def option(text: str, metavar: str | None = None, *, name: str | None = None) -> Any:
     """Describe an option; `--help` shows its default where that is a value."""
-    return arg(help=help, metavar=metavar, name=name, help_behavior_hint=_default_hint)
+    return arg(help=text, metavar=metavar, name=name, help_behavior_hint=_default_hint)
 
 
 def _default_hint(default: str) -> str:
@@ -42,7 +42,7 @@ Jobs = Annotated[
     int | None, option("trainings at a time; default: as many as cores, one on a GPU", "N")
 ]
 Device = Annotated[str, option("auto, cpu, cuda or cuda:N", "DEV")]
-Precision = Annotated[choices.Precision, option("precision of forward passes")]
+Precision = Annotated[choices.Precision, option("float32 or bfloat16, of forward passes", "NAME")]
 Split = Annotated[choices.Split, option("which FMCE-Net, by what its training held out")]
 Json = Annotated[Flag, option("print JSON only", name="json")]
 
@@ -59,14 +59,3 @@ def print_json(result: Mapping[str, Any]) -> None:
     import json
 
     print(json.dumps(result, indent=1, allow_nan=False))
-
-
-Net = Split
-
-
-def command(_name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Leave a command as it is."""
-    return lambda function: function
-
-
-_runtime = runtime_of

@@ -137,19 +137,6 @@ def _inner(cls: Any, part: int | str) -> Any:
     return field_types(cls).get(str(part))
 
 
-def check(holds: bool, name: str, value: Any, expected: str) -> None:
-    """Raise a ValueError that names a field, what it must be and what it is, unless `holds`."""
-    if not holds:
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
-
-
-def check_choice(name: str, value: Any, choices: Any) -> None:
-    """Raise a ValueError unless a field's value is one of a Literal's."""
-    options = typing.get_args(choices)
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, options))}, got {value!r}")
-
-
 def _unknown_key(where: str, section: Any) -> str:
     """Name what may be meant: fields of that name in the sections within, else the nearest name."""
     known = field_types(section)

@@ -11,6 +11,9 @@ Storage = Literal["recompute", "memory", "stored"]
 Keep = Literal["all", "markers", "last"]
 Precision = Literal["float32", "bfloat16"]
 
+Control = Literal["random_oracle", "phase_1", "scaled_rate", "feature_matching"]
+Length = Literal["convergence", "full"]
+
 TaskName = Literal["segment", "classify", "detect"]
 ImageStorage = Literal["auto", "memory", "files"]
 UnannotatedImages = Literal["empty", "skip", "error"]

@@ -5,16 +5,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
 from fmce.config.checks import Different, Flag, Natural, Real, config_class
-from fmce.config.choices import Split
+from fmce.config.choices import Control, Length, Split
 from fmce.config.io import from_dict, parse_value, read_yaml
-
-Control = Literal["random_oracle", "phase_1", "scaled_rate", "feature_matching"]
-Length = Literal["convergence", "full"]
 
 # What a training is in its experiment; a control's role is its name.
 ORACLE, BASELINE, TREATMENT = "oracle", "baseline", "ral"
@@ -141,22 +138,21 @@ class SweepConfig(ArmsConfig):
 def make_sweep_config(
     file: Path | None, given: Mapping[str, Any], vary: Sequence[str] = ()
 ) -> SweepConfig:
-    """Return a grid from a YAML file, single fields that win over it, and texts of what varies.
+    """Return a grid from a YAML file, fields that replace the file's, and texts of what varies.
 
     Args:
         file: YAML of the fields of `SweepConfig`; None starts from the defaults.
-        given: field → value; None and empty lists of a field that needs values count as not given.
+        given: Field to value.
         vary: `section.field=A,B` texts, which add to the file's.
 
     Raises:
-        ValueError: an unknown field, or a value out of range.
-        FileNotFoundError: there is no such file.
+        ValueError: If a field is unknown, or a value has the wrong type or range.
+        FileNotFoundError: If there is no such file.
 
     >>> make_sweep_config(None, {"rafs": [0.5]}, ["train.batch_size=32,64"]).vary
     {'train.batch_size': [32, 64]}
     """
-    values = {} if file is None else read_yaml(file)
-    values |= {k: v for k, v in given.items() if v or (k == "controls" and v is not None)}
+    values = ({} if file is None else read_yaml(file)) | dict(given)
     for text in vary:
         key, equals, listed = text.partition("=")
         if not equals:

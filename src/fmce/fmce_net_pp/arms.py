@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fmce.config.choices import Length
 from fmce.config.io import with_settings
 from fmce.config.run import AuxiliaryConfig, RunConfig
-from fmce.config.sweep import BASELINE, TREATMENT, Length
+from fmce.config.sweep import BASELINE, TREATMENT
 from fmce.engine.runtime import make_runtime
 from fmce.maturity.prepare import merge_runtime, with_oracle_digest
 from fmce.runs.run import Run, open_run
