@@ -72,7 +72,7 @@ def test_ranks_share_the_views_and_masks_of_one_process() -> None:
     lit = Augmentation((0.0,) * 3, (1.0,) * 3, zoom=1.6, flip=True, brightness=0.3)
     alone = list(TrainBatches(pool_of(7), lit, batch_size=5, interval=4, seed=3).epoch(2))
     for rank, rows in ((0, slice(0, 2)), (1, slice(2, 5))):
-        shared = TrainBatches(pool_of(7), lit, batch_size=5, interval=4, seed=3, share=(rank, 2))
+        shared = TrainBatches(pool_of(7), lit, batch_size=5, interval=4, seed=3, rank_of=(rank, 2))
         for ours, whole in zip(shared.epoch(2), alone, strict=True):
             assert torch.equal(ours.image_index, whole.image_index[rows])
             torch.testing.assert_close(ours.images, whole.images[rows])
@@ -83,7 +83,7 @@ def test_ranks_share_the_views_and_masks_of_one_process() -> None:
 
 def test_ranks_together_give_every_plain_image_once() -> None:
     parts = [
-        [b.image_index.tolist() for b in EvalBatches(pool_of(5), PLAIN, 2, share=(r, 2)).epoch()]
+        [b.image_index.tolist() for b in EvalBatches(pool_of(5), PLAIN, 2, rank_of=(r, 2)).epoch()]
         for r in (0, 1)
     ]
     assert parts == [[[0], [2]], [[1], [3], [4]]]
@@ -91,7 +91,7 @@ def test_ranks_together_give_every_plain_image_once() -> None:
 
 def test_a_batch_smaller_than_the_ranks_is_refused() -> None:
     with pytest.raises(ValueError, match="smallest batch has 2 images, fewer than the 3 processes"):
-        TrainBatches(pool_of(5), PLAIN, batch_size=2, interval=1, seed=0, share=(0, 3))
+        TrainBatches(pool_of(5), PLAIN, batch_size=2, interval=1, seed=0, rank_of=(0, 3))
 
 
 def test_plain_batches_give_every_image_once_in_order() -> None:

@@ -37,7 +37,7 @@ def test_shares_of_all_ranks_make_up_the_batches_of_one(resident, seed):
     ranks = 3
     options = {"seed": seed, "device": CPU, "resident": resident}
     shared = [
-        list(ImageBatches(IMAGES, TRANSFORM, 8, **options, share=(rank, ranks)).epoch(2))
+        list(ImageBatches(IMAGES, TRANSFORM, 8, **options, rank_of=(rank, ranks)).epoch(2))
         for rank in range(ranks)
     ]
     for whole, *parts in zip(batches(resident, seed).epoch(2), *shared, strict=True):
@@ -48,7 +48,7 @@ def test_shares_of_all_ranks_make_up_the_batches_of_one(resident, seed):
 
 
 def test_a_last_batch_of_fewer_images_than_processes_is_refused_in_training():
-    wide = {"device": CPU, "share": (0, 6)}  # 37 images: the last batch of 8 has 5
+    wide = {"device": CPU, "rank_of": (0, 6)}  # 37 images: the last batch of 8 has 5
     with pytest.raises(ValueError, match="has 5 images, fewer than the 6 processes"):
         ImageBatches(IMAGES, TRANSFORM, 8, seed=0, **wide)
     assert [len(b.targets) for b in ImageBatches(IMAGES, TRANSFORM, 8, **wide).epoch()][-1] == 0

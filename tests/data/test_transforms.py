@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fmce.data.batch_slice import batch_slice
+from fmce.data.batch_slice import rank_slice
 from fmce.data.transforms import ImageTransform, channel_statistics, cut_windows
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -53,8 +53,8 @@ def test_shares_of_a_batch_are_varied_as_the_whole_batch_is(ranks):
     transform = ImageTransform(9, **PLAIN, shift=2, noise=0.3, flip=True)
     images = random_images(7, 3, 8, 8)
     whole = transform(images, generator(1))
-    shares = [batch_slice(7, rank, ranks) for rank in range(ranks)]
-    parts = [transform(images[share.rows], generator(1), share) for share in shares]
+    slices = [rank_slice(7, rank, ranks) for rank in range(ranks)]
+    parts = [transform(images[one.rows], generator(1), one) for one in slices]
     assert torch.equal(torch.cat(parts), whole)
 
 

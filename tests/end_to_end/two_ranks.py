@@ -163,7 +163,7 @@ def digits_in_double(runtime):
         50,
         seed=1,
         device=runtime.device,
-        share=runtime.ranks.share,
+        rank_of=runtime.ranks.rank_of,
     )
     losses = []
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)

@@ -125,8 +125,7 @@ def test_the_ranks_parts_join_to_the_batches_of_one_process(kind, ranks, batch_s
     for rank in range(ranks):
         source = stream(block=3, buffer=40)
         source = source if kind == "recompute" else InMemoryMaps.from_source(source)
-        share = (rank, ranks)
-        parts.append(list(source.batches(numbers, batch_size, generator_of(seed), share)))
+        parts.append(list(source.batches(numbers, batch_size, generator_of(seed), (rank, ranks))))
     whole = stream(block=3, buffer=40)
     whole = whole if kind == "recompute" else InMemoryMaps.from_source(whole)
     batches = list(whole.batches(numbers, batch_size, generator_of(seed)))
@@ -210,4 +209,4 @@ def test_taking_from_a_buffer_that_never_had_maps_is_refused():
 
 def test_batches_that_leave_a_rank_without_maps_are_refused():
     with pytest.raises(ValueError, match="smallest batch has 2 maps, fewer than the 3 processes"):
-        MapBatches(stream(), np.arange(20), 6, seed=3, share=(0, 3))
+        MapBatches(stream(), np.arange(20), 6, seed=3, rank_of=(0, 3))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmce.data.batch import PoolBatch
-from fmce.data.batch_slice import WHOLE, BatchSlice, batch_slice, own_rows, require_row_per_rank
+from fmce.data.batch_slice import WHOLE, BatchSlice, own_rows, rank_slice, require_row_per_rank
 from fmce.data.detection.boxes import is_packed, move_boxes
 from fmce.data.pools import ImagePool
 from fmce.seeding import augmentation_seed, pool_order_seed
@@ -39,7 +39,7 @@ class Augmentation:
         images: Tensor,
         labels: Tensor | None = None,
         generator: torch.Generator | None = None,
-        share: BatchSlice | None = None,
+        batch_slice: BatchSlice | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return views of a batch and the same views of its masks or boxes.
 
@@ -47,7 +47,7 @@ class Augmentation:
             images: uint8 (B,3,H,W).
             labels: masks uint8 or int64 (B,H,W), packed boxes float (B,M,6), or None.
             generator: on the images' device; None gives the plain images.
-            share: which rows of a larger batch these are. Augmentation are drawn for all of it, so that
+            batch_slice: which rows of a larger batch these are. Augmentation are drawn for all of it, so that
                 processes that share a batch vary it as one process would; None is all of them.
 
         Returns:
@@ -56,11 +56,11 @@ class Augmentation:
         x = images.float() / 255
         y = labels if labels is None or is_packed(labels) else labels.long()
         if generator is not None:
-            share = share or batch_slice(len(x), *WHOLE)
+            batch_slice = batch_slice or rank_slice(len(x), *WHOLE)
             if self.zoom > 1 or self.flip:
-                x, y = self._warp(x, y, generator, share)
+                x, y = self._warp(x, y, generator, batch_slice)
             if self.brightness:
-                x = self._relight(x, generator, share)
+                x = self._relight(x, generator, batch_slice)
         mean, std = (
             # As in `ImageTransform`: the host need not wait for the GPU.
             torch.tensor(v).view(1, 3, 1, 1).to(x.device, non_blocking=True)
@@ -69,9 +69,11 @@ class Augmentation:
         return (x - mean) / std, y
 
     def _warp(
-        self, x: Tensor, y: Tensor | None, generator: torch.Generator, share: BatchSlice
+        self, x: Tensor, y: Tensor | None, generator: torch.Generator, batch_slice: BatchSlice
     ) -> tuple[Tensor, Tensor | None]:
-        draw = torch.rand(4, share.batch_size, generator=generator, device=x.device)[:, share.rows]
+        draw = torch.rand(4, batch_slice.batch_size, generator=generator, device=x.device)[
+            :, batch_slice.rows
+        ]
         side = self.zoom ** -draw[0]  # of the window over the image's: zoom is log-uniform
         mirror = torch.where(draw[1] < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(side)
         theta = torch.zeros(len(x), 2, 3, device=x.device)
@@ -89,9 +91,9 @@ class Augmentation:
             y = warped[:, 0].long()
         return x, y
 
-    def _relight(self, x: Tensor, generator: torch.Generator, share: BatchSlice) -> Tensor:
-        drawn = torch.rand(2, share.batch_size, 1, 1, 1, generator=generator, device=x.device)
-        draw = 1 + self.brightness * (2 * drawn[:, share.rows] - 1)
+    def _relight(self, x: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> Tensor:
+        drawn = torch.rand(2, batch_slice.batch_size, 1, 1, 1, generator=generator, device=x.device)
+        draw = 1 + self.brightness * (2 * drawn[:, batch_slice.rows] - 1)
         mean = x.mean(dim=(1, 2, 3), keepdim=True)
         return ((x - mean) * draw[0] + mean * draw[1]).clamp(0, 1)
 
@@ -118,7 +120,7 @@ class TrainBatches:
         *,
         seed: int,
         device: torch.device | None = None,
-        share: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = WHOLE,
     ) -> None:
         """Describe the batches.
 
@@ -129,7 +131,7 @@ class TrainBatches:
             interval: steps an "epoch" of the training loop has.
             seed: draws order and views.
             device: where views are made, wherever the pool is; by default where it is.
-            share: rank of this process and how many share each batch; together they see the images, in
+            rank_of: rank of this process and how many share each batch; together they see the images, in
                 the order and views, that one process alone would see.
 
         Raises:
@@ -137,8 +139,8 @@ class TrainBatches:
         """
         if len(pool) == 0:
             raise ValueError("expected a pool with images, got an empty one")
-        require_row_per_rank(batch_size, batch_size, share, "images", "batch_size")
-        self.share = batch_slice(batch_size, *share)
+        require_row_per_rank(batch_size, batch_size, rank_of, "images", "batch_size")
+        self.batch_slice = rank_slice(batch_size, *rank_of)
         self.pool, self.augmentation = pool, augmentation
         self.batch_size, self.interval, self.seed = batch_size, interval, seed
         self.device = device or pool.device
@@ -151,11 +153,11 @@ class TrainBatches:
         """Yield the batches of the 1-based interval `epoch`."""
         first = (epoch - 1) * self.interval
         for step in range(first, first + self.interval):
-            index = self._positions(step)[self.share.rows]
+            index = self._positions(step)[self.batch_slice.rows]
             images, targets = self._on_device(*self.pool.take(index))
             generator = augmentation_generator(self.device, self.seed, step)
             placed = targets if targets is not None and targets.ndim == 3 else None
-            x, y = self.augmentation(images, placed, generator, self.share)
+            x, y = self.augmentation(images, placed, generator, self.batch_slice)
             yield PoolBatch(x, y if placed is not None else targets, index)
 
     def _on_device(self, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -184,11 +186,11 @@ class EvalBatches:
         augmentation: Augmentation,
         batch_size: int = 32,
         *,
-        share: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = WHOLE,
     ) -> None:
         """Describe the batches; see `TrainBatches`."""
         self.pool, self.augmentation, self.batch_size = pool, augmentation, batch_size
-        self.share = share
+        self.rank_of = rank_of
 
     def __len__(self) -> int:
         return -(-len(self.pool) // self.batch_size)
@@ -196,7 +198,7 @@ class EvalBatches:
     def epoch(self, _epoch: int = 0) -> Iterator[PoolBatch]:
         """Yield all images once; of several processes, some may have one batch fewer."""
         batches = torch.arange(len(self.pool)).split(self.batch_size)  # type: ignore[no-untyped-call]
-        for index in own_rows(batches, self.share):
+        for index in own_rows(batches, self.rank_of):
             if not len(index):
                 continue  # the last batch may have fewer images than there are processes
             images, targets = self.pool.take(index)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fmce.data.batch_slice import WHOLE, batch_slice, require_row_per_rank
+from fmce.data.batch_slice import WHOLE, rank_slice, require_row_per_rank
 from fmce.data.memory import stays_resident
 from fmce.data.transforms import ImageTransform
 from fmce.seeding import image_epoch_seed
@@ -88,7 +88,7 @@ class ImageBatches:
         seed: int | None = None,
         device: torch.device | None = None,
         resident: bool | None = None,
-        share: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = WHOLE,
     ) -> None:
         """Describe the batches.
 
@@ -99,15 +99,15 @@ class ImageBatches:
             seed: The run's seed, for training; None gives unvaried images in order.
             device: Where batches are wanted; by default where the images are.
             resident: Whether the images stay there; None decides by free memory.
-            share: Rank of this process and number of ranks; together they see the images in the order and
+            rank_of: Rank of this process and number of ranks; together they see the images in the order and
                 variation that one process alone would see.
 
         Raises:
             ValueError: If a training batch has fewer images than ranks share it.
         """
         if seed is not None:
-            require_row_per_rank(len(images), batch_size, share, "images", "train.batch_size")
-        self.share = share
+            require_row_per_rank(len(images), batch_size, rank_of, "images", "train.batch_size")
+        self.rank_of = rank_of
         self.device = images.images.device if device is None else device
         if resident is None:
             resident = images.images.device == self.device or stays_resident(
@@ -130,12 +130,12 @@ class ImageBatches:
             generator.manual_seed(image_epoch_seed(self.seed, epoch))
             order = torch.randperm(len(self.images), generator=generator, device=self.device)
         batches = torch.split(order, self.batch_size)
-        shares = [batch_slice(len(batch), *self.share) for batch in batches]
-        positions = [batch[own.rows] for batch, own in zip(batches, shares, strict=True)]
+        slices = [rank_slice(len(batch), *self.rank_of) for batch in batches]
+        positions = [batch[own.rows] for batch, own in zip(batches, slices, strict=True)]
         parts = map(self.images.select, positions) if self.resident else self._copied(positions)
         # From the epoch alone, so that a resumed run continues the count.
         step = max(epoch - 1, 0) * len(self)
-        for index, part, own in zip(positions, parts, shares, strict=True):
+        for index, part, own in zip(positions, parts, slices, strict=True):
             yield ImageBatch(self.transform(part.images, generator, own), part.targets, index, step)
             step += 1
 

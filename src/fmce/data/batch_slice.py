@@ -20,7 +20,7 @@ class BatchSlice(NamedTuple):
     batch_size: int
 
 
-def batch_slice(batch_size: int, rank: int, world_size: int) -> BatchSlice:
+def rank_slice(batch_size: int, rank: int, world_size: int) -> BatchSlice:
     """Return a rank's slice of a batch: contiguous; no two slices differ by more than one row.
 
     Args:
@@ -28,35 +28,35 @@ def batch_slice(batch_size: int, rank: int, world_size: int) -> BatchSlice:
         rank: From 0.
         world_size: Number of ranks that share the batch.
 
-    >>> [batch_slice(5, rank, 2).rows for rank in (0, 1)]
+    >>> [rank_slice(5, rank, 2).rows for rank in (0, 1)]
     [slice(0, 2, None), slice(2, 5, None)]
     """
     rows = slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
     return BatchSlice(rows, batch_size)
 
 
-def own_rows(batches: Iterable[Rows], share: tuple[int, int]) -> list[Rows]:
+def own_rows(batches: Iterable[Rows], rank_of: tuple[int, int]) -> list[Rows]:
     """Return a rank's rows of each batch.
 
     Args:
         batches: Rows (B,…) of each batch, the same on all ranks.
-        share: Rank and number of ranks.
+        rank_of: Rank and number of ranks.
 
     >>> [rows.tolist() for rows in own_rows([np.arange(5), np.arange(2)], (1, 2))]
     [[2, 3, 4], [1]]
     """
-    return [batch[batch_slice(len(batch), *share).rows] for batch in batches]
+    return [batch[rank_slice(len(batch), *rank_of).rows] for batch in batches]
 
 
 def require_row_per_rank(
-    num_items: int, batch_size: int, share: tuple[int, int], what: str, setting: str
+    num_items: int, batch_size: int, rank_of: tuple[int, int], what: str, setting: str
 ) -> None:
     """Refuse batches of which some rank would get nothing.
 
     Args:
         num_items: Items that the batches are cut from; the last batch may be smaller.
         batch_size: Of all ranks together.
-        share: Rank and number of ranks.
+        rank_of: Rank and number of ranks.
         what: What the items are, for the message.
         setting: What sets the batch size, for the message.
 
@@ -64,8 +64,8 @@ def require_row_per_rank(
         ValueError: If the smallest batch has fewer items than there are ranks.
     """
     smallest = min(num_items % batch_size or batch_size, num_items)
-    if smallest < share[1]:
+    if smallest < rank_of[1]:
         raise ValueError(
-            f"the smallest batch has {smallest} {what}, fewer than the {share[1]} processes that share it; "
+            f"the smallest batch has {smallest} {what}, fewer than the {rank_of[1]} processes that share it; "
             f"use fewer processes or another {setting}"
         )

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fmce.data.batch_slice import WHOLE, BatchSlice, batch_slice
+from fmce.data.batch_slice import WHOLE, BatchSlice, rank_slice
 
 # Images whose levels are counted at one time.
 _COUNTED_TOGETHER = 1024
@@ -61,14 +61,14 @@ class ImageTransform:
         self,
         images: Tensor,
         generator: torch.Generator | None = None,
-        share: BatchSlice | None = None,
+        batch_slice: BatchSlice | None = None,
     ) -> Tensor:
         """Return network input.
 
         Args:
             images: Images uint8 (B,C,H,W), C = 1 (replicated to three channels) or 3.
             generator: Draws the variation; None applies none.
-            share: Rows of a larger batch that these are. Variation is drawn for the complete batch, so that
+            batch_slice: Rows of a larger batch that these are. Variation is drawn for the complete batch, so that
                 ranks vary it as one process would; None means that these are all rows.
 
         Returns:
@@ -86,8 +86,8 @@ class ImageTransform:
             x = F.interpolate(
                 x, (self.size, self.size), mode="bilinear", antialias=_shrinks(x, self.size)
             )
-        share = share or batch_slice(len(x), *WHOLE)
-        drawn = self._draw(share.batch_size, x.device, generator).of(share.rows)
+        batch_slice = batch_slice or rank_slice(len(x), *WHOLE)
+        drawn = self._draw(batch_slice.batch_size, x.device, generator).of(batch_slice.rows)
         if drawn.mirrored is not None:
             x = torch.where(drawn.mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
         if drawn.corner is not None:

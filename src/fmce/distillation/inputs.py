@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fmce.config.choices import Arm
 from fmce.config.distillation import DistillationConfig, DistillationDataConfig, StepsConfig
 from fmce.data.augmentation import Augmentation, EvalBatches, TrainBatches
-from fmce.data.batch_slice import batch_slice
+from fmce.data.batch_slice import rank_slice
 from fmce.data.frames.batches import FrameBatches
 from fmce.data.frames.log import LoggedBatches
 from fmce.data.frames.pool import FramePool
@@ -123,11 +123,14 @@ def training_batches(
         log: Folder for the keys of the frames that each interval saw; frames in files only.
     """
     ranks, steps = runtime.ranks, (budget.batch_size, budget.interval)
-    device, share = runtime.device, ranks.share
+    device, rank_of = runtime.device, ranks.rank_of
     if isinstance(pool, ImagePool):
-        yield TrainBatches(pool, augmentation, *steps, seed=seed, device=device, share=share), dict
+        yield (
+            TrainBatches(pool, augmentation, *steps, seed=seed, device=device, rank_of=rank_of),
+            dict,
+        )
         return
-    batches = FrameBatches(pool, augmentation, *steps, seed=seed, device=device, share=share)
+    batches = FrameBatches(pool, augmentation, *steps, seed=seed, device=device, rank_of=rank_of)
 
     def loading() -> dict[str, Any]:
         waited, batches.waited_seconds = batches.waited_seconds, 0.0
@@ -150,7 +153,7 @@ def training_batches(
 def evaluation_batches(pool: ImagePool, data: DistillationData, runtime: Runtime) -> EvalBatches:
     """Return the images of a pool as they are, normalised, in batches that the ranks share."""
     plain = Augmentation(data.mean, data.std)
-    return EvalBatches(pool, plain, share=runtime.ranks.share)
+    return EvalBatches(pool, plain, rank_of=runtime.ranks.rank_of)
 
 
 def mix_batch(images: Tensor, ranks: Ranks) -> Tensor:
@@ -163,7 +166,7 @@ def mix_batch(images: Tensor, ranks: Ranks) -> Tensor:
     # Seeded for each epoch, and drawn alike on all ranks.
     lam = sample_mixup(ranks.generator(torch.device("cpu")))
     batch = ranks.gather_rows(images)  # (B,3,H,W)
-    return mixup(batch, lam)[batch_slice(len(batch), *ranks.share).rows]
+    return mixup(batch, lam)[rank_slice(len(batch), *ranks.rank_of).rows]
 
 
 def teacher_precision(config: DistillationConfig, runtime: Runtime) -> str:

@@ -53,7 +53,7 @@ class InMemoryMaps:
         numbers: NDArray[np.int64],
         batch_size: int,
         generator: torch.Generator | None = None,
-        share: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = WHOLE,
     ) -> Iterator[MapBatch]:
         """Yield each numbered map once; see `MapSource.batches`. Shuffling covers all of them."""
         if not len(numbers):
@@ -61,5 +61,5 @@ class InMemoryMaps:
         index = torch.from_numpy(numbers)
         if generator is not None:
             index = index[torch.randperm(len(index), generator=generator)]
-        for rows in own_rows(torch.split(index, batch_size), share):
+        for rows in own_rows(torch.split(index, batch_size), rank_of):
             yield MapBatch(*(t[rows.to(t.device)] for t in self.maps))

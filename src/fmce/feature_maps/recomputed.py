@@ -39,7 +39,7 @@ class MapSource(Protocol):
         numbers: NDArray[np.int64],
         batch_size: int,
         generator: torch.Generator | None = None,
-        share: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = WHOLE,
     ) -> Iterator[MapBatch]:
         """Yield each numbered map once.
 
@@ -47,7 +47,7 @@ class MapSource(Protocol):
             numbers: Which maps.
             batch_size: Maps per batch, of all ranks together; only the last may be smaller.
             generator: CPU generator that shuffles; None keeps the source's own order.
-            share: Rank and number of ranks; a rank gets its rows of each batch.
+            rank_of: Rank and number of ranks; a rank gets its rows of each batch.
         """
         ...
 
@@ -97,7 +97,7 @@ class RecomputedMaps:
         numbers: NDArray[np.int64],
         batch_size: int,
         generator: torch.Generator | None = None,
-        share: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = WHOLE,
     ) -> Iterator[MapBatch]:
         """Yield each numbered map once; see `MapSource.batches`.
 
@@ -107,7 +107,7 @@ class RecomputedMaps:
         rounds = plan_shuffle(
             self._rounds(numbers, batch_size, generator), batch_size, self.buffer, generator
         )
-        for taken, maps in shuffled_maps(rounds, lambda own: map(self._fetch, own), share):
+        for taken, maps in shuffled_maps(rounds, lambda own: map(self._fetch, own), rank_of):
             yield with_labels(taken, maps, self, self.run_numbers)
 
     def _rounds(
@@ -155,16 +155,16 @@ class MapBatches:
         batch_size: int,
         *,
         seed: int,
-        share: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = WHOLE,
     ) -> None:
         """Describe the batches; see `MapSource.batches`.
 
         Raises:
             ValueError: If a batch has fewer maps than ranks share it.
         """
-        require_row_per_rank(len(numbers), batch_size, share, "maps", "fmce_net.batch_size")
+        require_row_per_rank(len(numbers), batch_size, rank_of, "maps", "fmce_net.batch_size")
         self.source, self.numbers, self.batch_size, self.seed = source, numbers, batch_size, seed
-        self.share = share
+        self.rank_of = rank_of
 
     def __len__(self) -> int:
         return -(-len(self.numbers) // self.batch_size)
@@ -172,7 +172,7 @@ class MapBatches:
     def epoch(self, epoch: int) -> Iterator[MapBatch]:
         """Yield this rank's rows of the batches of a 1-based epoch."""
         generator = torch.Generator().manual_seed(map_epoch_seed(self.seed, epoch))
-        return self.source.batches(self.numbers, self.batch_size, generator, self.share)
+        return self.source.batches(self.numbers, self.batch_size, generator, self.rank_of)
 
 
 def with_labels(

@@ -79,21 +79,21 @@ def plan_shuffle(
 
 
 def shuffled_maps(
-    rounds: Sequence[ShuffleRound], fetch: Fetch, share: tuple[int, int] = WHOLE
+    rounds: Sequence[ShuffleRound], fetch: Fetch, rank_of: tuple[int, int] = WHOLE
 ) -> Iterator[tuple[MapNumbers, Tensor]]:
     """Fetch a rank's maps round by round and yield its rows of each batch.
 
     Args:
         rounds: From `plan_shuffle`.
         fetch: Computes or reads the maps of each round.
-        share: Rank and number of ranks.
+        rank_of: Rank and number of ranks.
 
     Yields:
         MapNumbers of the maps (B,), and the maps float32 (B,C,h,w) in that order.
     """
     if not rounds:
         return
-    leaving = [own_rows(one.leaving, share) for one in rounds]
+    leaving = [own_rows(one.leaving, rank_of) for one in rounds]
     own = np.zeros(1 + max(int(one.arriving.max(initial=0)) for one in rounds), dtype=bool)
     for batch in (b for batches in leaving for b in batches):
         own[batch] = True

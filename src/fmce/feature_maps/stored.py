@@ -54,7 +54,7 @@ class StoredMaps:
         numbers: NDArray[np.int64],
         batch_size: int,
         generator: torch.Generator | None = None,
-        share: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = WHOLE,
     ) -> Iterator[MapBatch]:
         """Yield each numbered map once; see `MapSource.batches`.
 
@@ -62,7 +62,7 @@ class StoredMaps:
             ValueError: If a shard is missing or damaged, or the buffer is too small.
         """
         rounds = plan_shuffle(self._rounds(numbers, generator), batch_size, self.buffer, generator)
-        for taken, maps in shuffled_maps(rounds, self._fetch, share):
+        for taken, maps in shuffled_maps(rounds, self._fetch, rank_of):
             yield with_labels(taken, maps, self, range(self.num_runs))
 
     def _rounds(

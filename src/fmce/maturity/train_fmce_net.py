@@ -117,12 +117,12 @@ def _fit(
     _, channels, height, width = next(iter(source.batches(numbers[:1], 1))).maps.shape
     net = FMCENet((channels, height, width), source.num_phases, width=config.width)
     net = net.to(runtime.device)
-    share = runtime.ranks.share
+    rank_of = runtime.ranks.rank_of
     fit_resumable(
         folder,
         net,
         score_step(net),
-        MapBatches(source, numbers, config.batch_size, seed=config.seed, share=share),
+        MapBatches(source, numbers, config.batch_size, seed=config.seed, rank_of=rank_of),
         Optimization(config.epochs, config.learning_rate, config.seed),
         runtime,
         title=f"FMCE-Net, split {split}" + ("" if net.width == 1 else f", width {net.width:g}"),
@@ -166,7 +166,7 @@ def _metrics(
 ) -> PhaseMetrics:
     """Measure on the numbered maps, in any order; each rank scores its share."""
     ranks = runtime.ranks
-    batches = source.batches(numbers, _SCORED_TOGETHER, share=ranks.share)
+    batches = source.batches(numbers, _SCORED_TOGETHER, rank_of=ranks.rank_of)
     # logits (share,K), phases (share,)
     logits, phases = (t.to(ranks.device) for t in score_maps(net, batches, runtime))
     logits, phases = ranks.gather_rows(logits).cpu(), ranks.gather_rows(phases).cpu()

@@ -98,13 +98,13 @@ class TrainingSetup:
             section.batch_size,
             seed=section.seed if seed is None else seed,
             device=runtime.device,
-            share=runtime.ranks.share,
+            rank_of=runtime.ranks.rank_of,
         )
 
     def batches(self, part: ImageSet, runtime: Runtime, batch_size: int = 512) -> ImageBatches:
         """Return unvaried batches of a split, in order; of several ranks, each gets its share."""
         return ImageBatches(
-            part, self.transform, batch_size, device=runtime.device, share=runtime.ranks.share
+            part, self.transform, batch_size, device=runtime.device, rank_of=runtime.ranks.rank_of
         )
 
     def images(self, part: ImageSet, runtime: Runtime) -> Callable[[Tensor], Tensor]:

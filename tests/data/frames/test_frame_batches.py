@@ -149,7 +149,7 @@ def test_two_ranks_with_two_workers_each_share_the_very_batches_of_one(address, 
     assert sorted(torch.cat([b.image_index for b in alone])[:58].tolist()) == list(range(58))
     for rank, rows in ((0, slice(0, 2)), (1, slice(2, 5))):
         pool = shard_pool(address, shuffle_buffer=20, workers=workers)
-        batches = FrameBatches(pool, VARIED, 5, 29, seed=0, share=(rank, 2))
+        batches = FrameBatches(pool, VARIED, 5, 29, seed=0, rank_of=(rank, 2))
         try:
             for ours, whole in zip(batches.epoch(1), alone, strict=True):
                 assert torch.equal(ours.image_index, whole.image_index[rows])
@@ -162,7 +162,7 @@ def test_two_ranks_with_two_workers_each_share_the_very_batches_of_one(address, 
 def test_a_rank_of_which_no_frame_can_be_read_gets_another_of_the_pool(tmp_path):
     pool = shard_pool(make_shards(tmp_path / "s", {"a": 3}, {"a-0000001": b""}))
     for rank in range(3):
-        batches = FrameBatches(pool, PLAIN, 3, 1, seed=0, share=(rank, 3))
+        batches = FrameBatches(pool, PLAIN, 3, 1, seed=0, rank_of=(rank, 3))
         (batch,) = batches.epoch(1)
         wanted = batch.image_index.tolist()
         assert [number_of(view) for view in batch.images] == [{1: 2}.get(n, n) for n in wanted]

@@ -16,8 +16,8 @@ def take(order, step, count):
     return [int(n) for n in itertools.islice(numbers, count)]
 
 
-def make(sizes, window, batch_size=4, *, seed=0, share=(0, 1)):
-    return FrameOrder(np.array(sizes), window, batch_size, seed=seed, share=share)
+def make(sizes, window, batch_size=4, *, seed=0, rank_of=(0, 1)):
+    return FrameOrder(np.array(sizes), window, batch_size, seed=seed, rank_of=rank_of)
 
 
 def batches(order, first, count):
@@ -44,7 +44,7 @@ def test_ranks_share_the_batches_of_one_and_a_pass_meets_every_frame_once(
     assert sorted(sequence[:total]) == sorted(sequence[total : 2 * total]) == list(range(total))
     first, count = cut % (2 * total // batch_size + 1), 3
     parts = [
-        batches(make(sizes, window, batch_size, seed=seed, share=(r, ranks)), first, count)
+        batches(make(sizes, window, batch_size, seed=seed, rank_of=(r, ranks)), first, count)
         for r in range(ranks)
     ]
     shared = [n for step in zip(*parts, strict=True) for part in step for n in part]
@@ -55,7 +55,7 @@ def test_ranks_share_the_batches_of_one_and_a_pass_meets_every_frame_once(
 def test_ranks_read_their_part_of_each_window_and_little_more():
     read = []
     for rank in range(4):
-        order = make([16] * 50, 400, 16, share=(rank, 4))
+        order = make([16] * 50, 400, 16, rank_of=(rank, 4))
         read.append({n // 16 for n in take(order, 0, 200)})
     # 50 stretches a pass; one that a boundary between ranks or windows cuts is read on both sides
     assert sum(map(len, read)) <= 50 + 2 * 3 + 1
@@ -87,7 +87,7 @@ def test_one_window_for_all_is_one_shuffle_of_everything():
     ("arguments", "message"),
     [
         ({"window": 0}, "window of at least 1"),
-        ({"share": (0, 9)}, "has 4 frames, fewer than the 9 processes"),
+        ({"rank_of": (0, 9)}, "has 4 frames, fewer than the 9 processes"),
         ({"sizes": [0]}, "chunks with frames"),
     ],
 )

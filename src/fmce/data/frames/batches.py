@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fmce.data.augmentation import Augmentation, augmentation_generator
 from fmce.data.batch import PoolBatch
-from fmce.data.batch_slice import WHOLE, BatchSlice, batch_slice
+from fmce.data.batch_slice import WHOLE, BatchSlice, rank_slice
 from fmce.data.frames.order import FrameOrder
 from fmce.data.frames.pool import FramePool, decode_batch
 from fmce.data.frames.table import Numbers, Payload
@@ -62,10 +62,10 @@ class _Decoder(Dataset[_Decoded]):
         width: int,
         augmentation: Augmentation | None,
         seed: int,
-        share: BatchSlice,
+        batch_slice: BatchSlice,
     ) -> None:
         self.height, self.width, self.augmentation = height, width, augmentation
-        self.seed, self.share = seed, share
+        self.seed, self.batch_slice = seed, batch_slice
 
     def __getitem__(self, job: _Job) -> _Decoded:
         images, damaged = decode_batch(job.payloads, self.height, self.width)
@@ -74,7 +74,7 @@ class _Decoder(Dataset[_Decoded]):
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
         if self.augmentation is not None:
             generator = augmentation_generator(torch.device("cpu"), self.seed, job.step)
-            stacked, _ = self.augmentation(stacked, None, generator, self.share)
+            stacked, _ = self.augmentation(stacked, None, generator, self.batch_slice)
         return _Decoded(stacked, job.frames, damaged)
 
 
@@ -98,7 +98,7 @@ class FrameBatches:
         *,
         seed: int,
         device: torch.device | None = None,
-        share: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = WHOLE,
     ) -> None:
         """Describe the batches; nothing is read yet.
 
@@ -109,7 +109,7 @@ class FrameBatches:
             interval: Steps an "epoch" of the training loop has.
             seed: Draws order and views.
             device: Where the network runs; the CPU by default.
-            share: Rank of this process and how many share each batch; together they see the frames, in
+            rank_of: Rank of this process and how many share each batch; together they see the frames, in
                 the order and views, that one process alone would see.
 
         Raises:
@@ -121,9 +121,9 @@ class FrameBatches:
         self.batch_size, self.interval, self.seed = batch_size, interval, seed
         self.device = device or torch.device("cpu")
         self.order = FrameOrder(
-            pool.table.sizes, pool.shuffle_buffer, batch_size, seed=seed, share=share
+            pool.table.sizes, pool.shuffle_buffer, batch_size, seed=seed, rank_of=rank_of
         )
-        self.share = batch_slice(batch_size, *share)
+        self.batch_slice = rank_slice(batch_size, *rank_of)
         self.failures = ReadFailures(pool.max_damaged)
         self.waited_seconds = 0.0
         self._next_step = -1
@@ -167,7 +167,9 @@ class FrameBatches:
         self.close()
         workers, on_gpu = self.pool.workers, self.device.type == "cuda"
         augmentation = None if on_gpu else self.augmentation
-        decoder = _Decoder(self.pool.height, self.pool.width, augmentation, self.seed, self.share)
+        decoder = _Decoder(
+            self.pool.height, self.pool.width, augmentation, self.seed, self.batch_slice
+        )
         self._jobs = self._read(step)
         loader = DataLoader(
             decoder,
@@ -189,7 +191,7 @@ class FrameBatches:
     def _read(self, step: int) -> Iterator[_Job]:
         """Yield the contents of batches from a step on, while the next window is fetched."""
         threads = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch-frames")
-        own = self.share.rows.stop - self.share.rows.start
+        own = self.batch_slice.rows.stop - self.batch_slice.rows.start
         try:
             contents = self._contents(threads, step)
             for number in itertools.count(step):
@@ -222,7 +224,7 @@ class FrameBatches:
         if images.dtype == torch.uint8:  # views on a GPU, queued behind the step that it works on
             images = images.to(self.device, non_blocking=True)
             generator = augmentation_generator(self.device, self.seed, step)
-            images, _ = self.augmentation(images, None, generator, self.share)
+            images, _ = self.augmentation(images, None, generator, self.batch_slice)
         return PoolBatch(images, None, decoded.frames)
 
     def _standing_in(self, decoded: _Decoded, step: int) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fmce.data.batch_slice import batch_slice, require_row_per_rank
+from fmce.data.batch_slice import rank_slice, require_row_per_rank
 from fmce.data.frames.table import Numbers
 
 
@@ -23,7 +23,7 @@ class FrameOrder:
     """
 
     def __init__(
-        self, sizes: Numbers, window: int, batch_size: int, *, seed: int, share: tuple[int, int]
+        self, sizes: Numbers, window: int, batch_size: int, *, seed: int, rank_of: tuple[int, int]
     ) -> None:
         """Describe the sequence.
 
@@ -32,7 +32,7 @@ class FrameOrder:
             window: Frames shuffled with one another, of all ranks together.
             batch_size: Frames per batch, of all ranks together.
             seed: Draws the order.
-            share: Rank of this process, from 0, and number of ranks.
+            rank_of: Rank of this process, from 0, and number of ranks.
 
         Raises:
             ValueError: If there are no frames, the window is below 1, or a batch has fewer frames than
@@ -40,12 +40,12 @@ class FrameOrder:
         """
         if window < 1:
             raise ValueError(f"expected a window of at least 1 frame, got {window}")
-        require_row_per_rank(batch_size, batch_size, share, "frames", "batch_size")
+        require_row_per_rank(batch_size, batch_size, rank_of, "frames", "batch_size")
         self.frames = int(sizes.sum())
         if self.frames == 0:
             raise ValueError("expected chunks with frames, got none")
         self.window, self.batch_size, self.seed = window, batch_size, seed
-        self.rows = batch_slice(batch_size, *share).rows
+        self.rows = rank_slice(batch_size, *rank_of).rows
         self._sizes = sizes
         self._starts = np.concatenate([[0], sizes.cumsum()])
         self._shuffled: tuple[int, Numbers, Numbers] | None = None

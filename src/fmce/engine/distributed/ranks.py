@@ -51,8 +51,8 @@ class Ranks:
         return sum(peer.host == self.peers.me.host for peer in self.peers.everyone)
 
     @property
-    def share(self) -> tuple[int, int]:
-        """Rank and count, as batches take them."""
+    def rank_of(self) -> tuple[int, int]:
+        """Rank and world size, as batches take them."""
         return self.rank, self.world_size
 
     def seed(self, number: int) -> None:
