@@ -22,7 +22,7 @@ from fmce.cli.options import (
 from fmce.config import choices
 
 if TYPE_CHECKING:
-    from fmce.engine.jobs.local import Workers
+    from fmce.engine.jobs.job import Workers
 
 
 def compare(
