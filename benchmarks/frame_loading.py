@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.turns import command
+from benchmarks.turns import benchmark_parser, record, show, start_row
 from fmce.config.distillation import DistillationConfig
 from fmce.config.io import with_settings
 from fmce.data.augmentation import Augmentation, TrainBatches, augmentation_generator
@@ -42,40 +42,29 @@ from fmce.distillation.pack_videos import pack_videos
 from fmce.engine.loop import fit
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.models.pspnet import pspnet
-from fmce.runs.log import record_result
 from fmce.tasks.distillation import SegmentationTask, distillation_step
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 VIEWS = Augmentation((0.4, 0.4, 0.4), (0.25, 0.25, 0.25), zoom=1.5, flip=True, brightness=0.2)
 CLASSES = tuple(f"class {i}" for i in range(11))
 
 
 def main() -> None:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = benchmark_parser(__doc__)
     parser.add_argument("videos", nargs="+", type=Path)
     parser.add_argument("--height", type=int, default=360)
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--workers", type=int, default=min(8, cores()))
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--steps", type=int, default=12, help="training steps a turn")
     parser.add_argument("--turns", type=int, default=3, help="0 leaves the training out")
     parser.add_argument("--teacher", default="pspnet:test_resnet")
     parser.add_argument("--student", default="pspnet:test_resnet")
-    parser.add_argument("--record", action="store_true", help="append to results/benchmarks.jsonl")
     options = parser.parse_args()
     runtime = make_runtime(options.device)
-    row: dict[str, object] = {
-        "command": command(),
-        "benchmark": "frame_loading",
-        "device": runtime.device.type,
-        "size": f"{options.height}x{options.width}",
-        "batch_size": options.batch_size,
-        "workers": options.workers,
-        "teacher": options.teacher,
-        "student": options.student,
-    }
+    names = ("batch_size", "workers", "teacher", "student")
+    size = f"{options.height}x{options.width}"
+    row = start_row("frame_loading", options, runtime, *names, size=size)
     with tempfile.TemporaryDirectory() as name:
         row |= packing(options, Path(name) / "shards")
         table = FrameTable([ShardFrames(open_shards(f"{name}/shards"))])
@@ -85,10 +74,8 @@ def main() -> None:
         row |= loading(pool, options, runtime)
         if options.turns:
             row |= training(pool, options, runtime)
-    for key, value in row.items():
-        print(f"{key:32s} {value:.4g}" if isinstance(value, float) else f"{key:32s} {value}")
-    if options.record:
-        record_result(RESULTS / "benchmarks.jsonl", row, key=("benchmark", "device", "size"))
+    show(row)
+    record(row, options, key=("size",))
 
 
 def packing(options: argparse.Namespace, out: Path) -> dict[str, float | int]:

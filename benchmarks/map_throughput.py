@@ -29,8 +29,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.step_overhead import RESULTS, build
-from benchmarks.turns import add_options, command, median_ratio, take_turns
+from benchmarks.step_overhead import build
+from benchmarks.turns import (
+    benchmark_parser,
+    median_ratio,
+    record,
+    show,
+    start_row,
+    take_turns,
+)
 from fmce.data.classification.classification import digits
 from fmce.data.transforms import ImageTransform
 from fmce.engine.runtime import Runtime, make_runtime
@@ -45,7 +52,6 @@ from fmce.feature_maps.zarr_shards import (
     write_marker,
 )
 from fmce.models.build import default_layer
-from fmce.runs.log import record_result
 
 BATCH = 256  # maps
 IMAGES = {"tiny": 2000}
@@ -55,7 +61,7 @@ SIDES = {"tiny": 28}  # of others 64: ShuffleNet v2's maps are 2×2 there, at 28
 
 def main() -> None:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = benchmark_parser(__doc__, repeats=5)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--images", type=int)
     parser.add_argument("--side", type=int, help="pixels that images are resized to")
@@ -67,7 +73,6 @@ def main() -> None:
     parser.add_argument("--memory", type=int, nargs=2, metavar="N", help="image counts to compare")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS),
         help="whose memory; 50,000 stored maps of ten ResNet-50 would take 100 GB of disk")  # fmt: skip
-    add_options(parser, repeats=5)
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)  # of a process of its own
     options = parser.parse_args()
     room = min(options.buffer // 2, options.buffer - BATCH) // options.backbones
@@ -82,22 +87,14 @@ def main() -> None:
     if options.peak:
         print(json.dumps(peak(options, runtime)))
         return
-    row: dict[str, object] = {
-        "device": runtime.device.type,
-        "command": command(),
-        "benchmark": "map_memory" if options.memory else "map_throughput",
-        "model": options.model,
-        "side": options.side,
-        "backbones": options.backbones,
-        "buffer": options.buffer,
-        "block": options.block,
-    }
-    row |= memory(options) if options.memory else throughput(options, runtime)
-    for name, value in row.items():
-        print(f"{name:24s} {value}")
-    if options.record:
-        key = ("benchmark", "model", "device", "side", "backbones")
-        record_result(RESULTS / "benchmarks.jsonl", row, key=key)
+    names = ("model", "side", "backbones", "buffer", "block")
+    if options.memory:
+        row = start_row("map_memory", options, runtime, *names) | memory(options)
+    else:
+        row = start_row("map_throughput", options, runtime, *names, "repeats", "clock")
+        row |= throughput(options, runtime)
+    show(row)
+    record(row, options, key=("model", "side", "backbones"))
 
 
 def throughput(options: argparse.Namespace, runtime: Runtime) -> dict[str, object]:
@@ -121,8 +118,6 @@ def throughput(options: argparse.Namespace, runtime: Runtime) -> dict[str, objec
     return {
         "images": count,
         "map_shape": list(source.map_shape),
-        "repeats": options.repeats,
-        "clock": options.clock,
         "threads": torch.get_num_threads(),
         "stream_over_bare": median_ratio(first, streamed),
         "stored_over_bare": median_ratio(second, read),

@@ -12,16 +12,14 @@ backward, fused Adam. Both sides train from the same weights on the same views, 
 take turns; a ratio is the median over the turns. About a minute on 2 CPU cores.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.turns import add_options, command, median_ratio, take_turns
+from benchmarks.turns import benchmark_parser, median_ratio, record, show, start_row, take_turns
 from fmce.config.distillation import distillation_preset
 from fmce.data.augmentation import TrainBatches
 from fmce.data.batch import PoolBatch
@@ -29,40 +27,28 @@ from fmce.distillation.data.dataset import load_distillation_data
 from fmce.distillation.experiment import Experiment
 from fmce.distillation.inputs import augmentation_of, frozen_teacher, teacher_precision
 from fmce.engine.loop import fit
-from fmce.engine.runtime import make_runtime
+from fmce.engine.runtime import Runtime, make_runtime
 from fmce.models.pspnet import segmentation_output
-from fmce.runs.log import record_result
 from fmce.seeding import seed_epoch
 from fmce.tasks.distillation import distillation_step
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 STEPS, IMAGES = 6, 64
 
 
 def main() -> None:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = benchmark_parser(__doc__, repeats=15)
     parser.add_argument("--preset", default="scenes", choices=("scenes", "cifar10"))
-    add_options(parser, repeats=15)
     options = parser.parse_args()
-    row: dict[str, object] = {
-        "command": command(),
-        "benchmark": "matching_step",
-        "model": options.preset,
-        "device": make_runtime(options.device).device.type,
-        "repeats": options.repeats,
-        "clock": options.clock,
-    }
-    row |= matching(options.preset, options.device, options.repeats, options.clock)
-    for name in ("step_over_bare", "step_over_bare_with_views", "bare_step_seconds"):
-        print(f"{name:26s} {row[name]:.4f}")
-    if options.record:
-        record_result(RESULTS / "benchmarks.jsonl", row, key=("benchmark", "model", "device"))
+    runtime = make_runtime(options.device)
+    row = start_row("matching_step", options, runtime, "repeats", "clock", model=options.preset)
+    row |= matching(options.preset, runtime, options.repeats, options.clock)
+    show(row)
+    record(row, options, key=("model",))
 
 
-def matching(preset: str, device: str, repeats: int, clock: str) -> dict[str, float]:
+def matching(preset: str, runtime: Runtime, repeats: int, clock: str) -> dict[str, float]:
     """Time the same steps through `fit` and in bare loops."""
-    runtime = make_runtime(device)
     config = distillation_preset(preset)
     few = replace(config.data, labelled=IMAGES, unlabelled=1, held_out=0, validation=1)
     config = replace(config, data=few)
@@ -100,7 +86,7 @@ def matching(preset: str, device: str, repeats: int, clock: str) -> dict[str, fl
                 ours = logits_of(student, batch.images)
                 loss = divergence(ours, wanted)
                 adam.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
 
         return loop

@@ -19,19 +19,17 @@ that pooling drops were left out.
 ShuffleNet v2 takes 3 minutes on an idle CPU core, ResNet-50 with `--batch-size 4` 15 minutes.
 """
 
-import argparse
 import copy
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.turns import add_options, command, median_ratio, take_turns
+from benchmarks.turns import benchmark_parser, median_ratio, record, show, start_row, take_turns
 from fmce.data.batch import ImageBatch
 from fmce.engine.loop import StepOutput, fit
 from fmce.engine.runtime import Runtime, make_runtime
@@ -39,12 +37,10 @@ from fmce.losses.auxiliary import fmcs_loss
 from fmce.models.build import build_model, default_layer, feature_shape
 from fmce.models.features import FeatureMaps, eval_mode
 from fmce.models.fmce_net import FMCENet
-from fmce.runs.log import record_result
 from fmce.seeding import seed_epoch
 from fmce.tasks.auxiliary_loss import ral_step
 from fmce.tasks.classification import classification_step
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks.jsonl"
 SIZE, CLASSES, RAF = 224, 10, 0.9
 
 
@@ -137,44 +133,25 @@ class Bench:
 
 def main() -> None:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = benchmark_parser(__doc__, repeats=15)
     parser.add_argument("--model", default="torchvision:shufflenet_v2_x1_0")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    add_options(parser, repeats=15)
     options = parser.parse_args()
-    bench = Bench(
-        options.model, options.batch_size, make_runtime(options.device, options.precision)
-    )
-    after_over_before = oracle_saving(bench, options.repeats, options.clock)
-    print(
-        f"published oracle, after ÷ before leaving out what pooling drops: {after_over_before:.3f}"
-    )
-    forms: dict[str, dict[str, float]] = {}
-    row = {
-        "device": bench.runtime.device.type,
-        "command": command(),
-        "benchmark": "ral_step",
-        "model": options.model,
-        "precision": options.precision,
-        "batch_size": options.batch_size,
-        "image_size": SIZE,
-        "repeats": options.repeats,
-        "clock": options.clock,
-        "map_shape": list(bench.map_shape),
-        "oracle_after_over_before": after_over_before,
-        "forms": forms,
-    }
+    runtime = make_runtime(options.device, options.precision)
+    bench = Bench(options.model, options.batch_size, runtime)
+    names = ("model", "precision", "batch_size", "repeats", "clock")
+    row = start_row("ral_step", options, runtime, *names, image_size=SIZE)
+    row["map_shape"] = list(bench.map_shape)
+    row["oracle_after_over_before"] = oracle_saving(bench, options.repeats, options.clock)
+    show(row)
+    row["forms"] = {}
     for name in options.forms:
-        forms[name] = measured(bench, FORMS[name], options.repeats, options.clock)
-        numbers = (f"{key} {value:.3f}" for key, value in forms[name].items())
-        print(name.ljust(30), *numbers, flush=True)
-        if (
-            options.record
-        ):  # after each form: large networks take long, and a kill must not lose them
-            key = ("benchmark", "model", "device", "precision", "batch_size")
-            record_result(RESULTS, row, key=key)
+        form = row["forms"][name] = measured(bench, FORMS[name], options.repeats, options.clock)
+        print(name.ljust(30), *(f"{key} {value:.3f}" for key, value in form.items()), flush=True)
+        # After each form: large networks take long, and a kill must not lose them.
+        record(row, options, key=("model", "precision", "batch_size"))
 
 
 def measured(bench: Bench, form: LossVariant, repeats: int, clock: str) -> dict[str, float]:

@@ -15,7 +15,6 @@ machine falls on both; the ratio is the median over the turns. Takes about a min
 with `--model torchvision:resnet18 --image-size 64 --batch-size 32 --images 192` about ten.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.turns import add_options, command, median_ratio, take_turns
+from benchmarks.turns import benchmark_parser, median_ratio, record, show, start_row, take_turns
 from fmce.data.batch import ImageBatches, ImageSet
 from fmce.data.classification.classification import digits
 from fmce.data.transforms import ImageTransform
@@ -39,11 +38,8 @@ from fmce.feature_maps.recomputed import RecomputedMaps
 from fmce.models.build import build_model, default_layer
 from fmce.models.compiled import CompiledModel
 from fmce.runs.checkpoint import save_checkpoint
-from fmce.runs.log import record_result
 from fmce.seeding import seed_epoch
 from fmce.tasks.classification import classification_step
-
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 @dataclass(frozen=True)
@@ -58,43 +54,23 @@ class Work:
 
 def main() -> None:
     """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = benchmark_parser(__doc__, repeats=15)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--image-size", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--images", type=int, help="the first so many of the digits, not all")
-    add_options(parser, repeats=15)
+    parser.add_argument("--images", type=int, help="only so many of the digits")
     options = parser.parse_args()
     runtime = make_runtime(options.device)
     data = digits()
     transform = ImageTransform(options.image_size, data.mean, data.std, shift=2, noise=0.3)
     images = data.train.select(torch.arange(options.images or len(data.train)))
     work = Work(options.model, images.to(runtime.device), transform, options.batch_size)
-    row: dict[str, object] = {
-        "device": runtime.device.type,
-        "command": command(),
-        "benchmark": "step_overhead",
-        "model": options.model,
-        "image_size": options.image_size,
-        "batch_size": options.batch_size,
-        "images": len(images),
-        "repeats": options.repeats,
-        "clock": options.clock,
-    }
+    names = ("model", "image_size", "batch_size", "repeats", "clock")
+    row = start_row("step_overhead", options, runtime, *names, images=len(images))
     row |= training(work, runtime, options.repeats, options.clock)
     row |= streaming(work, runtime, options.repeats, options.clock)
-    for name in (
-        "epoch_over_bare",
-        "bare_epoch_seconds",
-        "bare_images_per_second",
-        "checkpoint_seconds",
-        "stream_over_bare",
-        "bare_maps_per_second",
-    ):
-        print(f"{name:23s} {row[name]:.4f}")
-    if options.record:
-        key = ("benchmark", "model", "device", "image_size")
-        record_result(RESULTS / "benchmarks.jsonl", row, key=key)
+    show(row)
+    record(row, options, key=("model", "image_size"))
 
 
 class TrainingPair:
@@ -137,7 +113,7 @@ class TrainingPair:
                 logits = self._bare_forward(images)
             loss = F.cross_entropy(logits.float(), batch.targets)
             self.bare_adam.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self.bare_adam.step()
 
 

@@ -1,4 +1,4 @@
-"""Timing for the benchmarks: the sides take turns, so that the noise of a shared machine falls on both."""
+"""What the benchmarks share. Sides take turns, so that the noise of a shared machine falls on both."""
 
 import argparse
 import os
@@ -6,28 +6,70 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fmce.engine.runtime import Runtime
+from fmce.runs.log import record_result
 
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks.jsonl"
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "process": time.process_time}
 
 
-def add_options(parser: argparse.ArgumentParser, repeats: int) -> None:
-    """Add what every benchmark of turns can be asked for."""
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--repeats", type=int, default=repeats, help="turns")
-    parser.add_argument(
-        "--clock",
-        choices=CLOCKS,
-        default="wall",
-        help="process: the processor time of this process, for a CPU that others use too "
-        "(set OMP_NUM_THREADS=1, since threads add up)",
+def benchmark_parser(doc: str, repeats: int | None = None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks have.
+
+    Args:
+        doc: The benchmark's docstring; the help shows it.
+        repeats: How many turns it takes by default; adds --repeats and --clock.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc.splitlines()[0],
+        epilog=doc.partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--record", action="store_true", help="append to results/benchmarks.jsonl")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--record", action="store_true", help="put the row into results/benchmarks.jsonl"
+    )
+    if repeats:
+        parser.add_argument("--repeats", type=int, default=repeats, help="turns")
+        text = "process: the processor time of this process, for a CPU that others use too "
+        text += "(set OMP_NUM_THREADS=1, since threads add up)"
+        parser.add_argument("--clock", choices=CLOCKS, default="wall", help=text)
+    return parser
+
+
+def start_row(
+    benchmark: str, options: argparse.Namespace, runtime: Runtime, *names: str, **about: Any
+) -> dict[str, Any]:
+    """Return a benchmark's row without its measurements.
+
+    Args:
+        benchmark: Name of the benchmark.
+        options: Of the command line.
+        runtime: Where it runs.
+        names: Options that the row holds.
+        about: What else it holds.
+    """
+    row = {"device": runtime.device.type, "command": command(), "benchmark": benchmark}
+    return row | {name: getattr(options, name) for name in names} | about
+
+
+def show(row: Mapping[str, Any]) -> None:
+    """Print a row, one value per line."""
+    width = max(map(len, row))
+    for name, value in row.items():
+        print(f"{name:{width}s} {f'{value:.4g}' if isinstance(value, float) else value}")
+
+
+def record(row: Mapping[str, Any], options: argparse.Namespace, key: Sequence[str]) -> None:
+    """With --record, put a row in place of an earlier one of the same benchmark, device and key."""
+    if options.record:
+        record_result(RESULTS, row, key=("benchmark", "device", *key))
 
 
 def command() -> str:

@@ -1,8 +1,9 @@
-"""The published tables as data: read from paper_tables.json, the one place where their numbers stand.
+"""The published tables, read from paper_tables.json, the one place where their numbers stand.
 
-Accuracies of FMCE's tables are fractions, those of FMCE-Net++ and of the slides percent, as printed.
+Accuracies of FMCE's tables are fractions; those of FMCE-Net++ and of the slides are percent, as printed.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,20 @@ MODEL_NAMES = {
     "torchvision:resnet50": "resnet50",
     "torchvision:shufflenet_v2_x1_0": "shufflenet_v2",
 }
-_NET_NAMES = {"MNIST": "MNIST", "CIFAR-10": "CIFAR", "Mini-ImageNet": "Imagenet"}
+
+
+def data_name(data: str) -> str:
+    """Return the papers' name of a data set, or ours without its kind.
+
+    >>> data_name("cifar10"), data_name("image-folder:flowers")
+    ('CIFAR-10', 'flowers')
+    """
+    return DATA_NAMES.get(data, data.rpartition(":")[2])
+
+
+def model_name(model: str) -> str:
+    """Return the papers' name of a network, or ours."""
+    return MODEL_NAMES.get(model, model)
 
 
 @cache
@@ -30,36 +44,25 @@ def paper_table(name: str) -> dict[str, Any]:
     """Return one published table with its source.
 
     Raises:
-        KeyError: there is no table of that name.
+        KeyError: If there is no table of that name.
     """
     return dict(read_json(FILE)[name])
 
 
-def published_markers(data: str, model: str) -> dict[str, Any] | None:
-    """Return a row of FMCE's Table I by its columns; None where the paper has no such row.
+def published_markers(data: str, model: str | None = None) -> list[dict[str, Any]]:
+    """Return the rows of FMCE's Table I for a data set, and for one network if given, by their columns.
 
-    >>> published_markers("mnist", "torchvision:resnet50")["markers"][-1]
+    >>> published_markers("mnist", "torchvision:resnet50")[0]["markers"][-1]
     74
     """
     table = paper_table("fmce_table_1")
     rows = (dict(zip(table["columns"], row, strict=True)) for row in table["rows"])
-    wanted = (DATA_NAMES.get(data), MODEL_NAMES.get(model))
-    return next((row for row in rows if (row["dataset"], row["model"]) == wanted), None)
-
-
-def published_net(data: str, model: str) -> dict[str, float] | None:
-    """Return a row of FMCE's Table II: accuracy, precision, recall and F1 as fractions; None without one."""
-    table = paper_table("fmce_table_2")
-    letter = {"resnet50": "R", "shufflenet_v2": "S"}.get(MODEL_NAMES.get(model, ""))
-    name = f"{_NET_NAMES.get(DATA_NAMES.get(data, ''))}-{letter}"
-    for row in table["rows"]:
-        if row[0] == name:
-            return dict(zip(table["columns"][1:], row[1:], strict=True))
-    return None
+    models = {MODEL_NAMES.get(model)} if model else set(MODEL_NAMES.values())
+    return [r for r in rows if r["dataset"] == DATA_NAMES.get(data) and r["model"] in models]
 
 
 def published_accuracies(data: str, model: str) -> dict[float, tuple[float, float]]:
-    """Return RAF → (mean, sd) of FMCE-Net++'s Table I in percent; empty where the paper has no such row."""
+    """Return RAF → (mean, sd) of FMCE-Net++'s Table I in percent; empty if the paper has no such row."""
     table = paper_table("fmce_net_pp_table_1")
     wanted = (MODEL_NAMES.get(model), DATA_NAMES.get(data))
     for row_model, row_data, means, spreads in table["rows"]:
@@ -69,13 +72,33 @@ def published_accuracies(data: str, model: str) -> dict[float, tuple[float, floa
     return {}
 
 
-def net_accuracies() -> list[float]:
-    """Return the six accuracies of FMCE's Table II."""
-    return [row[1] for row in paper_table("fmce_table_2")["rows"]]
+def gains() -> list[list[float]]:
+    """Return each row's gains over its RAF = 1 in FMCE-Net++'s Table I, in pp, for RAFs between 0 and 1."""
+    table = paper_table("fmce_net_pp_table_1")
+    return [
+        [
+            round(mean - means[0], 2)
+            for raf, mean in zip(table["raf"], means, strict=True)
+            if mean is not None and 0 < raf < 1
+        ]
+        for _, _, means, _ in table["rows"]
+    ]
 
 
-def best_gains() -> list[float]:
-    """Return each row's best gain over its RAF = 1 in FMCE-Net++'s Table I, in percentage points."""
-    rows = paper_table("fmce_net_pp_table_1")["rows"]
-    gains = ([mean - means[0] for mean in means[1:] if mean is not None] for _, _, means, _ in rows)
-    return [round(max(row), 2) for row in gains]
+def slides(score: str) -> dict[str, float]:
+    """Return the slides' scores by arm, in percent.
+
+    Args:
+        score: "segmentation_miou" or "detection_map".
+    """
+    return dict(paper_table("function_matching")[score])
+
+
+def gap_closed(scores: Mapping[str, float]) -> float:
+    """Return (function_matching − supervised) / (teacher − supervised).
+
+    >>> gap_closed({"teacher": 65.0, "supervised": 61.0, "function_matching": 64.0})
+    0.75
+    """
+    gained, gap = (scores[arm] - scores["supervised"] for arm in ("function_matching", "teacher"))
+    return gained / gap

@@ -2,25 +2,24 @@
 
     python -m experiments.ral_variants [--out runs/ral-variants] [--raf 0.5] [--seeds 1 2 3 4 5]
 
-About 25 minutes on one idle CPU core; a killed run goes on where it was. Puts one row a RAF into
-results/ral_variants.jsonl, from the third seed on anew after each. RAF 0.5 is the strongest pull that
-the paper's table has gains for, so that forms that pull differently are told apart. Beside test accuracy
-each arm gets its *pull*: the published oracle's −log q_K on the maps of test images at the end, which
-FMCE-Net++ trains down. Expected: a plain training's pull is a few nats, the published form's next to
-none; the cheapest forms lose up to several pp of accuracy at this RAF.
+Time: about 25 minutes on one idle CPU core. If interrupted, rerun the command to resume. Records one row per
+RAF in results/ral_variants.jsonl, from the third seed on anew after each. RAF 0.5 is the strongest pull for
+which the paper's table has gains, so forms that pull differently can be told apart. Beside test accuracy each
+arm gets its *pull*: the published oracle's −log q_K on the maps of test images at the end, which FMCE-Net++
+trains down. Expected: the pull of a plain training is a few nats and that of the published form nearly zero;
+the cheapest forms lose up to several pp of accuracy at this RAF.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from experiments.run_script import run_script
-from fmce.config.io import to_dict
+from experiments.script import options_parser, record, run_script
 from fmce.config.presets import preset
 from fmce.config.run import AuxiliaryConfig, RunConfig
 from fmce.engine.runtime import Runtime, make_runtime
@@ -29,10 +28,8 @@ from fmce.losses.auxiliary import fmcs_loss
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.metrics.statistics import holm, mean_sd, paired_comparison
-from fmce.runs.log import record_result
 from fmce.runs.run import Run
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "ral_variants.jsonl"
 LEAST_SEEDS = 3
 BASELINE, PUBLISHED, NARROW = "plain training", "published", 0.25
 FORMS: dict[str, dict[str, Any]] = {
@@ -45,14 +42,13 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train the oracles and all arms, compare, and record the row."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/ral-variants"))
+    parser = options_parser(__doc__, "ral_variants.jsonl", "runs/ral-variants")
     parser.add_argument("--raf", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--device", default="auto")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     runtime = make_runtime(options.device)
     oracle = train_classifier(preset("digits"), options.out / "oracle", runtime=runtime)
     widths = {width: train_oracle(oracle, width, runtime) for width in (1.0, NARROW)}
@@ -64,21 +60,10 @@ def main() -> None:
         ]
         if count >= LEAST_SEEDS:
             about = {"raf": options.raf, "seeds": options.seeds[:count], "oracles": widths}
-            record(oracle, about, rows)
-
-
-def record(oracle: Run, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Record what the seeds so far show, in place of an earlier row."""
-    epochs = oracle.phases.convergence_epoch
-    row = {
-        "experiment": "ral_variants",
-        "what": f"digits, RAF {about['raf']:g}",
-        "seed": oracle.config.train.seed,
-        "result": {**about, "epochs": epochs, **compared(rows), "rows": rows},
-        "config": to_dict(oracle.config),
-    }
-    record_result(RESULTS, row, key=("what", "seed"))
-    print(f"recorded: {row['what']}, seeds {about['seeds']}")
+            about["epochs"] = oracle.phases.convergence_epoch
+            result = {**about, **compared(rows), "rows": rows}
+            what, seed = f"digits, RAF {options.raf:g}", oracle.config.train.seed
+            record(options.results, "ral_variants", what, oracle.config, result, seed=seed)
 
 
 def train_oracle(run: Run, width: float, runtime: Runtime) -> dict[str, Any]:
@@ -143,12 +128,9 @@ def compared(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = list(dict.fromkeys(row["arm"] for row in rows))
     keys = ("test_accuracy", "test_loss", "pull", "epoch_seconds")
     values = {n: {k: [r[k] for r in rows if r["arm"] == n] for k in keys} for n in names}
-    arms = []
-    for name in names:
-        summary: dict[str, Any] = {"arm": name}
-        for key in keys:
-            summary[key], summary[f"{key}_sd"] = mean_sd(values[name][key])
-        arms.append(summary)
+    arms: list[dict[str, Any]] = [{"arm": name} for name in names]
+    for arm, key in product(arms, keys):
+        arm[key], arm[f"{key}_sd"] = mean_sd(values[arm["arm"]][key])
     return {
         "arms": arms,
         "accuracy_over_published": differences(values, "test_accuracy"),

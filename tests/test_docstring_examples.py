@@ -1,4 +1,4 @@
-"""Every example in a docstring of the package prints what it says."""
+"""Every example in a docstring of the package and of the experiments prints what it says."""
 
 import doctest
 import importlib
@@ -6,9 +6,14 @@ import pkgutil
 
 import pytest
 
+import experiments
 import fmce
 
-MODULES = [module.name for module in pkgutil.walk_packages(fmce.__path__, "fmce.")]
+MODULES = [
+    module.name
+    for package in (fmce, experiments)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+]
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "fmce.__main__"])

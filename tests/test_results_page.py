@@ -1,141 +1,139 @@
-import importlib
-from pathlib import Path
+"""docs/results.md and the README's table are made from the committed rows, and no finding quotes another number."""
+
+import copy
+import re
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from experiments import results_page
+from experiments.paper_runs import MEDIUM
+from experiments.paper_tables import gains, paper_table
+from experiments.results_page import README, RESULTS, unfounded_numbers, with_tables
+
+TABLE = "## One\n<!-- table: a.b -->\n| {} |\n<!-- end of table -->\n"
 
 
 @pytest.fixture(scope="module")
-def results():
-    return importlib.import_module("experiments.results_page")
+def rows():
+    return results_page.shown_rows()
 
 
-def arm(name, mean_difference, low, high, p):
-    return {
-        "arm": name,
-        "n": 5,
-        "mean_baseline": 0.99,
-        "mean_difference": mean_difference,
-        "interval_low": low,
-        "interval_high": high,
-        "p_holm": p,
-        "verdict": f"verdict of {name}",
-    }
+@pytest.fixture(scope="module")
+def page():
+    return RESULTS.read_text(encoding="utf-8")
 
 
-def comparison_row(*comparisons):
-    result = {
-        "raf": 0.9,
-        "epochs": 42,
-        "seeds": [1, 2, 3, 4, 5],
-        "selection": {
-            "raf": 0.9,
-            "candidates": [{"raf": 0.9, "validation_accuracy": 0.98, "validation_loss": 0.1}],
-        },
-        "arms": [{"arm": a, "mean": 0.99, "sd": 0.001} for a in ("baseline", "ral")],
-        "comparisons": list(comparisons),
-        "same_seed": [],
-    }
-    return {"experiment": "digits", "what": "FMCE-Net++ and controls", "seed": 0, "result": result}
+@pytest.mark.parametrize("path", [RESULTS, README], ids=lambda path: path.name)
+def test_committed_tables_are_made_from_the_committed_rows(path, rows):
+    text = path.read_text(encoding="utf-8")
+    assert "<!-- table: " in text
+    assert with_tables(text, rows) == text, "run: make results"
 
 
-def other_seed_row(accuracy):
-    metrics = {"accuracy": accuracy, "mae": 3.5, "confusion": [[1, 1]] * 2}
-    numbers = dict.fromkeys(("precision", "recall", "f1", "spearman", "kappa"), None)
-    what = "FMCE-Net, split image, on another seed's run"
-    return {"experiment": "digits", "what": what, "seed": 0, "result": {**metrics, **numbers}}
+def test_every_number_of_the_findings_stands_in_a_table_of_its_section(page):
+    assert unfounded_numbers(page) == []
+    findings = re.findall(r"^- \*\*.*$", page, re.M)
+    assert len(findings) > 25
 
 
-def test_committed_page_is_made_from_the_committed_rows(results):
-    rows = results.read_rows(ROOT / "results")
-    committed = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert results.results_page(rows) == committed, "run: make results"
+def test_every_committed_row_is_shown(page, rows):
+    """Without a row, the page would be another."""
+    for number in range(len(rows)):
+        try:
+            without = with_tables(page, rows[:number] + rows[number + 1 :])
+        except (LookupError, ValueError):  # a table that cannot be made without it
+            continue
+        assert without != page, rows[number]
 
 
-def test_readme_table_is_made_from_the_committed_rows(results):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert results.with_table(readme, results.read_rows(ROOT / "results")) == readme
+@pytest.mark.parametrize(
+    ("wanted", "keys", "changed", "quote"),
+    [
+        ({"experiment": "digits"}, ("result", "smoothing_distance"), 5.5, "3.8"),
+        ({"experiment": "fmce_table1"}, ("result", "epochs"), 40, "22 of 30"),
+        ({"experiment": "fmce_table2"}, ("result", "held_out"), {"accuracy": 0.5}, "99.78 %"),
+        ({"experiment": "fmce_figures"}, ("result", "per_phase", 9, "gini"), 0.7, "0.525"),
+        ({"experiment": "ral_variants"}, ("result", "raf"), 0.25, "0.5"),
+        ({"experiment": "distillation_detection"}, ("result", "gap_closed"), 0.5, "0.23"),
+        ({"benchmark": "map_memory"}, ("stream_peak_rss_mb", 0), 500.0, "734"),
+    ],
+)
+def test_a_row_that_changes_is_noticed_in_the_finding(page, rows, wanted, keys, changed, quote):
+    rows = copy.deepcopy(rows)
+    row = next(r for r in rows if all(r.get(k) == v for k, v in wanted.items()))
+    for key in keys[:-1]:
+        row = row[key]
+    row[keys[-1]] = changed
+    said = unfounded_numbers(with_tables(page, rows))
+    assert any(f"“{quote}”" in line for line in said)
 
 
-def test_page_without_rows_names_each_missing_one_and_its_command(results, tmp_path):
-    page = results.results_page(results.read_rows(tmp_path / "nowhere"))
-    for what in (
-        "original task",
-        "FMCE-Net, split map",
-        "FMCE-Net++ and controls",
-        "step_overhead",
-    ):
-        assert f"there is no row “{what}”" in page
-    assert page.count("Make it with `python -m experiments.digits`") == 3
-    assert results.summary([]).count("not measured yet") == 7
+def test_a_claim_on_function_matching_follows_its_interval(page):
+    claims = re.findall(
+        r"^- \*\*([\w ]+): .*function matching on .*interval (\S+) … (\S+),", page, re.M
+    )
+    assert len(claims) == 5
+    for claim, low, high in claims:
+        supported = "Reproduces in kind" if float(low) > 0 else "No gain established"
+        assert float(high) > 0
+        assert claim == supported
 
 
-def test_no_gain_is_claimed_where_the_interval_holds_zero(results):
-    page = results.results_page([comparison_row(arm("ral", 0.001, -0.002, 0.004, 0.4))])
-    assert "No gain established" in page
-    assert "verdict of ral" in page
-    assert "+0.10 | -0.20 … +0.40 | 0.4 |" in page
+@pytest.mark.parametrize(
+    ("finding", "unfounded"),
+    [
+        ("- Right in 97.8 cases.", []),
+        ("- Right in 97.9 cases.", ["97.9"]),
+        ("- Half of `97.9`, CIFAR-10 and a 95 % interval at p < 0.05.", []),
+        ("- Of 10,000, 3 of 5 and -0.5 pp.", ["10,000", "3 of 5", "-0.5"]),
+        ("Not a finding: 12.", []),
+    ],
+)
+def test_numbers_that_no_table_has_are_named(finding, unfounded):
+    said = unfounded_numbers(f"{TABLE.format('97.8')}\n{finding}\n")
+    assert [re.search("“(.*)”", line)[1] for line in said] == unfounded
 
 
-def test_a_difference_is_stated_where_the_interval_excludes_zero(results):
-    page = results.results_page([comparison_row(arm("ral", -0.004, -0.006, -0.002, 0.01))])
-    assert "A difference by FMCE-Net++" in page
-    assert "No gain established" not in page
+def test_percent_and_fraction_are_the_same_number():
+    assert unfounded_numbers(f"{TABLE.format('0.9685')}\n- Right for 96.85 %.\n") == []
+    assert unfounded_numbers(f"{TABLE.format('96.85')}\n- Right for 96.85 %.\n") != []
 
 
-def test_a_control_that_differs_is_named(results):
-    rows = [
-        comparison_row(
-            arm("ral", 0.001, -0.002, 0.004, 0.4),
-            arm("phase_1", -0.03, -0.04, -0.02, 0.002),
-            arm("random_oracle", 0.0, -0.01, 0.01, 1.0),
-        )
-    ]
-    said = results.reading(rows)[1]
-    assert "control: oracle pulls to phase 1, not K -3.00 pp" in said
-    assert "untrained" not in said
+def test_a_number_of_another_section_founds_nothing():
+    (said,) = unfounded_numbers(f"{TABLE.format(5)}\n## Two\n- It is 5.\n{TABLE.format(6)[7:]}")
+    assert said.startswith("Two: “5”")
 
 
-def test_another_seeds_run_counts_as_chance_only_near_it(results):
-    # Two phases here, so guessing gives one half and 0.6 is near it.
-    assert "Does not carry over" in results.results_page([other_seed_row(0.6)])
-    assert "Partly carries over" in results.results_page([other_seed_row(1.0)])
+def test_a_table_that_no_function_makes_is_refused(rows):
+    with pytest.raises(AttributeError, match="no_such_table"):
+        with_tables(TABLE.format(1).replace("a.b", "fmce.no_such_table"), rows)
 
 
-def test_rows_without_a_section_are_listed(results):
-    row = {"experiment": "elsewhere", "what": "something new", "date": "2030-01-01", "result": {}}
-    assert "| elsewhere | something new | 2030-01-01 |" in results.results_page([row])
+def test_rows_of_the_small_scale_are_not_shown(rows):
+    assert not [row for row in rows if row.get("scale") == "small"]
 
 
-def test_every_committed_row_is_covered_by_at_most_the_sections_of_its_experiment(results):
-    for row in results.read_rows(ROOT / "results"):
-        owners = [one for one in results.all_sections() if one.covers(row)]
-        families = {one.__name__.rpartition(".")[2].split("_")[0] for one in owners}
-        assert len(families) <= 1
+def test_every_medium_case_has_its_rows(rows):
+    there = {(row["experiment"], row["case"]) for row in rows if "case" in row}
+    for case in MEDIUM:
+        assert ("fmce_table1", case.name) in there
+        assert not case.phases or ("fmce_table2", case.name) in there
 
 
-def test_sections_have_different_places(results):
-    places = [one.ORDER for one in results.all_sections()]
-    assert places == sorted(set(places))
+def test_each_benchmark_row_says_how_it_was_measured(rows):
+    for row in rows:
+        if "benchmark" in row:
+            assert re.match(
+                r"(OMP_NUM_THREADS=\d+ )?python -m benchmarks\.[a-z_.]+ ", row["command"]
+            )
 
 
-def test_rows_of_the_small_scale_are_not_on_the_page(results):
-    rows = results.read_rows(ROOT / "results")
-    minutes = [{**row, "scale": "small"} for row in rows if row.get("scale") == "medium"]
-    assert minutes
-    assert results.results_page([*rows, *minutes]) == results.results_page(rows)
-
-
-def test_a_readme_without_the_marks_is_refused(results):
-    with pytest.raises(ValueError, match="put them back"):
-        results.with_table("# fmce\n", [])
-
-
-def test_a_benchmark_is_listed_with_the_command_that_made_its_row(results):
-    given = "OMP_NUM_THREADS=1 python -m benchmarks.step_overhead --repeats 7 --record"
-    listed = results.commands([{"benchmark": "step_overhead", "command": given}])
-    assert given in listed
-    assert not any("step_overhead" in command for command in listed if command != given)
-    assert "python -m experiments.distillation_segmentation --real" in listed
-    assert "python -m benchmarks.step_overhead --record" in results.commands([])
+def test_what_cannot_be_reproduced_quotes_the_published_table(page):
+    section = page.split("## What cannot be reproduced")[1].split("\n## ")[0]
+    every = [gain for row in gains() for gain in row]
+    above = f"{sum(gain > 0 for gain in every)} of the {len(every)} published settings"
+    rows = paper_table("fmce_net_pp_table_1")["rows"]
+    (hundred,) = (means for _, data, means, _ in rows if data == "CIFAR-100")
+    for quote in (above, f"{hundred[0]:.2f} %", f"{hundred[-1]:.2f} %"):
+        assert quote in section
+    assert "25 of 39 settings" in README.read_text(encoding="utf-8")

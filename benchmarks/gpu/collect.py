@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.gpu.floors import Cost
 from benchmarks.gpu.lines import outcomes, read
-from experiments.result_rows import table
+from experiments.result_rows import Table
 from fmce.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,7 +136,7 @@ def speed_table(speeds: Sequence[Row]) -> str:
                 "–" if peak is None else f"{peak:,.0f}",
             )
         )
-    return table(header, lines)
+    return Table(header, lines).markdown()
 
 
 if __name__ == "__main__":

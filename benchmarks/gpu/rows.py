@@ -14,20 +14,29 @@ from typing import Any, Literal
 from benchmarks.gpu.controls import Control, train_control
 from benchmarks.gpu.lines import Line, NotAvailableError, Part, outcomes, part_of, read, run_lines
 from experiments import distillation_segmentation as segmentation
+from experiments.distillation_runs import without_places
 from experiments.fmce_table1 import EXPERIMENT as TABLE_1
 from experiments.fmce_table1 import WHAT as TRAINING
 from experiments.fmce_table2 import EXPERIMENT as TABLE_2
-from experiments.fmce_table2 import with_scorer
-from experiments.paper_runs import RESNET, SHUFFLENET, Case, record, trained, training_result
+from experiments.fmce_table2 import with_training
+from experiments.paper_runs import (
+    RESNET,
+    SHUFFLENET,
+    Case,
+    record_case,
+    trained,
+    training_result,
+)
 from fmce.config.choices import Split
 from fmce.config.distillation import DistillationConfig, distillation_preset
 from fmce.config.io import to_dict, with_settings
 from fmce.config.run import AuxiliaryConfig
+from fmce.config.sweep import BASELINE, CONTROLS, TREATMENT
 from fmce.console.log import show_messages
 from fmce.distillation.distill import distill
 from fmce.engine.runtime import make_runtime
 from fmce.files import write_json
-from fmce.fmce_net_pp.arms import BASELINE, CONTROLS, TREATMENT, arm_config, base_config
+from fmce.fmce_net_pp.arms import arm_config, plain_config
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.runs.log import record_result
@@ -55,9 +64,9 @@ def paper_cases() -> list[Case]:
 def tiny_cases() -> list[Case]:
     """Return the same shape of plan on scikit-learn's digits."""
     settings = (
-        *("data.image_size=8", "data.shift=1", "model.options={width: 4}", "train.epochs=4"),
-        *("train.batch_size=256", "train.learning_rate=5e-3", "phases.num_phases=2"),
-        *("phases.threshold=0.1", "phases.smoothing=none", "phases.window=1", "fmce_net.epochs=1"),
+        'data.image_size=8 data.shift=1 model.options={"width":4} train.epochs=4 train.batch_size=256 '
+        "train.learning_rate=5e-3 phases.num_phases=2 phases.threshold=0.1 phases.smoothing=none "
+        "phases.window=1 fmce_net.epochs=1"
     )
     return [Case("small", "digits", "tiny", settings)]
 
@@ -145,7 +154,7 @@ def table_1(part: Part, case: Case) -> dict[str, Any]:
         options = options_of(part, case)
         run = trained(case, 0, options)
     result = training_result(run)
-    record(options, TABLE_1, TRAINING, case, run, result)
+    record_case(options, TABLE_1, TRAINING, case, run, result)
     return {"test_accuracy": result["test_accuracy"], "markers": result["markers"]}
 
 
@@ -182,7 +191,7 @@ def table_2(part: Part, case: Case, split: Split) -> dict[str, Any]:
     runtime = replace(make_runtime(part.device, "bfloat16"), channels_last=True)
     result = train_fmce_net(run, split, config=config, runtime=runtime)
     what = f"FMCE-Net, split {split}"
-    record(options, TABLE_2, what, case, run, with_scorer(result, config))
+    record_case(options, TABLE_2, what, case, run, with_training(result, config))
     held_out = result["held_out"] or {}
     return {
         "held_out": held_out.get("accuracy"),
@@ -211,7 +220,7 @@ def train_one_arm(part: Part, case: Case, arm: str, raf: float, seed: int) -> di
         raise NotAvailableError(f"{oracle.path.name} has no FMCE-Net of split map yet")
     treatment = AuxiliaryConfig(kind="ral", oracle=str(oracle.path.resolve()), raf=raf)
     plain = arm in NEW_CONTROLS
-    base = base_config(oracle, "convergence")
+    base = plain_config(oracle, "convergence")
     config = arm_config(base, BASELINE if plain else arm, seed, treatment)
     folder = part.state / "runs" / "arms" / f"{case.name}-{arm}-raf{raf:g}-seed{seed}"
     if plain:
@@ -244,7 +253,7 @@ def camvid(part: Part) -> dict[str, Any]:
         "what": "function matching on CamVid, full size",
         "seed": list(config.seeds),
         "result": result,
-        "config": segmentation.without_places(to_dict(config)),
+        "config": without_places(to_dict(config)),
     }
     record_result(part.out / "results.jsonl", row, key=("what",))
     return {"teacher": result["teacher"]["miou"], "arms": result["arms"]}

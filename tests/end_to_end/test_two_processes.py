@@ -259,7 +259,7 @@ def test_two_processes_make_a_table_each_row_once(tmp_path):
         "map",
         "run",
     ]
-    words += ["--scorer-epochs", "1", "--device", "cpu", "--out", tmp_path / "runs"]
+    words += ["--fmce-net-epochs", "1", "--device", "cpu", "--out", tmp_path / "runs"]
     words += ["--results", tmp_path / "rows.jsonl"]
     words += [word for setting in SMALLEST for word in ("--set", setting)]
     process = torchrun(*words)
