@@ -15,6 +15,7 @@ take turns; a ratio is the median over the turns. About a minute on 2 CPU cores.
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F

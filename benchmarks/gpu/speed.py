@@ -4,7 +4,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -24,10 +23,10 @@ from benchmarks.turns import median_ratio, synchronize, take_turns
 from fmce.config.distillation import DistillationConfig, NetConfig
 from fmce.data.augmentation import Augmentation, TrainBatches
 from fmce.data.batch import ImageBatches, ImageSet
-from fmce.data.pools import ImagePool, empty_pool
+from fmce.data.pools import ImagePool
 from fmce.data.transforms import ImageTransform
-from fmce.distillation.data.pools import DistillationData
 from fmce.distillation.experiment import make_network, make_task
+from fmce.distillation.inputs import frozen_teacher
 from fmce.engine.loop import fit
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.feature_maps.in_memory import InMemoryMaps
@@ -443,15 +442,13 @@ def matching(sizes: Sizes, task_name: str, device: str) -> dict[str, Any]:
     shape = (2 * sizes.matching_batch, 3, height, width)
     pool = ImagePool(torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw))
     names = tuple(f"class {i}" for i in range(19))
-    nothing = empty_pool(height, width)
-    data = DistillationData(pool, nothing, nothing, nothing, names, VIEWS.mean, VIEWS.std)
-    task, pool = make_task(config, data), pool.to(runtime.device)
+    task, pool = make_task(config.task, names), pool.to(runtime.device)
     teacher, ours, theirs = (
-        make_network(config, n, data, 0, auxiliary=False).to(runtime.device)
+        make_network(config.task, n, len(names), 0, auxiliary=False).to(runtime.device)
         for n in (config.teacher, config.student, config.student)
     )
     adams = [torch.optim.Adam(m.parameters(), fused=True) for m in (ours, theirs)]
-    step = distillation_step(task, ours, teacher, teacher_autocast=nullcontext)
+    step = distillation_step(task, ours, frozen_teacher(task, teacher, config, runtime))
 
     def batches(steps: int) -> TrainBatches:
         return TrainBatches(pool, VIEWS, sizes.matching_batch, steps, seed=0)
