@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from torch import nn
 
@@ -16,20 +15,9 @@ from fmce.runs.run import Run, check_same_data, open_run
 from fmce.seeding import seed_epoch
 
 
-class Prepared(NamedTuple):
-    """A training that can begin.
-
-    run: the run folder to be, with the config as it will be recorded.
-    model: the network with fresh weights, on the device.
-    runtime: device, and how passes are computed.
-    """
-
-    run: Run
-    model: nn.Module
-    runtime: Runtime
-
-
-def prepare(config: RunConfig, out: Path, runtime: Runtime, *, download: bool = False) -> Prepared:
+def prepare(
+    config: RunConfig, out: Path, runtime: Runtime, *, download: bool = False
+) -> tuple[Run, nn.Module, Runtime]:
     """Complete the config, read the data, build the network and check that they fit together.
 
     Nothing is written. The oracle's network is checked when `training_step` loads it.
@@ -39,6 +27,10 @@ def prepare(config: RunConfig, out: Path, runtime: Runtime, *, download: bool = 
         out: Its run folder.
         runtime: Device and precision; see `merge_runtime`.
         download: Fetch the data set first, if it is missing and torchvision can.
+
+    Returns:
+        The run with the config as it will be recorded, the network with fresh weights on the device,
+        and the runtime that computes passes as the config says.
 
     Raises:
         ValueError: If the config does not fit the data, the network or the oracle.
@@ -63,7 +55,7 @@ def prepare(config: RunConfig, out: Path, runtime: Runtime, *, download: bool = 
     model = runtime.to_device(model)
     check_classifier(model, config.data.image_size, classes)
     run.setup.map_shape(model)  # a layer that gives no maps is reported now, not epochs later
-    return Prepared(run, model, runtime)
+    return run, model, runtime
 
 
 def merge_runtime(config: RunConfig, runtime: Runtime) -> tuple[RunConfig, Runtime]:

@@ -50,14 +50,7 @@ def panel(width: float, height: float) -> tuple[Figure, Axes]:
 def picture_grid(
     rows: int, titles: Sequence[str], width: float, height: float
 ) -> tuple[Figure, NDArray[Any]]:
-    """Return a figure and its axes (rows, columns) for pictures, without ticks and frames.
-
-    Args:
-        rows: Pictures below one another.
-        titles: One per column.
-        width: Of one picture, inches.
-        height: Of one picture, inches.
-    """
+    """Return a figure and its axes (rows, columns) for pictures of that size in inches, without frames."""
     figure = Figure(figsize=(width * len(titles), height * rows + 0.5))
     grid = figure.subplots(rows, len(titles), squeeze=False)
     for axes in grid.flat:
@@ -71,15 +64,7 @@ def picture_grid(
 def draw_spread(
     axes: Axes, x: ArrayLike, values: NDArray[np.floating], colour: str, label: str
 ) -> None:
-    """Draw the mean of several curves as a line, and a band from their lowest to their highest.
-
-    Args:
-        axes: Where.
-        x: Places of the points (n,).
-        values: One curve per row (curves, n).
-        colour: Of line and band.
-        label: For a legend.
-    """
+    """Draw curves (number, points) as a line at their mean and a band from lowest to highest."""
     marker = "o" if values.shape[1] < 20 else ""
     axes.plot(x, values.mean(axis=0), color=colour, lw=1.6, label=label, marker=marker, ms=3)
     axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0)

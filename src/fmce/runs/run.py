@@ -23,12 +23,7 @@ from fmce.runs.setup import TrainingSetup
 
 @dataclass(frozen=True)
 class Run:
-    """One training of the original task, on disk.
-
-    Args:
-        path: The run folder.
-        config: The training, as the folder records it.
-    """
+    """One training of the original task, on disk: a run folder and the config that it records."""
 
     path: Path
     config: RunConfig

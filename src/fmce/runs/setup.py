@@ -16,11 +16,7 @@ from fmce.models.build import build_model, default_layer, feature_shape
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """The parts of one training of the original task, without any folder.
-
-    Args:
-        config: The training.
-    """
+    """The parts of one training of the original task, without any folder."""
 
     config: RunConfig
 
