@@ -14,6 +14,9 @@ from .engine.loop import fit as fit
 from .feature_maps.in_memory import InMemoryMaps as InMemoryMaps
 from .feature_maps.recomputed import RecomputedMaps as RecomputedMaps
 from .feature_maps.splits import split_maps as split_maps
+from .maturity.evaluate import evaluate as evaluate
+from .maturity.train_classifier import train_classifier as train_classifier
+from .maturity.train_fmce_net import train_fmce_net as train_fmce_net
 from .metrics.phases import PhaseMetrics as PhaseMetrics
 from .metrics.phases import phase_metrics as phase_metrics
 from .models.build import build_model as build_model
