@@ -172,6 +172,6 @@ def test_the_same_data_may_be_named_by_path_or_by_the_environment(
 def test_a_folder_of_another_command_is_named_as_such(tmp_path):
     (tmp_path / "config.yaml").write_text(to_yaml(SweepConfig()))
     for read in (open_run, run_phases, report):
-        with pytest.raises(ValueError, match=rf"{tmp_path} is not a run folder .* has 'models'"):
+        with pytest.raises(ValueError, match=rf"{tmp_path} is not a run folder .* has 'rafs'"):
             read(tmp_path)
     assert not (tmp_path / "report.html").exists()
