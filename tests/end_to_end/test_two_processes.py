@@ -206,7 +206,7 @@ def test_a_killed_rank_ends_the_job_soon_with_a_message(killed):
     messages = [line for line in error.splitlines() if line.startswith("fmce: ")]
     assert len(messages) == 1, error
     assert messages[0].startswith(f"fmce: rank 1 (process {victim} on ")
-    assert "start the same command again" in messages[0]
+    assert "rerun the command to resume" in messages[0]
 
 
 def test_the_same_command_goes_on_and_ends_as_one_process_does(killed, tmp_path):

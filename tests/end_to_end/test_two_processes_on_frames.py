@@ -125,7 +125,7 @@ def test_a_lost_rank_ends_the_experiment_with_a_message(killed):
     victim, error = killed
     (message,) = [line for line in error.splitlines() if line.startswith("fmce: ")]
     assert message.startswith(f"fmce: rank 1 (process {victim} on ")
-    assert "start the same command again" in message
+    assert "rerun the command to resume" in message
 
 
 def test_after_a_kill_two_ranks_see_every_frame_once_a_pass_in_the_order_of_one(

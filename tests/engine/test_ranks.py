@@ -8,7 +8,7 @@ import torch
 from fmce.engine.distributed import ranks as ranks_file
 from fmce.engine.distributed.rank_failure import Peer, Peers
 from fmce.engine.distributed.ranks import ALONE, Ranks
-from fmce.engine.loop import StepOutput, whole_loss
+from fmce.engine.loop import StepOutput, global_loss
 from tests.engine.thread_ranks import in_ranks
 
 
@@ -20,7 +20,7 @@ def test_rows_of_unlike_numbers_come_together_in_order():
 
 
 def test_what_the_first_rank_does_for_long_becomes_everyones(monkeypatch):
-    monkeypatch.setattr(ranks_file, "_BEAT", 0.01)
+    monkeypatch.setattr(ranks_file, "_HEARTBEAT", 0.01)
     done = []
 
     def act():
@@ -53,7 +53,7 @@ def test_losses_that_are_divided_by_a_count_of_their_own_add_up(counts):
     def on_rank(ranks, rank):
         weight = torch.tensor(float(counts[rank]))
         output = StepOutput(sums[rank] / weight.clamp(min=1), 5, {}, weight)
-        factor, whole = whole_loss(output, ranks)
+        factor, whole = global_loss(output, ranks)
         return factor * output.loss, whole
 
     parts = in_ranks(on_rank, [0, 1])

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fmce.engine.distributed.ranks import ALONE
-from fmce.engine.distributed.sync_batch_norm import joint_batch_norm, joint_statistics
+from fmce.engine.distributed.sync_batch_norm import batch_norm_over_ranks, sync_batch_norm
 from tests.engine.thread_ranks import in_ranks
 
 
@@ -32,7 +32,7 @@ def test_ranks_with_unlike_shares_equal_torchs_batch_norm_of_all_rows(sizes, sha
     expected = normalised(x, dy, F.batch_norm)
 
     def on_rank(ranks, part):
-        return normalised(*part, lambda *a, **k: joint_batch_norm(*a, ranks=ranks, **k))
+        return normalised(*part, lambda *a, **k: batch_norm_over_ranks(*a, ranks=ranks, **k))
 
     parts = list(zip(x.split(sizes), dy.split(sizes), strict=True))
     results = in_ranks(on_rank, parts)
@@ -52,7 +52,7 @@ def test_half_precision_is_normalised_in_float32():
     x = (torch.randn(64, 3, 4, 4, generator=torch.manual_seed(0)) + 300).bfloat16()
 
     def on_rank(ranks, part):
-        return joint_batch_norm(part, None, None, ranks=ranks)
+        return batch_norm_over_ranks(part, None, None, ranks=ranks)
 
     y = torch.cat(in_ranks(on_rank, x.chunk(2)))
     assert y.dtype == torch.bfloat16
@@ -74,7 +74,7 @@ def test_layers_normalise_jointly_in_training_only_and_are_left_as_found(layer):
 
     def on_rank(ranks, part):
         model = nn.Sequential(layer(3))
-        with joint_statistics(model, ranks):
+        with sync_batch_norm(model, ranks):
             trained = model(part)
             alone = model.eval()(part) if layer is nn.BatchNorm2d else None
         assert "forward" not in vars(model[0])
@@ -92,5 +92,5 @@ def test_layers_normalise_jointly_in_training_only_and_are_left_as_found(layer):
 
 def test_one_process_changes_no_layer():
     model = nn.Sequential(nn.BatchNorm2d(3))
-    with joint_statistics(model, ALONE):
+    with sync_batch_norm(model, ALONE):
         assert "forward" not in vars(model[0])

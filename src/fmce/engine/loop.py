@@ -1,9 +1,9 @@
-"""The training loop that every training here runs through; it knows nothing of what is trained."""
+"""The training loop of every training here; it knows nothing of what is trained."""
 
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -11,26 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from fmce.engine.distributed.ranks import Ranks
-from fmce.engine.distributed.sync_batch_norm import joint_statistics
+from fmce.engine.distributed.sync_batch_norm import sync_batch_norm
 from fmce.engine.distributed.sync_dropout import sync_dropout
 from fmce.engine.runtime import Runtime
 from fmce.seeding import epoch_seed, seed_epoch
 
-# A loss is looked at this often (in steps): each look makes the host wait for the device.
+# Steps between checks of the loss: each makes the host wait for the device.
 CHECK_EVERY = 50
-# Of the schedule "step": shares of the epochs after which the rate drops, and by what.
+# Of the schedule "step": fractions of the epochs after which the rate drops, and by what factor.
 _DROPS, _DROP_FACTOR = (0.5, 0.75), 0.1
 
 
 class StepOutput(NamedTuple):
-    """What one forward pass gives back.
+    """Outcome of one forward pass.
 
-    loss: scalar tensor, mean over the batch's samples; its gradient trains.
-    num_samples: how many samples that mean is over.
-    sums: name → scalar tensor, summed over the samples (the epoch divides by their number).
-    weight: scalar tensor, what the loss is divided by where that is not samples (labelled pixels, say;
-        by 1 where it is less): where several processes share a batch, their losses are weighed by it.
-    parts: name → scalar tensor, divided like the loss; the epoch's mean over samples is recorded.
+    Attributes:
+        loss: Scalar tensor, mean over the batch's samples; its gradient trains.
+        num_samples: Number of samples that the mean covers.
+        sums: Name → scalar tensor, summed over the samples; the epoch divides by their number.
+        weight: Scalar tensor, what the loss is divided by where that is not samples (labelled pixels, say;
+            by 1 where it is less). Where several processes share a batch, their losses are weighted by it.
+        parts: Name → scalar tensor, divided like the loss; the epoch's mean over samples is recorded.
     """
 
     loss: Tensor
@@ -41,10 +42,10 @@ class StepOutput(NamedTuple):
 
 
 class Batches(Protocol):
-    """Batches of one epoch, the same for the same epoch whenever they are asked for."""
+    """Batches by epoch: the same for the same epoch, in whichever order epochs are requested."""
 
     def __len__(self) -> int:
-        """Return the number of batches an epoch has."""
+        """Return the number of batches per epoch."""
         ...
 
     def epoch(self, epoch: int) -> Iterable[Any]:
@@ -64,7 +65,7 @@ class EpochResult:
 
 
 class TrainingStoppedError(RuntimeError):
-    """Training cannot go on; the message says where and what to try."""
+    """Training cannot continue; the message says where it stopped and what to try."""
 
 
 def fit(
@@ -82,24 +83,24 @@ def fit(
 ) -> None:
     """Train `model` for some epochs, counted from 1.
 
-    Where several processes train together (`runtime.ranks`), each is given its share of every batch;
-    gradients, batch norm, dropout and losses are those of the whole batch, on all ranks alike.
+    Where several processes train together (`runtime.ranks`), each gets its slice of every batch;
+    gradients, batch norm, dropout and losses are those of the global batch, on all ranks alike.
 
     Args:
-        model: the module put in training mode at each epoch's start; `step` closes over it.
-        step: forward pass of one batch, already on the device.
-        batches: the training data; this rank's shares of it.
-        optimizer: steps once a batch; its learning rates at the call are the peak.
+        model: Module put in training mode at each epoch's start; `step` closes over it.
+        step: Forward pass of one batch on the device.
+        batches: Training data; this rank's slices of it.
+        optimizer: Steps once per batch; its learning rates at the call are the peak.
         epochs: The last one; a resumed training names all that are left, such as range(5, 11).
-        seed: with the epoch and the rank, decides every random draw of the epoch.
-        runtime: device and precision.
-        schedule: epoch → factor on the peak learning rate, used for the whole epoch.
-        on_epoch_end: called with each epoch's result, before the next begins.
-        on_step_end: called with epoch and 1-based step.
+        seed: With the epoch and the rank, decides every random draw of the epoch.
+        runtime: Device and precision.
+        schedule: Epoch → factor on the peak learning rate, used for the entire epoch.
+        on_epoch_end: Called with each epoch's result, before the next begins.
+        on_step_end: Called with epoch and 1-based step.
 
     Raises:
-        TrainingStoppedError: the loss became NaN or infinite; weights are then spoilt, and the newest
-            checkpoint is the last whole epoch's.
+        TrainingStoppedError: If the loss became NaN or infinite; the weights are then spoilt, and the
+            newest checkpoint is that of the last complete epoch.
     """
     # A resumed optimiser's `lr` is its last epoch's; `initial_lr` keeps the peak across the resume.
     for group in optimizer.param_groups:
@@ -113,8 +114,7 @@ def fit(
             group["lr"] = group["initial_lr"] * schedule(epoch)
         model.train()
         started = time.perf_counter()
-        joint = (joint_statistics(model, ranks), sync_dropout(model, ranks))
-        with runtime.matmul_precision(), joint[0], joint[1]:
+        with runtime.matmul_precision(), sync_batch_norm(model, ranks), sync_dropout(model, ranks):
             loss, means = _run_epoch(step, batches, optimizer, epoch, runtime, on_step_end)
         seconds = time.perf_counter() - started
         rate = float(optimizer.param_groups[0]["lr"])
@@ -147,7 +147,7 @@ def step_drops(epochs: int) -> Callable[[int], float]:
     """
 
     def factor(epoch: int) -> float:
-        passed = sum(epoch - 1 >= share * epochs for share in _DROPS)
+        passed = sum(epoch - 1 >= fraction * epochs for fraction in _DROPS)
         return float(_DROP_FACTOR**passed)
 
     return factor
@@ -168,53 +168,85 @@ def _run_epoch(
     runtime: Runtime,
     on_step_end: Callable[[int, int], None],
 ) -> tuple[float, dict[str, float]]:
-    ranks = runtime.ranks
+    ranks, sums = runtime.ranks, _EpochSums(epoch)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    outputs: list[tuple[Tensor, int]] = []
-    sums: dict[str, Tensor] = {}
-    parts: dict[str, list[Tensor]] = {}
-    checked = 0
     for number, batch in enumerate(batches.epoch(epoch), start=1):
         with runtime.autocast():
+            # Batches lie on the device already; this sets their memory order.
             output = step(runtime.to_device(batch))
-        share, loss = whole_loss(output, ranks)
+        factor, loss = global_loss(output, ranks)
         optimizer.zero_grad(set_to_none=True)
-        (output.loss * share).backward()  # type: ignore[no-untyped-call]
+        (output.loss * factor).backward()  # type: ignore[no-untyped-call]
         ranks.all_reduce_gradients(parameters)
         optimizer.step()
-        outputs.append((loss, output.num_samples))
-        for name, value in output.sums.items():
-            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
-        for name, value in output.parts.items():
-            parts.setdefault(name, []).append(value.detach() * share)
-        if number % CHECK_EVERY == 0:
-            _check_finite(outputs, checked, epoch)
-            checked = number
+        sums.add(output, factor, loss)
         on_step_end(epoch, number)
-    if not outputs:
-        raise TrainingStoppedError(f"epoch {epoch} has no batches; is the training set empty?")
-    _check_finite(outputs, checked, epoch)
-    counts = torch.tensor([n for _, n in outputs], dtype=torch.float64)
-    counts = ranks.all_reduce(counts.to(ranks.device)).cpu()
-    # float64 on the host: a float32 running sum over many steps would blur the CQI's differences.
-    losses = torch.stack([loss for loss, _ in outputs]).double().cpu()
-    total = counts.sum().item()
-    means = {k: ranks.all_reduce(v.double()).item() / total for k, v in sums.items()}
-    for name, values in parts.items():
-        steps = ranks.all_reduce(torch.stack(values).double()).cpu()
-        means[name] = (steps @ counts).item() / total
-    return (losses @ counts).item() / total, means
+    return sums.means(ranks)
 
 
-def whole_loss(output: StepOutput, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """Return the factor by which this rank's loss counts, and the whole batch's loss.
+@dataclass
+class _EpochSums:
+    """What an epoch's steps add up to; it stays on the device, so that the host need not wait."""
 
-    The losses of all ranks, each times its factor, add up to that of the whole batch, whatever the
-    sizes of their shares, and so do their gradients.
+    epoch: int
+    losses: list[Tensor] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    parts: dict[str, list[Tensor]] = field(default_factory=dict)
+    checked: int = 0
+
+    def add(self, output: StepOutput, factor: Tensor, loss: Tensor) -> None:
+        self.losses.append(loss)
+        self.counts.append(output.num_samples)
+        for name, value in output.sums.items():
+            known = self.sums.get(name)
+            self.sums[name] = value.detach() if known is None else known + value.detach()
+        for name, value in output.parts.items():
+            self.parts.setdefault(name, []).append(value.detach() * factor)
+        if len(self.losses) % CHECK_EVERY == 0:
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        recent = self.losses[self.checked :]
+        if not recent:
+            return
+        bad = (~torch.isfinite(torch.stack(recent))).nonzero()
+        if len(bad):
+            raise TrainingStoppedError(
+                f"the loss became {float(recent[int(bad[0])])} in epoch {self.epoch}, step "
+                f"{self.checked + int(bad[0]) + 1}; try a lower learning rate, float32 precision, or look "
+                "for bad values in the data. Checkpoints of earlier epochs are intact"
+            )
+        self.checked = len(self.losses)
+
+    def means(self, ranks: Ranks) -> tuple[float, dict[str, float]]:
+        """Return the means over all ranks' samples: of the loss, and of sums and parts by name."""
+        if not self.losses:
+            raise TrainingStoppedError(
+                f"epoch {self.epoch} has no batches; is the training set empty?"
+            )
+        self.check_finite()
+        counts = torch.tensor(self.counts, dtype=torch.float64)
+        counts = ranks.all_reduce(counts.to(ranks.device)).cpu()
+        # float64 on the host: a float32 running sum over many steps would blur the CQI's differences.
+        losses = torch.stack(self.losses).double().cpu()
+        total = counts.sum().item()
+        means = {k: ranks.all_reduce(v.double()).item() / total for k, v in self.sums.items()}
+        for name, values in self.parts.items():
+            steps = ranks.all_reduce(torch.stack(values).double()).cpu()
+            means[name] = (steps @ counts).item() / total
+        return (losses @ counts).item() / total, means
+
+
+def global_loss(output: StepOutput, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Return the factor by which this rank's loss counts, and the global batch's loss.
+
+    The losses of all ranks, each times its factor, add up to that of the global batch, whatever the
+    sizes of their slices, and so do their gradients.
 
     Args:
-        output: of this rank's share.
-        ranks: those that share the batch; alone the factor is 1.
+        output: Outcome of this rank's slice.
+        ranks: Those that share the batch; alone the factor is 1.
     """
     mean = output.loss.detach()
     if ranks.world_size == 1:
@@ -223,22 +255,8 @@ def whole_loss(output: StepOutput, ranks: Ranks) -> tuple[Tensor, Tensor]:
     if output.weight is not None:
         weight = output.weight.detach().double()
     divisor = weight.clamp(min=1)
-    # A mean over nothing is NaN; a share that is empty takes no part.
+    # A mean over nothing is NaN; an empty slice takes no part.
     own = torch.where(weight > 0, mean, mean.nan_to_num()).double() * divisor
     weights, losses = ranks.all_reduce(torch.stack([weight, own]))
-    whole = weights.clamp(min=1)
-    return (divisor / whole).to(mean.dtype), (losses / whole).to(mean.dtype)
-
-
-def _check_finite(outputs: list[tuple[Tensor, int]], start: int, epoch: int) -> None:
-    if start == len(outputs):
-        return
-    recent = torch.stack([loss for loss, _ in outputs[start:]])
-    bad = (~torch.isfinite(recent)).nonzero()
-    if len(bad):
-        step = start + int(bad[0]) + 1
-        value = float(recent[bad[0]])
-        raise TrainingStoppedError(
-            f"the loss became {value} in epoch {epoch}, step {step}; try a lower learning rate, "
-            "float32 precision, or look for bad values in the data. Checkpoints of earlier epochs are whole"
-        )
+    total = weights.clamp(min=1)
+    return (divisor / total).to(mean.dtype), (losses / total).to(mean.dtype)

@@ -9,16 +9,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fmce.engine.distributed.rank_failure import Peer, Peers, speak_on_sigterm
+from fmce.config.choices import Precision
+from fmce.engine.distributed.rank_failure import Peer, Peers, report_on_sigterm
 from fmce.engine.distributed.ranks import ALONE, Ranks
 
-Precision = Literal["float32", "bfloat16"]
 T = TypeVar("T")
 # Seconds that ranks wait for one another; $FMCE_RANK_TIMEOUT sets another.
 RANK_TIMEOUT = 600.0
@@ -28,11 +28,13 @@ RANK_TIMEOUT = 600.0
 class Runtime:
     """Where tensors live and how passes are computed.
 
-    precision: of forward passes.
-    channels_last: whether `to_device` lays maps, images and weights out in NHWC memory order.
-    compile: whether trainings compile their step; nothing here does it.
-    tf32: whether float32 products on a GPU may round their factors.
-    ranks: this process among those that train together.
+    Attributes:
+        device: Device of the network and its batches.
+        precision: Precision of forward passes.
+        channels_last: Whether `to_device` lays maps, images and weights out in NHWC memory order.
+        compile: Whether trainings compile their step; nothing here does it.
+        tf32: Whether float32 products on a GPU may round their factors.
+        ranks: This process among those that train together.
     """
 
     device: torch.device
@@ -43,7 +45,7 @@ class Runtime:
     ranks: Ranks = ALONE
 
     def to_device(self, value: T) -> T:
-        """Move a tensor, a module or a named tuple of tensors to the device, in the memory order chosen."""
+        """Move a tensor, a module or a named tuple of tensors to the device, in the chosen memory order."""
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*(self.to_device(v) for v in value))
         if not isinstance(value, (Tensor, nn.Module)):
@@ -102,16 +104,19 @@ def _has_channels(value: Tensor | nn.Module) -> bool:
 def make_runtime(
     device: str = "auto", precision: str = "float32", *, together: bool = False
 ) -> Runtime:
-    """Choose the device and check that it is there.
+    """Choose the device and check that it is available.
 
     Args:
         device: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N".
         precision: "float32" or "bfloat16".
-        together: join the other processes that torchrun started, if it did; each takes the GPU of its
-            own local rank.
+        together: Join the other processes that torchrun started, if it did; each takes the GPU of its
+            local rank.
 
     Raises:
-        ValueError: no such device on this machine, or an unknown precision.
+        ValueError: If this machine has no such device, or the precision is unknown.
+
+    >>> make_runtime("cpu").device
+    device(type='cpu')
     """
     if precision not in get_args(Precision):
         raise ValueError(
@@ -164,7 +169,7 @@ def _joined(alone: Runtime, device: str) -> Runtime:
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), own)
     me = Peer(ranks.rank, socket.gethostname(), os.getpid())
     peers = Peers(me, tuple(ranks.all_gather_objects(me)), seconds)
-    speak_on_sigterm(peers)
+    report_on_sigterm(peers)
     return replace(alone, device=own, ranks=replace(ranks, peers=peers))
 
 

@@ -1,8 +1,7 @@
-"""When a process of a joint training is gone: which one, what to do, and an end in bounded time.
+"""When a process of a distributed training is gone: which one, what to do, and an end in bounded time.
 
-A process that lost another cannot go on, and torchrun stops it a moment later. What the user needs
-is a line that says which rank ended first and that the same command goes on; one survivor a host
-writes it.
+A process that lost another cannot continue, and torchrun stops it a moment later. What the user needs
+is a line that says which rank ended first and that a rerun resumes; one survivor per host writes it.
 """
 
 import os
@@ -13,10 +12,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-GO_ON = "start the same command again: it goes on from the last whole epoch"
+RESUME = "rerun the command to resume from the last complete epoch"
 # Seconds that a process waits for torchrun to stop it after another is gone. Ending at once would
 # make it look like one of those that ended first.
 PATIENCE = 5.0
+_FAILING = threading.Event()
 
 
 class RankLostError(RuntimeError):
@@ -25,7 +25,7 @@ class RankLostError(RuntimeError):
 
 @dataclass(frozen=True)
 class Peer:
-    """One process of a joint training."""
+    """One process of a distributed training."""
 
     rank: int
     host: str
@@ -34,47 +34,48 @@ class Peer:
 
 @dataclass(frozen=True)
 class Peers:
-    """All processes of a joint training as one of them sees them.
+    """All processes of a distributed training as one of them sees them.
 
-    me: this one.
-    everyone: all of them, this one included, by rank.
-    timeout: seconds that they wait for one another.
+    Attributes:
+        me: This one.
+        everyone: All of them, this one included, by rank.
+        timeout: Seconds that they wait for one another.
     """
 
     me: Peer
     everyone: tuple[Peer, ...]
     timeout: float
 
-    def gone(self) -> list[Peer]:
+    def local(self) -> list[Peer]:
+        """Return those of this host."""
+        return [peer for peer in self.everyone if peer.host == self.me.host]
+
+    def ended(self) -> list[Peer]:
         """Return those of this host that run no more; of other hosts nothing is known."""
-        here = [p for p in self.everyone if p.host == self.me.host]
-        return [p for p in here if not is_running(p.process)]
+        return [peer for peer in self.local() if not is_running(peer.process)]
 
-    def speaks(self) -> bool:
+    def reports(self) -> bool:
         """Return whether this process is the one of its host that writes messages."""
-        ended = set(self.gone())
-        return self.me.rank == min(
-            p.rank for p in self.everyone if p.host == self.me.host and p not in ended
-        )
+        ended = self.ended()
+        return self.me.rank == min(peer.rank for peer in self.local() if peer not in ended)
 
-    def lost(self, reason: str = "") -> str:
-        """Say who is gone and what to do.
+    def message(self, reason: str = "") -> str:
+        """Return a line that says who is gone and what to do.
 
         Args:
-            reason: what a collective operation said; "" where torchrun stops this process.
+            reason: Error of a collective operation; "" where torchrun stops this process.
         """
-        ended = self.gone()
-        if ended:
+        if ended := self.ended():
             names = ", ".join(f"{p.rank} (process {p.process} on {p.host})" for p in ended)
             many = "s" if len(ended) > 1 else ""
-            return f"rank{many} {names} ended and the others cannot go on without it; {GO_ON}"
+            return f"rank{many} {names} ended and the others cannot continue without it; {RESUME}"
         if not reason:
-            return f"told to stop (SIGTERM); {GO_ON}"
-        others = sorted({p.host for p in self.everyone} - {self.me.host})
+            return f"stopped by SIGTERM; {RESUME}"
+        others = sorted({peer.host for peer in self.everyone} - {self.me.host})
         where = f"a process on another node ({', '.join(others)})" if others else "another process"
         return (
             f"rank {self.me.rank} on {self.me.host} lost {where}: it ended, or gave no answer within "
-            f"{self.timeout:g} s ({' '.join(reason.split())[:160]}); see its own output, then {GO_ON}"
+            f"{self.timeout:g} s ({' '.join(reason.split())[:160]}); see its own output, then {RESUME}"
         )
 
     def end_after(self, error: BaseException) -> RankLostError:
@@ -82,7 +83,7 @@ class Peers:
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             time.sleep(0.1)
-        return RankLostError(self.lost(str(error)))
+        return RankLostError(self.message(str(error)))
 
 
 def is_running(process: int) -> bool:
@@ -104,13 +105,13 @@ def _answers(process: int) -> bool:
     return True
 
 
-def speak_on_sigterm(peers: Peers) -> None:
+def report_on_sigterm(peers: Peers) -> None:
     """On SIGTERM, which torchrun sends when a rank is gone, write the message and end.
 
     A thread does it: the main thread may wait for a device, where no signal handler of Python's runs.
     """
     if threading.current_thread() is not threading.main_thread():
-        return  # signals are another's business then
+        return  # signals belong to another thread then
     receiving, sending = os.pipe()
     os.set_blocking(sending, False)
     # Without a handler the process would end before the thread has read who is gone.
@@ -122,14 +123,11 @@ def speak_on_sigterm(peers: Peers) -> None:
 def _listen(receiving: int, peers: Peers) -> None:
     while signal.SIGTERM not in os.read(receiving, 64):
         pass
-    if not _FAILING.is_set() and peers.speaks():
-        print(f"fmce: {peers.lost()}", file=sys.stderr, flush=True)
+    if not _FAILING.is_set() and peers.reports():
+        os.write(sys.stderr.fileno(), f"fmce: {peers.message()}\n".encode())
     os._exit(128 + signal.SIGTERM)
 
 
-_FAILING = threading.Event()
-
-
 def note_failure() -> None:
-    """Say that this process ends by an error of its own, so that it need not tell of others."""
+    """Note that this process ends by an error of its own, so that it does not report others."""
     _FAILING.set()

@@ -1,6 +1,6 @@
-"""This process among those that train one network together, and what they tell each other.
+"""This process among those that train one network together, and what they exchange.
 
-Alone, every operation gives back what it was given. The process group is made in `runtime.py`.
+Alone, every operation returns what it was given. `runtime.py` joins the process group.
 """
 
 import threading
@@ -18,18 +18,19 @@ from fmce.engine.distributed.rank_failure import Peers
 
 T = TypeVar("T")
 # Seconds between signs of life from a rank that works alone for long.
-_BEAT = 2.0
+_HEARTBEAT = 2.0
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process of a joint training; all of them must call the same operations in the same order.
+    """One process of a distributed training; all must call the same operations in the same order.
 
-    rank: this process's, from 0.
-    world_size: how many train together.
-    device: where tensors must lie to be sent.
-    peers: all of them; None alone.
-    generators: by kind of device, those from which all ranks draw the same numbers.
+    Attributes:
+        rank: Index of this process, from 0.
+        world_size: Number of processes that train together.
+        device: Where tensors must lie to be sent.
+        peers: All of them; None alone.
+        generators: By kind of device, those from which all ranks draw the same numbers.
     """
 
     rank: int = 0
@@ -40,15 +41,13 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and prints."""
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
     @property
     def local_world_size(self) -> int:
-        """How many of them run on this host, this one included."""
-        if self.peers is None:
-            return 1
-        return sum(peer.host == self.peers.me.host for peer in self.peers.everyone)
+        """Number of them on this host, this one included."""
+        return 1 if self.peers is None else len(self.peers.local())
 
     @property
     def rank_of(self) -> tuple[int, int]:
@@ -56,13 +55,13 @@ class Ranks:
         return self.rank, self.world_size
 
     def seed(self, number: int) -> None:
-        """Seed what all ranks draw alike; `number` is that of one process's own generators."""
+        """Seed the generators of which all ranks draw the same; `number` is one process's own seed."""
         for kind in {"cpu", self.device.type} if self.world_size > 1 else ():
             device = self.device if kind == self.device.type else torch.device(kind)
             self.generators[kind] = torch.Generator(device).manual_seed(number)
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """Return the generator of a kind of device from which all ranks draw the same; alone, torch's own."""
+        """Return the generator of a device of which all ranks draw the same; alone, torch's own."""
         if self.world_size > 1:
             return self.generators[device.type]
         if device.type == "cuda":
@@ -70,7 +69,7 @@ class Ranks:
         return torch.default_generator
 
     def all_reduce(self, values: Tensor) -> Tensor:
-        """Add up the tensors of all ranks, in place; return them."""
+        """Add up the tensors of all ranks, in place, and return them."""
         if self.world_size > 1:
             with self._reachable():
                 dist.all_reduce(values)
@@ -87,7 +86,7 @@ class Ranks:
         return (total[0] / total[1]).to(value.dtype)
 
     def all_gather(self, values: Tensor) -> Tensor:
-        """Return the tensors (…) of all ranks, alike in shape, as one (count, …)."""
+        """Return the tensors (…) of all ranks, alike in shape, as one (world_size,…)."""
         if self.world_size == 1:
             return values[None]
         parts = [torch.empty_like(values) for _ in range(self.world_size)]
@@ -96,7 +95,7 @@ class Ranks:
         return torch.stack(parts)
 
     def gather_rows(self, rows: Tensor) -> Tensor:
-        """Return the rows (N,…) of all ranks, one after another; their numbers may differ."""
+        """Return the rows (N,…) of all ranks one after another; N may differ between them."""
         if self.world_size == 1:
             return rows
         sizes = self.all_gather(torch.tensor([len(rows)], device=rows.device)).flatten().tolist()
@@ -106,7 +105,7 @@ class Ranks:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def all_gather_objects(self, value: T) -> list[T]:
-        """Return what each rank gives, in the order of ranks; for small things on the host."""
+        """Return each rank's value, in the order of ranks; for small things on the host."""
         if self.world_size == 1:
             return [value]
         found: list[Any] = [None] * self.world_size
@@ -115,7 +114,7 @@ class Ranks:
         return found
 
     def on_rank_zero(self, action: Callable[[], T]) -> T:
-        """Let the first rank alone do something; its result, or its error, becomes everyone's."""
+        """Call `action` on the first rank alone; its result, or its error, becomes everyone's."""
         if self.world_size == 1:
             return action()
         outcome: list[Any] = [None, None]
@@ -133,19 +132,19 @@ class Ranks:
         return result
 
     def on_rank_zero_slowly(self, action: Callable[[], T]) -> T:
-        """As `on_rank_zero`, for what may take longer than ranks wait for one another."""
+        """As `on_rank_zero`, for an action that may take longer than ranks wait for one another."""
         if self.world_size == 1:
             return action()
         result: Future[T] = Future()
         if self.is_main:
             threading.Thread(target=_resolve, args=(result, action), daemon=True).start()
-        # The first rank says every few seconds that it is still there, and so do the others.
-        while not self.on_rank_zero(lambda: not wait([result], timeout=_BEAT).not_done):
+        # The first rank reports every few seconds that it is alive, and so do the others.
+        while not self.on_rank_zero(lambda: not wait([result], timeout=_HEARTBEAT).not_done):
             pass
         return self.on_rank_zero(result.result)
 
     def barrier(self) -> None:
-        """Go on when all ranks have come here."""
+        """Wait until all ranks have come here."""
         if self.world_size > 1:
             self.all_reduce(torch.zeros(1, device=self.device)).item()
 
@@ -156,25 +155,25 @@ class Ranks:
             return
         with self._reachable():
             for tensor in model.state_dict().values():
-                whole = tensor.contiguous()
-                dist.broadcast(whole, src=0)
-                tensor.copy_(whole)
+                contiguous = tensor.contiguous()
+                dist.broadcast(contiguous, src=0)
+                tensor.copy_(contiguous)
 
     @torch.no_grad()
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up all ranks' gradients; those that have none in this graph have none in any rank's."""
+        """Add up all ranks' gradients; a parameter without one has none on any rank."""
         if self.world_size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
-        # One message: for a network of a hundred layers, a message a layer would cost more than its bytes.
-        whole = self.all_reduce(torch.cat([g.flatten() for g in gradients]))
-        parts = whole.split_with_sizes([g.numel() for g in gradients])
+        # One message: for a network of a hundred layers, one per layer would cost more than its bytes.
+        flat = self.all_reduce(torch.cat([g.flatten() for g in gradients]))
+        parts = flat.split_with_sizes([g.numel() for g in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view(gradient.shape))
 
     @contextmanager
     def _reachable(self) -> Iterator[None]:
-        """Turn the many errors of a lost connection into one that says what to do."""
+        """Turn the many errors of a lost connection into one that says what to do next."""
         try:
             yield
         except torch.OutOfMemoryError:

@@ -1,12 +1,12 @@
 """Batch norm over the global batch when several processes train together, on any device.
 
-Each rank sees only its share of a batch, so its own mean and variance are not those that one process
+Each rank sees only its slice of a batch, so its own mean and variance are not those that one process
 would normalise with. torch's SyncBatchNorm does not run on CPUs; here the counts, means and variances
-of all shares are combined (Chan et al., 1979), so shares of unlike sizes are exact too.
+of all slices are combined (Chan et al., 1979), so slices of unlike sizes are exact too.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,50 +16,39 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from fmce.engine.distributed.layers import Forward, replaced_forward
 from fmce.engine.distributed.ranks import Ranks
 
 
-@contextmanager
-def joint_statistics(model: nn.Module, ranks: Ranks) -> Iterator[None]:
+def sync_batch_norm(model: nn.Module, ranks: Ranks) -> AbstractContextManager[None]:
     """Let a model's batch norm layers, when in training mode, normalise over all ranks' samples.
 
     Layers that derive from torch's are included (timm's with an activation, say); their state and
     the names of their weights stay as they are. The model is left as found.
 
     Args:
-        model: the network in training.
-        ranks: alone, nothing is changed.
+        model: The network in training.
+        ranks: Alone, nothing is changed.
     """
-    layers = [] if ranks.world_size == 1 else [m for m in model.modules() if _needs_help(m)]
-    for layer in layers:
-        # An attribute of the instance hides the class's method, and deleting it brings that back.
-        layer.forward = _jointly(layer, ranks)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
+    layers = [m for m in model.modules() if ranks.world_size > 1 and _is_local(m)]
+
+    def replacement(layer: Any, plain: Forward) -> Forward:
+        def forward(*args: Any, **kwargs: Any) -> Tensor:
+            if not layer.training:
+                return plain(*args, **kwargs)
+            with _OverRanks(ranks):
+                return plain(*args, **kwargs)
+
+        return forward
+
+    return replaced_forward(layers, replacement)
 
 
-def _needs_help(module: nn.Module) -> bool:
+def _is_local(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
 
 
-def _jointly(layer: nn.Module, ranks: Ranks) -> Callable[..., Tensor]:
-    plain: Callable[..., Tensor] = layer.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Tensor:
-        if not layer.training:
-            return plain(*args, **kwargs)
-        with _JointBatchNorm(ranks):
-            return plain(*args, **kwargs)
-
-    # Compiled code cannot hold what the ranks say to each other; it is cut in two here.
-    uncompiled: Callable[..., Tensor] = torch.compiler.disable(forward)  # type: ignore[no-untyped-call]
-    return uncompiled
-
-
-class _JointBatchNorm(TorchFunctionMode):
+class _OverRanks(TorchFunctionMode):
     """Within it, `F.batch_norm` in training normalises over all ranks."""
 
     def __init__(self, ranks: Ranks) -> None:
@@ -75,11 +64,11 @@ class _JointBatchNorm(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.batch_norm and kwargs.get("training"):
-            return joint_batch_norm(*args, ranks=self.ranks, **kwargs)
+            return batch_norm_over_ranks(*args, ranks=self.ranks, **kwargs)
         return func(*args, **kwargs)
 
 
-def joint_batch_norm(
+def batch_norm_over_ranks(
     x: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -94,22 +83,22 @@ def joint_batch_norm(
     """Normalise as `F.batch_norm` in training would normalise all ranks' samples in one tensor.
 
     Args:
-        x: (B,C,…), this rank's share; B may differ between ranks but not be 0.
+        x: (B,C,…), this rank's slice; B may differ between ranks but not be 0.
         running_mean: (C,), updated in place alike on all ranks; None for none.
-        running_var: likewise, with the unbiased variance.
+        running_var: (C,), updated with the unbiased variance; None for none.
         weight: (C,) or None.
         bias: (C,) or None.
-        training: must be True.
-        momentum: share of the new statistics in the running ones.
-        eps: added to the variance.
-        ranks: those that share the batch.
+        training: Must be True.
+        momentum: Fraction of the new statistics in the running ones.
+        eps: Added to the variance.
+        ranks: Those that share the batch.
 
     Returns:
         As `x`. Gradients of `weight` and `bias` are this rank's part, to be summed over ranks like
-        all others; that of `x` is whole.
+        all others; that of `x` is complete.
     """
     assert training
-    y, mean, var, count = _JointNorm.apply(x, weight, bias, eps, ranks)
+    y, mean, var, count = _Normalise.apply(x, weight, bias, eps, ranks)
     with torch.no_grad():
         if running_mean is not None:
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
@@ -120,12 +109,12 @@ def joint_batch_norm(
     return result
 
 
-class _JointNorm(torch.autograd.Function):
+class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, ranks: Ranks
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, var, count = _combined(_widened(x), ranks)
+        mean, var, count = _global_statistics(_widened(x), ranks)
         ctx.save_for_backward(x, weight, mean, var, count)
         ctx.eps, ctx.ranks = eps, ranks
         ctx.mark_non_differentiable(mean, var, count)
@@ -143,26 +132,26 @@ class _JointNorm(torch.autograd.Function):
         wide, centred = _widened(dy), _widened(x) - mean.view(shape)
         inverse = torch.rsqrt(var + ctx.eps)
         own = torch.stack([wide.sum(others), (wide * centred).sum(others)])
-        whole = ctx.ranks.all_reduce(own.clone()) / count
+        total = ctx.ranks.all_reduce(own.clone()) / count
         scale = inverse if weight is None else inverse * weight
         # dx = w/σ · (dy − mean(dy) − x̂ · mean(dy · x̂)), means over all ranks' samples.
-        slope = (whole[1] * inverse.square()).view(shape)
-        dx = (wide - whole[0].view(shape) - centred * slope) * scale.view(shape)
+        slope = (total[1] * inverse.square()).view(shape)
+        dx = (wide - total[0].view(shape) - centred * slope) * scale.view(shape)
         d_weight = own[1] * inverse if ctx.needs_input_grad[1] else None
         d_bias = own[0] if ctx.needs_input_grad[2] else None
         return dx.to(x.dtype), d_weight, d_bias, None, None
 
 
-def _combined(x: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean (C,), biased variance (C,) and number of values a channel, over all ranks."""
+def _global_statistics(x: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean (C,), biased variance (C,) and number of values per channel, over all ranks."""
     var, mean = torch.var_mean(x, _all_but_channels(x), correction=0)
     count = torch.full_like(mean[:1], x.numel() // x.shape[1])
     parts = ranks.all_gather(torch.cat([mean, var, count]))
     means, variances = parts[:, : len(mean)], parts[:, len(mean) : -1]
     counts = parts[:, -1:]
-    share = counts / counts.sum()
-    mean = (means * share).sum(0)
-    var = ((variances + (means - mean).square()) * share).sum(0)
+    fraction = counts / counts.sum()
+    mean = (means * fraction).sum(0)
+    var = ((variances + (means - mean).square()) * fraction).sum(0)
     return mean, var, counts.sum()
 
 
