@@ -67,6 +67,7 @@ def test_the_data_set_may_be_named_in_three_places(tmp_path):
     assert make_config("paper", "mnist", file=path).data.name == "mnist"
     chosen = make_config("paper", "mnist", file=path, settings=["data.name=fashion-mnist"])
     assert (chosen.data.name, chosen.data.flip) == ("fashion-mnist", True)
+    assert make_config(settings=["data={name: cifar10}"]) == make_config(data="cifar10")
 
 
 def test_unknown_data_sets_are_refused_before_anything_is_read():

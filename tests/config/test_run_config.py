@@ -7,7 +7,16 @@ import pytest
 import yaml
 
 from fmce.config.distillation import DistillationConfig
-from fmce.config.io import defaults_of, from_dict, from_yaml, to_dict, to_yaml, with_settings
+from fmce.config.io import (
+    defaults_of,
+    from_dict,
+    from_yaml,
+    merge_options,
+    to_dict,
+    to_yaml,
+    with_options,
+    with_settings,
+)
 from fmce.config.presets import PRESETS, preset
 from fmce.config.run import AuxiliaryConfig, DataConfig, FMCENetConfig, RunConfig, TrainConfig
 
@@ -172,6 +181,26 @@ def test_a_section_set_as_a_whole_keeps_the_fields_set_before():
     config = with_settings(DistillationConfig(), settings)
     assert (config.data.root, config.data.name, config.data.folders) == ("X", "folder", ("b",))
     assert (config.student.name, config.student.options) == ("mine", {"depth": 2})
+
+
+def test_the_value_of_an_option_is_not_read_as_yaml():
+    options = {"data.root": "1e-3", "model.name": "null", "auxiliary.oracle": None}
+    assert merge_options(RunConfig, options, []) == {
+        "data": {"root": "1e-3"},
+        "model": {"name": "null"},
+    }
+
+
+def test_options_and_settings_add_up():
+    config = with_options(RunConfig(), {"train.epochs": 5}, ["train={seed: 2}", "data.flip=true"])
+    assert (config.train.epochs, config.train.seed, config.data.flip) == (5, 2, True)
+
+
+@pytest.mark.parametrize("setting", ["train.epochs=4", "train={epochs: 4}", "train=4"])
+def test_an_option_and_a_setting_that_contradict_it_are_refused(setting):
+    with pytest.raises(ValueError, match=r"^conflicting values for train\.epochs: given as an opt"):
+        with_options(RunConfig(), {"train.epochs": 5}, [setting])
+    assert with_options(RunConfig(), {"train.epochs": 5}, ["train.epochs=5"]).train.epochs == 5
 
 
 @pytest.mark.parametrize(

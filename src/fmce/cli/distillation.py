@@ -66,7 +66,7 @@ def distill(
         DistillationConfig,
         distillation_preset,
     )
-    from fmce.config.io import from_yaml, with_options, with_values
+    from fmce.config.io import from_dict, from_yaml, with_options
     from fmce.distillation.distill import distill as run_distill
     from fmce.report.write import distillation_report
 
@@ -80,7 +80,7 @@ def distill(
     # The preset's options belong to its own networks.
     for network, name in (("teacher", teacher), ("student", student)):
         if name not in (None, getattr(base, network).name):
-            base = with_values(base, [(f"{network}.options", {})])
+            base = from_dict(DistillationConfig, {network: {"options": {}}}, base=base)
     options: dict[str, Any] = {
         "data.root": root and str(root),
         "data.folders": list(folders) or None,

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
@@ -20,9 +20,6 @@ from fmce.cli.options import (
     required,
 )
 from fmce.config import choices
-
-if TYPE_CHECKING:
-    from fmce.engine.jobs.job import Workers
 
 
 def compare(
@@ -75,19 +72,15 @@ def compare(
 class GridOptions:
     """What is trained: every combination of models, data sets and varied values."""
 
-    config: Annotated[
-        Path | None, option("YAML file of a grid; options replace its values", "FILE")
-    ] = None
-    model: Annotated[tuple[str, ...], option("networks", "NAME …")] = ()
+    models: Annotated[tuple[str, ...], option("networks", "NAME …", name="model")] = ()
     data: Annotated[tuple[str, ...], option("data sets", "NAME …")] = ()
-    raf: Annotated[
-        tuple[float, ...], option("candidates; one is selected on validation", "RAF …")
+    rafs: Annotated[
+        tuple[float, ...], option("candidates; one is selected on validation", "RAF …", name="raf")
     ] = ()
     seeds: Annotated[tuple[int, ...], option("seeds of the paired arms", "N …")] = ()
     controls: Annotated[
-        tuple[str, ...] | None,
-        option("some of the four controls, or none; default: all", "NAME …"),
-    ] = None
+        tuple[str, ...], option("some of the four controls, or none; default: all", "NAME …")
+    ] = ()
     vary: Annotated[Texts, option("values to try; repeatable", "SECTION.FIELD=A,B")] = ()
     settings: Settings = ()
     preset: Annotated[str | None, option("values to start from, as in fmce train", "NAME")] = None
@@ -99,21 +92,13 @@ class GridOptions:
     ] = None
 
     def given(self) -> dict[str, Any]:
-        """Return the fields of `SweepConfig` that were given."""
-        values = {
-            "models": self.model,
-            "data": self.data,
-            "rafs": self.raf,
-            "seeds": self.seeds,
-            "settings": self.settings,
-            "preset": self.preset,
-            "oracles": [str(path.absolute()) for path in self.oracles],
-            "length": self.length,
-        }
-        named = {name: value for name, value in values.items() if value}
-        if self.controls is not None:
-            named["controls"] = [name for name in self.controls if name != "none"]
-        return named
+        """Return the fields of `SweepConfig` that were given; `vary` holds texts to read first."""
+        values = {name: value for name, value in vars(self).items() if value and name != "vary"}
+        if self.controls == ("none",):
+            values["controls"] = ()
+        if self.oracles:
+            values["oracles"] = [str(path.absolute()) for path in self.oracles]
+        return values
 
 
 @dataclass(frozen=True)
@@ -128,13 +113,6 @@ class WorkerOptions:
     cpus: Annotated[float, option("processors per training, on Ray", "N")] = 1
     gpus: Annotated[float | None, option("GPUs per training, on Ray", "N")] = None
 
-    def start(self, out: Path, device: str) -> "Workers":
-        """Return the workers for the trainings of a sweep."""
-        from fmce.fmce_net_pp.sweep.run import make_workers
-
-        resources: dict[str, Any] = {"address": self.address, "cpus": self.cpus, "gpus": self.gpus}
-        return make_workers(self.engine, out, self.jobs, device, **resources)
-
 
 def sweep(
     grid: GridOptions,
@@ -142,6 +120,9 @@ def sweep(
     out: Annotated[Path | None, option("folder to write; resumed if unfinished", "FOLDER")] = None,
     status: Annotated[Path | None, option("only show the progress of a sweep", "DIR")] = None,
     dry_run: Annotated[Flag, option("only list the trainings")] = False,
+    config: Annotated[
+        Path | None, option("YAML file of a grid; options replace its values", "FILE")
+    ] = None,
     retries: Annotated[int, option("further attempts at a failed training", "N")] = 1,
     leave_out_failed: Annotated[Flag, option("select among the complete RAFs")] = False,
     table: Annotated[
@@ -158,6 +139,7 @@ def sweep(
     from fmce.cli.show_fmce_net_pp import show_estimate, show_status, show_sweep
     from fmce.config.sweep import make_sweep_config
     from fmce.fmce_net_pp.sweep.estimate import sweep_estimate
+    from fmce.fmce_net_pp.sweep.run import make_workers
     from fmce.fmce_net_pp.sweep.run import sweep as run_sweep
     from fmce.fmce_net_pp.sweep.status import sweep_status
 
@@ -168,14 +150,14 @@ def sweep(
         raise ValueError(
             "fmce sweep needs --out FOLDER, or --status FOLDER of a sweep that was begun"
         )
-    config = make_sweep_config(grid.config, grid.given(), grid.vary)
+    chosen = make_sweep_config(config, grid.given(), grid.vary)
     if dry_run:
-        show_estimate(sweep_estimate(config, out))
+        show_estimate(sweep_estimate(chosen, out))
         return
     result = run_sweep(
-        config,
+        chosen,
         out,
-        workers=workers.start(out, device),
+        workers=make_workers(out=out, device=device, **vars(workers)),
         retries=retries,
         leave_out_failed=leave_out_failed,
         device=device,

@@ -95,17 +95,16 @@ def _supervised_by(
     oracle: Path, base: "RunConfig", file: Path | None, raf: float | None
 ) -> "RunConfig":
     """Return the config with what an oracle implies: RAL, and its E_K epochs unless the file gives others."""
-    from fmce.config.io import read_yaml, with_values
+    from fmce.config.io import from_dict, read_yaml
     from fmce.runs.run import open_run
 
     if raf is None and base.auxiliary.oracle is None:
         raise ValueError("--oracle needs --raf, the weight of the task's loss, such as --raf 0.9")
-    implied: list[tuple[str, Any]] = [("auxiliary.oracle", str(oracle.resolve()))]
-    if base.auxiliary.kind == "none":
-        implied.append(("auxiliary.kind", "ral"))
+    kind = "ral" if base.auxiliary.kind == "none" else base.auxiliary.kind
+    implied: dict[str, Any] = {"auxiliary": {"kind": kind, "oracle": str(oracle.resolve())}}
     if file is None or "epochs" not in (read_yaml(file).get("train") or {}):
-        implied.append(("train.epochs", open_run(oracle).phases.convergence_epoch))
-    return with_values(base, implied)
+        implied["train"] = {"epochs": open_run(oracle).phases.convergence_epoch}
+    return from_dict(type(base), implied, base=base)
 
 
 def phases(

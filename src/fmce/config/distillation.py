@@ -1,11 +1,12 @@
 """What a distillation experiment is made of: teacher, student, images, and equal step budgets."""
 
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from fmce.config import choices
 from fmce.config.checks import (
     Count,
     Different,
@@ -16,14 +17,6 @@ from fmce.config.checks import (
     Share,
     Whole,
     config_class,
-)
-from fmce.config.choices import (
-    ARMS,
-    Arm,
-    ImageStorage,
-    TaskName,
-    TeacherPrecision,
-    UnannotatedImages,
 )
 
 Pixels = Annotated[Whole, Field(ge=8)]
@@ -48,7 +41,7 @@ class DistillationDataConfig:
     folders: tuple[str, ...] = ()
     """Folders of unlabelled images, nested or not, and folders or fsspec addresses of shards. Training
     images left out by `labelled` join too."""
-    storage: ImageStorage = "auto"
+    storage: choices.ImageStorage = "auto"
     """Where unlabelled images are kept: files stay files, decoded ahead of the trainer; auto goes by size."""
     shuffle_buffer: Count = 2048
     """In files: how many frames are shuffled with one another; as many again wait undecoded in memory."""
@@ -67,7 +60,7 @@ class DistillationDataConfig:
     """Most validation images; None is all."""
     class_names: Annotated[tuple[str, ...], Different] = ()
     """For `folder`, `coco`, `yolo`, `voc`: names of the class ids 0 … C − 1."""
-    unannotated_images: UnannotatedImages = "empty"
+    unannotated_images: choices.UnannotatedImages = "empty"
     """Detect: an image without annotation has no objects (empty), is left out (skip), or is an error."""
     mean: tuple[Real, ...] = ()
     """Three channel means on the 0–1 scale; empty takes ImageNet's where a network starts from its
@@ -130,7 +123,7 @@ class AugmentationConfig:
 class DistillationConfig:
     """A teacher, and a student trained in three arms of equal budgets."""
 
-    task: TaskName = "segment"
+    task: choices.TaskName = "segment"
     data: DistillationDataConfig = field(default_factory=DistillationDataConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     teacher: NetConfig = field(default_factory=NetConfig)
@@ -141,10 +134,10 @@ class DistillationConfig:
     """A trained teacher to load strictly instead of training one; teacher.json must stand beside it."""
     teacher_floor: Share = 0.0
     """Least validation score (mIoU, AP or accuracy, 0–1) of the teacher; below it nothing is trained."""
-    teacher_precision: TeacherPrecision = "auto"
+    teacher_precision: choices.TeacherPrecision = "auto"
     """Of the teacher's forward passes while students are trained; auto: bfloat16 on GPUs that have it."""
     temperature: Positive = 1.0
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ARMS
+    arms: Annotated[tuple[choices.Arm, ...], Field(min_length=1)] = choices.ARMS
     seeds: Annotated[tuple[Natural, ...], Field(min_length=1), Different] = (1, 2, 3)
     teacher_seed: Natural = 0
 
@@ -156,17 +149,26 @@ class DistillationConfig:
             raise ValueError(f"teacher_checkpoint {self.teacher_checkpoint} does not exist")
 
 
-# A small net over native or modest sizes that CPUs train in minutes; GPU sizes are in experiments/.
+# With this encoder a student has a quarter of its teacher's weights.
+_NARROW: dict[str, Any] = {"encoder_options": {"channels": [16, 24, 24, 48], "stem_width": 8}}
+_SCENES = DistillationDataConfig(height=48, width=96, labelled=30, unlabelled=3000, validation=100)
+_BDD100K = DistillationDataConfig(
+    name="bdd100k", height=360, width=640, labelled=None, unlabelled=None, held_out=500
+)
+
+
+def _fcos(channels: int, strides: list[int], **options: Any) -> NetConfig:
+    head = {"channels": channels, "convolutions": 1, "strides": strides}
+    return NetConfig("fcos:test_resnet", head | options)
+
+
+# Small networks on native or modest sizes that CPUs train in minutes; GPU sizes are in experiments/.
 DISTILLATION_PRESETS: dict[str, DistillationConfig] = {
-    # The student has a quarter of the teacher's weights; 30 labels leave it short of the teacher.
+    # 30 labels leave the student short of the teacher.
     "scenes": DistillationConfig(
-        data=DistillationDataConfig(
-            height=48, width=96, labelled=30, unlabelled=3000, validation=100
-        ),
+        data=_SCENES,
         augmentation=AugmentationConfig(zoom=1.25),
-        student=NetConfig(
-            options={"encoder_options": {"channels": [16, 24, 24, 48], "stem_width": 8}}
-        ),
+        student=NetConfig(options=_NARROW),
         teacher_steps=StepsConfig(steps=600, learning_rate=4e-3),
         student_steps=StepsConfig(steps=600, learning_rate=4e-3),
     ),
@@ -174,22 +176,10 @@ DISTILLATION_PRESETS: dict[str, DistillationConfig] = {
     # learning when the steps end, and more images are worth little yet.
     "scenes-detect": DistillationConfig(
         task="detect",
-        data=DistillationDataConfig(
-            height=48, width=96, labelled=30, unlabelled=3000, validation=200
-        ),
+        data=replace(_SCENES, validation=200),
         augmentation=AugmentationConfig(zoom=1.25),
-        teacher=NetConfig(
-            "fcos:test_resnet", {"channels": 64, "convolutions": 1, "strides": [4, 8]}
-        ),
-        student=NetConfig(
-            "fcos:test_resnet",
-            {
-                "channels": 32,
-                "convolutions": 1,
-                "strides": [4, 8],
-                "encoder_options": {"channels": [16, 24, 24, 48], "stem_width": 8},
-            },
-        ),
+        teacher=_fcos(64, [4, 8]),
+        student=_fcos(32, [4, 8], **_NARROW),
         teacher_steps=StepsConfig(steps=1000, batch_size=8, learning_rate=3e-3, interval=250),
         student_steps=StepsConfig(steps=800, batch_size=8, learning_rate=4e-3, interval=200),
     ),
@@ -199,34 +189,21 @@ DISTILLATION_PRESETS: dict[str, DistillationConfig] = {
         ),
     ),
     # KITTI's frames keep their shape of about 3.3; every fourth is for validation. As few steps as show
-    # a teacher ahead; more is better where the time is.
+    # a teacher ahead; more is better where there is time.
     "kitti": DistillationConfig(
         task="detect",
         data=DistillationDataConfig(
             name="kitti", height=64, width=208, labelled=None, unlabelled=None
         ),
-        augmentation=AugmentationConfig(zoom=1.5),
-        teacher=NetConfig(
-            "fcos:test_resnet", {"channels": 64, "convolutions": 1, "strides": [4, 8, 16]}
-        ),
-        student=NetConfig(
-            "fcos:test_resnet",
-            {
-                "channels": 32,
-                "convolutions": 1,
-                "strides": [4, 8, 16],
-                "encoder_options": {"channels": [16, 24, 24, 48], "stem_width": 8},
-            },
-        ),
+        teacher=_fcos(64, [4, 8, 16]),
+        student=_fcos(32, [4, 8, 16], **_NARROW),
         teacher_steps=StepsConfig(steps=400, batch_size=8, learning_rate=3e-3, interval=200),
         student_steps=StepsConfig(steps=200, batch_size=8, learning_rate=4e-3, interval=100),
     ),
     # The slides' detectors; they give neither size nor steps. Half size; for a GPU.
     "bdd100k-detect": DistillationConfig(
         task="detect",
-        data=DistillationDataConfig(
-            name="bdd100k", height=360, width=640, labelled=None, unlabelled=None, held_out=500
-        ),
+        data=_BDD100K,
         teacher=NetConfig("fcos:resnet101"),
         student=NetConfig("fcos:resnet18"),
         teacher_steps=StepsConfig(steps=90_000, interval=3000, learning_rate=1e-4),
@@ -234,9 +211,7 @@ DISTILLATION_PRESETS: dict[str, DistillationConfig] = {
     ),
     # The slides' networks; they give neither size nor steps. Half size; for a GPU.
     "bdd100k": DistillationConfig(
-        data=DistillationDataConfig(
-            name="bdd100k", height=360, width=640, labelled=None, unlabelled=None, held_out=500
-        ),
+        data=_BDD100K,
         teacher=NetConfig("pspnet:resnet101"),
         student=NetConfig("pspnet:resnet18"),
         teacher_steps=StepsConfig(steps=40_000, interval=1000),
@@ -262,7 +237,7 @@ DISTILLATION_PRESETS: dict[str, DistillationConfig] = {
 }
 
 # What `--task` means where no preset is named.
-DISTILLATION_DEFAULTS: dict[TaskName, str] = {
+DISTILLATION_DEFAULTS: dict[choices.TaskName, str] = {
     "segment": "scenes",
     "classify": "digits",
     "detect": "scenes-detect",

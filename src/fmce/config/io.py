@@ -1,7 +1,7 @@
 """Configs to and from nested dicts, YAML files and `section.field=value` settings."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,68 +99,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def parse_settings(settings: Iterable[str]) -> list[tuple[str, Any]]:
-    """Return the field and the value of each `section.field=value` text; values are YAML.
-
-    Raises:
-        ValueError: If a text has no "=" or its value is not YAML.
-
-    >>> parse_settings(["train.epochs=5", "model.layer=null"])
-    [('train.epochs', 5), ('model.layer', None)]
-    """
-    pairs = []
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or not name.strip():
-            raise ValueError(f"expected section.field=value, got {setting!r}")
-        pairs.append((name.strip(), parse_value(setting, text)))
-    return pairs
-
-
-def parse_value(setting: str, text: str) -> Any:
-    """Read a value as YAML; an error names the setting that it belongs to.
-
-    Raises:
-        ValueError: If the text is not YAML.
-    """
-    try:
-        return _parse(text)
-    except yaml.YAMLError as error:
-        reason = getattr(error, "problem", None) or error
-        raise ValueError(f"{setting!r}: the value is not valid YAML: {reason}") from error
-
-
-def nest(cls: type, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return (section.field, value) pairs as nested dicts; later ones win.
+def with_settings(config: C, settings: Sequence[str]) -> C:
+    """Return the config changed by `section.field=value` texts, whose values are YAML; later ones win.
 
     A section set as one value changes the fields it names and leaves the others.
-
-    Raises:
-        ValueError: If a field is set inside something that is not a section.
-    """
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        *sections, last = name.split(".")
-        node, kind = values, cls
-        for section in sections:
-            node, kind = node.setdefault(section, {}), field_types(kind).get(section, object)
-            if not isinstance(node, dict):
-                raise ValueError(f"{name}: {section!r} was already set to {node!r} as a whole")
-        node[last] = _overlay(field_types(kind).get(last), node.get(last), value)
-    return values
-
-
-def with_values(config: C, pairs: Iterable[tuple[str, Any]]) -> C:
-    """Return the config changed by (section.field, value) pairs; later ones win.
-
-    Raises:
-        ValueError: If a field is unknown, or a value has the wrong type or range.
-    """
-    return from_dict(type(config), nest(type(config), pairs), base=config)
-
-
-def with_settings(config: C, settings: Sequence[str]) -> C:
-    """Return the config changed by `section.field=value` settings; later ones win.
 
     Raises:
         ValueError: If a setting cannot be read, names no field, or its value is out of range.
@@ -169,7 +111,12 @@ def with_settings(config: C, settings: Sequence[str]) -> C:
     >>> with_settings(RunConfig(), ["train.epochs=5"]).train.epochs
     5
     """
-    return with_values(config, parse_settings(settings))
+    return with_options(config, {}, settings)
+
+
+def with_options(config: C, options: Mapping[str, Any], settings: Sequence[str]) -> C:
+    """Return the config changed by a command's options and settings; see `merge_options`."""
+    return from_dict(type(config), merge_options(type(config), options, settings), base=config)
 
 
 def merge_options(cls: type, options: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
@@ -188,7 +135,9 @@ def merge_options(cls: type, options: Mapping[str, Any], settings: Sequence[str]
     {'train': {'epochs': 5}, 'data': {'flip': True}}
     """
     given = [(name, value) for name, value in options.items() if value is not None]
-    values = nest(cls, [*given, *parse_settings(settings)])
+    values: dict[str, Any] = {}
+    for name, value in [*given, *map(_read_setting, settings)]:
+        _put(cls, values, name, value)
     for name, value in given:
         if _value_at(values, name) != value:
             raise ValueError(
@@ -197,27 +146,45 @@ def merge_options(cls: type, options: Mapping[str, Any], settings: Sequence[str]
     return values
 
 
+def parse_value(setting: str, text: str) -> Any:
+    """Read a value as YAML; an error names the setting that it belongs to.
+
+    Raises:
+        ValueError: If the text is not YAML.
+    """
+    try:
+        return _parse(text)
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or error
+        raise ValueError(f"{setting!r}: the value is not valid YAML: {reason}") from error
+
+
+def _read_setting(setting: str) -> tuple[str, Any]:
+    name, equals, text = setting.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"expected section.field=value, got {setting!r}")
+    return name.strip(), parse_value(setting, text)
+
+
+def _put(cls: type, values: dict[str, Any], name: str, value: Any) -> None:
+    """Put the value of a dotted name into nested dicts of a config class."""
+    *sections, last = name.split(".")
+    node, kind = values, cls
+    for section in sections:
+        node, kind = node.setdefault(section, {}), field_types(kind).get(section, object)
+        if not isinstance(node, dict):
+            raise ValueError(f"{name}: {section!r} was already set to {node!r} as a whole")
+    node[last] = _overlay(field_types(kind).get(last), node.get(last), value)
+
+
 def _value_at(values: Any, name: str) -> Any:
     for part in name.split("."):
         values = values.get(part) if isinstance(values, dict) else None
     return values
 
 
-def with_options(config: C, options: Mapping[str, Any], settings: Sequence[str]) -> C:
-    """Return the config changed by a command's options and settings.
-
-    Raises:
-        ValueError: As `merge_options`, or if a value has the wrong type or range.
-    """
-    return from_dict(type(config), merge_options(type(config), options, settings), base=config)
-
-
 def _parse(text: str) -> Any:
-    loader = _Loader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 (it is a SafeLoader)
 
 
 def _overlay(kind: Any, under: Any, over: Any) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fmce.config.io import from_dict, nest, parse_settings, read_yaml, with_settings
+from fmce.config.io import from_dict, merge_options, read_yaml, with_settings
 from fmce.config.run import DataConfig, FMCENetConfig, ModelConfig, RunConfig, TrainConfig
 from fmce.convergence.phases import PhaseConfig
 from fmce.data.classification.catalog import DataSpec, spec_of
@@ -56,10 +56,7 @@ def preset_config(
     """
     values = {} if file is None else read_yaml(file)
     name = (
-        _data_name(nest(RunConfig, parse_settings(settings)))
-        or data
-        or _data_name(values)
-        or "digits"
+        _data_name(merge_options(RunConfig, {}, settings)) or data or _data_name(values) or "digits"
     )
     base = config_for(preset_name or ("digits" if name == "digits" else "small"), name)
     config = from_dict(RunConfig, values, base=base)

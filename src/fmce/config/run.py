@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from fmce.config import choices
 from fmce.config.checks import (
     Amount,
     Count,
@@ -22,15 +23,6 @@ from fmce.config.checks import (
     Whole,
     config_class,
     field_types,
-)
-from fmce.config.choices import (
-    Auxiliary,
-    Init,
-    OracleWeights,
-    Precision,
-    Schedule,
-    Split,
-    Storage,
 )
 from fmce.config.io import from_dict, read_yaml
 from fmce.convergence.phases import PhaseConfig
@@ -81,7 +73,7 @@ class TrainConfig:
     epochs: Count = 60
     batch_size: Count = 64
     learning_rate: Positive = 1e-3
-    schedule: Schedule = "cosine"
+    schedule: choices.Schedule = "cosine"
     """Set once per epoch. "cosine" falls to 0 after the last; "step" divides the rate by 10 after half
     and again after three quarters of the epochs."""
     seed: Natural = 0
@@ -91,22 +83,22 @@ class TrainConfig:
 class AuxiliaryConfig:
     """What is added to the task's loss: nothing, FMCE-Net++'s RAL, or a control of it."""
 
-    kind: Auxiliary = "none"
+    kind: choices.Auxiliary = "none"
     oracle: str | None = None
     """Run folder whose frozen FMCE-Net (or checkpoint E_K, for feature matching) is used."""
-    oracle_split: Split = "map"
+    oracle_split: choices.Split = "map"
     """Which of that run's FMCE-Nets; the papers' is the one trained on the `map` split."""
     raf: Share = 1.0
     """Weight of the task's loss; 1 is the plain baseline."""
     target_phase: Whole | None = None
     """Phase that every map is pulled towards; None is the last."""
-    oracle_weights: OracleWeights = "trained"
+    oracle_weights: choices.OracleWeights = "trained"
     """"random" is a control: an untrained FMCE-Net of the same shape."""
     oracle_digest: str | None = None
     """SHA-256 of the oracle's weights, recorded when training begins: a resume with another is refused."""
     same_seed: Flag = False
     """Allow the oracle's own seed, which would only pull a run towards its own checkpoint."""
-    init: Init = "scratch"
+    init: choices.Init = "scratch"
     """"checkpoint" starts from the oracle run's weights at E_K; the papers' tables need "scratch"."""
     oracle_every: Count = 1
     """Let FMCE-Net judge every n-th step only, with n times the weight; the papers' is 1."""
@@ -153,7 +145,7 @@ class FMCENetConfig:
     """Share of maps, images or runs held out; the paper's 3:1."""
     width: PositiveShare = 1.0
     """Share of the published FMCE-Net's channels; each width is trained and kept apart."""
-    storage: Storage = "memory"
+    storage: choices.Storage = "memory"
     """Hold all maps, recompute them from the marker checkpoints in every epoch, or read what
     `fmce extract` stored."""
     # Not given in the paper. At 1024×7×7 the buffer takes 1.6 GB, at 2048×7×7 twice that.
@@ -166,7 +158,7 @@ class FMCENetConfig:
 class RuntimeConfig:
     """How passes are computed. It does not name the device: a run may resume on another."""
 
-    precision: Precision = "float32"
+    precision: choices.Precision = "float32"
     """Of forward passes; weights and losses stay float32."""
     channels_last: Flag = False
     """Keep images, weights and maps in NHWC memory order, which convolutions on GPUs prefer."""
