@@ -8,7 +8,7 @@ import pytest
 
 from fmce.cli.main import main
 from fmce.engine.jobs.ray import RayWorkers, check_answers
-from fmce.engine.jobs.ray_nodes import answer, check_answer, code_digest
+from fmce.engine.jobs.ray_nodes import PACKAGE, answer, check_answer, code_digest
 from fmce.fmce_net_pp.sweep.run import make_workers
 
 
@@ -80,26 +80,22 @@ def test_trainings_on_processors_ask_for_no_gpu(tmp_path, device, asked, gpus):
 
 def test_a_node_answers_in_the_shared_folder_and_not_in_another(tmp_path):
     (tmp_path / "token").touch()
-    said = answer(tmp_path, "token")
-    assert said.file.startswith("token-")
-    check_answer(said, tmp_path, "token", "node")
-    assert answer(tmp_path / "elsewhere", "token").file == ""
-    for other in (said._replace(file=""), said._replace(file="token-written-elsewhere")):
-        with pytest.raises(
-            ValueError, match=rf"node 10\.0\.0\.7 does not share the folder {tmp_path};"
-        ):
-            check_answer(other, tmp_path, "token", "10.0.0.7")
+    check_answer(answer(tmp_path / "token"), tmp_path, "node")
+    elsewhere = answer(tmp_path / "elsewhere" / "token")
+    with pytest.raises(ValueError, match=rf"node 10\.0\.0\.7 does not share the folder {tmp_path}"):
+        check_answer(elsewhere, tmp_path, "10.0.0.7")
 
 
 def test_a_node_with_other_code_is_refused(tmp_path, monkeypatch):
     (tmp_path / "token").touch()
     (tmp_path / "__init__.py").write_text("older = True\n")
     ours = code_digest()
+    assert PACKAGE / "cli" / "main.py" in PACKAGE.rglob("*.py")  # all of the package
     with monkeypatch.context() as there:
         there.setattr("fmce.engine.jobs.ray_nodes.PACKAGE", tmp_path)
-        said = answer(tmp_path, "token")
-    assert said.code != ours
+        theirs = answer(tmp_path / "token")
+    assert theirs.code != ours
     with pytest.raises(
         ValueError, match=r"node 10\.0\.0\.7 has other code of fmce than this machine"
     ):
-        check_answer(said, tmp_path, "token", "10.0.0.7")
+        check_answer(theirs, tmp_path, "10.0.0.7")

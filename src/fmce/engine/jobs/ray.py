@@ -1,4 +1,4 @@
-"""Jobs as tasks of a Ray cluster; Ray gives a job whose worker process died to another one."""
+"""Jobs as tasks of a Ray cluster; Ray moves a job whose worker process died to another one."""
 
 import os
 import socket
@@ -30,12 +30,15 @@ class RayWorkers:
         """Connect when entered.
 
         Args:
-            address: of the cluster, HEAD:PORT, or "auto" for the one that this machine is part of; None joins
-                what RAY_ADDRESS names, else starts Ray on this machine alone.
-            shared: folder that every node must see; checked from each of them on entering.
-            cpus: processors that a job asks Ray for; torch gets as many threads.
+            address: HEAD:PORT of the cluster, or "auto" for the one that this machine is part of; None joins
+                the cluster that RAY_ADDRESS names, else starts Ray on this machine alone.
+            shared: Folder that every node must see; checked from each of them on entering.
+            cpus: Processors that a job asks Ray for; torch gets as many threads.
             gpus: GPUs that a job asks Ray for; None takes one where the cluster has any.
-            max_restarts: how often a job begins again after its worker process died.
+            max_restarts: How often a job restarts after its worker process died.
+
+        Raises:
+            ValueError: If a number is out of its range.
         """
         if cpus <= 0 or (gpus is not None and gpus < 0) or max_restarts < 0:
             raise ValueError(
@@ -51,9 +54,9 @@ class RayWorkers:
         """Join the cluster.
 
         Raises:
-            ConnectionError: no cluster answers at the address, or it does not take this process in.
-            ValueError: the address is none, no node is large enough, or one has other code than this machine
-                or does not see the shared folder.
+            ConnectionError: If no cluster answers at the address, or it refuses this process.
+            ValueError: If the address is malformed, no node is large enough, or a node has other code than
+                this machine or does not see the shared folder.
         """
         ray = _import_ray()
         if not ray.is_initialized():
@@ -80,7 +83,7 @@ class RayWorkers:
     def submit(self, name: str, function: Callable[..., Any], *args: Any) -> None:
         """Hand a job to the cluster, which starts it as soon as a node has what it asks for."""
         if self._task is None:
-            # One for all: Ray warns of a function that it is handed anew each time.
+            # One for all jobs: Ray warns of a function that is defined again each time.
             self._task = _import_ray().remote(
                 num_cpus=self.cpus,
                 num_gpus=self.gpus,
@@ -94,7 +97,7 @@ class RayWorkers:
         self._names[reference] = name
 
     def wait(self) -> Finished:
-        """Return the next job that ended; also one whose workers died more often than allowed."""
+        """Return the next job that ended, or whose workers died more often than allowed."""
         ray = _import_ray()
         if not self._names:
             raise ValueError("no job is running; submit one first")
@@ -107,7 +110,7 @@ class RayWorkers:
         return ended
 
     def _check_fits(self, ray: Any) -> None:
-        """Refuse what no node offers: Ray would wait for such a node without end."""
+        """Refuse what no node offers: Ray would wait for such a node for ever."""
         for node in alive(ray):
             has = node["Resources"]
             if has.get("CPU", 0) >= self.cpus and has.get("GPU", 0) >= (self.gpus or 0):
@@ -139,11 +142,11 @@ def check_answers(address: str, own_ip: Callable[[], str]) -> None:
 
     Args:
         address: HEAD:PORT, with or without `ray://` before it.
-        own_ip: returns the address that Ray takes for this machine, in place of 127.0.0.1.
+        own_ip: Returns the address that Ray uses for this machine, in place of 127.0.0.1.
 
     Raises:
-        ValueError: the address is not of that form.
-        ConnectionError: nothing answers there.
+        ValueError: If the address has another form.
+        ConnectionError: If nothing answers there.
 
     >>> check_answers("head", str)
     Traceback (most recent call last):
@@ -178,8 +181,8 @@ def _settings() -> dict[str, str]:
 def _do(job: Job, threads: int, folder: str, settings: Mapping[str, str]) -> Finished:
     """Do a job in a worker of the cluster; its exceptions come back as values, only deaths as Ray's.
 
-    Data sets are looked for as they would be where the job was handed in: a node's own environment and
-    folder are those of whoever began Ray there.
+    Data sets are looked up as where the job was submitted: a node's own environment and folder are those
+    of whoever started Ray there.
     """
     import torch
 
@@ -191,8 +194,8 @@ def _do(job: Job, threads: int, folder: str, settings: Mapping[str, str]) -> Fin
 
 
 def _import_ray() -> Any:
-    # Ray else announces, as a warning, that it will leave CUDA_VISIBLE_DEVICES alone in jobs without a GPU,
-    # and a cluster that it starts itself would send statistics of use over the network.
+    # Without these, Ray warns that it will leave CUDA_VISIBLE_DEVICES alone in jobs without a GPU, and a
+    # cluster that it starts itself sends usage statistics over the network.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:

@@ -1,90 +1,81 @@
 """What each node of a Ray cluster must have before jobs go there: this package's code, and the shared folder."""
 
 import hashlib
+import os
 import secrets
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PACKAGE = Path(__file__).resolve().parents[1]
+import fmce
+
+PACKAGE = Path(fmce.__file__).resolve().parent
 
 
 class Answer(NamedTuple):
-    """What a node says: the file that it wrote ("" where it sees no token), and its code's digest."""
+    """A node's answer: whether it sees the file and may write beside it, and the digest of its code."""
 
-    file: str
+    shares: bool
     code: str
 
 
 def check_nodes(ray: Any, folder: Path) -> None:
-    """Let every node of the cluster write into a folder, and look for what each wrote.
+    """Ask every node of the cluster whether it sees a file that is written here.
 
     Args:
-        ray: the module, joined to a cluster.
-        folder: shared by all nodes; made where missing.
+        ray: The module, joined to a cluster.
+        folder: Shared by all nodes; made where missing.
 
     Raises:
-        ValueError: a node cannot run this package or has other code of it than this machine, does not
-            see the folder, or sees another one of that name.
+        ValueError: If a node cannot run this package, has other code of it than this machine, does not
+            see the folder, or may not write to it.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     folder.mkdir(parents=True, exist_ok=True)
-    token = f".shared-{secrets.token_hex(8)}"
-    (folder / token).write_text("", encoding="utf-8")
+    token = folder / f".shared-{secrets.token_hex(8)}"
+    token.touch()
     try:
         replies = {}
         for node in alive(ray):
             where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             task = ray.remote(answer).options(num_cpus=0, scheduling_strategy=where)
-            replies[task.remote(folder, token)] = node
+            replies[task.remote(token)] = node
         for reply, node in replies.items():
             name = f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
             try:
-                said = ray.get(reply)
+                check_answer(ray.get(reply), folder, name)
             except ray.exceptions.RayError as error:
                 reason = " ".join(str(error).split())[-200:]
                 raise ValueError(f"the Ray node {name} cannot run fmce: {reason}") from error
-            check_answer(said, folder, token, name)
     finally:
-        for file in folder.glob(f"{token}*"):
-            file.unlink()
+        token.unlink()
 
 
 def alive(ray: Any) -> list[dict[str, Any]]:
-    """Return what Ray knows of each node that answers."""
+    """Return Ray's description of each node that answers."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def answer(folder: Path, token: str) -> Answer:
-    """Answer a file beside it, from another machine."""
-    if not (folder / token).exists():
-        return Answer("", code_digest())
-    name = f"{token}-{secrets.token_hex(8)}"
-    (folder / name).write_text("", encoding="utf-8")
-    return Answer(name, code_digest())
+def answer(token: Path) -> Answer:
+    """Answer from another machine; a folder of the same name that is not shared lacks the file."""
+    return Answer(token.exists() and os.access(token.parent, os.W_OK), code_digest())
 
 
-def check_answer(said: Answer, folder: Path, token: str, node: str) -> None:
-    """Refuse a node that did not answer in the folder, or would train with other code.
-
-    Args:
-        said: by the node.
-        folder: the shared one.
-        token: the file that was to be answered.
-        node: its name, for the message.
+def check_answer(answer: Answer, folder: Path, node: str) -> None:
+    """Refuse a node that does not share the folder, or would train with other code.
 
     Raises:
-        ValueError: it is refused.
+        ValueError: If the node is refused; the message names it.
     """
-    if said.code != code_digest():
+    if answer.code != code_digest():
         raise ValueError(
             f"the Ray node {node} has other code of fmce than this machine, so its rows would not be comparable; "
             "install the same version on every node"
         )
-    if not (said.file.startswith(token) and (folder / said.file).exists()):
+    if not answer.shares:
         raise ValueError(
-            f"the Ray node {node} does not share the folder {folder}; put it on a file system that all nodes "
-            "mount at the same path"
+            f"the Ray node {node} does not share the folder {folder}, or may not write to it; put it on a file "
+            "system that all nodes mount at the same path"
         )
 
 
