@@ -19,7 +19,8 @@ def arm_summaries(rows: Rows) -> list[dict[str, Any]]:
 
     Returns:
         One dict per arm: arm, mean, sd (None for a single run), n (its number of runs), epoch_seconds
-        (median over runs) and time_over_baseline (None without a baseline).
+        (median over runs; rough where several trained at a time) and time_over_baseline (None without
+        a baseline).
     """
     by_arm = _by_arm(rows)
     seconds = {

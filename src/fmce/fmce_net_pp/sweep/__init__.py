@@ -1,1 +1,1 @@
-"""FMCE-Net++ over models, data sets, RAFs and seeds."""
+"""The engine of comparisons and sweeps: groups of trainings, their selection, results and status."""
