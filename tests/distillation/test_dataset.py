@@ -287,7 +287,7 @@ def test_labelled_images_without_a_box_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["kitti", "bdd100k"])
 def test_class_names_of_data_that_has_its_own_are_refused(name, tmp_path):
     config = DistillationDataConfig(name=name, root=str(tmp_path), class_names=("car",))
-    with pytest.raises(ValueError, match=f"class_names is car, but {name} has classes of its own"):
+    with pytest.raises(ValueError, match=f"class_names is car, but {name} has its own classes"):
         load_distillation_data("detect", config)
 
 

@@ -1,7 +1,7 @@
-"""Random views of images: zoom, window, flip, brightness, drawn once, applied to image and labels alike.
+"""Augmented views of images: zoom, window, flip, brightness, drawn once and applied to image and labels alike.
 
-Function matching needs teacher and student to see the very same view, so a view is made once, before
-either sees it.
+In function matching teacher and student must see the very same view, so a view is made once, before
+either network sees it.
 """
 
 from collections.abc import Iterator
@@ -22,10 +22,16 @@ from fmce.seeding import augmentation_seed, pool_order_seed
 class Augmentation:
     """How views are drawn. With zoom 1, no flip and brightness 0, a view is the image itself.
 
-    mean, std: three values each on the 0–1 scale.
-    zoom: largest enlargement, at least 1.
-    flip: mirror left-right with probability ½.
-    brightness: largest relative change of brightness and of contrast, in [0, 1).
+    Attributes:
+        mean: Three channel means on the 0–1 scale, which views are normalised with.
+        std: Three standard deviations, likewise.
+        zoom: Largest enlargement, at least 1.
+        flip: Mirror left-right with probability ½.
+        brightness: Largest relative change of brightness and of contrast, in [0, 1).
+
+    >>> plain = Augmentation((0.5,) * 3, (0.25,) * 3)
+    >>> plain(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8))[0].flatten().tolist()
+    [2.0, 2.0, 2.0]
     """
 
     mean: tuple[float, ...]
@@ -44,14 +50,14 @@ class Augmentation:
         """Return views of a batch and the same views of its masks or boxes.
 
         Args:
-            images: uint8 (B,3,H,W).
-            labels: masks uint8 or int64 (B,H,W), packed boxes float (B,M,6), or None.
-            generator: on the images' device; None gives the plain images.
-            batch_slice: which rows of a larger batch these are. Augmentation are drawn for all of it, so that
+            images: Uint8 (B,3,H,W).
+            labels: Masks uint8 or int64 (B,H,W), packed boxes float (B,M,6), class indices (B,), or None.
+            generator: On the images' device; None gives the plain images.
+            batch_slice: The rows of a larger batch that these are. Views are drawn for all of it, so that
                 processes that share a batch vary it as one process would; None is all of them.
 
         Returns:
-            float32 (B,3,H,W), normalised; int64 (B,H,W), float32 (B,M,6) or None.
+            Float32 (B,3,H,W), normalised; int64 (B,H,W), float32 (B,M,6), int64 (B,) or None.
         """
         x = images.float() / 255
         y = labels if labels is None or is_packed(labels) else labels.long()
@@ -71,20 +77,19 @@ class Augmentation:
     def _warp(
         self, x: Tensor, y: Tensor | None, generator: torch.Generator, batch_slice: BatchSlice
     ) -> tuple[Tensor, Tensor | None]:
-        draw = torch.rand(4, batch_slice.batch_size, generator=generator, device=x.device)[
-            :, batch_slice.rows
-        ]
+        draw = torch.rand(4, batch_slice.batch_size, generator=generator, device=x.device)
+        draw = draw[:, batch_slice.rows]  # (4,B): zoom, mirror, window's place across and down
         side = self.zoom ** -draw[0]  # of the window over the image's: zoom is log-uniform
         mirror = torch.where(draw[1] < 0.5, -1.0, 1.0) if self.flip else torch.ones_like(side)
         theta = torch.zeros(len(x), 2, 3, device=x.device)
         theta[:, 0, 0], theta[:, 1, 1] = side * mirror, side
         theta[:, :, 2] = (2 * draw[2:].T - 1) * (1 - side)[:, None]
-        grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+        grid = F.affine_grid(theta, list(x.shape), align_corners=False)  # (B,H,W,2)
         # Windows lie inside the image; border padding only meets rounding at its edge.
         x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
         if is_packed(y):
             return x, move_boxes(y, theta, *x.shape[2:])
-        if y is not None:
+        if y is not None and y.ndim == 3:
             warped = F.grid_sample(
                 y[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False
             )
@@ -93,22 +98,23 @@ class Augmentation:
 
     def _relight(self, x: Tensor, generator: torch.Generator, batch_slice: BatchSlice) -> Tensor:
         drawn = torch.rand(2, batch_slice.batch_size, 1, 1, 1, generator=generator, device=x.device)
+        # (2,B,1,1,1): contrast and brightness
         draw = 1 + self.brightness * (2 * drawn[:, batch_slice.rows] - 1)
         mean = x.mean(dim=(1, 2, 3), keepdim=True)
         return ((x - mean) * draw[0] + mean * draw[1]).clamp(0, 1)
 
 
 def augmentation_generator(device: torch.device, seed: int, step: int) -> torch.Generator:
-    """Return the generator of a batch's views; they depend on nothing but seed and step."""
+    """Return the generator of a batch's views, which depend on seed and step alone."""
     return torch.Generator(device).manual_seed(augmentation_seed(seed, step))
 
 
 class TrainBatches:
-    """Batches of views from a pool, endless in the pool and finite in steps.
+    """Batches of augmented views from a pool, endless in the pool and finite in steps.
 
-    Step s takes the positions s·B … (s+1)·B of a sequence that runs through the whole pool in one
-    random order after another, so that every image is seen once before any is seen again, and a
-    resumed training goes on in the middle of a pass.
+    Step s takes the positions s·B … (s+1)·B of a sequence that runs through the complete pool in one
+    random order after another. Every image is seen once before any is seen again, and a training
+    resumes in the middle of a pass.
     """
 
     def __init__(
@@ -125,17 +131,17 @@ class TrainBatches:
         """Describe the batches.
 
         Args:
-            pool: where images come from.
-            augmentation: how they are varied.
+            pool: Where images come from.
+            augmentation: How they are varied.
             batch_size: B, of all processes together.
-            interval: steps an "epoch" of the training loop has.
-            seed: draws order and views.
-            device: where views are made, wherever the pool is; by default where it is.
-            rank_of: rank of this process and how many share each batch; together they see the images, in
+            interval: Steps per "epoch" of the training loop.
+            seed: Draws the order of images and their views.
+            device: Where views are made, wherever the pool is; by default where it is.
+            rank_of: Rank of this process and how many share each batch; together they see the images, in
                 the order and views, that one process alone would see.
 
         Raises:
-            ValueError: the pool is empty, or a batch has fewer images than processes share it.
+            ValueError: If the pool is empty, or a batch has fewer images than processes share it.
         """
         if len(pool) == 0:
             raise ValueError("expected a pool with images, got an empty one")
@@ -154,21 +160,18 @@ class TrainBatches:
         first = (epoch - 1) * self.interval
         for step in range(first, first + self.interval):
             index = self._positions(step)[self.batch_slice.rows]
-            images, targets = self._on_device(*self.pool.take(index))
+            images, targets = self.pool.take(index)
+            # Copied before they are varied: views are floats, of four times as many bytes.
+            images = images.to(self.device)
+            targets = None if targets is None else targets.to(self.device)
             generator = augmentation_generator(self.device, self.seed, step)
-            placed = targets if targets is not None and targets.ndim == 3 else None
-            x, y = self.augmentation(images, placed, generator, self.batch_slice)
-            yield PoolBatch(x, y if placed is not None else targets, index)
-
-    def _on_device(self, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        # Four times fewer bytes than the views, which are floats.
-        return images.to(self.device), None if targets is None else targets.to(self.device)
+            yield PoolBatch(*self.augmentation(images, targets, generator, self.batch_slice), index)
 
     def _positions(self, step: int) -> Tensor:
         size, start = len(self.pool), step * self.batch_size
         wanted = range(start, start + self.batch_size)
         turns = {position // size for position in wanted}
-        # Orders of passes now under way: a batch may end one and begin the next.
+        # A batch may end one pass and begin the next, so two orders may be in use.
         self._orders = {t: self._orders[t] if t in self._orders else self._order(t) for t in turns}
         return torch.stack([self._orders[p // size][p % size] for p in wanted])
 
@@ -201,7 +204,4 @@ class EvalBatches:
         for index in own_rows(batches, self.rank_of):
             if not len(index):
                 continue  # the last batch may have fewer images than there are processes
-            images, targets = self.pool.take(index)
-            placed = targets if targets is not None and targets.ndim == 3 else None
-            x, y = self.augmentation(images, placed)
-            yield PoolBatch(x, y if placed is not None else targets, index)
+            yield PoolBatch(*self.augmentation(*self.pool.take(index)), index)

@@ -1,4 +1,4 @@
-"""Pools of images for function matching: kept as uint8 arrays, with targets where there are labels."""
+"""Pools of images for function matching: uint8 tensors, with targets where there are labels."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,12 @@ from fmce.data.image_files import ImageArray
 
 @dataclass(frozen=True)
 class ImagePool:
-    """Images uint8 (N,3,H,W) on one device; targets (N,), (N,H,W), (N,M,6), or None if unlabelled.
+    """Images on one device, with their targets.
 
-    damaged: files that could not be read when the pool was made, in whose place others stand.
+    Attributes:
+        images: Uint8 (N,3,H,W).
+        targets: Classes int64 (N,), masks uint8 (N,H,W), packed boxes float32 (N,M,6), or None if unlabelled.
+        damaged: Files that could not be read when the pool was made; others stand in for them.
     """
 
     images: Tensor
@@ -27,7 +30,7 @@ class ImagePool:
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
+        """The device that holds the images."""
         return self.images.device
 
     @property
@@ -65,15 +68,15 @@ class ImagePool:
 
 
 def resize_and_center_crop(image: ImageArray, height: int, width: int) -> ImageArray:
-    """Resize an image to cover height × width and cut the centre.
+    """Resize an image to cover height × width and crop the centre.
 
     Args:
-        image: uint8 (H,W,3).
-        height: pixels.
-        width: pixels.
+        image: Uint8 (H,W,3).
+        height: Pixels.
+        width: Pixels.
 
     Returns:
-        uint8 (height,width,3).
+        Uint8 (height,width,3).
     """
     return np.asarray(
         _resize_and_center_crop(Image.fromarray(image), height, width, Image.Resampling.BILINEAR)
@@ -84,9 +87,9 @@ def resize_and_center_crop_mask(mask: ImageArray, height: int, width: int) -> Im
     """Resize a mask of class ids like `resize_and_center_crop`, by nearest neighbour.
 
     Args:
-        mask: uint8 (H,W).
-        height: pixels.
-        width: pixels.
+        mask: Uint8 (H,W).
+        height: Pixels.
+        width: Pixels.
     """
     return np.asarray(
         _resize_and_center_crop(Image.fromarray(mask), height, width, Image.Resampling.NEAREST)
@@ -98,7 +101,7 @@ def _resize_and_center_crop(
 ) -> Image.Image:
     if image.size == (width, height):
         return image
-    # The box is cut before resizing: resizing first would make pixels that are then thrown away.
+    # Cropped before resizing: the other order would compute pixels that are then thrown away.
     scale = max(height / image.height, width / image.width)
     # Rounding may put the box a hair outside the image, which resize refuses.
     across, down = min(width / scale, image.width), min(height / scale, image.height)
@@ -110,20 +113,23 @@ def as_pool(
     images: Sequence[ImageArray] | ImageArray,
     targets: Sequence[ImageArray] | ImageArray | None = None,
 ) -> ImagePool:
-    """Stack uint8 images (H,W,3), all of one size, and their targets."""
+    """Return a pool of uint8 images (H,W,3), all of one size, and their targets."""
     stacked = stack_images(images, len(images))
     return ImagePool(stacked, None if targets is None else torch.from_numpy(np.asarray(targets)))
 
 
 def stack_images(images: Iterable[ImageArray], count: int) -> Tensor:
-    """Put images into one tensor as they come: where each is decoded when it is asked for, memory holds them once.
+    """Put images into one tensor as they come, so that memory holds images that are decoded on demand once.
 
     Args:
-        images: uint8 (H,W,3), all of one size, at least one.
-        count: N, how many.
+        images: Uint8 (H,W,3), all of one size, at least one.
+        count: N, the number of images.
 
     Returns:
-        uint8 (N,3,H,W).
+        Uint8 (N,3,H,W).
+
+    Raises:
+        ValueError: If there are no images, or not `count`.
     """
     stacked: ImageArray | None = None
     for image, place in zip(images, range(count), strict=True):

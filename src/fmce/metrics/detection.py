@@ -17,14 +17,14 @@ from torch import Tensor
 from fmce.metrics.segmentation import none_if_nan
 
 Boxes = Mapping[str, Tensor]
-"""Of one image. Truth: "boxes" (n, 4), "labels" (n,) from 0, "ignored" bool (n,). Predictions:
+"""Boxes of one image. Truth: "boxes" (n, 4), "labels" (n,) from 0, "ignored" bool (n,). Predictions:
 "boxes", "labels", "scores" (n,)."""
 
 _NAMES = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
 )
-# A teacher's boxes from this score on are the truth that its student is held against.
+# A teacher's boxes of at least this score are the truth that its student is compared with.
 TEACHER_SCORE = 0.3
 
 
@@ -35,7 +35,7 @@ class DetectionScores:
     Attributes:
         values: By name: ap (mean over IoU .50:.05:.95 and classes), ap50, ap75, ap_small (below 32²
             pixels), ap_medium, ap_large (from 96² on), ar1, ar10, ar100 (recall with so many boxes
-            an image) and ar_small to ar_large.
+            per image) and ar_small to ar_large.
         by_class: AP of each class.
         images: Images evaluated.
         boxes: Boxes to find, without the ignored.
@@ -65,10 +65,10 @@ class DetectionScores:
 def detection_scores(
     truth: Sequence[Boxes], predictions: Sequence[Boxes], num_classes: int
 ) -> DetectionScores:
-    """Compute COCO's scores with 100 boxes an image.
+    """Compute COCO's scores with 100 boxes per image.
 
-    A class without a box to find is left out of the means. Boxes of an image beyond the 100 with the
-    highest scores are not looked at.
+    A class without a box to find is left out of the means. Of each image the 100 boxes with the highest
+    scores count.
 
     Args:
         truth: Of each image; "ignored" may be left out.
@@ -76,8 +76,8 @@ def detection_scores(
         num_classes: C.
 
     Raises:
-        ValueError: The numbers of images differ, a label is out of range or a box is inverted.
-        ModuleNotFoundError: faster-coco-eval is not installed.
+        ValueError: If the numbers of images differ, a label is out of range or a box is inverted.
+        ModuleNotFoundError: If faster-coco-eval is not installed.
     """
     if len(truth) != len(predictions) or not truth:
         raise ValueError(
@@ -121,7 +121,7 @@ def _check(image: Boxes, num_classes: int) -> None:
 
 
 def _rows(number: int, image: Boxes) -> list[dict[str, Any]]:
-    """Return COCO's rows of an image's boxes: left, top, width, height; classes from 1."""
+    """Return COCO's rows for the boxes of one image: left, top, width, height; classes from 1."""
     boxes = image["boxes"].detach().cpu().double().numpy()
     corners, sides = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
     rows = np.concatenate([corners, sides], axis=1).tolist()
@@ -172,7 +172,7 @@ def _evaluate(
 
 
 def teacher_as_truth(predictions: Boxes, least_score: float = TEACHER_SCORE) -> Boxes:
-    """Return a teacher's boxes of one image from a score on, as a truth to hold a student against."""
+    """Return a teacher's boxes of one image of at least a score, as the truth for its student."""
     keep = predictions["scores"] >= least_score
     return {"boxes": predictions["boxes"][keep], "labels": predictions["labels"][keep]}
 
@@ -199,12 +199,12 @@ def class_kl_sum(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 class DetectionAgreement:
-    """Collects a student's and its teacher's answers over images; needs no label.
+    """Collects detections of a student and its teacher over images; needs no label.
 
     Attributes:
         num_classes: C.
-        kl_sum: KL over the places so far, in nats.
-        places: Locations compared so far.
+        kl_sum: KL over the locations so far, in nats.
+        places: Number of locations so far.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -234,7 +234,7 @@ class DetectionAgreement:
         self.places += student_logits[..., 0].numel()
 
     def __add__(self, other: "DetectionAgreement") -> "DetectionAgreement":
-        """Return the answers over both's images."""
+        """Return the detections over the images of both."""
         both = DetectionAgreement(self.num_classes)
         both.kl_sum, both.places = self.kl_sum + other.kl_sum, self.places + other.places
         both._truth = self._truth + other._truth
@@ -242,7 +242,7 @@ class DetectionAgreement:
         return both
 
     def compute(self) -> dict[str, float | int | None]:
-        """Return AP with the teacher's boxes as truth, mean class KL a place, and what was compared."""
+        """Return AP with the teacher's boxes as truth, mean class KL per location, and what was compared."""
         scores = detection_scores(self._truth, self._predictions, self.num_classes)
         return {
             "ap_to_teacher": none_if_nan(scores.ap),

@@ -1,6 +1,6 @@
 """Metrics of FMCE-Net's phase predictions: the FMCE paper's four, and some for ordered classes.
 
-Computed in float64 on the CPU over a whole set at once; nothing is accumulated over batches.
+Computed in float64 on the CPU over a complete set at once; nothing is accumulated over batches.
 """
 
 import math
@@ -18,7 +18,7 @@ IntArray = NDArray[np.int64]
 
 
 class PhaseMetrics(NamedTuple):
-    """How well phases were predicted; fractions in [0, 1] unless said otherwise.
+    """How well phases were predicted; fractions in [0, 1] unless stated otherwise.
 
     Attributes:
         accuracy: Fraction of maps whose argmax is the true phase.

@@ -1,6 +1,6 @@
 """Segmentation scores from int64 confusion counts, by the rules of the BDD100K benchmark.
 
-mIoU is the mean over the classes present in the truth, taken once over the whole set and not per
+mIoU is the mean over the classes present in the truth, taken once over the complete set and not per
 image. Counts of several batches or processes are added before they are scored.
 """
 
@@ -46,7 +46,7 @@ def confusion(
         Int64 (C, C) counts on the device of `preds`; rows are true classes, columns predicted ones.
 
     Raises:
-        ValueError: Shapes differ, values are not integers, or a class id is out of range.
+        ValueError: If shapes differ, values are not integers, or a class id is out of range.
 
     >>> confusion(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 255]), 2).tolist()
     [[1, 1], [0, 0]]
@@ -76,7 +76,7 @@ class SegmentationScores:
     Attributes:
         iou: Per class, intersection over union; NaN for a class absent from the truth.
         miou: Mean of `iou` over the classes present in the truth; NaN without a labelled pixel.
-        pixel_accuracy: Fraction of labelled pixels predicted rightly; NaN without one.
+        pixel_accuracy: Fraction of labelled pixels predicted correctly; NaN without one.
         pixels: Labelled pixels counted.
     """
 
@@ -89,7 +89,7 @@ class SegmentationScores:
         """Return plain values for JSON, NaN as None, IoU by class name (by id without names).
 
         Raises:
-            ValueError: The number of names is not the number of classes.
+            ValueError: If the number of names is not the number of classes.
         """
         names = [str(i) for i in range(len(self.iou))] if class_names is None else class_names
         if len(names) != len(self.iou):
@@ -107,8 +107,8 @@ def none_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
+def _ratio(part: float, total: float) -> float:
+    return part / total if total else math.nan
 
 
 def segmentation_scores(counts: Tensor) -> SegmentationScores:
@@ -124,7 +124,7 @@ def segmentation_scores(counts: Tensor) -> SegmentationScores:
         The scores, computed in float64.
 
     Raises:
-        ValueError: Not a square integer matrix, or a negative count.
+        ValueError: If the matrix is not square and integer, or a count is negative.
 
     >>> segmentation_scores(torch.tensor([[3, 1, 0], [0, 2, 0], [0, 0, 0]])).iou[:2]
     (0.75, 0.6666666666666666)

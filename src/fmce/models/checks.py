@@ -1,4 +1,4 @@
-"""Whether a model can be trained as a config asks, known before the first epoch."""
+"""Checks, before the first epoch, that a model can be trained as a config asks."""
 
 import torch
 from torch import nn
@@ -17,8 +17,8 @@ def check_channels_last(model: nn.Module, device: torch.device) -> None:
     chooses NHWC order on CPUs by itself.
 
     Args:
-        model: any module.
-        device: where it is to run.
+        model: Any module.
+        device: Where it is to run.
 
     Raises:
         ValueError: If it has such a convolution and the device is the CPU.
@@ -49,18 +49,18 @@ def unsafe_in_channels_last(model: nn.Module, device: torch.device) -> str | Non
 
 
 def check_classifier(model: nn.Module, side: int, num_classes: int) -> None:
-    """Refuse a model that cannot take square images of a size, or gives other than one logit a class.
+    """Refuse a model that cannot take square images of a size, or returns anything but one logit per class.
 
     Runs one black image in eval mode; the model is left as found.
 
     Args:
-        model: takes images (B, 3, side, side), gives logits (B, num_classes).
-        side: pixels.
-        num_classes: of the data set.
+        model: Images (B, 3, side, side) → logits (B, num_classes).
+        side: Pixels.
+        num_classes: Classes of the data set.
 
     Raises:
-        ValueError: If no weight of it can be trained or one is not float32, if the model fails on such an
-            image (the message holds its reason), or its output is of another form.
+        ValueError: If no weight can be trained or one is not float32, if the model fails on such an image
+            (the message holds its reason), or its output has another form.
 
     Example:
         >>> check_classifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), 8, 5)
@@ -85,7 +85,7 @@ def check_classifier(model: nn.Module, side: int, num_classes: int) -> None:
     form = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if form != (1, num_classes):
         raise ValueError(
-            f"expected logits of shape {(1, num_classes)} for one image, one a class, got {form} from "
+            f"expected logits of shape {(1, num_classes)} for one image, one per class, got {form} from "
             f"{name}; let its builder use the num_classes that it is given"
         )
     if not any(p.requires_grad for p in parameters):

@@ -1,7 +1,7 @@
-"""A model trained through `torch.compile` that still gives the maps of one submodule.
+"""A model trained through `torch.compile` that still returns the maps of one submodule.
 
-Hooks added to a compiled model never fire, so the hook is placed first and what it holds leaves the
-compiled code as a second output, gradients included.
+Hooks added to a compiled model never fire, so the hook is placed before compilation, and the maps leave
+the compiled code as a second output, gradients included.
 """
 
 from types import TracebackType
@@ -16,12 +16,12 @@ from fmce.models.features import find_module
 class CompiledModel(nn.Module):
     """Logits of a model, and after each call the maps of a submodule, from compiled code.
 
-    Use it as a context manager: on leaving, the model has no hook of ours and the compiled code is
-    dropped. Weights and modes are the model's own, which stays as it was for uncompiled calls.
+    Use it as a context manager: on leaving, the hook is removed and the compiled code dropped. Weights and
+    modes are the model's own, which stays as it was for uncompiled calls.
 
     Args:
-        model: takes images and returns logits.
-        layer: submodule whose maps are wanted; None for logits alone.
+        model: Images → logits.
+        layer: Submodule whose maps are wanted; None for logits alone.
 
     Raises:
         ValueError: If there is no submodule of that name.
@@ -44,7 +44,7 @@ class CompiledModel(nn.Module):
 
         def hold(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
             held.append(output)
-            # The rest goes on with a copy: a ReLU in place would change the maps.
+            # Later layers get a copy: a ReLU in place would change the maps.
             return output.clone()
 
         def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -89,7 +89,7 @@ class CompiledModel(nn.Module):
         """
         if name != self.layer or self._maps is None:
             raise ValueError(
-                f"{name!r} is not at hand; captured: {self.layer}, after the compiled model was called"
+                f"{name!r} is not available; captured: {self.layer}, after the compiled model was called"
             )
         return self._maps
 

@@ -1,8 +1,8 @@
 """FCOS (Tian et al., ICCV 2019) with a feature pyramid, built from torchvision's parts.
 
-The network returns its raw outputs at every location of every level, in train and eval mode alike, so
-that a teacher's and a student's can be compared. Images are taken as they come: neither resized nor
-normalised nor padded, so that boxes are in pixels of the very frame both networks were given.
+The network returns its raw outputs at every location of every level, in train and in eval mode alike, so
+that a teacher's and a student's can be compared. Images are neither resized nor normalised nor padded, so
+that boxes are in pixels of the very frame that both networks were given.
 """
 
 from collections import OrderedDict
@@ -33,9 +33,9 @@ class FCOS(nn.Module):
         """Put the parts together.
 
         Args:
-            pyramid: Maps images to an ordered mapping of maps, one a level, finest first.
-            head: torchvision's `FCOSHead`.
-            strides: Of the levels.
+            pyramid: Maps images to an ordered mapping of maps, one per level, finest first.
+            head: A `FCOSHead` of torchvision.
+            strides: Pixels per location, by level.
         """
         super().__init__()
         self.pyramid, self.head, self.strides = pyramid, head, tuple(strides)
@@ -67,9 +67,9 @@ def _locations(
 ) -> tuple[Tensor, Tensor]:
     """Return x, y (A, 2) and strides (A,) of the cells of all levels, row by row.
 
-    A cell lies at index times stride, as in torchvision, whose anchors have their centre there.
-    torchvision divides the image by the map to get the stride, which is wrong where the image is no
-    multiple of it (375 px over 47 cells gives 7); the levels' true strides are used here.
+    A cell lies at index times stride, as in torchvision, whose anchors are centred there. torchvision gets
+    the stride as image size over map size, which is wrong where the image is no multiple of it (375 px
+    over 47 cells gives 7); the levels' true strides are used here.
     """
     places, steps = [], []
     for (height, width), stride in zip(sizes, strides, strict=True):
@@ -105,7 +105,7 @@ def fcos(
     strides: Sequence[int] = PAPER_STRIDES,
     encoder_options: Mapping[str, Any] | None = None,
 ) -> FCOS:
-    """Build an FCOS detector.
+    """Build an FCOS detector (Tian et al., ICCV 2019).
 
     Args:
         backbone: "resnet18", "resnet50", "resnet101" or another ResNet of torchvision; or a timm
@@ -124,9 +124,9 @@ def fcos(
         The detector, in train mode.
 
     Raises:
-        ValueError: An unknown backbone or one without these strides, or an argument out of its
+        ValueError: If the backbone is unknown or lacks these strides, or an argument is out of its
             range.
-        ModuleNotFoundError: A timm encoder was asked for and timm is not installed.
+        ModuleNotFoundError: If a timm encoder was asked for and timm is not installed.
 
     >>> model = fcos("test_resnet", 3, channels=32, convolutions=1, strides=(4, 8))
     >>> output = model(torch.zeros(2, 3, 32, 64))

@@ -91,7 +91,7 @@ class FeatureMaps:
 
     Maps are detached copies, so that later operations in place cannot change them. With
     `keep_gradients` they are the tensors themselves, on the path from the weights to the loss, and
-    the rest of the network goes on with a copy. The values the network computes are unchanged.
+    later layers get a copy. The values that the network computes are unchanged.
 
     Modules compiled in place run uncompiled inside the block. For the wrapper that `torch.compile`
     returns, hooks do not fire: run `maps.model(images)`, the module inside it.

@@ -1,4 +1,4 @@
-"""FMCE-Net: the classifier that tells from a feature map which training phase it comes from.
+"""FMCE-Net: the classifier that predicts from a feature map which training phase it comes from.
 
 FMCE paper, sections IV-E and V-C: two convolutional blocks and one linear layer. It returns logits,
 where the paper prints probabilities, and scores hold only for the run it was trained on.
@@ -46,10 +46,10 @@ def expected_phase(phase_logits: Tensor) -> Tensor:
 
 
 class _ConvBeforePool(nn.Conv2d):
-    """Zero-padded convolution 3×3 that leaves out what a max-pool 2 behind it would not look at.
+    """Zero-padded convolution 3×3 that leaves out what the max-pool 2 behind it would drop.
 
-    Of an odd side the pool drops the last row: 13 of the 49 outputs on a map of 7×7, 5 of 9 on 3×3.
-    What is computed is the same, forward and backward.
+    Of an odd side that is the last row: 13 of the 49 outputs on a map of 7×7, 5 of 9 on 3×3. Pooled values
+    and gradients are the same.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class FMCENet(nn.Module):
     FMCE paper, section V-C: two blocks conv 3×3 → max-pool 2 → ReLU, each halving the channels
     (above 1024 of them a 1×1 convolution reduces to 1024 first), then one linear layer. Logit index
     = phase − 1. It takes maps of exactly the shape it was built for; the layers would run on
-    another size too, but what they say about sizes never seen in training means nothing.
+    another size too, but their answers for sizes never seen in training mean nothing.
 
     Args:
         map_shape: (C, H, W), each at least 1.
@@ -151,7 +151,7 @@ class FMCENet(nn.Module):
         return logits
 
     def save(self, path: str | os.PathLike[str], *, trained_on: str = "") -> None:
-        """Write weights, shape and origin to one safetensors file, whole or not at all.
+        """Write weights, shape and origin to one safetensors file, atomically.
 
         Args:
             path: File to write; an existing one is replaced.

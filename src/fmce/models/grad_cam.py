@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 
 
 class CamNumbers(NamedTuple):
-    """What a class activation map shows, one value an image; NaN for an all-zero map.
+    """What a class activation map shows, one value per image; NaN for an all-zero map.
 
     None of these is given in the FMCE paper, which describes the pictures in words.
 
@@ -161,10 +161,10 @@ def _above_half(maps: FloatArray) -> NDArray[np.bool_]:
     return above
 
 
-def _fraction(part: FloatArray, whole: FloatArray) -> FloatArray:
-    """Divide elementwise, NaN where the whole is 0."""
+def _fraction(part: FloatArray, total: FloatArray) -> FloatArray:
+    """Divide elementwise, NaN where the total is 0."""
     fractions = np.full(part.shape, np.nan)
-    np.divide(part, whole, out=fractions, where=whole > 0)
+    np.divide(part, total, out=fractions, where=total > 0)
     return fractions
 
 

@@ -37,7 +37,7 @@ class SegmentationOutput(NamedTuple):
 def segmentation_output(
     result: Tensor | SegmentationOutput | Mapping[str, Tensor], images: Tensor
 ) -> SegmentationOutput:
-    """Bring what a segmentation model returned into the one output type and check its shape.
+    """Convert what a segmentation model returned to the one output type, and check its shape.
 
     Args:
         result: Logits, a `SegmentationOutput`, or a mapping with "out" and possibly "aux".
@@ -47,7 +47,7 @@ def segmentation_output(
         The same tensors as a `SegmentationOutput`.
 
     Raises:
-        ValueError: The result is of another type, or its logits are not (B, C, H, W) at the images'
+        ValueError: If the result is of another type, or its logits are not (B, C, H, W) at the images'
             size.
     """
     if isinstance(result, Tensor):
@@ -59,7 +59,7 @@ def segmentation_output(
     else:
         raise ValueError(
             "a segmentation model must return logits (B, C, H, W), a SegmentationOutput or a "
-            f"mapping with 'out'; got {type(result).__name__}. Wrap the model in one that does"
+            f"mapping with 'out'; got {type(result).__name__}; wrap the model in one that does"
         )
     shape = tuple(output.logits.shape)
     if len(shape) != 4 or (shape[0], *shape[2:]) != (images.shape[0], *images.shape[2:]):
@@ -185,7 +185,7 @@ class PSPNet(nn.Module):
             Logits (B, num_classes, H, W); the auxiliary logits too in train mode.
 
         Raises:
-            ValueError: A batch of one image in train mode.
+            ValueError: If a batch has one image in train mode.
         """
         size = images.shape[2:]
         before_last, last = self.encoder(images)[-2:]
@@ -205,7 +205,7 @@ def pspnet(
     output_stride: int = 8,
     encoder_options: Mapping[str, Any] | None = None,
 ) -> PSPNet:
-    """Build a PSPNet on a timm encoder.
+    """Build a PSPNet (Zhao et al., CVPR 2017) on a timm encoder.
 
     Each pyramid branch has C/4 channels, the head over them max(C/4, 32) and the auxiliary head a
     quarter of its own stage's, at least 32, with C the channels of the encoder's last stage.
@@ -225,9 +225,9 @@ def pspnet(
         The model, in train mode.
 
     Raises:
-        ValueError: An unknown encoder, one that cannot have this output stride, or an argument out
+        ValueError: If the encoder is unknown or cannot have this output stride, or an argument is out
             of its range.
-        ModuleNotFoundError: timm is not installed.
+        ModuleNotFoundError: If timm is not installed.
 
     >>> model = pspnet("test_resnet", 10).eval()
     >>> model(torch.zeros(1, 3, 40, 60)).logits.shape

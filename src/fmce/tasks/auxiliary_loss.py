@@ -1,4 +1,4 @@
-"""FMCE-Net++: the task's loss beside the frozen FMCE-Net's (Representation Auxiliary Loss, Eq. 4–5)."""
+"""FMCE-Net++: the task's loss plus a frozen FMCE-Net's (Representation Auxiliary Loss, Eq. 4–5)."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -15,7 +15,10 @@ from fmce.tasks.classification import classifier_output
 
 
 class CapturedMaps(Protocol):
-    """Maps of the model's latest call: an open `FeatureMaps`, or a `CompiledModel`."""
+    """Maps of the model's latest call: an open `FeatureMaps`, or a `CompiledModel`.
+
+    They keep the autograd graph of that call, so that a loss on them reaches the model's weights.
+    """
 
     def single(self, name: str) -> Tensor:
         """Return the maps (B,C,h,w) of a submodule."""
@@ -33,17 +36,17 @@ def ral_step(
     oracle_every: int = 1,
     oracle_batch_fraction: float = 1.0,
 ) -> Callable[[ImageBatch], StepOutput]:
-    """Return FMCE-Net++'s training step; `oracle_every` and `oracle_batch_fraction` below 1 make it cheaper.
+    """Return FMCE-Net++'s training step; `oracle_every` above 1 or `oracle_batch_fraction` below 1 make it cheaper.
 
     Args:
-        model: the classifier; its maps at `layer` get the oracle's gradient.
-        maps: an open capture of `model` at `layer` that keeps gradients.
-        layer: submodule that gives the feature map.
-        oracle: frozen FMCE-Net in eval mode: maps (B,C,h,w) → phase logits (B,K).
-        raf: weight of the task's loss, 0 to 1.
-        target_phase: phase every map is pulled to; None is the last.
-        oracle_every: ask the oracle at every n-th step of the training only, with n times the weight.
-        oracle_batch_fraction: ask it about that share of each batch only; the mean over it stands for the batch.
+        model: The classifier; its maps at `layer` get the oracle's gradient.
+        maps: An open capture of `model` at `layer` that keeps gradients.
+        layer: Submodule that returns the feature maps.
+        oracle: Frozen FMCE-Net in eval mode: maps (B,C,h,w) → phase logits (B,K).
+        raf: Weight of the task's loss, 0 to 1.
+        target_phase: Phase that every map is pulled to; None is the last.
+        oracle_every: Run the oracle in every n-th step of the training only, with n times the weight.
+        oracle_batch_fraction: Run it on this fraction of each batch only; the mean over it stands for the batch.
     """
     published = oracle_every == 1 and oracle_batch_fraction == 1
 
@@ -52,7 +55,7 @@ def ral_step(
         base = F.cross_entropy(logits.float(), batch.targets)
         if batch.step % oracle_every:
             return classifier_output(raf * base, logits, batch, **_seen_sums(base, None, 0, batch))
-        judged = _part(maps.single(layer), oracle_batch_fraction)
+        judged = _part(maps.single(layer), oracle_batch_fraction)  # (b,C,h,w), b ≤ B
         phase_logits = oracle(judged)
         loss = representation_auxiliary_loss(
             base, phase_logits, raf, target_phase, oracle_every=oracle_every
@@ -66,7 +69,7 @@ def ral_step(
 
 
 def _part(maps: Tensor, share: float) -> Tensor:
-    """Return the first maps of a batch: batches are shuffled, so any part stands for the whole."""
+    """Return the first maps of a batch, which is shuffled, so that any part represents it."""
     return maps if share == 1 else maps[: max(1, round(share * len(maps)))]
 
 
@@ -79,15 +82,15 @@ def feature_matching_step(
     raf: float,
     ranks: Ranks = ALONE,
 ) -> Callable[[ImageBatch], StepOutput]:
-    """Return the control that pulls maps to those of a checkpoint instead of to a phase.
+    """Return the step of the control that pulls maps to those of a checkpoint instead of to a phase.
 
     Args:
-        model: the classifier.
-        maps: an open capture of `model` at `layer` that keeps gradients.
-        layer: submodule that gives the feature map.
-        teacher_maps: images → the checkpoint's maps on the same view.
-        raf: weight of the task's loss, 0 to 1.
-        ranks: those that share each batch, over all of which the teacher's maps are scaled alike.
+        model: The classifier.
+        maps: An open capture of `model` at `layer` that keeps gradients.
+        layer: Submodule that returns the feature maps.
+        teacher_maps: Images → the checkpoint's maps for the same view.
+        raf: Weight of the task's loss, 0 to 1.
+        ranks: The processes that share each batch; the teacher's maps have one scale over all of them.
     """
 
     def step(batch: ImageBatch) -> StepOutput:
@@ -111,7 +114,7 @@ def _sums(base: Tensor, auxiliary: Tensor, batch: ImageBatch) -> dict[str, Tenso
 def _seen_sums(
     base: Tensor, auxiliary: Tensor | None, seen: int, batch: ImageBatch
 ) -> dict[str, Tensor]:
-    """Return the sums of a step whose oracle saw `seen` images; `mean_auxiliary` makes a mean of them."""
+    """Return the sums of a step whose oracle saw `seen` images; `mean_auxiliary` turns them into a mean."""
     total = base.new_zeros(()) if auxiliary is None else auxiliary * seen
     return {
         "task_loss": base.detach() * len(batch.targets),
@@ -124,8 +127,8 @@ def mean_auxiliary(means: Mapping[str, float]) -> dict[str, float | None]:
     """Return an epoch's mean auxiliary loss over the images that the oracle saw; None if it saw none.
 
     Args:
-        means: the epoch's sums over all its images; nothing is to be mended without `auxiliary_share`,
-            the share that the oracle saw.
+        means: The epoch's sums divided by its number of images. Without "auxiliary_share", the fraction that the
+            oracle saw, the mean over all images is right already.
 
     >>> mean_auxiliary({"auxiliary_loss": 0.5, "auxiliary_share": 0.25})
     {'auxiliary_loss': 2.0}

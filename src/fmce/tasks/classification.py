@@ -14,14 +14,14 @@ from fmce.models.features import eval_mode
 
 
 class ClassifierScores(NamedTuple):
-    """Mean cross-entropy in nats and share of images classified correctly."""
+    """Mean cross-entropy in nats, and the fraction of images classified correctly."""
 
     loss: float
     accuracy: float
 
 
 def classification_step(model: nn.Module) -> Callable[[ImageBatch], StepOutput]:
-    """Return the plain training step of a classifier that gives logits (B, classes)."""
+    """Return the training step of a classifier with logits (B, classes): cross-entropy alone."""
 
     def step(batch: ImageBatch) -> StepOutput:
         logits = model(batch.images)
@@ -38,7 +38,7 @@ def classification_step(model: nn.Module) -> Callable[[ImageBatch], StepOutput]:
 def classifier_output(
     loss: Tensor, logits: Tensor, batch: ImageBatch, **sums: Tensor
 ) -> StepOutput:
-    """Return a step's output with the number of correct predictions beside other sums."""
+    """Return a step's output, with the number of correct predictions added to its sums."""
     correct = (logits.argmax(1) == batch.targets).sum()
     return StepOutput(loss, len(batch.targets), {"accuracy": correct, **sums})
 
@@ -48,9 +48,9 @@ def evaluate_classifier(model: nn.Module, batches: Batches, runtime: Runtime) ->
     """Evaluate on every image, in eval mode; the model's own modes are restored.
 
     Args:
-        model: gives logits (B, classes).
-        batches: unvaried images; of several ranks each gives its share and all get the whole's scores.
-        runtime: device and precision.
+        model: Images → logits (B, classes).
+        batches: Unvaried images. Each of several ranks evaluates its share, and all get the scores of the full set.
+        runtime: Device and precision.
     """
     loss = torch.zeros((), dtype=torch.float64, device=runtime.device)
     correct = torch.zeros((), dtype=torch.int64, device=runtime.device)

@@ -27,7 +27,7 @@ class DetectionTask:
         self.num_classes, self.class_names = num_classes, class_names
 
     def outputs(self, model: nn.Module, images: Tensor) -> DetectionOutput:
-        """Return the checked raw outputs."""
+        """Return the checked raw outputs of images (B,3,H,W)."""
         return detection_output(model(images), images, self.num_classes)
 
     def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> StepOutput:
@@ -39,13 +39,13 @@ class DetectionTask:
         self, student: DetectionOutput, teacher: DetectionOutput, temperature: float
     ) -> StepOutput:
         """Return the sum of `detection_distillation` as loss, and its three parts."""
-        del temperature  # 1, by the config
+        del temperature  # the config allows 1 alone
         losses = detection_distillation(student, teacher)
         parts = {f"loss_{name}": value for name, value in losses.parts().items()}
         return StepOutput(losses.total(), len(student.class_logits), {}, losses.divisor, parts)
 
     def scores(self, model: nn.Module, batches: Batches, runtime: Runtime) -> dict[str, Any]:
-        """Return AP and its family, and the AP of each class."""
+        """Return COCO's scores and the AP of each class."""
         truth, predictions = [], []
         for batch, output in self._run(model, batches, runtime):
             if batch.targets is None:
@@ -76,7 +76,7 @@ class DetectionTask:
     def predict(
         self, model: nn.Module, batches: Batches, runtime: Runtime
     ) -> list[dict[str, Tensor]]:
-        """Return the boxes found in each image, on the CPU."""
+        """Return the boxes detected in each image, on the CPU."""
         found = []
         for batch, output in self._run(model, batches, runtime):
             found += _detect(output, batch)

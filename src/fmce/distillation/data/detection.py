@@ -18,35 +18,34 @@ from fmce.data.detection.scalabel import bdd100k_detection
 from fmce.data.image_files import ImageArray
 from fmce.data.pools import ImagePool, as_pool, resize_and_center_crop, stack_images
 from fmce.data.road_scenes.scenes import SCENE_BOX_CLASSES, SceneBatch
-from fmce.distillation.data.memory import image_bytes
-from fmce.distillation.data.pools import (
-    DistillationData,
-    required_root,
-    sample_indices,
-    with_statistics,
-)
+from fmce.distillation.data.files import data_from_files
+from fmce.distillation.data.pools import DistillationData, required_root
 from fmce.distillation.data.road_scenes import scene_data
-from fmce.distillation.data.unlabelled import unlabelled_pools
 
-# Of a scene's objects, those with fewer visible pixels are ignored: at a few pixels a pedestrian
-# is a smudge that nobody could name.
+# Objects of a scene with fewer visible pixels are ignored: nobody could name a pedestrian of a few pixels.
 _LEAST_PIXELS = 16
 
 
 def detection_data(config: DistillationDataConfig) -> DistillationData:
-    """Read or render all images of a detection experiment; targets are packed boxes.
+    """Read or render all images of a detection experiment; targets are packed boxes float32 (N,M,6).
 
     Raises:
-        ValueError: the data set is unknown or incomplete, boxes are wrong, or the images would not
-            fit in memory.
+        ValueError: If the data set is unknown or incomplete, boxes are wrong, or the images would not fit in memory.
     """
-    built_in = config.name == "scenes"
-    data = scene_data(config, _with_boxes, SCENE_BOX_CLASSES) if built_in else _files(config)
+    if config.name == "scenes":
+        data = scene_data(config, _with_boxes, SCENE_BOX_CLASSES)
+    else:
+        train, validation = (
+            files.tolerating(config.max_damaged) for files in _train_and_validation(config)
+        )
+        for files in (train, validation):
+            files.check()
+        data = data_from_files(config, train, validation, _read, check=DetectionFiles.require_boxes)
     for name in ("labelled", "validation"):
         targets = getattr(data, name).targets
         if not ((targets[..., 4] >= 0) & (targets[..., 5] == 0)).any():
             raise ValueError(
-                f"{config.name}: no box to find is left in {len(targets)} {name} images once they are brought to "
+                f"{config.name}: no box to find is left in {len(targets)} {name} images after resizing to "
                 f"{config.height}×{config.width}; take more of them, or a larger data.height and data.width"
             )
     return data
@@ -58,41 +57,12 @@ def _with_boxes(scenes: SceneBatch) -> ImagePool:
     return ImagePool(as_pool(scenes.images).images, pack_boxes(boxes))
 
 
-def _files(config: DistillationDataConfig) -> DistillationData:
-    train, validation = (
-        files.tolerating(config.max_damaged) for files in _train_and_validation(config)
-    )
-    for files in (train, validation):
-        files.check()
-    order = np.random.default_rng(config.seed).permutation(len(train))
-    count = min(config.labelled or len(train), len(train))
-    labelled = train.select(np.sort(order[:count]).tolist())
-    few = validation.select(sample_indices(len(validation), config.validation, config.seed))
-    for files in (labelled, few):
-        files.require_boxes()
-    left_out = [train.image_paths[i] for i in np.sort(order[count:])]
-    pool, held_out = unlabelled_pools(
-        config,
-        validation.stems,
-        labelled.stems,
-        left_out,
-        others=image_bytes(config, len(labelled) + len(few)),
-    )
-    return with_statistics(
-        _labelled(labelled, config),
-        pool,
-        held_out,
-        _labelled(few, config),
-        train.class_names,
-    )
-
-
 def _train_and_validation(config: DistillationDataConfig) -> tuple[DetectionFiles, DetectionFiles]:
-    """Find both splits; the validation images have the class ids of the training images."""
+    """Find both splits; the validation images get the class ids of the training images."""
     train = detection_files(config, "train")
-    # Each of COCO's files numbers categories of its own, and need not have all of the other's.
-    all_of_it = replace(config, class_names=()) if config.name == "coco" else config
-    validation = detection_files(all_of_it, "val")
+    # Each of COCO's files numbers categories in its own way, and need not have all of the other's.
+    unnamed = replace(config, class_names=()) if config.name == "coco" else config
+    validation = detection_files(unnamed, "val")
     return train, validation.renumbered(train.class_names, drop=bool(config.class_names))
 
 
@@ -100,7 +70,7 @@ def detection_files(config: DistillationDataConfig, split: str) -> DetectionFile
     """Find the labelled images of a split, "train" or "val".
 
     Raises:
-        ValueError: the data set's name is unknown, or it is incomplete.
+        ValueError: If the data set's name is unknown, or it is incomplete.
     """
     exclude, unannotated = config.exclude or (), config.unannotated_images
     if config.name not in ("bdd100k", "kitti", "coco", "yolo", "voc"):
@@ -110,7 +80,7 @@ def detection_files(config: DistillationDataConfig, split: str) -> DetectionFile
     root, names = required_root(config), config.class_names
     if names and config.name in ("bdd100k", "kitti"):
         raise ValueError(
-            f"data.class_names is {', '.join(names)}, but {config.name} has classes of its own; leave it out"
+            f"data.class_names is {', '.join(names)}, but {config.name} has its own classes; leave it out"
         )
     if config.name == "bdd100k":
         return bdd100k_detection(root, split, unannotated=unannotated, exclude=exclude)
@@ -128,8 +98,7 @@ def detection_files(config: DistillationDataConfig, split: str) -> DetectionFile
     return read(root, split, class_names=names, unannotated=unannotated, exclude=exclude)
 
 
-def _labelled(files: DetectionFiles, config: DistillationDataConfig) -> ImagePool:
-    size = (config.height, config.width)
+def _read(files: DetectionFiles, size: tuple[int, int]) -> ImagePool:
     boxes: list[ImageBoxes] = []
 
     def images() -> Iterator[ImageArray]:

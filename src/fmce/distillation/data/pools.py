@@ -1,4 +1,4 @@
-"""What the images of every function-matching experiment share: leak rules, random choices, statistics."""
+"""What the images of every function-matching experiment share: pools, leak rules, random choices, statistics."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,20 @@ POOLS = ("labelled", "unlabelled", "held_out", "validation")
 
 @dataclass(frozen=True)
 class DistillationData:
-    """What a function-matching experiment sees.
+    """The images of a function-matching experiment.
 
-    labelled: for every arm and the teacher. unlabelled: for the function_matching arm besides, may be empty, and
-    may lie in files.
-    held_out: unlabelled images nobody trains on. validation: where all are evaluated.
+    Attributes:
+        labelled: For the teacher and every arm.
+        unlabelled: For the function_matching arm in addition; may be empty, and may be in files.
+        held_out: Unlabelled images that nobody trains on.
+        validation: Labelled images on which all are evaluated.
+        class_names: Names of the class ids 0 … C − 1.
+        mean: Three channel means that images are normalised with, on the 0–1 scale.
+        std: Three standard deviations, likewise.
     """
 
     labelled: ImagePool
-    unlabelled: "ImagePool | FramePool"
+    unlabelled: ImagePool | FramePool
     held_out: ImagePool
     validation: ImagePool
     class_names: tuple[str, ...]
@@ -38,8 +43,8 @@ def forbidden_stems(config: DistillationDataConfig, validation: Iterable[str]) -
     """Return the stems that must not be in the pool.
 
     Args:
-        config: names stems to leave out, and the data set whose rule is kept.
-        validation: stems of the validation images.
+        config: Names stems to leave out, and the data set whose leak rule holds.
+        validation: Stems of the validation images.
     """
     forbidden = set(validation)
     if config.exclude is not None:
@@ -50,7 +55,11 @@ def forbidden_stems(config: DistillationDataConfig, validation: Iterable[str]) -
 
 
 def sample_indices(count: int, most: int | None, seed: int) -> list[int]:
-    """Return up to `most` positions of `count`, drawn at random (sets may be sorted by class), in order."""
+    """Return up to `most` of the positions 0 … `count` − 1, drawn at random (sets may be sorted by class), in order.
+
+    >>> sample_indices(5, 3, seed=0)
+    [2, 3, 4]
+    """
     order = np.random.default_rng(seed).permutation(count)[:most]
     return [int(i) for i in np.sort(order)]
 
@@ -62,7 +71,7 @@ def with_statistics(
     validation: ImagePool,
     class_names: Sequence[str],
 ) -> DistillationData:
-    """Put pools together, with the channel statistics of the labelled images."""
+    """Return the data of an experiment, normalised with the channel statistics of its labelled images."""
     mean, std = channel_statistics(labelled.images)
     return DistillationData(
         labelled, unlabelled, held_out, validation, tuple(class_names), mean, std
@@ -70,9 +79,13 @@ def with_statistics(
 
 
 def required_root(config: DistillationDataConfig) -> Path:
-    """Return where the data set lies, or say how to name it."""
+    """Return the data set's folder.
+
+    Raises:
+        ValueError: If the config names none.
+    """
     if config.root is None:
         raise ValueError(
-            f"data.root is not set; say where {config.name} lies: --set data.root=FOLDER"
+            f"data.root is not set; give the folder of {config.name}: --set data.root=FOLDER"
         )
     return Path(config.root)

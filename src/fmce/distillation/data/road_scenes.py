@@ -9,7 +9,7 @@ from fmce.distillation.data.memory import image_bytes, stays_on_disk
 from fmce.distillation.data.pools import DistillationData, with_statistics
 from fmce.seeding import validation_scenes_seed
 
-# How many there are of each kind unless the config says.
+# Numbers of images that the config leaves open.
 _LABELLED, _UNLABELLED, _VALIDATION = 60, 4000, 200
 
 
@@ -21,17 +21,19 @@ def scene_data(
     """Render all images of an experiment.
 
     Args:
-        config: how many, of which size, and the seed.
-        with_targets: labelled scenes → their images and targets.
-        class_names: what the targets' ids mean.
+        config: How many, of which size, and the seed.
+        with_targets: Labelled scenes → their images and targets.
+        class_names: Names of the targets' ids.
 
     Raises:
-        ValueError: the images would not fit in memory.
+        ValueError: If the images would not fit in memory.
     """
     labelled = config.labelled or _LABELLED
     validation = config.validation or _VALIDATION
     start, extra = labelled, config.unlabelled or _UNLABELLED
-    _check_memory(2 * (labelled + validation) + extra + config.held_out, config)
+    # Labelled images are held twice for a while.
+    count = 2 * (labelled + validation) + extra + config.held_out
+    stays_on_disk("memory", image_bytes(config, count), 0)
     size = {"height": config.height, "width": config.width}
     return with_statistics(
         with_targets(render_scenes(range(labelled), seed=config.seed, **size)),
@@ -51,8 +53,3 @@ def _unlabelled(numbers: range, config: DistillationDataConfig) -> ImagePool:
         render_scene(i, seed=config.seed, height=config.height, width=config.width) for i in numbers
     )
     return ImagePool(stack_images((scene.image for scene in scenes), len(numbers)))
-
-
-def _check_memory(count: int, config: DistillationDataConfig) -> None:
-    """Refuse that many images where they do not fit in memory; labelled ones are held twice for a while."""
-    stays_on_disk("memory", image_bytes(config, count), 0)

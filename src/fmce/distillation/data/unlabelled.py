@@ -17,9 +17,10 @@ from fmce.data.image_files import stem_of
 from fmce.data.pools import ImagePool
 from fmce.distillation.data.memory import image_bytes, stays_on_disk
 from fmce.distillation.data.pools import forbidden_stems
-from fmce.files import read_json, write_json
+from fmce.files import read_json_or_none, write_json
 
 _FILE = "unlabelled.json"
+_FIELDS = ("height", "width", "shuffle_buffer", "max_damaged")
 
 
 def unlabelled_pools(
@@ -33,18 +34,18 @@ def unlabelled_pools(
     """Find the frames of `config.folders`: folders of images, folders or addresses of shards.
 
     Args:
-        config: which frames, how many, and whether they are read into memory.
-        validation: stems of the validation images, which must not be in the pool.
-        labelled: stems of the labelled images, which are trained on anyway; other frames of their
+        config: Which frames, how many, and whether they are read into memory.
+        validation: Stems of the validation images, which must not be in the pool.
+        labelled: Stems of the labelled images, which are trained on anyway; other frames of their
             videos may be in the pool.
-        left_out: training images whose labels are not used; they join.
-        others: bytes of the images that memory must hold besides.
+        left_out: Training images whose labels are not used; they join the pool.
+        others: Bytes of the images that memory must hold besides.
 
     Returns:
         The pool, possibly empty, and the frames held out of it.
 
     Raises:
-        ValueError: a folder holds no frames, or those to be in memory do not fit.
+        ValueError: If a folder holds no frames, or those to be in memory do not fit.
     """
     size = (config.height, config.width)
     forbidden = forbidden_stems(config, validation)
@@ -74,7 +75,7 @@ def _files(
     if folders:
         listed = list_frames(folders, exclude=exclude)
         found += [path for path in listed if stem_of(path.name) not in known]
-    # Absolute: a training may be taken up again from another working folder.
+    # Absolute: a training may be resumed from another working folder.
     found = list(dict.fromkeys(path.absolute() for path in found))
     order = np.random.default_rng(config.seed + 1).permutation(len(found))
     return [found[i] for i in order]
@@ -112,34 +113,21 @@ def _choose(
 
 
 def write_frames(folder: Path, pool: FramePool, config: DistillationDataConfig) -> None:
-    """Write down which frames a pool has: shards that are added later change no experiment."""
-    about: dict[str, Any] = {
-        "height": pool.height,
-        "width": pool.width,
-        "shuffle_buffer": pool.shuffle_buffer,
-        "workers": config.workers,
-        "max_damaged": config.max_damaged,
-    }
-    write_json(folder / _FILE, about | pool.to_dict())
+    """Record which frames a pool has: shards that are added later change no experiment."""
+    fields = {name: getattr(pool, name) for name in _FIELDS}
+    write_json(folder / _FILE, fields | {"workers": config.workers} | pool.to_dict())
 
 
 def read_frames(folder: Path, workers: int) -> FramePool | None:
-    """Return the pool that `write_frames` wrote; None where the frames are in memory.
+    """Return the pool that `write_frames` recorded; None where the frames are in memory.
 
     Args:
-        folder: of the experiment.
-        workers: processes that decode, where the config sets none.
+        folder: Folder of the experiment.
+        workers: Processes that decode, where the config sets none.
     """
-    path = folder / _FILE
-    if not path.exists():
+    found: dict[str, Any] | None = read_json_or_none(folder / _FILE)
+    if found is None:
         return None
-    about: dict[str, Any] = read_json(path)
-    chosen = about["workers"]
-    return FramePool.from_dict(
-        about,
-        height=about["height"],
-        width=about["width"],
-        shuffle_buffer=about["shuffle_buffer"],
-        workers=workers if chosen is None else chosen,
-        max_damaged=about["max_damaged"],
-    )
+    fields = {name: found[name] for name in _FIELDS}
+    chosen = workers if found["workers"] is None else found["workers"]
+    return FramePool.from_dict(found, workers=chosen, **fields)
