@@ -62,10 +62,13 @@ def test_the_guide_to_fmce_net_pp_trains_the_network_and_not_the_oracle(beside_a
     assert all(p.grad is None for p in names["oracle"].parameters())
 
 
-def test_the_guide_to_function_matching_builds_a_network_that_comes_to_match():
+def test_the_guide_to_function_matching_builds_a_network_that_comes_to_match(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    losses = run_examples("docs/function-matching.md")["losses"]
+    names = run_examples("docs/function-matching.md")
+    losses = names["losses"]
     assert losses[-1] < 0.3 * losses[0]
+    assert [arm["arm"] for arm in names["result"]["arms"]] == list(names["config"].arms)
 
 
 def test_the_readme_example_is_short():

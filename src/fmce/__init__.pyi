@@ -40,3 +40,16 @@ from .metrics.statistics import holm as holm
 from .metrics.statistics import paired_comparison as paired_comparison
 
 # Method 3, function matching: a compact student imitates a teacher
+from .config.distillation import DistillationConfig as DistillationConfig
+from .config.distillation import distillation_preset as distillation_preset
+from .distillation.distill import distill as distill
+from .distillation.export import export as export
+from .distillation.predict import predict as predict
+from .losses.detection import DetectionLosses as DetectionLosses
+from .losses.detection import detection_distillation as detection_distillation
+from .losses.distillation import kl_distillation as kl_distillation
+from .losses.distillation import mixup as mixup
+from .models.detection import DetectionOutput as DetectionOutput
+from .models.fcos import fcos as fcos
+from .models.pspnet import SegmentationOutput as SegmentationOutput
+from .models.pspnet import pspnet as pspnet

@@ -52,7 +52,7 @@ def test_a_submodule_that_is_not_there_is_refused():
 def test_maps_are_there_only_after_a_call_and_only_of_the_tap():
     with CompiledModel(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()), "0") as compiled:
         for name in ("0", "1"):
-            with pytest.raises(ValueError, match=f"'{name}' is not at hand; captured: 0"):
+            with pytest.raises(ValueError, match=f"'{name}' is not available; captured: 0"):
                 compiled.single(name)
 
 

@@ -84,7 +84,7 @@ def distill(
         FileExistsError: If `out` holds another experiment.
 
     Example:
-        A minute on a CPU, on rendered road scenes::
+        On built-in road scenes, for one seed::
 
             config = replace(distillation_preset("scenes"), seeds=(1,))
             result = distill(config, Path("runs/scenes"))
