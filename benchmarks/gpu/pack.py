@@ -1,6 +1,6 @@
 """Pack what a GPU machine without a network lacks into an ignored folder, in parts that a call can carry.
 
-    python -m benchmarks.gpu.pack [--data cifar10 mnist …] [--part-mb 48 61] [--wheels zarr …]
+    python -m benchmarks.gpu.pack [--data cifar10 mnist …] [--part-mb 51 62] [--wheels tyro …]
                                   [--python 3.12] [--state DIR] [--to .gpu]
 
 Reads data sets as they lie in $FMCE_DATA: `NAME.npz` becomes sheets of lossless WebP, the files of MNIST and
@@ -30,9 +30,11 @@ from fmce.engine.runtime import cores
 ROOT = Path(__file__).resolve().parents[2]
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 WHEELS = (
-    *("zarr", "numcodecs", "donfig", "google-crc32c", "tyro", "docstring-parser", "typeguard"),
-    *("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "faster-coco-eval"),
+    *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
+    *("tyro", "docstring-parser", "typeguard"),
 )
+# Wanted by one of the tests alone.
+TEST_WHEELS = ("zarr", "numcodecs", "donfig", "google-crc32c")
 _PLATFORMS = ("2_28", "2_27", "2_17", "2_24", "2_26", "2_34")
 
 
@@ -41,9 +43,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data", nargs="*", default=["cifar10", "mnist"], help="%(default)s")
-    add("--part-mb", type=float, nargs="+", default=[48, 61],
+    add("--part-mb", type=float, nargs="+", default=[51, 62],
         help="most of each part, in MB; the last holds for all that follow (%(default)s)")  # fmt: skip
     add("--wheels", nargs="*", default=list(WHEELS), help="packages that the machine lacks")
+    add("--test-wheels", nargs="*", default=list(TEST_WHEELS), help="those only tests need")
     add("--python", default="3.12", help="version there (%(default)s)")
     add("--state", type=Path, help="output folder of an earlier call")
     add("--to", type=Path, default=ROOT / ".gpu")
@@ -52,8 +55,9 @@ def main() -> None:
     if options.data:
         data = Path(os.environ.get("FMCE_DATA", "data"))
         pack_data(data, options.data, options.to, [int(mb * 1e6) for mb in options.part_mb])
-    if options.wheels:
-        download(options.wheels, options.python, options.to / "wheels")
+    for names, folder in ((options.wheels, "wheels"), (options.test_wheels, "wheels-tests")):
+        if names:
+            download(names, options.python, options.to / folder)
     if options.state:
         chunks = sorted(options.state.glob("state.[0-9]"))
         (options.to / "state").mkdir(parents=True)

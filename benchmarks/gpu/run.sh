@@ -4,11 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
 site=${FMCE_GPU_SITE:-${TMPDIR:-/tmp}/fmce-gpu-site}
-wheels=${FMCE_GPU_WHEELS:-.gpu/wheels}
+packed=${FMCE_GPU_PACKED:-.gpu}
 export PYTHONPATH="$PWD/src:$PWD${PYTHONPATH:+:$PYTHONPATH}"
-if compgen -G "$wheels/*.whl" >/dev/null; then
+if compgen -G "$packed/wheels*/*.whl" >/dev/null; then
     "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade \
-        --target "$site" "$wheels"/*.whl
+        --target "$site" "$packed"/wheels*/*.whl
 fi
 if [ -d "$site" ]; then
     PYTHONPATH="$PYTHONPATH:$site"

@@ -17,7 +17,7 @@ def test_every_part_runs_on_a_processor_and_is_collected(tmp_path):
     out, state = tmp_path / "out", tmp_path / "state"
     folders = ["--out", out, "--state", state, "--packed", tmp_path / "nothing"]
     options = ["--minutes", "8", "--device", "cpu", "--tiny", *folders]
-    nowhere = {name: str(tmp_path / "nothing") for name in ("FMCE_GPU_SITE", "FMCE_GPU_WHEELS")}
+    nowhere = {name: str(tmp_path / "nothing") for name in ("FMCE_GPU_SITE", "FMCE_GPU_PACKED")}
     env = {**os.environ, "PYTHON": sys.executable, **nowhere}
     run = ["bash", ROOT / "benchmarks" / "gpu" / "run.sh", *options]
     subprocess.run(run, check=True, timeout=480, env=env)
