@@ -25,6 +25,7 @@ class Part:
         device: "cuda" or "cpu".
         tiny: The same code at sizes that a processor finishes in seconds.
         until: Unix time after which nothing new begins.
+        epochs: Of CIFAR-10's rows; None chooses a length that fits.
     """
 
     out: Path
@@ -32,6 +33,7 @@ class Part:
     device: str
     tiny: bool
     until: float
+    epochs: int | None = None
 
     @property
     def seconds_left(self) -> float:
@@ -47,6 +49,7 @@ def part_of(argv: Sequence[str] | None = None) -> Part:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--until", type=float, required=True)
+    parser.add_argument("--epochs", type=int)
     return Part(**vars(parser.parse_args(argv)))
 
 
@@ -59,12 +62,14 @@ class Line:
         run: Measures and returns JSON values.
         seconds: Time that must be left for it to begin.
         about: Further JSON values of the row, such as the floor on paper.
+        resumes: Whether it continues where a process that broke left it.
     """
 
     name: str
     run: Callable[[], dict[str, Any]]
     seconds: float = 10
     about: dict[str, Any] = field(default_factory=dict)
+    resumes: bool = False
 
 
 class NotAvailableError(Exception):
@@ -111,7 +116,8 @@ def run_lines(path: Path, lines: Sequence[Line], part: Part) -> None:
         append(path, {"plan": [line.name for line in lines]})
     for line in lines:
         status = before.get(line.name, {}).get("status", "skipped")
-        if status != "skipped":
+        again = status == "skipped" or (status == "unfinished" and line.resumes)
+        if not again:
             if status == "unfinished":
                 append(path, before[line.name])
             continue
@@ -134,10 +140,12 @@ def _run_line(path: Path, line: Line) -> None:
         text = traceback.format_exc()[-_KEPT_TRACEBACK:]
         row = {"status": "failed", "error": f"{type(error).__name__}: {error}"[:500]}
         row["traceback"] = text
+        if "CUDA error" in row["error"]:
+            row["status"] = "unfinished"
         print(text, file=sys.stderr, flush=True)
     row = {"line": line.name, **row, "seconds": round(time.perf_counter() - started, 2)}
     append(path, row)
     short = {k: v for k, v in row.items() if k not in ("line", "traceback") and v is not None}
     print("   ", json.dumps(short), flush=True)
-    if "CUDA error" in row.get("error", ""):
+    if row["status"] == "unfinished":
         sys.exit(BROKEN)

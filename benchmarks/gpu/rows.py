@@ -52,7 +52,7 @@ _PHASES = ("phases.if_not_converged=last",)
 # Epochs of CIFAR-10 (the paper: 150), each with the seconds that must be left after it to choose it.
 LENGTHS = ((150, 150.0), (100, 15.0), (75, 15.0), (50, 15.0))
 _SHORT = 100
-_IMAGES, _MAPS, _COMPILING = 45_000, 450_000, 90.0
+_IMAGES, _MAPS = 45_000, 450_000
 _NET_EPOCHS = (10, 5, 3, 2)
 
 
@@ -90,7 +90,7 @@ def lines(part: Part) -> list[Line]:
             plan.append(Line(name, partial(train_one_arm, part, first, arm, raf, seed), need))
     plan += [Line(f"Table I, {c.name}", partial(table_1, part, c), need) for c in others]
     plan.append(Line("function matching, CamVid, full size", partial(camvid, part), need))
-    return plan
+    return [replace(line, resumes=True) for line in plan]
 
 
 def options_of(part: Part, case: Case) -> Namespace:
@@ -124,13 +124,14 @@ def choose(part: Part) -> dict[str, Any]:
             settings += ["runtime.channels_last=true"] * ("channels_last" in name)
             settings += ["runtime.compile=true"] * compiled
             epoch = 1.15 * _IMAGES / row["images_per_second"]
-            seconds[tuple(settings)] = epoch * _SHORT + _COMPILING * compiled
+            seconds[tuple(settings)] = epoch * _SHORT + row["seconds"] * compiled
     plain = ("runtime.precision=bfloat16", "runtime.channels_last=true")
     best = min(seconds, key=lambda s: seconds[s], default=plain)
     hundred = seconds.get(best, 1e9)
     fits = [n for n, rest in LENGTHS if hundred * n / _SHORT + rest < part.seconds_left]
     # What fits no length is trained over several calls.
-    chosen = {"runtime": list(best), "epochs": fits[0] if fits else _SHORT}
+    epochs = part.epochs or (fits[0] if fits else _SHORT)
+    chosen = {"runtime": list(best), "epochs": epochs}
     write_json(file, chosen)
     return chosen
 

@@ -1,7 +1,7 @@
 """Run the parts one after the other within a number of minutes, each in a process that may be stopped.
 
     python -m benchmarks.gpu.run --minutes 9 [--device cuda|cpu] [--tiny] [--parts tests speed rows]
-                                 [--out DIR] [--state DIR] [--packed DIR]
+                                 [--epochs N] [--out DIR] [--state DIR] [--packed DIR]
 
 Every measurement is in a file of `--out` as soon as it ends. `--state` holds data and run folders on the
 machine; at the end as much of it as a later call needs is packed into `--out`.
@@ -50,7 +50,9 @@ def main() -> None:
             last = name == options.parts[-1]
             share = 1.0 if last else _ENDS[name]
             until = min(end, started + share * 60 * options.minutes)
-            part = Part(options.out, options.state, options.device, options.tiny, until)
+            part = Part(
+                options.out, options.state, options.device, options.tiny, until, options.epochs
+            )
             run_part(name, part, end, log)
             if (options.out / "speed.jsonl").exists():  # later calls choose by it how they train
                 shutil.copyfile(options.out / "speed.jsonl", options.state / "speed.jsonl")
@@ -67,6 +69,7 @@ def parse() -> argparse.Namespace:
     add("--device", choices=("cuda", "cpu"), default="cuda")
     add("--tiny", action="store_true", help="the same code on small sizes, for a processor")
     add("--parts", nargs="+", choices=MODULES, default=list(MODULES))
+    add("--epochs", type=int, help="of CIFAR-10's rows; by default what fits")
     add("--out", type=Path, default=Path("runs/gpu"), help="folder of results (%(default)s)")
     state = Path(tempfile.gettempdir()) / "fmce-gpu"
     add("--state", type=Path, default=state, help="folder of data and runs (%(default)s)")
@@ -81,6 +84,7 @@ def run_part(name: str, part: Part, end: float, log: IO[str]) -> None:
     command = [sys.executable, "-m", f"benchmarks.gpu.{MODULES[name]}"]
     command += ["--out", str(part.out), "--state", str(part.state), "--device", part.device]
     command += ["--until", str(part.until), *(["--tiny"] if part.tiny else [])]
+    command += ["--epochs", str(part.epochs)] if part.epochs else []
     lines = 0
     for _ in range(_STARTS):
         began = time.time()

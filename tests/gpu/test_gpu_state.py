@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks.gpu.controls import train_control
+from benchmarks.gpu.lines import Line, Part, append, outcomes, read, run_lines
 from benchmarks.gpu.pack import pack_data
+from benchmarks.gpu.rows import choose
 from benchmarks.gpu.state import load_state, marker_candidates, save_state, take_parts
 from fmce.engine.runtime import make_runtime
 from fmce.runs.log import read_metrics
@@ -85,3 +88,42 @@ def test_a_control_that_was_stopped_ends_as_if_it_was_not(finished_run, tmp_path
     after = read_metrics(tmp_path / "run")
     assert [r | {"time_seconds": 0} for r in after] == [r | {"time_seconds": 0} for r in before]
     assert before[-1]["validation_accuracy"] > 0.3
+
+
+def test_a_line_that_broke_is_resumed_where_it_can_be_and_left_where_not(tmp_path):
+    part = Part(tmp_path, tmp_path, "cpu", tiny=True, until=time.time() + 60)
+    began = []
+
+    def broken():
+        began.append(1)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    for resumes, times in ((False, 1), (True, 2)):
+        file, lines = tmp_path / f"{resumes}.jsonl", [Line("one", broken, 0, resumes=resumes)]
+        began.clear()
+        for _ in range(times):
+            with pytest.raises(SystemExit):
+                run_lines(file, lines, part)
+        if not resumes:
+            run_lines(file, [*lines, Line("two", dict, 0), Line("three", dict, 1e9)], part)
+            states = {name: row["status"] for name, row in outcomes(read(file)).items()}
+            assert states == {"one": "unfinished", "two": "done", "three": "skipped"}
+        assert len(began) == times
+
+
+def test_the_length_is_what_fits(tmp_path):
+    row = {"status": "done", "precision": "bfloat16", "seconds": 60}
+    for name, rate in (("bfloat16", 5e3), ("bfloat16, channels_last, compile", 1e4)):
+        line = f"training step, shufflenet_v2_x1_0, {name}"
+        append(tmp_path / "speed.jsonl", row | {"line": line, "images_per_second": rate})
+    for minutes, asked, expected in (
+        (20, None, 150),
+        (11, None, 100),
+        (8, None, 50),
+        (8, 100, 100),
+    ):
+        until = time.time() + 60 * minutes
+        part = Part(tmp_path, tmp_path, "cuda", tiny=False, until=until, epochs=asked)
+        assert choose(part)["epochs"] == expected
+        assert "runtime.compile=true" in choose(part)["runtime"]
+        (tmp_path / "settings.json").unlink()
