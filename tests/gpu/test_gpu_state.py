@@ -119,7 +119,7 @@ def test_the_length_is_what_fits(tmp_path):
     for minutes, asked, expected in (
         (20, None, 150),
         (11, None, 100),
-        (8, None, 50),
+        (7, None, 50),
         (8, 100, 100),
     ):
         until = time.time() + 60 * minutes
