@@ -1,1 +1,1 @@
-"""The `fmce` command, one file a method."""
+"""The `fmce` command: one file per method, and one that shows each method's results."""

@@ -129,8 +129,11 @@ def _first_line(cls: Any, error: ValidationError, skip: int = 0) -> str:
     if first["type"] == "value_error":
         joint = "." if is_dataclass(functools.reduce(_inner, path, cls)) else ": "
         return f"{where}{joint}{first['ctx']['error']}".removeprefix(".")
-    expected = _EXPECTED.get(first["type"], first["msg"].removeprefix("Input should be "))
-    return f"{where}: expected {expected.format(**first.get('ctx', {}))}, got {first['input']!r}"
+    if first["type"] in _EXPECTED:
+        expected = _EXPECTED[first["type"]].format(**first.get("ctx", {}))
+    else:
+        expected = first["msg"].removeprefix("Input should be ")
+    return f"{where}: expected {expected}, got {first['input']!r}"
 
 
 def _inner(cls: Any, part: int | str) -> Any:
