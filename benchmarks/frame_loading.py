@@ -84,8 +84,8 @@ def packing(options: argparse.Namespace, out: Path) -> dict[str, float | int]:
     settings = FrameSettings(every=5, height=options.height)
     kept = pack_videos(options.videos, out.with_name("fifth"), settings, workers=1)
     seconds = time.perf_counter() - started
-    whole = replace(settings, every=1)
-    result = pack_videos(options.videos, out, whole)
+    every_frame = replace(settings, every=1)
+    result = pack_videos(options.videos, out, every_frame)
     return {
         "frames": result["frames"],
         "packed_per_second": kept["frames"] / seconds,
@@ -170,7 +170,7 @@ def training(pool: FramePool, options: argparse.Namespace, runtime: Runtime) -> 
         in_files.waited_seconds = 0.0
         times["files"].append(trainer.train(in_files, 2 * turn))
         waited += in_files.waited_seconds
-        in_files.close()  # or they would go on working ahead in the other's turn
+        in_files.close()  # or they would keep working ahead during the other's turn
         times["memory"].append(trainer.train(in_memory, turn))
     images = options.steps * options.batch_size
     return {

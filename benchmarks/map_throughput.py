@@ -8,8 +8,8 @@ Prints, and appends to results/benchmarks.jsonl with --record:
 - peak memory of an epoch of each over 10,000 and over 50,000 images (aim: flat), with --memory.
 
 Speed: both sides use the same weights, images, block size and threads and take turns; the ratio is the
-median over the turns. Bare inference is the whole network's forward pass, in eval mode without gradients.
-Memory: each epoch runs in a process of its own; its peak of resident memory, less
+median over the turns. Bare inference is the complete network's forward pass, in eval mode without gradients.
+Memory: each epoch runs in a separate process; its peak of resident memory, less
 the images themselves (8×8 bytes each). On a GPU also the peak of PyTorch's allocator.
 
 `tiny` sees 2,000 images at 28 px, other models 500 at 64 px; a few minutes on 2 CPU cores each.
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, nargs=2, metavar="N", help="image counts to compare")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS),
         help="whose memory; 50,000 stored maps of ten ResNet-50 would take 100 GB of disk")  # fmt: skip
-    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)  # of a process of its own
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)  # of a separate process
     options = parser.parse_args()
     room = min(options.buffer // 2, options.buffer - BATCH) // options.backbones
     if room < options.block:
@@ -171,7 +171,7 @@ def stored(stream: RecomputedMaps, folder: Path, runtime: Runtime, buffer: int) 
 
 
 def memory(options: argparse.Namespace) -> dict[str, object]:
-    """Run an epoch of each storage over both numbers of images, each in a process of its own."""
+    """Run an epoch of each storage over both numbers of images, each in a separate process."""
     row: dict[str, object] = {"images": options.memory}
     same = ["--model", options.model, "--device", options.device, "--buffer", str(options.buffer)]
     same += ["--side", str(options.side), "--backbones", str(options.backbones)]

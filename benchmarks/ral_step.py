@@ -6,7 +6,7 @@
 
 At 224 px, where ShuffleNet v2 has maps of 1024×7×7 and ResNet-50 of 2048×7×7. Both sides run through
 `fit`, with the same images, network and optimiser, and take turns; a ratio is the median over the
-turns. A form that asks the oracle every n-th step is timed over whole rounds of n steps. The oracle's
+turns. A form that asks the oracle every n-th step is timed over complete rounds of n steps. The oracle's
 weights are random: what it costs does not depend on them. Prints, and with --record puts into
 results/benchmarks.jsonl, for each form
 - step time over the plain step's (aim: one form at most 1.10): the median over the turns, and the
@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def measured(bench: Bench, form: LossVariant, repeats: int, clock: str) -> dict[str, float]:
-    """Time a form against the plain step, both over whole rounds of the form's steps."""
+    """Time a form against the plain step, both over complete rounds of the form's steps."""
     oracle, steps = bench.oracle(form.width), form.oracle_every
     ours, plain = take_turns(
         (lambda: bench.with_oracle(form, oracle, steps), lambda: bench.plain(steps)),

@@ -19,15 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.distillation_runs import (
+    FOLDERS,
     data_folder,
     run_experiment,
     unlabelled_folders,
 )
 from experiments.script import options_parser, run_script
 from fmce.config.distillation import DistillationConfig, distillation_preset
-
-# Unlabelled driving images of other data sets than KITTI, as far as FMCE_DATA has them.
-FOLDERS = ("camvid/train", "driveai120", "bdd10k-seg-sample/images", "bdd100k-det-sample10/images")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,7 +60,7 @@ def real_config(data: Path, out: Path) -> DistillationConfig:
         data: Folder with kitti101/, and the unlabelled folders and clips that there are.
         out: Folder of the experiment; frames of the clips are written beside it.
     """
-    folders = unlabelled_folders(data, FOLDERS, out.parent / "clip-frames")
+    folders = unlabelled_folders(data, ("camvid/train", *FOLDERS), out.parent / "clip-frames")
     config = distillation_preset("kitti")
     pool = replace(config.data, root=str(data / "kitti101"), folders=folders, held_out=60)
     return replace(config, data=pool)

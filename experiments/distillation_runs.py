@@ -16,6 +16,8 @@ from fmce.distillation.distill import distill
 from fmce.files import read_json_lines
 from fmce.report.write import distillation_report
 
+FOLDERS = ("driveai120", "bdd10k-seg-sample/images", "bdd100k-det-sample10/images")
+"""Unlabelled driving images, as far as FMCE_DATA has them."""
 EVERY = 5
 """Which frames of a clip are taken: the slides' 16 million frames are about every fifth."""
 
@@ -41,7 +43,7 @@ def unlabelled_folders(data: Path, names: Sequence[str], clips: Path) -> tuple[s
     for video in videos:
         write_frames(video, clips / video.stem)
     folders = (*found, str(clips)) if videos else tuple(found)
-    print(f"unlabelled folders: {', '.join(folders) or 'none'}")
+    print(f"unlabelled folders: {', '.join(folders) or 'none'}", flush=True)
     return folders
 
 

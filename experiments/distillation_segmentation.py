@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.distillation_runs import (
+    FOLDERS,
     data_folder,
     record_experiment,
     run_experiment,
@@ -37,14 +38,6 @@ from fmce.config.distillation import (
     distillation_preset,
 )
 from fmce.distillation.distill import distill
-
-# Unlabelled driving images, as far as FMCE_DATA has them.
-FOLDERS = (
-    "driveai120",
-    "bdd10k-seg-sample/images",
-    "bdd100k-det-sample10/images",
-    "kitti101/image_2",
-)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -127,7 +120,9 @@ def real_config(data: Path, out: Path) -> DistillationConfig:
             width=96,
             labelled=367 // 4,
             unlabelled=None,
-            folders=unlabelled_folders(data, FOLDERS, out.parent / "clip-frames"),
+            folders=unlabelled_folders(
+                data, (*FOLDERS, "kitti101/image_2"), out.parent / "clip-frames"
+            ),
             held_out=60,
         ),
         augmentation=AugmentationConfig(zoom=1.5),

@@ -42,9 +42,7 @@ EXPERIMENT, WHAT = "fmce_figures", "Grad-CAM over phases"
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the figures of every case, record and print the numbers of Grad-CAM."""
     parser = paper_parser(__doc__, "fmce.jsonl")
-    parser.add_argument(
-        "--images", type=int, default=100, help="test images that the numbers are means of"
-    )
+    parser.add_argument("--images", type=int, default=100, help="test images averaged over")
     parser.add_argument("--shown", type=int, default=6, help="how many of them are drawn")
     options = parse(parser, argv)
     options.cases = [case for case in options.cases if case.phases]
@@ -63,13 +61,9 @@ def draw_case(case: Case, options: argparse.Namespace) -> None:
     save_figure(loss_phases_figure(run.losses, run.phases), folder / f"{case.name}-phases.png")
     draw_confusions(run, folder, case.name)
     result = explain(run, num_images=options.images, runtime=options.runtime)
-    numbers = {
-        "images": options.images,
-        "epochs": result["epochs"],
-        "per_phase": result["per_phase"],
-    }
+    numbers = {"images": options.images} | {n: result[n] for n in ("epochs", "per_phase")}
     record_case(options, EXPERIMENT, WHAT, case, run, numbers)
-    # Last, so that the run's own picture is of the few images that can be looked at.
+    # Last, so that the picture left in the run's folder shows few enough images to look at.
     explain(run, num_images=options.shown, runtime=options.runtime)
     shutil.copyfile(run.path / "explain" / "grad_cam.png", folder / f"{case.name}-grad-cam.png")
     print(f"figures: {folder}/{case.name}-*.png", flush=True)

@@ -38,9 +38,7 @@ NAMES = ("gini", "area_above_half_max")
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw each group's three figures, record and print the numbers of Grad-CAM."""
     parser = paper_parser(__doc__, "fmce_net_pp.jsonl")
-    parser.add_argument(
-        "--images", type=int, default=100, help="test images that the numbers are means of"
-    )
+    parser.add_argument("--images", type=int, default=100, help="test images averaged over")
     parser.add_argument("--shown", type=int, default=6, help="how many of them are drawn")
     options = parse(parser, argv)
     if not options.rows:

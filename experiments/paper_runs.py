@@ -236,7 +236,7 @@ def print_rows(
 
 def trained(case: Case, seed: int, options: argparse.Namespace) -> Run:
     """Return the case's run with a seed, trained as far as it was not."""
-    # A network of the paper's takes 5 to 100 MB a checkpoint, and there are 100 to 250 of them.
+    # A checkpoint of the paper's networks takes 5 to 100 MB, and there are 100 to 250 of them.
     keep: Keep = "all" if options.scale != "paper" else "markers"
     config = case.config(seed, options.settings)
     folder = case.folder(options.out, seed)

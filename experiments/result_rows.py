@@ -18,17 +18,6 @@ def select(rows: Iterable[Row], **fields: Any) -> list[Row]:
     return [row for row in rows if all(row.get(k) == value for k, value in fields.items())]
 
 
-def result_of(rows: Iterable[Row], **fields: Any) -> Any:
-    """Return the result of the first row whose fields have these values.
-
-    Raises:
-        LookupError: If there is no such row.
-    """
-    for row in select(rows, **fields):
-        return row["result"]
-    raise LookupError(f"results/ has no row with {fields}")
-
-
 def value(row: Any, path: str, form: str = "") -> str:
     """Format the value at a dotted path of a row.
 
@@ -114,7 +103,7 @@ def interval(comparison: Row | None) -> str:
 
 
 def epochs(markers: Sequence[int] | None) -> str:
-    """Format markers; says so where there are none."""
+    """Format markers, or `none`."""
     if markers is None:
         return "none"
     assert all(a < b for a, b in pairwise(markers)), "markers must rise"

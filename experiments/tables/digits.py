@@ -11,7 +11,6 @@ from experiments.result_rows import (
     interval,
     measured,
     percent,
-    result_of,
     select,
     signed,
     table,
@@ -41,17 +40,17 @@ def fmce_net(rows: Sequence[Row], split: str, maps: str) -> Row:
         split: "map" or "image".
         maps: "held_out", "test_images", or "other_run" for the run of another seed.
     """
-    what = f"FMCE-Net, split {split}"
-    if maps == "other_run":
-        found: Row = result_of(rows, experiment="digits", what=f"{what}, on another seed's run")
-        return found
-    return result_of(rows, experiment="digits", what=what)[maps]  # type: ignore[no-any-return]
+    suffix = ", on another seed's run" if maps == "other_run" else ""
+    (row,) = select(rows, experiment="digits", what=f"FMCE-Net, split {split}{suffix}")
+    metrics: Row = row["result"] if suffix else row["result"][maps]
+    return metrics
 
 
 def comparison(rows: Sequence[Row]) -> Row:
     """Return the result of FMCE-Net++ against plain training and the controls."""
-    found: Row = result_of(rows, experiment="digits", what="FMCE-Net++ and controls")
-    return found
+    (row,) = select(rows, experiment="digits", what="FMCE-Net++ and controls")
+    result: Row = row["result"]
+    return result
 
 
 def training_table(rows: Sequence[Row]) -> Table:

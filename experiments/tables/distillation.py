@@ -128,7 +128,7 @@ detection_agreement = partial(agreement_table, task="detection")
 
 
 def pool_table(rows: Sequence[Row]) -> Table:
-    """Return function matching on CamVid with frames of its own alone, and of other places too."""
+    """Return function matching on CamVid with its own unlabelled frames alone, and with those of other places."""
     columns: dict[str, Column] = {
         "unlabelled images": lambda row: "CamVid's own" if "own" in row["what"] else "all folders",
         "number": ("result.images.unlabelled", ""),
