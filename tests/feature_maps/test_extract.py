@@ -1,4 +1,4 @@
-"""`fmce extract`: maps on disk, whole or taken up again, checked when read, and what they are good for."""
+"""`fmce extract`: maps on disk, complete or resumed, checked when read, and what they are good for."""
 
 import errno
 import json
@@ -137,11 +137,11 @@ def test_split_run_and_evaluate_read_both_runs_stores(stored_run, other_run, tmp
     extract(other, runtime=CPU)
     metrics = train_fmce_net(run, "run", others=[other], config=STORED, runtime=CPU)
     assert (metrics["train_maps"], metrics["test_maps"]) == (3 * 1257, 3 * 1257)
-    told = [
+    errors = [
         evaluate(run, others=[other], settings=s, runtime=CPU)["other_runs"][str(other.path)]["mae"]
         for s in (["storage=stored"], ["storage=recompute"])
     ]
-    assert told[0] == pytest.approx(told[1], abs=0.01)
+    assert errors[0] == pytest.approx(errors[1], abs=0.01)
 
 
 def test_an_epoch_of_stored_maps_is_the_same_whenever_it_is_asked_for(stored_run):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmce.data.batch import PoolBatch
-from fmce.data.batch_slice import WHOLE, BatchSlice, own_rows, rank_slice, require_row_per_rank
+from fmce.data.batch_slice import ALL_ROWS, BatchSlice, own_rows, rank_slice, require_row_per_rank
 from fmce.data.detection.boxes import is_packed, move_boxes
 from fmce.data.pools import ImagePool
 from fmce.seeding import augmentation_seed, pool_order_seed
@@ -62,7 +62,7 @@ class Augmentation:
         x = images.float() / 255
         y = labels if labels is None or is_packed(labels) else labels.long()
         if generator is not None:
-            batch_slice = batch_slice or rank_slice(len(x), *WHOLE)
+            batch_slice = batch_slice or rank_slice(len(x), *ALL_ROWS)
             if self.zoom > 1 or self.flip:
                 x, y = self._warp(x, y, generator, batch_slice)
             if self.brightness:
@@ -126,7 +126,7 @@ class TrainBatches:
         *,
         seed: int,
         device: torch.device | None = None,
-        rank_of: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = ALL_ROWS,
     ) -> None:
         """Describe the batches.
 
@@ -189,7 +189,7 @@ class EvalBatches:
         augmentation: Augmentation,
         batch_size: int = 32,
         *,
-        rank_of: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = ALL_ROWS,
     ) -> None:
         """Describe the batches; see `TrainBatches`."""
         self.pool, self.augmentation, self.batch_size = pool, augmentation, batch_size

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fmce.data.batch_slice import WHOLE, rank_slice, require_row_per_rank
+from fmce.data.batch_slice import ALL_ROWS, rank_slice, require_row_per_rank
 from fmce.data.memory import stays_resident
 from fmce.data.transforms import ImageTransform
 from fmce.seeding import image_epoch_seed
@@ -88,7 +88,7 @@ class ImageBatches:
         seed: int | None = None,
         device: torch.device | None = None,
         resident: bool | None = None,
-        rank_of: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = ALL_ROWS,
     ) -> None:
         """Describe the batches.
 

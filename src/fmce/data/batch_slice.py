@@ -9,8 +9,8 @@ from torch import Tensor
 
 Rows = TypeVar("Rows", Tensor, NDArray[np.int64])
 
-WHOLE = (0, 1)
-"""Rank 0 of 1: the whole batch. All ranks draw the same batches; each takes a contiguous slice of every one."""
+ALL_ROWS = (0, 1)
+"""The share of rank 0 of 1. All ranks draw the same batches; each takes a contiguous slice of every one."""
 
 
 class BatchSlice(NamedTuple):

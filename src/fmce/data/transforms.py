@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fmce.data.batch_slice import WHOLE, BatchSlice, rank_slice
+from fmce.data.batch_slice import ALL_ROWS, BatchSlice, rank_slice
 
 # Images whose levels are counted at one time.
 _COUNTED_TOGETHER = 1024
@@ -86,7 +86,7 @@ class ImageTransform:
             x = F.interpolate(
                 x, (self.size, self.size), mode="bilinear", antialias=_shrinks(x, self.size)
             )
-        batch_slice = batch_slice or rank_slice(len(x), *WHOLE)
+        batch_slice = batch_slice or rank_slice(len(x), *ALL_ROWS)
         drawn = self._draw(batch_slice.batch_size, x.device, generator).of(batch_slice.rows)
         if drawn.mirrored is not None:
             x = torch.where(drawn.mirrored.view(-1, 1, 1, 1), x.flip(-1), x)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fmce.data.batch_slice import WHOLE, own_rows
+from fmce.data.batch_slice import ALL_ROWS, own_rows
 from fmce.feature_maps.batch import MapBatch
 from fmce.feature_maps.recomputed import MapSource
 
@@ -53,7 +53,7 @@ class InMemoryMaps:
         numbers: NDArray[np.int64],
         batch_size: int,
         generator: torch.Generator | None = None,
-        rank_of: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = ALL_ROWS,
     ) -> Iterator[MapBatch]:
         """Yield each numbered map once; see `MapSource.batches`. Shuffling covers all of them."""
         if not len(numbers):

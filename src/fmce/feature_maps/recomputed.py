@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmce.data.batch_slice import WHOLE, require_row_per_rank
+from fmce.data.batch_slice import ALL_ROWS, require_row_per_rank
 from fmce.feature_maps.batch import MapBatch
 from fmce.feature_maps.shuffle_buffer import plan_shuffle, shuffled_maps
 from fmce.seeding import map_epoch_seed
@@ -39,7 +39,7 @@ class MapSource(Protocol):
         numbers: NDArray[np.int64],
         batch_size: int,
         generator: torch.Generator | None = None,
-        rank_of: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = ALL_ROWS,
     ) -> Iterator[MapBatch]:
         """Yield each numbered map once.
 
@@ -97,7 +97,7 @@ class RecomputedMaps:
         numbers: NDArray[np.int64],
         batch_size: int,
         generator: torch.Generator | None = None,
-        rank_of: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = ALL_ROWS,
     ) -> Iterator[MapBatch]:
         """Yield each numbered map once; see `MapSource.batches`.
 
@@ -155,7 +155,7 @@ class MapBatches:
         batch_size: int,
         *,
         seed: int,
-        rank_of: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = ALL_ROWS,
     ) -> None:
         """Describe the batches; see `MapSource.batches`.
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmce.data.batch_slice import WHOLE, own_rows
+from fmce.data.batch_slice import ALL_ROWS, own_rows
 
 MapNumbers = NDArray[np.int64]
 Pieces = Iterable[tuple[MapNumbers, Tensor]]
@@ -79,7 +79,7 @@ def plan_shuffle(
 
 
 def shuffled_maps(
-    rounds: Sequence[ShuffleRound], fetch: Fetch, rank_of: tuple[int, int] = WHOLE
+    rounds: Sequence[ShuffleRound], fetch: Fetch, rank_of: tuple[int, int] = ALL_ROWS
 ) -> Iterator[tuple[MapNumbers, Tensor]]:
     """Fetch a rank's maps round by round and yield its rows of each batch.
 

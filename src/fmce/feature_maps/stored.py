@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmce.data.batch_slice import WHOLE
+from fmce.data.batch_slice import ALL_ROWS
 from fmce.feature_maps.batch import MapBatch
 from fmce.feature_maps.recomputed import BUFFER, with_labels
 from fmce.feature_maps.shuffle_buffer import Pieces, plan_shuffle, shuffled_maps
@@ -54,7 +54,7 @@ class StoredMaps:
         numbers: NDArray[np.int64],
         batch_size: int,
         generator: torch.Generator | None = None,
-        rank_of: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = ALL_ROWS,
     ) -> Iterator[MapBatch]:
         """Yield each numbered map once; see `MapSource.batches`.
 

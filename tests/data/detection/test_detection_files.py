@@ -111,7 +111,7 @@ def test_images_without_annotation_can_be_refused(tmp_path):
 def test_unknown_classes_and_labels_without_image_are_named(tmp_path):
     frames = [{"name": "a.jpg", "labels": [label("ufo", 1, 1, 2, 2)]}]
     root = bdd(tmp_path, "det_20/det_train.json", frames)
-    with pytest.raises(ValueError, match="1 boxes are of unknown class, a: 'ufo'"):
+    with pytest.raises(ValueError, match="1 boxes have an unknown class, a: 'ufo'"):
         bdd100k_detection(root, "train")
     write(root / "labels" / "det_20" / "det_train.json", [{"name": "x.jpg", "labels": []}])
     with pytest.raises(ValueError, match="labels of x have no image"):

@@ -72,7 +72,7 @@ class Classes:
         ]
         if wrong:
             raise ValueError(
-                f"{where}: {len(wrong)} boxes are of unknown class, {first_names(wrong)}; known are "
+                f"{where}: {len(wrong)} boxes have an unknown class, {first_names(wrong)}; known are "
                 f"{', '.join(self.names)}"
             )
 

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fmce.data.augmentation import Augmentation, augmentation_generator
 from fmce.data.batch import PoolBatch
-from fmce.data.batch_slice import WHOLE, BatchSlice, rank_slice
+from fmce.data.batch_slice import ALL_ROWS, BatchSlice, rank_slice
 from fmce.data.frames.order import FrameOrder
 from fmce.data.frames.pool import FramePool, decode_batch
 from fmce.data.frames.table import Numbers, Payload
@@ -98,7 +98,7 @@ class FrameBatches:
         *,
         seed: int,
         device: torch.device | None = None,
-        rank_of: tuple[int, int] = WHOLE,
+        rank_of: tuple[int, int] = ALL_ROWS,
     ) -> None:
         """Describe the batches; nothing is read yet.
 
