@@ -14,7 +14,7 @@ from fmce.config.io import to_dict
 from fmce.console.tables import print_table
 from fmce.distillation.distill import distill
 from fmce.files import read_json_lines
-from fmce.report.write import distillation_report
+from fmce.report.write import report
 
 FOLDERS = ("driveai120", "bdd10k-seg-sample/images", "bdd100k-det-sample10/images")
 """Unlabelled driving images, as far as FMCE_DATA has them."""
@@ -74,7 +74,7 @@ def run_experiment(
         out: Its folder.
     """
     result = distill(config, out)
-    distillation_report(out)
+    report(out)
     record_experiment(results, experiment, what, config, result)
     task: Task = "detection" if experiment == "distillation_detection" else "matching"
     rows = select(read_json_lines(results), what=what)

@@ -24,7 +24,7 @@ from fmce.fmce_net_pp.sweep.results import Comparison
 from fmce.maturity.explain import explain
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
-from fmce.report.write import distillation_report, report
+from fmce.report.write import report
 from fmce.runs.run import open_run
 
 
@@ -126,4 +126,4 @@ def distillation_demo(
     result = distill(config, out, runtime=runtime or make_runtime())
     with_onnx = all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
     exported = export(out, out / "student") if with_onnx else None
-    return DistillationDemoResult(distillation_report(out), result, exported)
+    return DistillationDemoResult(report(out), result, exported)

@@ -23,7 +23,7 @@ from fmce.engine.distributed.ranks import Ranks
 from fmce.engine.runtime import make_runtime
 from fmce.report.distillation_page import verdict
 from fmce.report.prediction_figures import predictions_figure
-from fmce.report.write import distillation_report
+from fmce.report.write import report
 from fmce.runs.checkpoint import load_checkpoint
 
 timm = pytest.importorskip("timm")
@@ -291,7 +291,7 @@ def test_export_matches_the_trained_student(experiment, tmp_path):
 
 
 def test_report_is_one_file_with_a_verdict(experiment):
-    page = distillation_report(experiment).read_text()
+    page = report(experiment).read_text()
     assert "Function matching" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "The teacher reaches" in page
@@ -302,13 +302,13 @@ def test_report_is_one_file_with_a_verdict(experiment):
 def test_the_report_tells_of_damaged_images(experiment, small_distillation, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(experiment, copy)
-    assert "Damaged" not in distillation_report(copy).read_text()
+    assert "Damaged" not in report(copy).read_text()
     about = json.loads((copy / "data.json").read_text())
     found = {"labelled": {"count": 2, "first": "a.png, b.png"}}
     (copy / "data.json").write_text(json.dumps(about | {"damaged": found}))
     result = distill(with_settings(DistillationConfig(), small_distillation), copy)
     assert result["damaged"] == found
-    assert "2 of 8 labelled images (a.png, b.png)" in distillation_report(copy).read_text()
+    assert "2 of 8 labelled images (a.png, b.png)" in report(copy).read_text()
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_the_picture_of_disagreement_is_of_the_arm_that_the_caption_names(
         return predictions_figure(images, columns, num_classes)
 
     monkeypatch.setattr("fmce.report.distillation_page.predictions_figure", watched)
-    page = distillation_report(copy).read_text()
+    page = report(copy).read_text()
     assert f"black is where {caption} disagree" in page
     wanted = 1 + arms.index(drawn)
     assert (seen["disagreement"].sum(axis=(1, 2)) == wanted).all()

@@ -68,7 +68,7 @@ def distill(
     )
     from fmce.config.io import from_dict, from_yaml, with_options
     from fmce.distillation.distill import distill as run_distill
-    from fmce.report.write import distillation_report
+    from fmce.report.write import report
 
     base = distillation_preset(preset or DISTILLATION_DEFAULTS[task or "segment"])
     if task not in (None, base.task):
@@ -95,7 +95,7 @@ def distill(
     result = run_distill(chosen, out, jobs=jobs, runtime=runtime)
     if runtime.ranks.is_main:
         show_result(result)
-        print(f"report: {distillation_report(out)}")
+        print(f"report: {report(out)}")
 
 
 def predict(

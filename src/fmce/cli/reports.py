@@ -51,11 +51,6 @@ def report(
 
     Example: fmce report runs/digits --comparison runs/compare
     """
-    from fmce.report.write import distillation_report
-    from fmce.report.write import report as run_report
+    from fmce.report.write import report as write_report
 
-    if (run / "distill.json").exists():
-        page = distillation_report(run, out=out)
-    else:
-        page = run_report(run, comparison=comparison, out=out)
-    print(f"report: {page}")
+    print(f"report: {write_report(run, comparison=comparison, out=out)}")

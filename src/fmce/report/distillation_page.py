@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fmce.files import read_json_or_none
+from fmce.files import read_json, read_json_or_none
 from fmce.report.arm_figures import comparison_figure, progress_figure
 from fmce.report.prediction_figures import boxes_figure, predictions_figure
 from fmce.report.run_page import inline, template
@@ -29,25 +29,17 @@ def distillation_page(experiment: Path) -> str:
     Raises:
         FileNotFoundError: If the folder holds no finished experiment.
     """
-    result = read_json_or_none(experiment / "distill.json")
-    if result is None:
-        raise FileNotFoundError(
-            f"{experiment} has no distill.json; run: fmce distill --out {experiment}"
-        )
+    result = read_json(experiment / "distill.json")
     exported = read_json_or_none(experiment / "student" / "export.json")
-    name = result["score_name"]
-    arms = comparison_figure(
-        result["rows"],
-        "score",
-        label=f"{name} on validation (%)",
-        teacher=result["teacher"][name],
-    )
+    name, rows, teacher = result["score_name"], result["rows"], result["teacher"]
+    label = f"{name} on validation (%)"
+    arms = comparison_figure(rows, "score", label=label, teacher=teacher[name])
     context = {
         "experiment": str(experiment),
         "result": result,
         "verdict": verdict(result),
         "classes": class_table(result),
-        "class_score": next((v for k, v in _CLASS_SCORES.items() if k in result["teacher"]), None),
+        "class_score": next((v for k, v in _CLASS_SCORES.items() if k in teacher), None),
         "places": _AGREEMENT[result["task"]],
         "arms_picture": inline(arms, "Scores by arm"),
         "progress_picture": inline(progress_figure(result), "Score and agreement over steps"),
