@@ -51,7 +51,7 @@ benchmarks: $(STAMP)  ## speed as ratios to bare loops
 gpu:  ## what needs a GPU, in 9 minutes: tests, speeds, rows; needs no .venv (benchmarks/gpu/README.md)
 	benchmarks/gpu/run.sh --minutes 9
 
-results: $(STAMP)  ## docs/results.md and the README's table from the rows in results/
+results: $(STAMP)  ## make the tables of docs/results.md and README.md from results/, check the findings
 	$(BIN)/python -m experiments.results_page
 
 clean:  ## remove caches (keeps .venv and runs)
