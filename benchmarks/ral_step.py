@@ -200,9 +200,13 @@ def oracle_saving(bench: Bench, repeats: int, clock: str) -> float:
 
     with bench.runtime.matmul_precision():
         after, expected = back_to_the_maps(now), back_to_the_maps(before)
+    # By the norm: in bfloat16 a tie between pooled values may send a single gradient elsewhere.
     rounding = 1e-4 if bench.runtime.precision == "float32" else 5e-2
-    largest = expected.abs().max().item()
-    torch.testing.assert_close(after, expected, rtol=rounding, atol=rounding * largest)
+    error = ((after - expected).norm() / expected.norm()).item()
+    if not error < rounding:
+        raise ValueError(
+            f"the two oracles' gradients differ by {error:.2g} of their norm, more than {rounding:g}"
+        )
     times = take_turns(
         (lambda: drop(back_to_the_maps(now)), lambda: drop(back_to_the_maps(before))),
         bench.runtime,

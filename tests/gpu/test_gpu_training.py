@@ -1,5 +1,7 @@
 """On a GPU: resident images, bfloat16, memory order, TF32 and compiled training against the plain path."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -86,6 +88,8 @@ def test_options_stay_near_the_plain_loss(tmp_path, plain, setting, tolerance):
 
 # Inductor advises TF32, for which there is a choice of its own, and remarks on small GPUs.
 @pytest.mark.filterwarnings("ignore::UserWarning")
+# Inductor itself imports parts of torch.jit that are deprecated.
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize(("tf32", "tolerance"), [("false", ROUNDED), ("true", HALF)])
 def test_compiled_training_stays_near_the_plain_loss(tmp_path, plain, tf32, tolerance):
@@ -96,7 +100,8 @@ def test_compiled_training_stays_near_the_plain_loss(tmp_path, plain, tf32, tole
 @pytest.fixture
 def never_waiting():
     """Make it an error that the host waits for the GPU."""
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings(action="ignore"):  # torch says that the mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
     yield
     torch.cuda.set_sync_debug_mode("default")
 
