@@ -28,7 +28,7 @@ NAMES = {
     "function_matching": "compact, function matching",
 }
 SCORES = {"miou": "mIoU", "accuracy": "accuracy", "ap": "AP"}
-POOLS = {"validation": "validation", "held_out_frames": "unlabelled, kept aside"}
+POOLS = {"validation": "validation", "held_out": "unlabelled, kept aside"}
 SETUP: dict[str, Column] = {
     "teacher": lambda row: network(row["config"]["teacher"]),
     "student": lambda row: network(row["config"]["student"]),

@@ -37,11 +37,9 @@ def test_every_arm_and_seed_has_one_row_and_equal_steps(experiment):
     last = [(r["curve"][-1], r["agreement"]) for r in result["rows"]]
     for point, alike in last:  # the curve ends at what the last checkpoint is evaluated to
         assert point["agreement"] == alike["validation"]["argmax_agreement"]
-        assert point["agreement_unlabelled"] == alike["held_out_frames"]["argmax_agreement"]
+        assert point["agreement_held_out"] == alike["held_out"]["argmax_agreement"]
     assert result["images"] == {"labelled": 8, "unlabelled": 8, "held_out": 4, "validation": 4}
-    assert all(
-        0 <= r["agreement"]["held_out_frames"]["argmax_agreement"] <= 1 for r in result["rows"]
-    )
+    assert all(0 <= r["agreement"]["held_out"]["argmax_agreement"] <= 1 for r in result["rows"])
 
 
 def test_a_second_call_trains_nothing(experiment, small_distillation):

@@ -67,7 +67,7 @@ def test_every_arm_has_ap_and_agreement(experiment):
     for row in result["rows"]:
         assert 0 <= row["score"] <= 1
         assert row["scores"]["images"] == 6
-        assert row["agreement"]["held_out_frames"]["mean_kl"] > 0
+        assert row["agreement"]["held_out"]["mean_kl"] > 0
         assert [point["steps"] for point in row["curve"]] == [2, 4]
     metrics = (
         (experiment / "runs" / "function_matching-seed1" / "metrics.jsonl").read_text().splitlines()

@@ -216,7 +216,7 @@ def test_folders_of_images_can_stay_in_files_too(labelled, tmp_path):
 
 def test_a_pool_that_cannot_fit_in_memory_says_what_to_do(labelled, tmp_path, monkeypatch):
     Image.new("RGB", (24, 16)).save(tmp_path / "a.png")
-    monkeypatch.setattr("fmce.distillation.data.memory.available_memory", lambda: 1000)
+    monkeypatch.setattr("fmce.distillation.data.pools.available_memory", lambda: 1000)
     config = config_of(labelled, tmp_path, "data.held_out=0", "data.storage=memory").data
     with pytest.raises(ValueError, match=r"set data\.storage=files"):
         load_distillation_data("segment", config)
@@ -231,11 +231,11 @@ def test_labelled_and_validation_images_that_cannot_fit_are_refused(
     needed = data.labelled.nbytes + data.validation.nbytes  # images and masks
     assert needed == (len(data.labelled) + len(data.validation)) * 4 * config.height * config.width
     monkeypatch.setattr(
-        "fmce.distillation.data.memory.available_memory", lambda: int(needed / 0.6) + 2
+        "fmce.distillation.data.pools.available_memory", lambda: int(needed / 0.6) + 2
     )
     load_distillation_data("segment", config)
     monkeypatch.setattr(
-        "fmce.distillation.data.memory.available_memory", lambda: int(needed / 0.6) - 2
+        "fmce.distillation.data.pools.available_memory", lambda: int(needed / 0.6) - 2
     )
     with pytest.raises(ValueError, match=r"60% of the .* free; lower data\.labelled, data\.valid"):
         load_distillation_data("segment", config)

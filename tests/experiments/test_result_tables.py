@@ -15,7 +15,7 @@ def fmce_row(experiment, data="cifar10", **result):
 
 def matching_row(detection=False):
     means = {"supervised": 0.40, "distilled": 0.38, "function_matching": 0.43}
-    agreement = {"validation": 0.8, "held_out_frames": None}
+    agreement = {"validation": 0.8, "held_out": None}
     score = "ap" if detection else "miou"
     gain = {"mean_difference": 0.03, "interval_low": -0.01, "interval_high": 0.07, "n": 3}
     net = {"name": "pspnet:test_resnet", "options": {}}

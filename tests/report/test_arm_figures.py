@@ -93,5 +93,5 @@ def test_progress_has_a_panel_per_quantity_with_the_teacher_beside_the_score():
     assert [list(line.get_ydata()) for line in score.lines] == [[25, 75], [80, 80]]
     assert list(score.lines[0].get_xdata()) == [4, 8]
     assert list(agreement.lines[0].get_ydata()) == [50, 50]
-    rows[0]["curve"] = [{**p, "agreement_unlabelled": 0.1} for p in rows[0]["curve"]]
+    rows[0]["curve"] = [{**p, "agreement_held_out": 0.1} for p in rows[0]["curve"]]
     assert len(progress_figure(result).axes) == 3

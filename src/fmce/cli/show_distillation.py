@@ -19,7 +19,7 @@ def show_result(result: Mapping[str, Any]) -> None:
     rows: list[tuple[str, ...]] = [("teacher", percent(result["teacher"][name]), "–", "–")]
     for arm in result["arms"]:
         spread = "" if arm["sd"] is None else f" ± {100 * arm['sd']:.2f}"
-        alike = [percent(arm["agreement"].get(p)) for p in ("validation", "held_out_frames")]
+        alike = [percent(arm["agreement"].get(p)) for p in ("validation", "held_out")]
         rows.append((arm["arm"], f"{100 * arm['mean']:.2f}{spread} %", *alike))
     title = f"{name} after {result['steps']} steps, and agreement with the teacher"
     print_table(title, ("arm", name, "agreement", "on unlabelled frames"), rows)

@@ -20,6 +20,7 @@ from fmce.console.progress import Progress
 from fmce.data.augmentation import EvalBatches
 from fmce.data.batch import PoolBatch
 from fmce.data.frames.batches import default_workers
+from fmce.distillation import inputs
 from fmce.distillation.data.dataset import (
     PREPARED,
     prepare_distillation_data,
@@ -32,14 +33,6 @@ from fmce.distillation.experiment import (
     fit_steps,
     num_intervals,
     student_folder,
-)
-from fmce.distillation.inputs import (
-    evaluation_batches,
-    frozen_teacher,
-    mix_batch,
-    on_device,
-    training_pool,
-    with_imagenet_statistics,
 )
 from fmce.distillation.results import conclude
 from fmce.distillation.teacher import make_teacher
@@ -127,7 +120,7 @@ def _prepared_data(config: DistillationConfig, out: Path, runtime: Runtime) -> D
 
 def _prepare(config: DistillationConfig, out: Path) -> None:
     try:
-        images = with_imagenet_statistics(config)
+        images = inputs.with_imagenet_statistics(config)
         _check_pools(config, prepare_distillation_data(out, config.task, images))
     except (ValueError, OSError):
         # Images that nothing can be trained on claim no folder: the corrected command may name the same one.
@@ -183,12 +176,8 @@ def train_student(
 ) -> None:
     """Train one student in its own run folder and evaluate it; resumes after a kill.
 
-    Args:
-        config: The experiment.
-        out: Its folder, with images and teacher in place.
-        arm: What the student learns from.
-        seed: Initial weights, order of images and augmentation; the same in every arm.
-        runtime: Device, precision, and the processes that train together.
+    Images and teacher must be in place in `out`. The seed decides initial weights, order of images and
+    augmentation, alike in every arm.
     """
     experiment = Experiment(config, out, read_distillation_data(out, workers=_decoders(runtime)))
     folder, ranks = experiment.student_folder(arm, seed), runtime.ranks
@@ -199,15 +188,15 @@ def train_student(
         if ranks.on_rank_zero(lambda: read_done(folder)) is not None:
             return
         data = experiment.data
-        pool, data = on_device(training_pool(arm, data), data, runtime.device)
+        pool, data = inputs.on_device(inputs.training_pool(arm, data), data, runtime.device)
         evaluate = partial(
             evaluate_student,
             experiment.task,
             student,
             teacher,
             {
-                "validation": evaluation_batches(data.validation, data, runtime),
-                "held_out_frames": evaluation_batches(data.held_out, data, runtime),
+                "validation": inputs.evaluation_batches(data.validation, data, runtime),
+                "held_out": inputs.evaluation_batches(data.held_out, data, runtime),
             },
             runtime,
         )
@@ -241,9 +230,9 @@ def _step_of(
     return distillation_step(
         task,
         student,
-        frozen_teacher(task, teacher, config, runtime),
+        inputs.frozen_teacher(task, teacher, config, runtime),
         temperature=config.temperature,
-        mix=partial(mix_batch, ranks=runtime.ranks) if config.student_steps.mixup else None,
+        mix=partial(inputs.mix_batch, ranks=runtime.ranks) if config.student_steps.mixup else None,
     )
 
 
@@ -271,9 +260,9 @@ def _interval_fields(
     """Return what an interval's metrics line holds besides the loss."""
     task, found = experiment.task, evaluate()
     alike = found["agreement"]
-    unseen = alike.get("held_out_frames")
+    unseen = alike.get("held_out")
     return {
-        **({} if unseen is None else {"agreement_unlabelled": unseen[task.agreement_name]}),
+        **({} if unseen is None else {"agreement_held_out": unseen[task.agreement_name]}),
         "steps": result.epoch * experiment.config.student_steps.interval,
         task.score_name: found["scores"][task.score_name],
         "agreement": alike["validation"][task.agreement_name],

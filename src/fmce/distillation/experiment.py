@@ -14,9 +14,9 @@ from fmce.config.io import from_yaml
 from fmce.data.batch import PoolBatch
 from fmce.data.frames.pool import FramePool
 from fmce.data.pools import ImagePool
+from fmce.distillation import inputs
 from fmce.distillation.data.dataset import read_distillation_data
 from fmce.distillation.data.pools import DistillationData
-from fmce.distillation.inputs import augmentation_of, in_fast_memory_order, training_batches
 from fmce.engine.loop import EpochResult, StepOutput
 from fmce.engine.runtime import Runtime
 from fmce.losses.detection import check_same_places
@@ -140,15 +140,10 @@ def make_network(
 ) -> nn.Module:
     """Build a network with the initial weights of a seed.
 
-    Args:
-        task: What it does.
-        net: Its name, options and pretrained weights.
-        num_classes: Classes of its outputs.
-        seed: Draws the weights; an auxiliary head is drawn last, so that it changes no other.
-        auxiliary: Whether a PSPNet gets its auxiliary head.
+    A PSPNet's `auxiliary` head is drawn last, so that it changes no other weight.
     """
     seed_epoch(seed, 0)
-    return in_fast_memory_order(_build(task, net, num_classes, auxiliary=auxiliary))
+    return inputs.in_fast_memory_order(_build(task, net, num_classes, auxiliary=auxiliary))
 
 
 def _build(task: TaskName, net: NetConfig, num_classes: int, *, auxiliary: bool) -> nn.Module:
@@ -179,21 +174,16 @@ def fit_steps(
 ) -> None:
     """Train a network for a step budget in its run folder, resuming after a kill; ranks share each batch.
 
-    Args:
-        experiment: Gives the augmentation, and whether frames are recorded.
-        folder: Run folder that this process owns.
-        model: On the device.
-        step: Forward pass of one batch.
-        pool: Images it is trained on.
-        budget: Steps, batch size, learning rate, steps between checkpoints.
-        seed: Order of images and augmentation.
-        runtime: Device and precision.
-        measure: Further fields of each interval's metrics line.
+    The process owns the folder, and the model is on the device. The seed decides the order of images and their
+    augmentation; `measure` returns further fields of each interval's metrics line.
     """
     config = experiment.config
-    augmentation = augmentation_of(config, experiment.data)
+    augmentation = inputs.augmentation_of(config, experiment.data)
     log = folder / "frames" if config.data.record_frames else None
-    with training_batches(pool, augmentation, budget, seed, runtime, log) as (batches, loading):
+    with inputs.training_batches(pool, augmentation, budget, seed, runtime, log) as (
+        batches,
+        loading,
+    ):
         fit_resumable(
             folder,
             model,

@@ -51,11 +51,7 @@ def with_imagenet_statistics(config: DistillationConfig) -> DistillationDataConf
 
 
 def check_normalisation(card: Mapping[str, Any], data: DistillationData) -> None:
-    """Refuse a teacher that was trained on images normalised in another way.
-
-    Args:
-        card: Contents of the teacher's `teacher.json`, with "mean" and "std".
-        data: The experiment's images.
+    """Refuse a teacher whose card `teacher.json` has another "mean" or "std" than the experiment's images.
 
     Raises:
         ValueError: If a mean or deviation differs by more than 0.001 of the full scale.
@@ -90,11 +86,6 @@ def on_device(
     """Move a training's pool, and the images it is evaluated on, to the device if all of them may stay there.
 
     Otherwise all stay where they are, and batches are copied one by one.
-
-    Args:
-        pool: The images trained on.
-        data: The experiment's images, of which `held_out` and `validation` are evaluated.
-        device: Where the network runs.
     """
     evaluated = (data.held_out, data.validation)
     if not stays_resident(pool.nbytes + sum(p.nbytes for p in evaluated), device):
@@ -172,10 +163,7 @@ def mix_batch(images: Tensor, ranks: Ranks) -> Tensor:
 def teacher_precision(config: DistillationConfig, runtime: Runtime) -> str:
     """Return the precision of the teacher's forward passes while students train, "float32" or "bfloat16".
 
-    Args:
-        config: `teacher_precision` "auto" is bfloat16 on a GPU that computes with it, and the student's
-            precision elsewhere.
-        runtime: Device and precision of the student's training.
+    "auto" is bfloat16 on a GPU that computes with it, and the student's own precision elsewhere.
     """
     if config.teacher_precision != "auto":
         return config.teacher_precision
@@ -186,13 +174,9 @@ def teacher_precision(config: DistillationConfig, runtime: Runtime) -> str:
 def frozen_teacher(
     task: DistillationTask, teacher: nn.Module, config: DistillationConfig, runtime: Runtime
 ) -> Callable[[Tensor], Any]:
-    """Freeze a teacher and return its forward pass: images (B,3,H,W) → outputs, in its own precision.
+    """Freeze a teacher and return its forward pass: images (B,3,H,W) → outputs, in `teacher_precision`.
 
-    Args:
-        task: Defines the outputs.
-        teacher: On the device; put into eval mode for good.
-        config: Chooses the precision; see `teacher_precision`.
-        runtime: Device and precision of the student's training.
+    The teacher is on the device, and stays in eval mode.
     """
     teacher.eval().requires_grad_(False)
     in_bfloat16 = teacher_precision(config, runtime) == "bfloat16"

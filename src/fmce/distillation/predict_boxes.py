@@ -28,15 +28,7 @@ def predict_boxes(
     size: tuple[int, int],
     normalise: Augmentation,
 ) -> ImageDetections:
-    """Return the boxes of one image, in its own pixels.
-
-    Args:
-        task: Checks the outputs.
-        model: In eval mode.
-        image: Uint8 (H,W,3), any size.
-        size: Height and width that training images were brought to.
-        normalise: The training's normalisation.
-    """
+    """Return the boxes of one image uint8 (H,W,3), in its own pixels; other arguments as in `complete_image`."""
     x = complete_image(image, size, normalise, model)  # (1,3,h,w)
     height, width = x.shape[2:]
     (found,) = detections(task.outputs(model, x), (height, width))
@@ -82,14 +74,7 @@ def score_boxes(
     truth: Mapping[str, ImageBoxes],
     class_names: Sequence[str],
 ) -> dict[str, Any]:
-    """Score predictions; an image without true boxes has no objects.
-
-    Args:
-        names: File names of the images.
-        found: Their predictions.
-        truth: True boxes by stem.
-        class_names: Of the ids.
-    """
+    """Score the predictions of images by file name against true boxes by stem; without any, an image has no objects."""
     nothing = Classes(()).to_boxes(())
     wanted = [
         {

@@ -22,17 +22,9 @@ def predict_mask(
     size: tuple[int, int],
     normalise: Augmentation,
 ) -> Tensor:
-    """Return the class of every pixel of one image.
+    """Return the class of every pixel, uint8 (H,W) on the CPU, of an image uint8 (H,W,3).
 
-    Args:
-        task: Defines the logits.
-        model: In eval mode.
-        image: Uint8 (H,W,3), any size.
-        size: Height and width that training images were brought to.
-        normalise: The training's normalisation.
-
-    Returns:
-        Uint8 (H,W) on the CPU.
+    Other arguments as in `complete_image`; the model is in eval mode.
     """
     logits = task.outputs(model, complete_image(image, size, normalise, model)).float()  # (1,C,h,w)
     if logits.shape[2:] != image.shape[:2]:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from fmce.data.augmentation import EvalBatches
 from fmce.data.detection.boxes import image_boxes, pack_boxes
 from fmce.data.frames.pool import FramePool
+from fmce.distillation import inputs
 from fmce.distillation.data.dataset import damaged_images
 from fmce.distillation.data.pools import POOLS
 from fmce.distillation.experiment import Experiment
-from fmce.distillation.inputs import evaluation_batches
 from fmce.engine.distributed.ranks import ALONE
 from fmce.engine.runtime import Runtime
 from fmce.files import write_json
@@ -25,18 +25,13 @@ from fmce.runs.log import mark_done, read_done, read_metrics
 from fmce.tasks.detection import DetectionTask
 from fmce.tasks.distillation import DistillationTask, SegmentationTask
 
-_CURVE = ("steps", "agreement", "agreement_unlabelled", "kl_to_teacher")
+_CURVE = ("steps", "agreement", "agreement_held_out", "kl_to_teacher")
 # Validation images whose predictions the report shows.
 _EXAMPLES = 4
 
 
 def conclude(experiment: Experiment, teacher: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
-    """Write `distill.json` and example predictions of a trained experiment; call it in one process.
-
-    Args:
-        experiment: With every arm finished.
-        teacher: The teacher's scores.
-        runtime: Device and precision that networks are measured on.
+    """Write `distill.json` and example predictions of an experiment whose arms are finished, in one process.
 
     Returns:
         The contents of `distill.json`.
@@ -52,12 +47,7 @@ def conclude(experiment: Experiment, teacher: dict[str, Any], runtime: Runtime) 
 
 
 def distillation_result(experiment: Experiment, teacher: dict[str, Any]) -> dict[str, Any]:
-    """Gather what all arms recorded.
-
-    Args:
-        experiment: With every arm finished.
-        teacher: The teacher's scores.
-    """
+    """Gather what all arms of a finished experiment recorded, beside the teacher's scores."""
     config, task = experiment.config, experiment.task
     name = task.score_name
     rows = []
@@ -180,7 +170,7 @@ def _write_examples(experiment: Experiment, runtime: Runtime) -> None:
     assert few.targets is not None
     networks = {"teacher": experiment.load_teacher()}
     networks |= {arm: experiment.load_student(arm) for arm in experiment.config.arms}
-    batches = evaluation_batches(few, data, runtime)
+    batches = inputs.evaluation_batches(few, data, runtime)
     columns = {"truth": few.targets}
     for name, network in networks.items():
         columns[name] = _predictions(task, network.to(runtime.device), batches, runtime)

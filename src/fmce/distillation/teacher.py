@@ -9,8 +9,8 @@ from fmce.config.distillation import DistillationConfig
 from fmce.config.io import defaults_of, to_dict, to_yaml
 from fmce.console.log import logger
 from fmce.console.tables import percent
+from fmce.distillation import inputs
 from fmce.distillation.experiment import Experiment, fit_steps
-from fmce.distillation.inputs import check_normalisation, evaluation_batches, on_device
 from fmce.engine.runtime import Runtime
 from fmce.files import read_json, write_json
 from fmce.runs.checkpoint import load_weights, save_weights
@@ -37,7 +37,7 @@ def make_teacher(experiment: Experiment, runtime: Runtime) -> dict[str, Any]:
 
 def _train_or_load(experiment: Experiment, runtime: Runtime) -> None:
     config, folder, task = experiment.config, experiment.teacher_folder, experiment.task
-    labelled, data = on_device(experiment.data.labelled, experiment.data, runtime.device)
+    labelled, data = inputs.on_device(experiment.data.labelled, experiment.data, runtime.device)
     given = config.teacher_checkpoint  # replaces all weights, so none are downloaded for it
     teacher = experiment.make_teacher(pretrained=given is None).to(runtime.device)
     card = teacher_card(experiment)
@@ -51,7 +51,7 @@ def _train_or_load(experiment: Experiment, runtime: Runtime) -> None:
             fit_steps(
                 experiment, folder, teacher, step, labelled, budget, config.teacher_seed, runtime
             )
-    batches = evaluation_batches(data.validation, data, runtime)
+    batches = inputs.evaluation_batches(data.validation, data, runtime)
     card["scores"] = task.scores(teacher, batches, runtime)
     runtime.ranks.on_rank_zero(lambda: _save(folder, teacher, card))
 
@@ -112,7 +112,7 @@ def load_strictly(teacher: nn.Module, checkpoint: Path, experiment: Experiment) 
             raise ValueError(
                 f"the teacher's {name} is {theirs.get(name)}, expected this experiment's {ours[name]}"
             )
-    check_normalisation(theirs, experiment.data)
+    inputs.check_normalisation(theirs, experiment.data)
     try:
         teacher.load_state_dict(load_weights(weights_file))
     except RuntimeError as error:

@@ -65,8 +65,8 @@ def progress_figure(result: Mapping[str, Any]) -> Figure:
     """
     rows = result["rows"]
     quantities = {result["score_name"]: "score", "agreement": "agreement with the teacher"}
-    if all("agreement_unlabelled" in point for row in rows for point in row["curve"]):
-        quantities["agreement_unlabelled"] = "agreement on unlabelled images"
+    if all("agreement_held_out" in point for row in rows for point in row["curve"]):
+        quantities["agreement_held_out"] = "agreement on unlabelled images"
     figure = Figure(figsize=(4.5 * len(quantities), 3.4))
     panels = figure.subplots(1, len(quantities))
     for axes, (key, label) in zip(panels, quantities.items(), strict=True):

@@ -82,7 +82,7 @@ def _compare_agreement(
     task: str, matched: dict[str, float | None], supervised: dict[str, float | None]
 ) -> list[str]:
     """Describe how often the matched and the supervised student answer as the teacher does."""
-    pools = {"validation": "on validation", "held_out_frames": "on unlabelled images kept aside"}
+    pools = {"validation": "on validation", "held_out": "on unlabelled images kept aside"}
     # A detector's agreement is undefined where its teacher finds nothing.
     each = [
         f"{100 * ours:.1f} % {where} (supervised {100 * theirs:.1f} %)"

@@ -51,15 +51,9 @@ def load_distillation_data(task: TaskName, config: DistillationDataConfig) -> Di
 def prepare_distillation_data(
     folder: Path, task: TaskName, config: DistillationDataConfig
 ) -> DistillationData:
-    """Return the experiment's images, from `folder` if they were prepared there before.
+    """Return the experiment's images, from its folder if they were prepared there before.
 
-    Args:
-        folder: Folder of the experiment; `data.safetensors` and `data.json` are written into it.
-        task: "segment", "classify" or "detect".
-        config: Which images.
-
-    Raises:
-        ValueError: As in `load_distillation_data`.
+    Otherwise they are loaded as by `load_distillation_data`, and written to `data.safetensors` and `data.json`.
     """
     if not (folder / "data.json").exists():
         data = load_distillation_data(task, config)
@@ -84,9 +78,7 @@ def prepare_distillation_data(
 def read_distillation_data(folder: Path, *, workers: int = 0) -> DistillationData:
     """Read what `prepare_distillation_data` wrote; the images are mapped, not copied.
 
-    Args:
-        folder: Folder of the experiment.
-        workers: Processes that decode frames in files, where the config sets none.
+    `workers` processes decode frames in files, where the config sets none.
     """
     about = read_json(folder / "data.json")
     with safe_open(folder / "data.safetensors", framework="pt") as file:

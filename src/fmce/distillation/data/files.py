@@ -8,8 +8,12 @@ import numpy as np
 from fmce.config.distillation import DistillationDataConfig
 from fmce.data.labelled_files import LabelledFiles
 from fmce.data.pools import ImagePool
-from fmce.distillation.data.memory import image_bytes
-from fmce.distillation.data.pools import DistillationData, sample_indices, with_statistics
+from fmce.distillation.data.pools import (
+    DistillationData,
+    image_bytes,
+    sample_indices,
+    with_statistics,
+)
 from fmce.distillation.data.unlabelled import unlabelled_pools
 
 Files = TypeVar("Files", bound=LabelledFiles[Any])

@@ -1,4 +1,4 @@
-"""What the images of every function-matching experiment share: pools, leak rules, random choices, statistics."""
+"""What the images of every experiment share: pools, leak rules, random choices, statistics, room in memory."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,14 @@ from fmce.config.distillation import DistillationDataConfig
 from fmce.data.frames.folders import bdd100k_excluded_stems
 from fmce.data.frames.pool import FramePool
 from fmce.data.image_files import read_stems
+from fmce.data.memory import available_memory
 from fmce.data.pools import ImagePool
 from fmce.data.transforms import channel_statistics
 
+# Larger pools stay in files: reading everything before the first step would take too long.
+_LARGEST_IN_MEMORY = 4 * 2**30
+# Largest share of free memory that the pools may take together.
+_MEMORY_SHARE = 0.6
 POOLS = ("labelled", "unlabelled", "held_out", "validation")
 
 
@@ -40,12 +45,7 @@ class DistillationData:
 
 
 def forbidden_stems(config: DistillationDataConfig, validation: Iterable[str]) -> frozenset[str]:
-    """Return the stems that must not be in the pool.
-
-    Args:
-        config: Names stems to leave out, and the data set whose leak rule holds.
-        validation: Stems of the validation images.
-    """
+    """Return the stems that must not be in the pool: the validation images', those excluded, BDD100K's test sets."""
     forbidden = set(validation)
     if config.exclude is not None:
         forbidden |= read_stems(config.exclude)
@@ -89,3 +89,34 @@ def required_root(config: DistillationDataConfig) -> Path:
             f"data.root is not set; give the folder of {config.name}: --set data.root=FOLDER"
         )
     return Path(config.root)
+
+
+def stays_on_disk(storage: str, pool_bytes: int, other_bytes: int) -> bool:
+    """Decide whether a pool stays in files.
+
+    Args:
+        storage: "memory", "files" or "auto".
+        pool_bytes: What its images would take.
+        other_bytes: What is in memory anyway.
+
+    Raises:
+        ValueError: If what must be in memory does not fit.
+    """
+    free = available_memory()
+    room = float("inf") if free is None else _MEMORY_SHARE * free - other_bytes
+    if storage == "auto":
+        storage = "files" if pool_bytes > min(room, _LARGEST_IN_MEMORY) else "memory"
+    needed = 0 if storage == "files" else pool_bytes
+    if needed > room:
+        raise ValueError(
+            f"the images take {(needed + other_bytes) / 2**30:.1f} GiB, more than {_MEMORY_SHARE:.0%} of the "
+            f"{(free or 0) / 2**30:.1f} GiB that are free; {'set data.storage=files, ' if needed else ''}"
+            "lower data.labelled, data.validation or the size"
+            + (", or data.unlabelled" if needed else "")
+        )
+    return storage == "files"
+
+
+def image_bytes(config: DistillationDataConfig, count: int, *, masks: bool = False) -> int:
+    """Return the bytes of `count` images at the training's size, with or without their masks."""
+    return count * (4 if masks else 3) * config.height * config.width

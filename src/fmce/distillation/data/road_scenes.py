@@ -5,8 +5,12 @@ from collections.abc import Callable, Sequence
 from fmce.config.distillation import DistillationDataConfig
 from fmce.data.pools import ImagePool, empty_pool, stack_images
 from fmce.data.road_scenes.scenes import SceneBatch, render_scene, render_scenes
-from fmce.distillation.data.memory import image_bytes, stays_on_disk
-from fmce.distillation.data.pools import DistillationData, with_statistics
+from fmce.distillation.data.pools import (
+    DistillationData,
+    image_bytes,
+    stays_on_disk,
+    with_statistics,
+)
 from fmce.seeding import validation_scenes_seed
 
 # Numbers of images that the config leaves open.

@@ -15,8 +15,7 @@ from fmce.data.frames.shards import excluded_frames, holds_shards, open_shards
 from fmce.data.frames.table import FileFrames, FrameTable, ShardFrames
 from fmce.data.image_files import stem_of
 from fmce.data.pools import ImagePool
-from fmce.distillation.data.memory import image_bytes, stays_on_disk
-from fmce.distillation.data.pools import forbidden_stems
+from fmce.distillation.data.pools import forbidden_stems, image_bytes, stays_on_disk
 from fmce.files import read_json_or_none, write_json
 
 _FILE = "unlabelled.json"
@@ -121,9 +120,7 @@ def write_frames(folder: Path, pool: FramePool, config: DistillationDataConfig) 
 def read_frames(folder: Path, workers: int) -> FramePool | None:
     """Return the pool that `write_frames` recorded; None where the frames are in memory.
 
-    Args:
-        folder: Folder of the experiment.
-        workers: Processes that decode, where the config sets none.
+    `workers` processes decode it, where the config sets none.
     """
     found: dict[str, Any] | None = read_json_or_none(folder / _FILE)
     if found is None:
