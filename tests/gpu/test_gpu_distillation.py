@@ -10,7 +10,6 @@ from fmce.config.io import with_settings
 from fmce.data.augmentation import Augmentation, TrainBatches
 from fmce.data.pools import ImagePool
 from fmce.distillation.distill import distill, train_student
-from fmce.distillation.experiment import student_folder
 from fmce.distillation.inputs import frozen_teacher
 from fmce.engine.runtime import make_runtime
 from fmce.runs.log import read_done
@@ -58,7 +57,7 @@ def test_teacher_and_student_train_on_images_that_stay_on_the_host(tmp_path, mon
     config, out = with_settings(DistillationConfig(), SMALL), tmp_path / "x"
     monkeypatch.setattr("fmce.distillation.inputs.stays_resident", lambda _size, _device: False)
     distill(config, out, runtime=make_runtime("cuda"))  # students: other processes
-    student = student_folder(out, "function_matching", 1)
+    student = out / "runs" / "function_matching-seed1"
     shutil.rmtree(student)
     train_student(config, out, "function_matching", 1, make_runtime("cuda"))
     assert "scores" in read_done(student)

@@ -32,7 +32,6 @@ from fmce.distillation.experiment import (
     check_networks,
     fit_steps,
     num_intervals,
-    student_folder,
 )
 from fmce.distillation.results import conclude
 from fmce.distillation.teacher import make_teacher
@@ -152,7 +151,7 @@ def _check_pools(config: DistillationConfig, data: DistillationData) -> None:
 def _train_students(experiment: Experiment, runtime: Runtime, jobs: int) -> None:
     config, out = experiment.config, experiment.folder
     students = {
-        student_folder(out, arm, seed).name: (config, out, arm, seed, runtime)
+        experiment.student_folder(arm, seed).name: (config, out, arm, seed, runtime)
         for seed in config.seeds
         for arm in config.arms
     }

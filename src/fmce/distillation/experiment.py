@@ -1,6 +1,6 @@
 """A function-matching experiment: its config, its folder, its images, the networks and jobs in it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Experiment:
 
     def student_folder(self, arm: Arm, seed: int) -> Path:
         """Return the run folder of a student."""
-        return student_folder(self.folder, arm, seed)
+        return self.folder / "runs" / f"{arm}-seed{seed}"
 
     def make_teacher(self, *, pretrained: bool) -> nn.Module:
         """Return the untrained teacher; `pretrained` takes the weights that the config names."""
@@ -98,21 +98,15 @@ def open_experiment(folder: Path) -> Experiment:
     return Experiment(config, folder, read_distillation_data(folder))
 
 
-def student_folder(folder: Path, arm: str, seed: int) -> Path:
-    """Return the run folder of a student in an experiment's folder."""
-    return folder / "runs" / f"{arm}-seed{seed}"
-
-
 def make_task(
-    task: TaskName, class_names: Sequence[str]
+    task: TaskName, class_names: tuple[str, ...]
 ) -> ClassificationTask | SegmentationTask | DetectionTask:
     """Return a task of the given classes."""
-    names = tuple(class_names)
     if task == "classify":
-        return ClassificationTask(len(names))
+        return ClassificationTask(len(class_names))
     if task == "detect":
-        return DetectionTask(len(names), names)
-    return SegmentationTask(len(names), names)
+        return DetectionTask(len(class_names), class_names)
+    return SegmentationTask(len(class_names), class_names)
 
 
 def check_networks(config: DistillationConfig) -> None:
