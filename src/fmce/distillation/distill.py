@@ -188,17 +188,11 @@ def train_student(
             return
         data = experiment.data
         pool, data = inputs.on_device(inputs.training_pool(arm, data), data, runtime.device)
-        evaluate = partial(
-            evaluate_student,
-            experiment.task,
-            student,
-            teacher,
-            {
-                "validation": inputs.evaluation_batches(data.validation, data, runtime),
-                "held_out": inputs.evaluation_batches(data.held_out, data, runtime),
-            },
-            runtime,
-        )
+        pools = {
+            name: inputs.evaluation_batches(getattr(data, name), data, runtime)
+            for name in ("validation", "held_out")
+        }
+        evaluate = partial(evaluate_student, experiment.task, student, teacher, pools, runtime)
         step = _step_of(arm, experiment, student, teacher, runtime)
         measure = partial(_interval_fields, experiment, evaluate)
         fit_steps(
