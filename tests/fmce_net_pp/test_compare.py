@@ -257,9 +257,7 @@ def test_a_training_that_fails_is_reported_once_the_others_are_finished(oracle, 
     with lock_run(out, to_yaml(config)):
         bad.mkdir(parents=True)
     (bad / "notes.txt").write_text("no run's file")
-    with pytest.raises(
-        ValueError, match=r"1 of 5 trainings failed, first out/runs/baseline-seed2:"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 5 trainings failed, first runs/baseline-seed2:"):
         again(config, out)
     assert read_done(out / "runs" / "ral-seed2") is not None
     (bad / "notes.txt").unlink()

@@ -268,6 +268,18 @@ def test_a_finished_training_is_done_whatever_was_noted_before(swept, grid, copi
     assert numbers(result) == numbers(swept[1])
 
 
+def test_test_images_that_cannot_be_read_are_reported(grid, copied):
+    folder = folder_of(copied, "raf0.9-seed1")
+    done = json.loads((folder / "DONE.json").read_text())
+    del done["test_accuracy"]
+    (folder / "DONE.json").write_text(json.dumps(done))
+    shutil.rmtree(folder / "checkpoints")
+    result = once(grid, copied, retries=0)
+    assert list(result.failed) == ["tiny-digits/test images"]
+    assert sweep_status(copied)["counts"] == {"done": 10, "trained": 1}
+    assert "reading test images failed" in sweep_status(copied)["notes"][-1]
+
+
 def test_no_raf_is_selected_while_a_candidate_lacks_a_training(grid, copied, capsys):
     (group,) = make_groups(grid, copied)
     (group.folder / "selection.json").unlink()

@@ -1,12 +1,10 @@
 """The arms of an FMCE-Net++ experiment: what each one trains, as the config of a run."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fmce.config.choices import Length
-from fmce.config.io import with_settings
 from fmce.config.run import AuxiliaryConfig, RunConfig
 from fmce.config.sweep import BASELINE, TREATMENT
 from fmce.engine.runtime import make_runtime
@@ -38,17 +36,6 @@ def plain_config(oracle: Run, length: Length) -> RunConfig:
     config = oracle.config
     epochs = oracle.phases.convergence_epoch if length == "convergence" else config.train.epochs
     return replace(config, train=replace(config.train, epochs=epochs), auxiliary=AuxiliaryConfig())
-
-
-def treatment_with(
-    auxiliary: AuxiliaryConfig, settings: Sequence[str], base: RunConfig
-) -> AuxiliaryConfig:
-    """Return FMCE-Net++'s auxiliary loss changed by `auxiliary.field=value` settings.
-
-    Raises:
-        ValueError: If a field is unknown or a value is out of range.
-    """
-    return with_settings(replace(base, auxiliary=auxiliary), settings).auxiliary
 
 
 def arm_config(base: RunConfig, role: str, seed: int, treatment: AuxiliaryConfig) -> RunConfig:

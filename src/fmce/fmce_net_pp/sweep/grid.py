@@ -18,7 +18,7 @@ from fmce.config.sweep import (
     SweepConfig,
 )
 from fmce.data.classification.catalog import spec_of
-from fmce.fmce_net_pp.arms import arm_config, plain_config, treatment_with
+from fmce.fmce_net_pp.arms import arm_config, plain_config
 from fmce.maturity.auxiliary import check_target_phase
 from fmce.models.build import LIBRARIES, import_function
 from fmce.models.features import find_module
@@ -158,7 +158,8 @@ class Group:
             raf=float(candidate.raf or 0),
         )
         chosen = [s for s in self.config.settings if _is_auxiliary(s)]
-        return treatment_with(auxiliary, [*chosen, *candidate.variant], self.oracle.config)
+        base = replace(self.oracle.config, auxiliary=auxiliary)
+        return with_settings(base, [*chosen, *candidate.variant]).auxiliary
 
 
 def make_groups(config: CompareConfig | SweepConfig, out: Path) -> list[Group]:

@@ -86,7 +86,7 @@ class SweepResult:
 
     Attributes:
         groups: One comparison per group.
-        failed: Name of each training that is left failed → its error.
+        failed: Folder of each training that is left failed → its error.
     """
 
     groups: list[Comparison]
@@ -104,8 +104,11 @@ class SweepResult:
 
 def sweep_result(groups: Sequence[Group], out: Path) -> SweepResult:
     """Gather the results that the folders of `out` hold."""
-    failed = {name: error for group in groups for name, error in _failures(group).items()}
-    return SweepResult([comparison_of(group, out) for group in groups], failed)
+    comparisons = [comparison_of(group, out) for group in groups]
+    rows = [row for comparison in comparisons for row in comparison.rows]
+    failed = {row["folder"]: row["error"] for row in rows if row["status"] == "failed"}
+    unread = {f"{group.name}/test images": unread_error(group) for group in groups}
+    return SweepResult(comparisons, failed | {name: why for name, why in unread.items() if why})
 
 
 def comparison_of(group: Group, out: Path) -> Comparison:
@@ -233,17 +236,11 @@ def _relative(folder: Path, out: Path) -> str:
     return str(folder.relative_to(out.absolute())) if inside else str(folder)
 
 
-def _failures(group: Group) -> dict[str, str]:
-    """Return the error of each task that is left failed, that of reading test images included."""
-    failed = {
-        f"{group.name}/{run.name}": read_state(group.folder_of(run))["error"]
-        for run in group.runs
-        if run_status(group, run) == "failed"
-    }
+def unread_error(group: Group) -> str | None:
+    """Return why a group's test images could not be read; None where they were, or were not tried."""
     state = read_state(group.folder)
-    if state.get("state") == "failed" and unread_folders(group):
-        failed[f"{group.name}/test images"] = state["error"]
-    return failed
+    failed = state.get("state") == "failed" and unread_folders(group)
+    return str(state["error"]) if failed else None
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], out: Path, table: Table) -> Path:

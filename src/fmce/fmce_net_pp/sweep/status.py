@@ -9,7 +9,7 @@ from fmce.config.sweep import ORACLE, CompareConfig, SweepConfig
 from fmce.console.tables import percent
 from fmce.fmce_net_pp.sweep.grid import Group, SweepRun, lay_out
 from fmce.fmce_net_pp.sweep.jobs import read_state
-from fmce.fmce_net_pp.sweep.results import run_status, unread_folders
+from fmce.fmce_net_pp.sweep.results import run_status, unread_error
 from fmce.fmce_net_pp.sweep.selection import left_out, read_selection
 from fmce.runs.lock import is_locked
 from fmce.runs.log import read_done, read_metrics
@@ -101,9 +101,8 @@ def _notes(group: Group) -> list[str]:
         notes += [f"{group.name}: {arm} was left out of the selection" for arm in missing]
     elif any(run_status(group, run) == "failed" for run in group.candidates):
         notes.append(f"{group.name}: {nothing_selected(missing)}")
-    state = read_state(group.folder)
-    if state.get("state") == "failed" and unread_folders(group):
-        notes.append(f"{group.name}: reading test images failed: {state['error']}")
+    if why := unread_error(group):
+        notes.append(f"{group.name}: reading test images failed: {why}")
     return notes
 
 
