@@ -37,10 +37,14 @@ FILES = [path for module, path in MODULES.items() if module != "fmce"]
 
 
 def imports(path):
-    """Yield every module that a file imports, also inside functions and for type checkers."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Return every module that a file imports, also inside functions and for type checkers."""
+    return [*imported(ast.parse(path.read_text(encoding="utf-8")))]
+
+
+def imported(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            assert node.level == 0, f"line {node.lineno} imports relatively"
             below = [f"{node.module}.{alias.name}" for alias in node.names]
             yield from (name if name in MODULES else node.module for name in below)
         elif isinstance(node, ast.Import):
@@ -74,6 +78,11 @@ def test_no_import_runs_in_a_circle():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "convergence").glob("*.py")), ids=lambda p: p.name)
-def test_convergence_needs_numpy_alone(path):
-    others = {n.split(".")[0] for n in imports(path)} - {"fmce", "numpy"}
-    assert others <= set(sys.stdlib_module_names)
+def test_convergence_needs_numpy_alone_and_scipy_inside_functions(path):
+    def strangers(names):
+        return {n.split(".")[0] for n in names} - {"fmce", "numpy"} - set(sys.stdlib_module_names)
+
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    at_import = ast.Module([n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+    assert strangers(imported(at_import)) == set()
+    assert strangers(imports(path)) <= {"scipy"}

@@ -9,7 +9,10 @@ from .convergence.cqi import cqi as cqi
 from .convergence.phases import PhaseConfig as PhaseConfig
 from .convergence.phases import Phases as Phases
 from .convergence.phases import find_phases as find_phases
+from .convergence.prediction import predict_convergence_epoch as predict_convergence_epoch
 from .convergence.smoothing import smooth_losses as smooth_losses
+from .convergence.verdict import Verdict as Verdict
+from .convergence.verdict import judge_curve as judge_curve
 from .engine.loop import fit as fit
 from .feature_maps.in_memory import InMemoryMaps as InMemoryMaps
 from .feature_maps.recomputed import RecomputedMaps as RecomputedMaps

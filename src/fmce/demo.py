@@ -14,6 +14,7 @@ from fmce.config.sweep import CompareConfig
 from fmce.console.log import logger
 from fmce.console.progress import Progress
 from fmce.convergence.phases import Phases
+from fmce.convergence.verdict import Verdict
 from fmce.distillation.distill import distill
 from fmce.distillation.export import export
 from fmce.engine.jobs.local import run_jobs
@@ -25,6 +26,7 @@ from fmce.maturity.explain import explain
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.report.write import report
+from fmce.runs.log import judge_metrics
 from fmce.runs.run import open_run
 
 
@@ -36,6 +38,7 @@ class DemoResult:
         report: The page.
         test_accuracy: Of the original task, a fraction.
         phases: The convergence phases of its training.
+        verdict: The verdict on its loss curve.
         fmce_nets: Metrics of FMCE-Net, split "map" and split "image".
         comparison: FMCE-Net++ against its baseline.
     """
@@ -43,6 +46,7 @@ class DemoResult:
     report: Path
     test_accuracy: float
     phases: Phases
+    verdict: Verdict
     fmce_nets: tuple[dict[str, Any], dict[str, Any]]
     comparison: Comparison
 
@@ -88,6 +92,7 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> DemoResult:
         page,
         run.done["test_accuracy"],
         run.phases,
+        judge_metrics(run.curve, run.config.phases),
         (by_map, by_image),
         comparison,
     )

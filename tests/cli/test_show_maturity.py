@@ -8,7 +8,7 @@ import pytest
 
 from fmce.cli.main import main
 from fmce.cli.show_maturity import remarks, show_score
-from fmce.convergence.phases import PhaseConfig, Phases, find_phases
+from fmce.convergence.phases import PhaseConfig, find_phases
 from fmce.maturity.phases import phases
 from fmce.maturity.score import score
 from fmce.maturity.train_fmce_net import train_fmce_net
@@ -40,8 +40,31 @@ def test_phases_prints_markers_and_what_the_smoother_did(curve, capsys):
 
 def test_phases_as_json_is_the_result_and_nothing_else(curve, capsys):
     run("phases", curve, "--threshold", "1e-2", "--json")
-    found = phases(curve, {"threshold": 1e-2}).phases
-    assert Phases.from_json(capsys.readouterr().out) == found
+    found = phases(curve, {"threshold": 1e-2})
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == found.to_dict()
+    assert printed["markers"] == list(found.phases.markers)
+
+
+def test_phases_end_with_the_verdict_in_three_lines(curve, capsys):
+    run("phases", curve, "--threshold", "1e-2")
+    lines = capsys.readouterr().out.splitlines()
+    assert tuple(lines[-3:]) == phases(curve, {"threshold": 1e-2}).verdict.lines
+
+
+def test_several_curves_give_one_table(curve, own_run, capsys):
+    run("phases", curve, own_run.path)
+    out = capsys.readouterr().out
+    assert "published E_K" in out
+    assert out.count("converged") + out.count("at rest") + out.count("undecided") >= 2
+
+
+def test_a_curve_without_phases_has_its_verdict_and_exit_code_2(curve, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["phases", str(curve), "--threshold", "100"])
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-3].startswith("verdict: ")
+    assert "gives epoch" in said.err
 
 
 def test_markers_are_printed_in_the_files_own_epochs_too(tmp_path, capsys):
@@ -62,7 +85,9 @@ def test_the_figure_is_named(curve, tmp_path, capsys):
 def test_remarks_say_what_made_the_markers():
     step = find_phases([2.3] + [0.001] * 59, PhaseConfig(threshold=2e-3))
     text = "\n".join(remarks(step))
-    assert "artefact of the smoothing: they lie 0.0 epochs" in text
+    assert (
+        "takes 100 % of the epochs to convergence too: the markers are largely an artefact" in text
+    )
     assert "learning rate" not in text
     rates = [1.0] * 30 + [0.1] * 30
     late = find_phases(LOSSES, PhaseConfig(threshold=1e-3), learning_rates=rates)

@@ -87,6 +87,40 @@ def test_a_folder_without_a_run_or_lines_is_refused(own_run, tmp_path):
 
 def test_a_curve_without_phases_keeps_the_runs_old_ones(own_run):
     before = own_run.phases
-    with pytest.raises(ValueError, match="threshold"):
-        phases(own_run.path, {"threshold": 100})
-    assert own_run.phases == before
+    found = phases(own_run.path, {"threshold": 100})
+    assert (found.phases, own_run.phases) == (None, before)
+    assert "never above the threshold" in found.refusal
+    assert "--threshold" in found.refusal
+    assert found.verdict.lines[0].startswith("verdict: ")
+
+
+def test_a_file_is_measured_by_its_own_range_unless_a_threshold_is_named(tmp_path):
+    for scale in (1.0, 1e-4):
+        path = tmp_path / "curve.csv"
+        path.write_text("loss\n" + "\n".join(repr(scale * loss) for loss in LOSSES))
+        found = phases(path).phases
+        assert found.config.relative_threshold == 1e-3
+        assert (
+            found.markers
+            == phases(path, {"threshold": scale * found.threshold / scale}).phases.markers
+        )
+
+
+def test_negative_losses_have_a_verdict_and_no_phases(tmp_path):
+    path = tmp_path / "curve.csv"
+    path.write_text("loss\n" + "\n".join(repr(loss - 3) for loss in LOSSES))
+    found = phases(path)
+    assert found.phases is None
+    assert "negative" in found.refusal
+    assert found.verdict.state == "converged"
+    assert found.to_dict()["verdict"]["epoch"] == found.verdict.epoch
+
+
+def test_a_running_training_has_provisional_phases_before_the_threshold_is_reached(own_run):
+    (own_run.path / "DONE.json").unlink()
+    before = own_run.phases
+    found = phases(own_run.path, {"threshold": 1e-6, "if_not_converged": "error"})
+    assert found.provisional
+    assert not found.phases.converged
+    assert found.to_dict()["provisional"]
+    assert own_run.phases == before  # what is provisional is not stored

@@ -108,11 +108,14 @@ def _supervised_by(
 
 
 def phases(
-    source: Annotated[
-        Positional[Path],
-        required("run folder, CSV/TSV/JSON file, TensorBoard folder", "SOURCE"),
+    sources: Annotated[
+        Positional[tuple[Path, ...]],
+        required("run folders, CSV/TSV/JSON files, TensorBoard folders", "SOURCE …"),
     ],
-    threshold: Annotated[float | None, option("CQI threshold µ, in nats per epoch", "MU")] = None,
+    threshold: Annotated[
+        float | None,
+        option("CQI threshold µ per epoch; default of files: 0.001 of the range", "MU"),
+    ] = None,
     num_phases: Annotated[int | None, option("number of phases", "K")] = None,
     column: Annotated[str | None, option("loss column (CSV)", "NAME")] = None,
     key: Annotated[str | None, option("loss key (JSON)", "NAME")] = None,
@@ -125,30 +128,32 @@ def phases(
     ] = (),
     json: Json = False,
 ) -> None:
-    """Find the convergence phases of a loss curve.
+    """Judge loss curves and find their convergence phases.
 
     Example: fmce phases losses.csv --column train_loss --threshold 1e-3 --figure phases.svg
     """
-    from fmce.cli.show_maturity import show_phases
+    from fmce.cli.show_maturity import show_curves, show_phases
     from fmce.config.io import merge_options
     from fmce.convergence.phases import PhaseConfig
     from fmce.maturity.phases import phases as find
 
+    if not sources:
+        raise ValueError("name a run folder, a file of losses or a folder of event files")
+    if figure is not None and len(sources) > 1:
+        raise ValueError(f"--figure draws one curve; got {len(sources)} sources")
     options = {"threshold": threshold, "num_phases": num_phases}
-    found = find(
-        source,
-        merge_options(PhaseConfig, options, settings),
-        column=column,
-        key=key,
-        epoch_column=epoch_column,
-        lr_column=lr_column,
-        tag=tag,
-        figure=figure,
-    )
+    changes = merge_options(PhaseConfig, options, settings)
+    columns = {"column": column, "key": key, "epoch_column": epoch_column, "lr_column": lr_column}
+    found = [find(source, changes, tag=tag, figure=figure, **columns) for source in sources]
     if json:
-        print(found.phases.to_json(), end="")
+        results = [one.to_dict() for one in found]
+        print_json(results if len(results) > 1 else results[0])
+    elif len(found) > 1:
+        show_curves(found)
     else:
-        show_phases(found)
+        show_phases(found[0])
+    if len(found) == 1 and (refusal := found[0].refusal) is not None:
+        raise ValueError(refusal)
 
 
 def extract(

@@ -54,7 +54,7 @@ def runtime_of(device: str, precision: str = "float32", *, distributed: bool = F
     return make_runtime(device, precision, together=distributed)
 
 
-def print_json(result: Mapping[str, Any]) -> None:
+def print_json(result: Mapping[str, Any] | list[Any]) -> None:
     """Print a result as JSON."""
     import json
 

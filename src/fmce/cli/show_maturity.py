@@ -1,6 +1,6 @@
 """What the commands of method 1 print."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,8 @@ from fmce.console.tables import epochs, number, percent, print_table
 
 if TYPE_CHECKING:
     from fmce.convergence.phases import Phases
+    from fmce.convergence.prediction import PredictedEpoch
+    from fmce.convergence.verdict import Verdict
     from fmce.demo import DemoResult
     from fmce.maturity.phases import FoundPhases
 
@@ -16,11 +18,45 @@ CAM_NUMBERS = ("gini", "area_above_half_max", "centroid_drift", "overlap")
 
 
 def show_phases(found: "FoundPhases") -> None:
-    """Print a curve's phases with what the smoother and the schedule did to them."""
+    """Print a curve's phases with what the smoother and the schedule did to them, then the verdict."""
+    if found.phases is not None:
+        _show_markers(found, found.phases)
+    if found.curve is not None and found.curve.skipped_rows:
+        print(f"rows without a loss, left out: {found.curve.skipped_rows}")
+    if found.figure is not None:
+        print(f"figure: {found.figure}")
+    if found.provisional:
+        when = "not yet" if (predicted := found.predicted) is None else _interval(predicted)
+        reached = found.phases is not None and found.phases.converged
+        print(
+            "provisional: the training is not finished"
+            + ("" if reached else f"; predicted E_K: {when}")
+        )
+    print(*found.verdict.lines, sep="\n")
+
+
+def show_curves(curves: "Sequence[FoundPhases]") -> None:
+    """Print one line per curve: its verdict and its published convergence epoch."""
+    rows = []
+    for one in curves:
+        verdict, phases = one.verdict, one.phases
+        epoch = "–" if verdict.epoch is None else _interval(verdict)
+        published = "–" if phases is None or not phases.converged else phases.convergence_epoch
+        state = verdict.state.replace("_", " ") + (" (provisional)" if one.provisional else "")
+        rows.append((one.source, len(one.losses), state, epoch, published, verdict.advice))
+    header = ("curve", "epochs", "verdict", "since epoch", "published E_K", "advice")
+    print_table("Verdicts", header, rows)
+
+
+def _interval(found: "Verdict | PredictedEpoch") -> str:
+    high = "?" if found.high is None else found.high
+    return str(found.epoch) if found.low == found.high else f"{found.epoch} ({found.low} to {high})"
+
+
+def _show_markers(found: "FoundPhases", phases: "Phases") -> None:
     from fmce.convergence.phases import window_sensitivity
 
-    losses, phases = found.losses, found.phases
-    rows = []
+    losses, rows = found.losses, []
     for k, epoch in enumerate(phases.markers, start=1):
         values = (losses[epoch - 1], phases.smoothed[epoch - 1], phases.cqi[epoch - 1])
         rows.append((k, epoch, *map(number, values)))
@@ -30,17 +66,14 @@ def show_phases(found: "FoundPhases") -> None:
     header = ("phase", "epoch", "loss", "smoothed", "CQI")
     print_table(f"Convergence phases of {source}", header, rows)
     print(
-        f"start epoch {phases.start_epoch}, convergence epoch {phases.convergence_epoch} of {phases.num_epochs}"
+        f"start epoch {phases.start_epoch}, published convergence epoch {phases.convergence_epoch} of "
+        f"{phases.num_epochs} (µ = {phases.threshold:.3g})"
     )
     print(*remarks(phases), sep="\n")
     for window, markers in window_sensitivity(losses, phases.config).items():
         print(f"CQI over {window:2d} epochs:         {epochs(markers)}")
     if (own := found.own_epochs) is not None:
         print(f"the same markers as the file numbers epochs: [{', '.join(f'{e:g}' for e in own)}]")
-    if found.curve is not None and found.curve.skipped_rows:
-        print(f"rows without a loss, left out: {found.curve.skipped_rows}")
-    if found.figure is not None:
-        print(f"figure: {found.figure}")
 
 
 def remarks(phases: "Phases") -> list[str]:
@@ -51,14 +84,16 @@ def remarks(phases: "Phases") -> list[str]:
     lines.append(f"step curve, same smoothing: {epochs(phases.step_curve_markers)}")
     lines.append(f"without smoothing:          {epochs(phases.unsmoothed_markers)}")
     lines.append(f"debiased average:           {epochs(phases.debiased_markers)}")
-    distance = phases.smoothing_distance
-    if phases.smoothing_driven:
-        lines.append(
-            f"these markers are an artefact of the smoothing: they lie {distance:.1f} epochs from a step curve's "
-            "on average"
+    share = phases.smoothing_share
+    if share is not None:
+        driven = (
+            ": the markers are largely an artefact of the smoothing"
+            if phases.smoothing_driven
+            else ""
         )
-    elif distance is not None:
-        lines.append(f"mean distance to the step curve's markers: {distance:.1f} epochs")
+        lines.append(
+            f"a step curve takes {percent(share, 0)} of the epochs to convergence too{driven}"
+        )
     if phases.lr_fraction is not None:
         verdict = "; CQI partly measures the schedule" if phases.schedule_driven else ""
         lines.append(
@@ -138,6 +173,7 @@ def show_demo(result: "DemoResult") -> None:
     print(f"baseline            {_mean(against, 'baseline')} over {against['n']} seeds")
     print(f"FMCE-Net++          {_mean(against, 'treatment')} at RAF {selection['raf']}")
     print(f"                    {against['verdict']}")
+    print(*result.verdict.lines, sep="\n")
 
 
 def _mean(against: dict[str, Any], arm: str) -> str:

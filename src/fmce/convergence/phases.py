@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fmce.convergence.cqi import cqi
 from fmce.convergence.markers import NoPhasesError, PhaseConfig, locate_markers
-from fmce.convergence.smoothing import checked_sequence
+from fmce.convergence.smoothing import checked_sequence, smooth_losses
 
 __all__ = ["NoPhasesError", "PhaseConfig", "Phases", "find_phases"]
 
-# Not given in the paper: nearer than this many epochs to the step curve, the smoother made the
-# markers; below this share of its peak at E_K, the learning rate made the convergence.
-_SMOOTHING_DRIVEN_BELOW = 2.0
+# Not given in the paper: where a step curve takes at least this share of the epochs to convergence, the
+# smoother made the markers; below this share of its peak at E_K, the learning rate made the convergence.
+_SMOOTHING_DRIVEN_FROM = 0.75
 _SCHEDULE_DRIVEN_BELOW = 0.25
 
 
@@ -42,8 +43,7 @@ class Phases:
         lr_fraction: Learning rate at E_K over its peak, in [0, 1]; None without learning rates.
         schedule_driven: Whether the rate had fallen below a quarter of its peak at E_K, so that
             CQI partly measures the schedule; None without learning rates.
-        smoothing_driven: Whether the markers lie within 2 epochs, on average, of those of a step
-            curve; None where the step curve has none.
+        smoothing_driven: Whether `smoothing_share` is at least 0.75; None where the step curve has no markers.
         step_curve_markers: Markers of a curve with the same first and last loss that drops at
             epoch 2, under the same config: what the smoother yields by itself. None if it has none.
         unsmoothed_markers: Markers of this curve with ``smoothing="none"``, or None.
@@ -104,6 +104,13 @@ class Phases:
     def smoothing_distance(self) -> float | None:
         """Mean absolute difference in epochs to the step curve's markers; None without them."""
         return _mean_distance(self.markers, self.step_curve_markers)
+
+    @property
+    def smoothing_share(self) -> float | None:
+        """Share of E_K − E_0, in [0, 1], that a step curve shows as well; None without its markers."""
+        if self.step_curve_markers is None:
+            return None
+        return min((self.step_curve_markers[-1] - 1) / (self.markers[-1] - self.start_epoch), 1.0)
 
     def phase_at(self, epoch: int) -> int:
         """Return the phase of an epoch.
@@ -209,13 +216,21 @@ def find_phases(
         raise ValueError(f"config must be a PhaseConfig; got {type(config).__name__}")
     curve = _checked_non_negative(losses, "losses")
     rates = None if learning_rates is None else _checked_rates(learning_rates, curve.size)
-    found = locate_markers(curve, config)
+    try:
+        found = locate_markers(curve, config)
+    except NoPhasesError as error:
+        working = working_threshold(curve, config)
+        if working is None:
+            raise
+        ends, threshold, epoch = working
+        raise NoPhasesError(
+            f"{error}. CQI ends at {ends:.2g}; --threshold {threshold:g} gives epoch {epoch}"
+        ) from None
     step_curve = np.full_like(curve, curve[-1])
     step_curve[0] = curve[0]
     step = _markers_or_none(step_curve, config)
-    distance = _mean_distance(found.markers, step)
     fraction = None if rates is None else float(rates[found.markers[-1] - 1] / rates.max())
-    return Phases(
+    made = Phases(
         markers=found.markers,
         start_epoch=found.start_epoch,
         convergence_epoch=found.markers[-1],
@@ -223,7 +238,7 @@ def find_phases(
         lr_fraction=fraction,
         # A rate below its peak has varied; a constant one has fraction 1.
         schedule_driven=None if fraction is None else fraction < _SCHEDULE_DRIVEN_BELOW,
-        smoothing_driven=None if distance is None else distance < _SMOOTHING_DRIVEN_BELOW,
+        smoothing_driven=None,
         step_curve_markers=step,
         unsmoothed_markers=_markers_or_none(curve, replace(config, smoothing="none")),
         debiased_markers=_markers_or_none(curve, replace(config, smoothing="debiased_ema")),
@@ -231,6 +246,44 @@ def find_phases(
         cqi=tuple(found.cqi.tolist()),
         config=config,
     )
+    share = made.smoothing_share
+    return replace(
+        made, smoothing_driven=None if share is None else share >= _SMOOTHING_DRIVEN_FROM
+    )
+
+
+def working_threshold(
+    curve: NDArray[np.float64], config: PhaseConfig
+) -> tuple[float, float, int] | None:
+    """Return CQI's last value, a threshold with which the curve has phases, and its convergence epoch.
+
+    Args:
+        curve: L_1 … L_M, finite and ≥ 0.
+        config: The settings; their thresholds are replaced.
+
+    Returns:
+        The smallest threshold that works, to two digits (of a curve that never moves by as much as the one
+        given, a thousandth of its range if that works); None where none does.
+    """
+    if curve.size < 3 or not curve.any():
+        return None
+    indicator = cqi(smooth_losses(curve, config.decay, config.smoothing), config.window)[1:]
+    positive = indicator[indicator > 0]
+    if not positive.size:
+        return None
+    candidates = np.geomspace(positive.min(), positive.max(), 40)
+    if config.relative_threshold is None and positive.max() <= config.threshold:
+        candidates = np.append(1e-3 * np.ptp(curve), candidates)
+    for value in candidates:
+        digits = 1 - int(np.floor(np.log10(value)))
+        threshold = float(np.ceil(value * 10.0**digits) / 10.0**digits)
+        tried = replace(config, threshold=round(threshold, digits), relative_threshold=None)
+        try:
+            located = locate_markers(curve, replace(tried, if_not_converged="error"))
+        except NoPhasesError:
+            continue
+        return float(indicator[-1]), tried.threshold, located.markers[-1]
+    return None
 
 
 def window_sensitivity(

@@ -1,7 +1,8 @@
-"""`fmce phases`: convergence phases of a run or of any loss curve alone. Never imports torch."""
+"""`fmce phases`: verdict and convergence phases of a run or of any loss curve alone. Never imports torch."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,36 @@ from fmce.config.io import from_dict
 from fmce.config.run import run_config
 from fmce.convergence.files.curves import LossCurve, read_curve
 from fmce.convergence.files.tensorboard import holds_events, read_event_curve
-from fmce.convergence.phases import PhaseConfig, Phases, find_phases
+from fmce.convergence.phases import NoPhasesError, PhaseConfig, Phases, find_phases
+from fmce.convergence.prediction import PredictedEpoch, predict_convergence_epoch
+from fmce.convergence.verdict import RELATIVE_THRESHOLD, Verdict, judge_curve
 from fmce.files import write_text
-from fmce.runs.log import read_metrics, task_loss
+from fmce.runs.log import judge_metrics, read_done, read_metrics, task_loss
 
 
 @dataclass(frozen=True)
 class FoundPhases:
-    """A curve's phases and where they come from.
+    """What a curve says: its verdict, its phases, and where they come from.
 
     Args:
         source: Run folder, log file or folder of event files.
         losses: L_1 … L_M, one per epoch.
-        phases: The phases found on them.
+        verdict: Whether the curve has converged, without the smoother's lag.
+        phases: The phases found on the curve; None where it has none.
+        refusal: Why it has none.
+        provisional: Whether the training still runs, so that everything may change.
+        predicted: Of a running training, when E_K is expected; None where it cannot be told yet.
         curve: The curve as its file has it; None for a run folder.
         figure: The picture that was drawn, if any.
     """
 
     source: Path
     losses: list[float]
-    phases: Phases
+    verdict: Verdict
+    phases: Phases | None
+    refusal: str | None
+    provisional: bool
+    predicted: PredictedEpoch | None
     curve: LossCurve | None
     figure: Path | None
 
@@ -36,9 +47,20 @@ class FoundPhases:
     def own_epochs(self) -> list[float] | None:
         """The markers as the file numbers its epochs; None where it counts from 1 as we do."""
         epochs = None if self.curve is None else self.curve.epochs
-        if epochs is None or epochs == tuple(range(1, len(epochs) + 1)):
+        if self.phases is None or epochs is None or epochs == tuple(range(1, len(epochs) + 1)):
             return None
         return [epochs[marker - 1] for marker in self.phases.markers]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields of `Phases` (none without phases) with `verdict`, `provisional` and the rest."""
+        plain = {} if self.phases is None else json.loads(self.phases.to_json())
+        return plain | {
+            "source": str(self.source),
+            "verdict": self.verdict.to_dict(),
+            "no_phases_because": self.refusal,
+            "provisional": self.provisional,
+            "predicted_convergence_epoch": self.predicted and asdict(self.predicted),
+        }
 
 
 def run_phases(run: Path, changes: Mapping[str, Any] | None = None) -> tuple[list[float], Phases]:
@@ -76,7 +98,7 @@ def phases(
     tag: str | None = None,
     figure: Path | None = None,
 ) -> FoundPhases:
-    """Find the phases of a loss curve and draw the figure of the FMCE paper (Fig. 3).
+    """Judge a loss curve, find its phases and draw the figure of the FMCE paper (Fig. 3).
 
     Args:
         source: Run folder; CSV, TSV, JSON or JSON-lines file of losses; or TensorBoard's event files.
@@ -88,8 +110,12 @@ def phases(
         tag: Scalar of event files that holds the loss.
         figure: PNG or SVG to draw; by default `figures/phases.png` in a run, none for a file.
 
+    Returns:
+        The verdict and the phases. A curve without phases has the reason in `refusal`. A file's curve is
+        measured by a thousandth of its range unless `changes` names a threshold.
+
     Raises:
-        ValueError: If the curve cannot be read or has no phases.
+        ValueError: If the curve cannot be read.
         FileNotFoundError: If nothing is there.
     """
     if not source.exists():
@@ -98,7 +124,6 @@ def phases(
         )
     # A run folder stays one whatever else lies in it.
     events = not (source / "metrics.jsonl").exists() and holds_events(source)
-    curve: LossCurve | None = None
     if source.is_dir() and not events:
         if not (source / "config.yaml").exists():
             raise FileNotFoundError(
@@ -106,26 +131,73 @@ def phases(
             )
         if any((column, key, epoch_column, lr_column, tag)):
             raise ValueError(f"{source} is a run folder, whose columns are known; leave them out")
-        losses, found = run_phases(source, changes)
-        figure = figure or source / "figures" / "phases.png"
+        return _of_run(source, changes or {}, figure or source / "figures" / "phases.png")
+    config = from_dict(PhaseConfig, changes or {})
+    if not {"threshold", "relative_threshold"} & (changes or {}).keys():
+        config = replace(config, relative_threshold=RELATIVE_THRESHOLD)
+    if events:
+        if column or key:
+            raise ValueError(
+                f"{source}: in event files the loss is named by tag (--tag); got {column or key!r}"
+            )
+        curve = read_event_curve(source, tag=tag, epoch_tag=epoch_column, lr_tag=lr_column)
+    elif tag is not None:
+        raise ValueError(f"{source}: tag (--tag) is for TensorBoard's event files; got {tag!r}")
     else:
-        config = from_dict(PhaseConfig, changes or {})
-        if events:
-            if column or key:
-                raise ValueError(
-                    f"{source}: in event files the loss is named by tag (--tag); got {column or key!r}"
-                )
-            curve = read_event_curve(source, tag=tag, epoch_tag=epoch_column, lr_tag=lr_column)
-        elif tag is not None:
-            raise ValueError(f"{source}: tag (--tag) is for TensorBoard's event files; got {tag!r}")
-        else:
-            columns = {"column": column, "key": key, "epoch_column": epoch_column}
-            curve = read_curve(source, lr_column=lr_column, **columns)
-        losses = list(curve.losses)
-        found = find_phases(losses, config, learning_rates=curve.learning_rates)
-    if figure is not None:
+        columns = {"column": column, "key": key, "epoch_column": epoch_column}
+        curve = read_curve(source, lr_column=lr_column, **columns)
+    losses, rates = list(curve.losses), curve.learning_rates
+    threshold = None if config.relative_threshold is not None else config.threshold
+    verdict = judge_curve(losses, rates, threshold=threshold)
+    found, refusal = _found(losses, config, rates)
+    if figure is not None and found is not None:
         _draw(losses, found, figure)
-    return FoundPhases(source, losses, found, curve, figure)
+    return FoundPhases(
+        *(source, losses, verdict, found, refusal),
+        provisional=False,
+        predicted=None,
+        curve=curve,
+        figure=figure if found is not None else None,
+    )
+
+
+def _of_run(run: Path, changes: Mapping[str, Any], figure: Path) -> FoundPhases:
+    """Return what a run's curve says; of a running training before µ is reached, up to its newest epoch."""
+    config = from_dict(PhaseConfig, changes, base=run_config(run).phases)
+    running = read_done(run) is None
+    found: Phases | None = None
+    refusal = None
+    try:
+        losses, found = run_phases(run, changes)
+    except NoPhasesError as reason:
+        refusal = str(reason)
+    rows = read_metrics(run)
+    losses, rates = [task_loss(row) for row in rows], [row["learning_rate"] for row in rows]
+    predicted = None
+    if running and refusal is not None:
+        predicted = predict_convergence_epoch(losses, config)
+        # Not written to phases.json: these phases end where the training stands.
+        so_far = replace(config, if_not_converged="last")
+        found, refusal = _found(losses, so_far, rates)
+    if found is not None:
+        _draw(losses, found, figure)
+    return FoundPhases(
+        *(run, losses, judge_metrics(rows, config), found, refusal),
+        provisional=running,
+        predicted=predicted,
+        curve=None,
+        figure=figure if found is not None else None,
+    )
+
+
+def _found(
+    losses: Sequence[float], config: PhaseConfig, rates: Sequence[float] | None
+) -> tuple[Phases | None, str | None]:
+    """Return the phases, or why there are none: the curve has none yet, or no log scale fits its values."""
+    try:
+        return find_phases(losses, config, learning_rates=rates), None
+    except ValueError as reason:
+        return None, str(reason)
 
 
 def _draw(losses: Sequence[float], found: Phases, path: Path) -> None:

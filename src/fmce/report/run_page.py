@@ -11,12 +11,13 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from fmce.config.io import read_yaml
+from fmce.config.run import run_config
 from fmce.convergence.phases import Phases, window_sensitivity
 from fmce.files import read_json_or_none
 from fmce.report.arm_figures import comparison_figure
 from fmce.report.loss_figure import loss_phases_figure
 from fmce.report.map_figures import confusion_figure, grad_cam_figure
-from fmce.runs.log import read_done, read_metrics, task_loss
+from fmce.runs.log import judge_metrics, read_done, read_metrics, task_loss
 
 METRICS = ("accuracy", "precision", "recall", "f1", "mae", "spearman", "kappa")
 CAM_NUMBERS = ("gini", "area_above_half_max", "centroid_drift", "overlap")
@@ -39,6 +40,7 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
         "config": (run / "config.yaml").read_text(encoding="utf-8"),
         "versions": read_json_or_none(run / "versions.json") or {},
         "done": read_done(run),
+        "verdict": _verdict(run),
         "curve": _curve(run),
         "fmce_nets": _fmce_nets(run),
         "comparison": None if comparison is None else _comparison(run, comparison),
@@ -47,6 +49,12 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
         "cam_names": CAM_NUMBERS,
     }
     return str(template("run.html.j2").render(context))
+
+
+def _verdict(run: Path) -> tuple[str, ...]:
+    """Return the verdict's three lines; none before the first epoch."""
+    rows = read_metrics(run)
+    return judge_metrics(rows, run_config(run).phases).lines if rows else ()
 
 
 def _curve(run: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ resume rebuilds the lines from the checkpoints' `meta.json`.
 """
 
 import datetime
+import math
 import os
 import platform
 import sys
@@ -27,6 +28,8 @@ from fmce.files import (
 from fmce.runs.lock import locked
 
 if TYPE_CHECKING:  # torch, which `fmce phases` does without
+    from fmce.convergence.phases import PhaseConfig
+    from fmce.convergence.verdict import Verdict
     from fmce.engine.distributed.ranks import Ranks
 
 _VERSIONED = (
@@ -159,6 +162,27 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def task_loss(row: Mapping[str, Any]) -> float:
     """Return the task's own loss of a metrics line, which with RAL is only a part of the loss."""
     return float(row.get("task_loss", row["loss"]))
+
+
+def judge_metrics(rows: Sequence[Mapping[str, Any]], config: "PhaseConfig") -> "Verdict":
+    """Return the verdict on a run's curve.
+
+    Args:
+        rows: Metrics lines, one per epoch.
+        config: The run's `phases` section; its threshold counts as rest.
+
+    Raises:
+        ValueError: If there are no lines.
+    """
+    from fmce.convergence.verdict import judge_curve
+
+    validation = [row.get("validation_loss", math.nan) for row in rows]
+    return judge_curve(
+        [task_loss(row) for row in rows],
+        [row["learning_rate"] for row in rows],
+        None if all(map(math.isnan, validation)) else validation,
+        None if config.relative_threshold is not None else config.threshold,
+    )
 
 
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:

@@ -1,0 +1,405 @@
+"""The verdict on a loss curve: has it converged, since when, how sure, and what to do.
+
+Unlike the published convergence epoch E_K, which trails a flat curve because it reads a recursive average
+(`phases.py`), the epoch given here has no lag: it is read from a two-sided fit of the trend (`trend.py`).
+Not in the papers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fmce.convergence.trend import Trend, fit_trend
+
+Array = NDArray[np.float64]
+State = Literal["converged", "at_rest", "improving", "overfitting", "rising", "undecided"]
+
+# Share of the fitted range that counts as rest per epoch, where no threshold is given.
+RELATIVE_THRESHOLD = 1e-3
+# The interval runs from where the probability of moving falls below 1 − this to where it falls below this.
+# Set on simulated curves so that it covers the true epoch in 90 % of them (experiments/verdict.py).
+_TAIL = 0.13
+_FEWEST_EPOCHS = 8
+# Epochs at rest that a verdict needs, and how sure it must be that the curve moves or rests at its end.
+_REST_EPOCHS, _SURE = 3, 0.8
+# A rate that rises by more or falls to less than these shares of the one before is a jump, not a schedule.
+_JUMP_UP, _JUMP_DOWN = 1.25, 0.7
+# Below this share of its peak the learning rate itself may hold the loss still.
+_SCHEDULE_SHARE = 0.25
+# A rate this much lower than at the epoch of rest has been tried.
+_LOWER_RATE = 0.5
+_HORIZONS = (1, 5, 20)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a loss curve says. Epochs count from 1; losses and changes are in the curve's unit.
+
+    Args:
+        state: `converged`; `at_rest` at this learning rate, which a lower one may end; `improving`;
+            `overfitting`, where the validation loss rises while the training goes on; `rising`; or
+            `undecided`.
+        epoch: First epoch from which the expected change per epoch stays at or below the threshold; of
+            `overfitting`, the epoch of the lowest validation loss; None where the curve has no such epoch.
+        low, high: 90 % interval of `epoch`; high is None where the curve may still be moving at its end.
+        because: What decided it.
+        advice: What to do next.
+        threshold: µ, the change per epoch that counts as rest.
+        noise: Standard deviation of the noise, as a share of the loss; of a curve with values of 0 or below
+            in the curve's unit.
+        expected_changes: Epochs ahead (1, 5, 20) to the expected change of the loss until then.
+        more_epochs: Of `improving`, epochs until the expected change per epoch falls to the threshold, if the
+            trend continues; else None.
+        gaps: Epochs without a value.
+        trend: The fitted loss of each epoch.
+    """
+
+    state: State
+    epoch: int | None
+    low: int | None
+    high: int | None
+    because: str
+    advice: str
+    threshold: float
+    noise: float
+    expected_changes: dict[int, float]
+    more_epochs: int | None = None
+    gaps: int = 0
+    trend: tuple[float, ...] = field(default=(), repr=False)
+
+    @property
+    def lines(self) -> tuple[str, str, str]:
+        """The verdict in three lines: the state with its epoch, what decided it, what to do."""
+        return f"verdict: {self._headline()}", f"because: {self.because}", f"advice:  {self.advice}"
+
+    def _headline(self) -> str:
+        if self.epoch is None:
+            since = ""
+        else:
+            ends = f"{self.low} to {'?' if self.high is None else self.high}"
+            since = f" {self.epoch}" + ("" if self.low == self.high else f" ({ends})")
+        return {
+            "converged": f"converged at epoch{since}",
+            "at_rest": f"at rest since epoch{since} at this learning rate; a lower one may continue",
+            "improving": "still improving",
+            "overfitting": f"overfitting since epoch{since}",
+            "rising": "the loss is rising",
+            "undecided": "undecided" + (f"; at rest since epoch{since}" if since else ""),
+        }[self.state]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict as JSON values, without the fitted trend."""
+        return {
+            "epoch": self.epoch,
+            "low": self.low,
+            "high": self.high,
+            "state": self.state,
+            "because": self.because,
+            "advice": self.advice,
+            "threshold": self.threshold,
+            "noise": self.noise,
+            "expected_changes": {str(k): v for k, v in self.expected_changes.items()},
+            "more_epochs": self.more_epochs,
+            "gaps": self.gaps,
+        }
+
+
+def judge_curve(
+    losses: ArrayLike,
+    learning_rates: ArrayLike | None = None,
+    validation: ArrayLike | None = None,
+    threshold: float | None = None,
+    *,
+    window: int | None = None,
+) -> Verdict:
+    """Judge a loss curve: converged, at rest, improving, overfitting or undecided.
+
+    The trend is fitted to the log loss (to the loss itself where values are 0 or negative) with noise
+    estimated from the curve. The epoch is the first from which the probability that the expected loss changes
+    by more than the threshold per epoch stays below one half. Learning rates tell rest from rest at this
+    rate, and mark the epochs at which the curve may break.
+
+    Args:
+        losses: (M,) one per epoch, any unit, any sign; NaN marks an epoch without a value.
+        learning_rates: (M,) one per epoch, ≥ 0. Without them breaks are looked for in the curve, and a
+            plateau before a rate drop cannot be told from convergence.
+        validation: (M,) validation losses, NaN where there are none; they decide overfitting.
+        threshold: µ, change per epoch that counts as rest; by default 1e-3 of the trend's range.
+        window: Judge the last epochs only, so that the cost per epoch of a running training does not grow.
+
+    Returns:
+        The verdict. Scaling losses and threshold alike changes no epoch.
+
+    Raises:
+        ValueError: If there is no value, a value is infinite, lengths differ, a rate is negative, or the
+            threshold is not positive.
+
+    >>> import numpy as np
+    >>> verdict = judge_curve(2.3 * np.exp(-np.arange(60) / 3) + 0.05, threshold=2e-3)
+    >>> verdict.state, verdict.epoch
+    ('converged', 19)
+    """
+    curve = _checked(losses, "losses")
+    rates = (
+        None if learning_rates is None else _checked_like(learning_rates, "learning_rates", curve)
+    )
+    others = None if validation is None else _checked_like(validation, "validation", curve)
+    if rates is not None and not (np.isfinite(rates).all() and (rates >= 0).all()):
+        raise ValueError("learning_rates must be finite and not negative, one per epoch")
+    if threshold is not None and not 0 < threshold < np.inf:
+        raise ValueError(f"threshold must be a positive number; got {threshold!r}")
+    if window is not None and window < _FEWEST_EPOCHS:
+        raise ValueError(f"window must be at least {_FEWEST_EPOCHS} epochs; got {window!r}")
+    skipped = max(curve.size - window, 0) if window is not None else 0
+    return _Judge(curve, rates, others, threshold, skipped).verdict()
+
+
+class _Judge:
+    """One curve while it is judged; its methods are the steps in order."""
+
+    def __init__(
+        self,
+        curve: Array,
+        rates: Array | None,
+        validation: Array | None,
+        threshold: float | None,
+        skipped: int,
+    ) -> None:
+        # Epochs after the last value say nothing; gaps before it are allowed.
+        length = int(np.flatnonzero(np.isfinite(curve))[-1]) + 1
+        self.skipped = min(skipped, length - 1)
+        part = slice(self.skipped, length)
+        self.curve, self.threshold = curve[part], threshold
+        self.rates = None if rates is None else rates[part]
+        self.peak = None if rates is None else float(rates[:length].max())
+        self.validation = None if validation is None else validation[part]
+        self.gaps = int(np.isnan(self.curve).sum())
+        # The range of what came before the window belongs to the default threshold.
+        self.whole = curve[:length]
+
+    def verdict(self) -> Verdict:
+        """Return the verdict."""
+        count = int(np.isfinite(self.curve).sum())
+        if count < _FEWEST_EPOCHS:
+            return self._short(count)
+        trend = fit_trend(self.curve, self._jumps(), horizon=max(_HORIZONS))
+        if self.threshold is None:
+            self.threshold = RELATIVE_THRESHOLD * self._range(trend)
+        if self.threshold == 0:
+            return self._constant(trend)
+        overfitting = self._overfitting(trend)
+        return overfitting or self._judged(trend, self.threshold)
+
+    def _jumps(self) -> list[int]:
+        if self.rates is None:
+            return []
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = self.rates[1:] / self.rates[:-1]
+        jumps = np.flatnonzero((share > _JUMP_UP) | (share < _JUMP_DOWN)) + 1
+        # A smooth schedule ends in large shares of tiny rates, and a warm-up starts with them: only a
+        # jump that stands alone is one.
+        alone = [j for j in jumps if not {j - 1, j + 1} & set(jumps.tolist())]
+        return [int(j) for j in alone if 3 <= j <= len(self.curve) - 2]
+
+    def _range(self, trend: Trend) -> float:
+        path = trend.path[: len(self.curve)]
+        seen = np.concatenate([self.whole[: self.skipped], path])
+        return float(np.nanmax(seen) - np.nanmin(seen))
+
+    def _short(self, count: int) -> Verdict:
+        return Verdict(
+            "undecided",
+            *(None, None, None),
+            because=f"too short: {count} epochs with a loss; a verdict needs {_FEWEST_EPOCHS}",
+            advice="train on",
+            threshold=self.threshold or float("nan"),
+            noise=float("nan"),
+            expected_changes={},
+            gaps=self.gaps,
+        )
+
+    def _constant(self, trend: Trend) -> Verdict:
+        return Verdict(
+            "undecided",
+            *(None, None, None),
+            because="the loss never changes",
+            advice="check that the model is trained: learning rate, optimizer, frozen parameters",
+            threshold=0.0,
+            noise=0.0,
+            expected_changes=dict.fromkeys(_HORIZONS, 0.0),
+            gaps=self.gaps,
+            trend=tuple(trend.path[: len(self.curve)].tolist()),
+        )
+
+    def _overfitting(self, trend: Trend) -> Verdict | None:
+        """Return the verdict of a validation loss that has risen for good; None otherwise."""
+        if self.validation is None or np.isfinite(self.validation).sum() < _FEWEST_EPOCHS:
+            return None
+        length = int(np.flatnonzero(np.isfinite(self.validation))[-1]) + 1
+        fitted = fit_trend(self.validation[:length], self._jumps(), horizon=1)
+        path = fitted.path[:length]
+        lowest = int(path.argmin())
+        rise = path[-1] - path[lowest]
+        scale = path[lowest] if fitted.logarithmic else 1.0
+        # The rise must stand out from the noise and from what counts as rest.
+        if rise < max(3 * fitted.noise * scale / np.sqrt(5), (self.threshold or 0) * 5):
+            return None
+        near = np.flatnonzero(path <= path[lowest] + fitted.noise * scale / np.sqrt(5)) + 1
+        at = self.skipped + lowest + 1
+        return self._made(
+            trend,
+            "overfitting",
+            (at, self.skipped + int(near[0]), self.skipped + int(near[-1])),
+            f"the validation loss is lowest at epoch {at} and has risen by {rise:.3g} since "
+            f"(noise {fitted.noise * scale:.2g})",
+            f"stop, and take the checkpoint of epoch {at}; regularise or add data before training longer",
+        )
+
+    def _judged(self, trend: Trend, threshold: float) -> Verdict:
+        falls, rises = (p[: len(self.curve) - 1] for p in trend.step_probabilities(threshold))
+        moving = falls + rises
+        low, epoch, high = (_after(moving >= p) for p in (1 - _TAIL, 0.5, _TAIL))
+        end = float(moving[-_REST_EPOCHS:].mean())
+        span = (epoch, low, high if high <= len(self.curve) else None)
+        at: tuple[int, int, int | None] = tuple(
+            None if e is None else e + self.skipped
+            for e in span  # type: ignore[assignment]
+        )
+        if max(falls[-1], rises[-1]) > _SURE:
+            return self._in_motion(trend, threshold)
+        if end > 1 - _SURE or len(self.curve) - epoch < _REST_EPOCHS - 1:
+            return self._made(
+                trend,
+                "undecided",
+                at if epoch <= len(self.curve) else (None, None, None),
+                f"the change per epoch cannot be told from the threshold {threshold:.2g}: it is above it with "
+                f"probability {end:.2f} at the end (noise {trend.noise:.2g})",
+                "train a few more epochs, or raise the threshold",
+            )
+        state, because, advice = self._at_rest(epoch)
+        return self._made(trend, state, at, because, advice)
+
+    def _in_motion(self, trend: Trend, threshold: float) -> Verdict:
+        count = len(self.curve)
+        change = float(trend.path[count] - trend.path[count - 1])
+        per_epoch = f"the expected change is {change:+.2g} per epoch; rest is {threshold:.2g}"
+        if change > 0:
+            return self._made(
+                trend,
+                "rising",
+                (None, None, None),
+                per_epoch,
+                "lower the learning rate, or check data and gradients",
+            )
+        more = _epochs_until(trend.path[count - 1], change, threshold, trend.logarithmic)
+        return self._made(
+            trend,
+            "improving",
+            (None, None, None),
+            per_epoch,
+            "train on" if more is None else f"train about {more} more epochs",
+            more_epochs=more,
+        )
+
+    def _at_rest(self, epoch: int) -> tuple[State, str, str]:
+        """Return state, reason and advice of a curve at rest since `epoch` (1-based within the curve)."""
+        if self.rates is None or not self.peak:
+            return (
+                "converged",
+                "the expected change per epoch stays below the threshold; without learning rates a plateau "
+                "before a rate drop looks the same",
+                "stop, or pass the learning rates to be sure",
+            )
+        since = self.rates[epoch - 1 :]
+        then, lowest = float(since[0]), float(since.min())
+        share = then / self.peak
+        if lowest <= _LOWER_RATE * then and share >= _SCHEDULE_SHARE:
+            return (
+                "converged",
+                f"the loss came to rest at {share:.2g} of the peak learning rate and did not fall when the rate "
+                f"went down to {lowest / self.peak:.2g} of it",
+                "stop",
+            )
+        if lowest > _LOWER_RATE * then:
+            return (
+                "at_rest",
+                f"the learning rate has been {share:.2g} of its peak since, and no lower one was tried",
+                "lower the learning rate, or stop if this loss will do",
+            )
+        return (
+            "undecided",
+            f"schedule: the loss came to rest only when the learning rate was down to {share:.2g} of its peak",
+            "restart with a higher rate or train with a longer schedule to see whether more is possible",
+        )
+
+    def _made(
+        self,
+        trend: Trend,
+        state: State,
+        at: tuple[int | None, int | None, int | None],
+        because: str,
+        advice: str,
+        more_epochs: int | None = None,
+    ) -> Verdict:
+        count = len(self.curve)
+        if self.gaps:
+            because += f"; {self.gaps} epochs have no value"
+        return Verdict(
+            state,
+            *at,
+            because=because,
+            advice=advice,
+            threshold=float(self.threshold or 0),
+            noise=trend.noise,
+            expected_changes={
+                h: float(trend.path[count - 1 + h] - trend.path[count - 1]) for h in _HORIZONS
+            },
+            more_epochs=more_epochs,
+            gaps=self.gaps,
+            trend=tuple(trend.path[:count].tolist()),
+        )
+
+
+def _after(moves: Sequence[bool] | NDArray[np.bool_]) -> int:
+    """Return the first 1-based epoch from which no step moves; one beyond the last where the last one does."""
+    moving = np.flatnonzero(moves)
+    return int(moving[-1]) + 2 if moving.size else 1
+
+
+def _epochs_until(loss: float, change: float, threshold: float, logarithmic: bool) -> int | None:
+    """Return the epochs until a fall that decays with the loss is down to the threshold; None on a plain scale."""
+    if not logarithmic or loss <= 0 or change >= 0:
+        return None
+    rate = -np.log1p(max(change / loss, -0.999))
+    return max(int(np.ceil(np.log(max(-change / threshold, 1.0)) / rate)), 1)
+
+
+def _checked(values: ArrayLike, name: str) -> Array:
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be numbers, one per epoch; got {type(values).__name__}"
+        ) from error
+    if array.ndim != 1 or not array.size:
+        raise ValueError(
+            f"{name} must be a sequence of one number per epoch; got shape {array.shape}"
+        )
+    if np.isinf(array).any():
+        at = int(np.flatnonzero(np.isinf(array))[0])
+        raise ValueError(
+            f"{name} must be finite or NaN for a gap; got {array[at]} at epoch {at + 1}"
+        )
+    if np.isnan(array).all():
+        raise ValueError(f"{name} holds no value")
+    return array
+
+
+def _checked_like(values: ArrayLike, name: str, curve: Array) -> Array:
+    array = _checked(values, name)
+    if array.size != curve.size:
+        raise ValueError(f"{name} must hold one value per epoch, {curve.size}; got {array.size}")
+    return array
