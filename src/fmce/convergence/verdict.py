@@ -189,7 +189,7 @@ class _Judge:
         if self.threshold is None:
             self.threshold = RELATIVE_THRESHOLD * self._range(trend)
         if self.threshold == 0:
-            return self._constant(trend)
+            return self._constant()
         overfitting = self._overfitting(trend)
         return overfitting or self._judged(trend, self.threshold)
 
@@ -210,28 +210,23 @@ class _Judge:
         return float(np.nanmax(seen) - np.nanmin(seen))
 
     def _short(self, count: int) -> Verdict:
-        return Verdict(
-            "undecided",
-            *(None, None, None),
-            because=f"too short: {count} epochs with a loss; a verdict needs {_FEWEST_EPOCHS}",
-            advice="train on",
-            threshold=self.threshold or float("nan"),
-            noise=float("nan"),
-            expected_changes={},
-            gaps=self.gaps,
+        return self._unknown(
+            f"too short: {count} epochs with a loss; a verdict needs {_FEWEST_EPOCHS}", "train on"
         )
 
-    def _constant(self, trend: Trend) -> Verdict:
+    def _constant(self) -> Verdict:
+        return self._unknown(
+            "the loss never changes",
+            "check that the model is trained: learning rate, optimizer, frozen parameters",
+        )
+
+    def _unknown(self, because: str, advice: str) -> Verdict:
         return Verdict(
-            "undecided",
-            *(None, None, None),
-            because="the loss never changes",
-            advice="check that the model is trained: learning rate, optimizer, frozen parameters",
-            threshold=0.0,
+            *("undecided", None, None, None, because, advice),
+            threshold=self.threshold or 0.0,
             noise=0.0,
-            expected_changes=dict.fromkeys(_HORIZONS, 0.0),
+            expected_changes={},
             gaps=self.gaps,
-            trend=tuple(trend.path[: len(self.curve)].tolist()),
         )
 
     def _overfitting(self, trend: Trend) -> Verdict | None:
