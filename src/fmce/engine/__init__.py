@@ -1,1 +1,1 @@
-"""Training loop, checkpoints, seeds, device: knows nothing of what is trained."""
+"""Training loop, device, processes that train together or side by side: knows nothing of what is trained."""

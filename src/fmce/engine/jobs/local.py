@@ -106,7 +106,7 @@ class LocalWorkers:
         while self._waiting and (child := self._free_child()) is not None:
             job = self._waiting.popleft()
             child.job = job.name
-            with suppress(BrokenPipeError):  # it died just now, which `wait` will find
+            with suppress(ConnectionError):  # it died just now, which `wait` will find
                 child.connection.send(job)
 
     def _free_child(self) -> _Child | None:
