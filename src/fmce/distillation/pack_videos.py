@@ -71,9 +71,7 @@ def _is_packed(out: Path, prefix: str, video: Path) -> bool:
     if record is None or "damaged" in record:
         return False
     source = fingerprint(video)
-    # Folders of earlier versions record the size alone.
-    made_from = {name: record[name] for name in source if name in record}
-    if not made_from.items() <= source.items():
+    if {name: record[name] for name in source} != source:
         raise ValueError(
             f"{video} has {source['bytes']} bytes, its shards in {out} were made from another video of "
             f"{record['bytes']}; rename it, choose another folder, or delete its shards and its record"
