@@ -24,6 +24,7 @@ FILES = {
     "fmce_table2": "fmce.jsonl",
     "distillation_segmentation": "distillation.jsonl",
 }
+COMMAND = "python -m benchmarks.gpu.run --minutes 9"
 _DROPPED = ("status", "seconds", "turns", "traceback")
 Row = dict[str, Any]
 
@@ -39,7 +40,7 @@ def main() -> None:
     date = datetime.date.today().isoformat()
 
     def about(benchmark: str, row: Row) -> Row:
-        return {"date": date, "benchmark": benchmark, "device": device, **row}
+        return {"date": date, "benchmark": benchmark, "device": device, "command": COMMAND, **row}
 
     tests = list(tested(read(options.folder / "tests.jsonl")).values())
     speeds = list(with_floors(outcomes(read(options.folder / "speed.jsonl"))).values())

@@ -110,4 +110,5 @@ def estimate_table(rows: Sequence[Row]) -> Table:
 
 def command_list(rows: Sequence[Row]) -> str:
     """Return the commands that measured the benchmarks' rows."""
-    return "\n".join(f"- `{row['command']}`" for row in rows if "command" in row)
+    commands = dict.fromkeys(row["command"] for row in rows if "command" in row)
+    return "\n".join(f"- `{command}`" for command in commands)
