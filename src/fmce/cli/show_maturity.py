@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmce.config.choices import FMCE_NET_METRICS, GRAD_CAM_NUMBERS
 from fmce.console.tables import epochs, number, percent, print_table
 
 if TYPE_CHECKING:
@@ -12,9 +13,6 @@ if TYPE_CHECKING:
     from fmce.convergence.verdict import Verdict
     from fmce.demo import DemoResult
     from fmce.maturity.phases import FoundPhases
-
-METRICS = ("accuracy", "precision", "recall", "f1", "mae", "spearman", "kappa")
-CAM_NUMBERS = ("gini", "area_above_half_max", "centroid_drift", "overlap")
 
 
 def show_phases(found: "FoundPhases") -> None:
@@ -104,8 +102,10 @@ def remarks(phases: "Phases") -> list[str]:
 
 def show_fmce_net(title: str, rows: Iterable[tuple[str, dict[str, Any] | None]]) -> None:
     """Print phase metrics, one row per set of maps; sets without metrics are left out."""
-    cells = [(name, *(number(metrics[n]) for n in METRICS)) for name, metrics in rows if metrics]
-    print_table(title, ("maps", *METRICS), cells)
+    cells = [
+        (name, *(number(metrics[n]) for n in FMCE_NET_METRICS)) for name, metrics in rows if metrics
+    ]
+    print_table(title, ("maps", *FMCE_NET_METRICS), cells)
 
 
 def show_evaluation(run: Path, result: dict[str, Any], trained_on: set[Path]) -> None:
@@ -147,13 +147,13 @@ def show_score(result: dict[str, Any]) -> None:
 def show_explanation(run: Path, result: dict[str, Any]) -> None:
     """Print the means of Grad-CAM's numbers in each phase."""
     rows = [
-        (k, epoch, *(number(means[n], 3) for n in CAM_NUMBERS))
+        (k, epoch, *(number(means[n], 3) for n in GRAD_CAM_NUMBERS))
         for k, (epoch, means) in enumerate(
             zip(result["epochs"], result["per_phase"], strict=True), start=1
         )
     ]
     title = f"Grad-CAM of {len(result['classes'])} test images"
-    print_table(title, ("phase", "epoch", *CAM_NUMBERS), rows)
+    print_table(title, ("phase", "epoch", *GRAD_CAM_NUMBERS), rows)
     print(f"picture: {run / 'explain' / 'grad_cam.png'}")
 
 

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass, is_pydantic_dataclass
 
-C = TypeVar("C")
+_C = TypeVar("_C")
 
 # Strict, because pydantic otherwise reads true as 1 and "yes" as true.
 Flag = Annotated[bool, Strict()]
@@ -75,7 +75,7 @@ _RULES = ConfigDict(extra="forbid")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def config_class(cls: type[C]) -> type[C]:
+def config_class(cls: type[_C]) -> type[_C]:
     """Make a class a frozen dataclass whose values are checked, with errors on one line.
 
     Its `__post_init__` may raise a ValueError that opens with the name of a field.
@@ -84,7 +84,7 @@ def config_class(cls: type[C]) -> type[C]:
     construct = checked.__init__
 
     @functools.wraps(construct)
-    def construct_or_explain(self: C, *args: Any, **kwargs: Any) -> None:
+    def construct_or_explain(self: _C, *args: Any, **kwargs: Any) -> None:
         try:
             construct(self, *args, **kwargs)
         except ValidationError as error:
@@ -94,7 +94,7 @@ def config_class(cls: type[C]) -> type[C]:
     return checked  # type: ignore[no-any-return]
 
 
-def validate(cls: type[C], values: Mapping[str, Any]) -> C:
+def validate(cls: type[_C], values: Mapping[str, Any]) -> _C:
     """Build a config from nested dicts.
 
     Raises:
@@ -105,7 +105,7 @@ def validate(cls: type[C], values: Mapping[str, Any]) -> C:
     held: Any = cls if is_pydantic_dataclass(cls) else Annotated[cls, NoFlags]
     adapter = TypeAdapter[Any](dict[str, held], config=_RULES)
     try:
-        config: C = adapter.validate_python({"": values})[""]
+        config: _C = adapter.validate_python({"": values})[""]
         return config
     except ValidationError as error:
         raise ValueError(_first_line(cls, error, skip=1)) from None

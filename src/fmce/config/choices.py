@@ -20,3 +20,7 @@ UnannotatedImages = Literal["empty", "skip", "error"]
 TeacherPrecision = Literal["auto", "float32", "bfloat16"]
 Arm = Literal["supervised", "distilled", "function_matching"]
 ARMS: tuple[Arm, ...] = ("supervised", "distilled", "function_matching")
+
+# Numbers of FMCE-Net and of Grad-CAM, in the order of tables.
+FMCE_NET_METRICS = ("accuracy", "precision", "recall", "f1", "mae", "spearman", "kappa")
+GRAD_CAM_NUMBERS = ("gini", "area_above_half_max", "centroid_drift", "overlap")

@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 
 from fmce.config.checks import field_types, validate
 
-C = TypeVar("C")
+_C = TypeVar("_C")
 
 
 class _Loader(yaml.SafeLoader):
@@ -49,7 +49,7 @@ def defaults_of(cls: Any) -> dict[str, Any]:
     return values
 
 
-def from_dict(cls: type[C], values: Mapping[str, Any], *, base: C | None = None) -> C:
+def from_dict(cls: type[_C], values: Mapping[str, Any], *, base: _C | None = None) -> _C:
     """Build a config from nested dicts; what they leave out comes from `base` or the defaults.
 
     Args:
@@ -63,7 +63,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], *, base: C | None = None)
     return validate(cls, values if base is None else _overlay(cls, to_dict(base), values))
 
 
-def from_yaml(cls: type[C], path: str | Path, *, base: C | None = None) -> C:
+def from_yaml(cls: type[_C], path: str | Path, *, base: _C | None = None) -> _C:
     """Read a config from a YAML file.
 
     Raises:
@@ -99,7 +99,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def with_settings(config: C, settings: Sequence[str]) -> C:
+def with_settings(config: _C, settings: Sequence[str]) -> _C:
     """Return the config changed by `section.field=value` texts, whose values are YAML; later ones win.
 
     A section set as one value changes the fields it names and leaves the others.
@@ -114,7 +114,7 @@ def with_settings(config: C, settings: Sequence[str]) -> C:
     return with_options(config, {}, settings)
 
 
-def with_options(config: C, options: Mapping[str, Any], settings: Sequence[str]) -> C:
+def with_options(config: _C, options: Mapping[str, Any], settings: Sequence[str]) -> _C:
     """Return the config changed by a command's options and settings; see `merge_options`."""
     return from_dict(type(config), merge_options(type(config), options, settings), base=config)
 

@@ -12,9 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fmce.convergence.trend import Trend, fit_trend
+from fmce.convergence.trend import Array, Trend, fit_trend
 
-Array = NDArray[np.float64]
 State = Literal["converged", "at_rest", "improving", "overfitting", "rising", "undecided"]
 
 # Share of the fitted range that counts as rest per epoch, where no threshold is given.

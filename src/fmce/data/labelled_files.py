@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from fmce.data.image_files import ReadFailures, read_or_substitute, stem_of
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 @dataclass(eq=False, kw_only=True)
-class LabelledFiles(Generic[Item]):
+class LabelledFiles(Generic[_Item]):
     """Images and their labels, read on access; the next readable item stands in for a damaged one.
 
     Attributes:
@@ -58,7 +58,7 @@ class LabelledFiles(Generic[Item]):
         """Return the path of an image, for messages."""
         return str(self.image_paths[index])
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> _Item:
         """Read one item, or the next readable one in its place.
 
         Raises:
@@ -67,7 +67,7 @@ class LabelledFiles(Generic[Item]):
         """
         return read_or_substitute(index, len(self), self.read, self.failures, self.image_name)
 
-    def read(self, index: int) -> Item:
+    def read(self, index: int) -> _Item:
         """Read one item; a damaged file raises one of `image_files.DAMAGE_ERRORS`."""
         raise NotImplementedError
 

@@ -19,7 +19,7 @@ from fmce.config.choices import Precision
 from fmce.engine.distributed.rank_failure import Peer, Peers, report_on_sigterm
 from fmce.engine.distributed.ranks import ALONE, Ranks
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 # Seconds that ranks wait for one another; $FMCE_RANK_TIMEOUT sets another.
 RANK_TIMEOUT = 600.0
 
@@ -44,7 +44,7 @@ class Runtime:
     tf32: bool = False
     ranks: Ranks = ALONE
 
-    def to_device(self, value: T) -> T:
+    def to_device(self, value: _T) -> _T:
         """Move a tensor, a module or a named tuple of tensors to the device, in the chosen memory order."""
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*(self.to_device(v) for v in value))

@@ -8,10 +8,10 @@ import numpy as np
 from fmce.config.sweep import BASELINE
 from fmce.metrics.statistics import holm, mean_sd, paired_comparison
 
-Rows = Sequence[Mapping[str, Any]]
+_Rows = Sequence[Mapping[str, Any]]
 
 
-def arm_summaries(rows: Rows) -> list[dict[str, Any]]:
+def arm_summaries(rows: _Rows) -> list[dict[str, Any]]:
     """Compute mean, sd (n − 1) and epoch time of each arm, in the order of the rows.
 
     Args:
@@ -45,12 +45,12 @@ def arm_summaries(rows: Rows) -> list[dict[str, Any]]:
     return result
 
 
-def compare_with_baseline(rows: Rows) -> list[dict[str, Any]]:
+def compare_with_baseline(rows: _Rows) -> list[dict[str, Any]]:
     """Compare every other arm with the baseline, p adjusted by Holm over all of them; see `compare_pairs`."""
     return compare_pairs(rows, {arm: (BASELINE, arm) for arm in _by_arm(rows) if arm != BASELINE})
 
 
-def compare_pairs(rows: Rows, pairs: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
+def compare_pairs(rows: _Rows, pairs: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
     """Compare pairs of arms over their common seeds, p adjusted by Holm over all pairs.
 
     Args:
@@ -85,7 +85,7 @@ def compare_pairs(rows: Rows, pairs: Mapping[str, tuple[str, str]]) -> list[dict
     ]
 
 
-def _by_arm(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
+def _by_arm(rows: _Rows) -> dict[str, list[Mapping[str, Any]]]:
     return {
         arm: [row for row in rows if row["arm"] == arm]
         for arm in dict.fromkeys(row["arm"] for row in rows)

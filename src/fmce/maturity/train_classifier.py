@@ -20,7 +20,7 @@ from fmce.maturity.phases import run_phases
 from fmce.maturity.prepare import prepare
 from fmce.runs.checkpoint import delete_checkpoints
 from fmce.runs.log import lock_run, mark_done, task_loss
-from fmce.runs.resume import Optimization, Rows, fit_resumable
+from fmce.runs.resume import MetricsRows, Optimization, fit_resumable
 from fmce.runs.run import Run
 from fmce.tasks.auxiliary_loss import mean_auxiliary
 from fmce.tasks.classification import evaluate_classifier
@@ -102,11 +102,11 @@ def _prune_checkpoints(run: Run, keep: Keep) -> None:
 
 def _measure(
     run: Run, model: nn.Module, runtime: Runtime
-) -> Callable[[EpochResult, Rows], dict[str, Any]]:
+) -> Callable[[EpochResult, MetricsRows], dict[str, Any]]:
     """Return what is measured at an epoch's end beside the training loss."""
     validation = run.setup.batches(run.setup.data.validation, runtime)
 
-    def measure(result: EpochResult, rows: Rows) -> dict[str, Any]:
+    def measure(result: EpochResult, rows: MetricsRows) -> dict[str, Any]:
         scores = evaluate_classifier(model, validation, runtime)
         losses = [task_loss(row) for row in rows] + [result.means.get("task_loss", result.loss)]
         return {

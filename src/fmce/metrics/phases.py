@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fmce.metrics.segmentation import none_if_nan
 
-FloatArray = NDArray[np.float64]
+_FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
@@ -100,7 +100,7 @@ def _as_array(values: Tensor | ArrayLike) -> NDArray[Any]:
 
 def _checked(
     phase_logits: Tensor | ArrayLike, phases: Tensor | ArrayLike, num_phases: int | None
-) -> tuple[FloatArray, IntArray]:
+) -> tuple[_FloatArray, IntArray]:
     logits = _as_array(phase_logits).astype(np.float64)
     truth = _as_array(phases)
     if logits.ndim != 2 or 0 in logits.shape or truth.shape != logits.shape[:1]:
@@ -134,14 +134,14 @@ def _confusion(truth: IntArray, predicted: NDArray[np.intp], num_classes: int) -
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
-def _expected_phases(logits: FloatArray) -> FloatArray:
+def _expected_phases(logits: _FloatArray) -> _FloatArray:
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     phases = np.arange(1, logits.shape[1] + 1)
-    expected: FloatArray = (weights * phases).sum(axis=1) / weights.sum(axis=1)
+    expected: _FloatArray = (weights * phases).sum(axis=1) / weights.sum(axis=1)
     return expected
 
 
-def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+def _ratio(numerator: _FloatArray, denominator: _FloatArray) -> _FloatArray:
     """Divide elementwise, 0 where the denominator is 0 (scikit-learn's zero_division=0)."""
     return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
 
@@ -160,7 +160,7 @@ def _macro_scores(confusion: IntArray) -> tuple[float, float, float]:
     return precision, recall, f1
 
 
-def _spearman(expected: FloatArray, truth: IntArray) -> float:
+def _spearman(expected: _FloatArray, truth: IntArray) -> float:
     if np.ptp(expected) == 0 or np.ptp(truth) == 0:
         return math.nan
     # Spearman's ρ is Pearson's r of the ranks, ties at their mean rank.

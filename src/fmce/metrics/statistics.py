@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit
 
-FloatArray = NDArray[np.float64]
+_FloatArray = NDArray[np.float64]
 
 # Differences below this fraction of the values are rounding of the subtraction, not results.
 _ROUNDING = 1e-12
@@ -153,7 +153,7 @@ def paired_comparison(
     )
 
 
-def holm(p_values: ArrayLike) -> FloatArray:
+def holm(p_values: ArrayLike) -> _FloatArray:
     """Adjust p-values for the number of comparisons by Holm's step-down method.
 
     Holm (1979): the i-th smallest of m is multiplied by m − i + 1, made monotone and capped at 1,
@@ -183,14 +183,14 @@ def holm(p_values: ArrayLike) -> FloatArray:
     return np.where(np.isnan(given), np.nan, adjusted)
 
 
-def _checked(name: str, values: ArrayLike) -> FloatArray:
+def _checked(name: str, values: ArrayLike) -> _FloatArray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) == 0 or not np.isfinite(array).all():
         raise ValueError(f"expected {name} as a list of finite numbers, got {array.tolist()}")
     return array
 
 
-def _checked_pairs(baseline: ArrayLike, treatment: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def _checked_pairs(baseline: ArrayLike, treatment: ArrayLike) -> tuple[_FloatArray, _FloatArray]:
     base, treated = _checked("baseline", baseline), _checked("treatment", treatment)
     if len(base) != len(treated) or len(base) < 2:
         raise ValueError(
@@ -200,7 +200,7 @@ def _checked_pairs(baseline: ArrayLike, treatment: ArrayLike) -> tuple[FloatArra
     return base, treated
 
 
-def _mean_and_error(base: FloatArray, treated: FloatArray) -> tuple[float, float]:
+def _mean_and_error(base: _FloatArray, treated: _FloatArray) -> tuple[float, float]:
     """Return the mean difference and its standard error, without the subtraction's rounding."""
     differences = treated - base
     rounding = _ROUNDING * max(np.abs(base).max(), np.abs(treated).max())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fmce.models.features import FeatureMaps, eval_mode, find_module
 
-FloatArray = NDArray[np.float64]
+_FloatArray = NDArray[np.float64]
 
 
 class CamNumbers(NamedTuple):
@@ -31,10 +31,10 @@ class CamNumbers(NamedTuple):
             previous one's, in [0, 1]; NaN without a previous map.
     """
 
-    gini: FloatArray
-    area_above_half_max: FloatArray
-    centroid_drift: FloatArray
-    overlap: FloatArray
+    gini: _FloatArray
+    area_above_half_max: _FloatArray
+    centroid_drift: _FloatArray
+    overlap: _FloatArray
 
 
 def grad_cam(
@@ -138,7 +138,7 @@ def _checked_logits(logits: Tensor, targets: Tensor) -> Tensor:
     return logits
 
 
-def _checked_maps(name: str, values: Tensor | ArrayLike) -> FloatArray:
+def _checked_maps(name: str, values: Tensor | ArrayLike) -> _FloatArray:
     source = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
     maps = np.asarray(source, dtype=np.float64)
     if maps.ndim != 3 or 0 in maps.shape:
@@ -151,24 +151,24 @@ def _checked_maps(name: str, values: Tensor | ArrayLike) -> FloatArray:
     return maps
 
 
-def _present(maps: FloatArray) -> NDArray[np.bool_]:
+def _present(maps: _FloatArray) -> NDArray[np.bool_]:
     present: NDArray[np.bool_] = maps.max(axis=(1, 2)) > 0
     return present
 
 
-def _above_half(maps: FloatArray) -> NDArray[np.bool_]:
+def _above_half(maps: _FloatArray) -> NDArray[np.bool_]:
     above: NDArray[np.bool_] = maps > maps.max(axis=(1, 2), keepdims=True) / 2
     return above
 
 
-def _fraction(part: FloatArray, total: FloatArray) -> FloatArray:
+def _fraction(part: _FloatArray, total: _FloatArray) -> _FloatArray:
     """Divide elementwise, NaN where the total is 0."""
     fractions = np.full(part.shape, np.nan)
     np.divide(part, total, out=fractions, where=total > 0)
     return fractions
 
 
-def _gini(maps: FloatArray) -> FloatArray:
+def _gini(maps: _FloatArray) -> _FloatArray:
     """Return Σ_i (2i − n − 1)·x_i / (n·Σ x) over the n cells in rising order."""
     cells = np.sort(maps.reshape(len(maps), -1), axis=1)
     n = cells.shape[1]
@@ -176,7 +176,7 @@ def _gini(maps: FloatArray) -> FloatArray:
     return _fraction((cells * weights).sum(axis=1), n * cells.sum(axis=1))
 
 
-def _centroids(maps: FloatArray) -> FloatArray:
+def _centroids(maps: _FloatArray) -> _FloatArray:
     """Return (B, 2) energy centroids (down, right) as fractions of the map's sides."""
     energy = maps.sum(axis=(1, 2))
     rows, columns = np.arange(maps.shape[1]), np.arange(maps.shape[2])
@@ -185,7 +185,7 @@ def _centroids(maps: FloatArray) -> FloatArray:
     return np.stack([down, right], axis=1)
 
 
-def _overlap(maps: FloatArray, before: FloatArray) -> FloatArray:
+def _overlap(maps: _FloatArray, before: _FloatArray) -> _FloatArray:
     now, then = _above_half(maps), _above_half(before)
     shared = (now & then).sum(axis=(1, 2)).astype(np.float64)
     joint = (now | then).sum(axis=(1, 2)).astype(np.float64)

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from fmce.config.choices import FMCE_NET_METRICS, GRAD_CAM_NUMBERS
 from fmce.config.io import read_yaml
 from fmce.config.run import run_config
 from fmce.convergence.phases import Phases, window_sensitivity
@@ -18,9 +19,6 @@ from fmce.report.arm_figures import comparison_figure
 from fmce.report.loss_figure import loss_phases_figure
 from fmce.report.map_figures import confusion_figure, grad_cam_figure
 from fmce.runs.log import judge_metrics, read_done, read_metrics, task_loss
-
-METRICS = ("accuracy", "precision", "recall", "f1", "mae", "spearman", "kappa")
-CAM_NUMBERS = ("gini", "area_above_half_max", "centroid_drift", "overlap")
 
 
 def report_page(run: Path, comparison: Path | None = None) -> str:
@@ -45,8 +43,8 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
         "fmce_nets": _fmce_nets(run),
         "comparison": None if comparison is None else _comparison(run, comparison),
         "explain": _explain(run),
-        "metric_names": METRICS,
-        "cam_names": CAM_NUMBERS,
+        "metric_names": FMCE_NET_METRICS,
+        "cam_names": GRAD_CAM_NUMBERS,
     }
     return str(template("run.html.j2").render(context))
 

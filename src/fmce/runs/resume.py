@@ -30,7 +30,7 @@ from fmce.runs.checkpoint import (
 )
 from fmce.runs.log import append_metrics, rewrite_metrics
 
-Rows = list[dict[str, Any]]
+MetricsRows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def fit_resumable(
     optimization: Optimization,
     runtime: Runtime,
     *,
-    measure: Callable[[EpochResult, Rows], Mapping[str, Any]] = lambda _result, _rows: {},
+    measure: Callable[[EpochResult, MetricsRows], Mapping[str, Any]] = lambda _result, _rows: {},
     title: str = "training",
     newest_only: bool = False,
 ) -> None:
@@ -130,7 +130,7 @@ def _check_finite(row: Mapping[str, Any]) -> None:
         )
 
 
-def _resume(folder: Path, model: nn.Module) -> tuple[Rows, dict[str, Any] | None]:
+def _resume(folder: Path, model: nn.Module) -> tuple[MetricsRows, dict[str, Any] | None]:
     """Load the newest intact checkpoint.
 
     Returns:

@@ -1,12 +1,12 @@
 """A loss curve from TensorBoard event files, for `fmce phases`. Needs the extra `tensorboard`, never torch."""
 
 import difflib
-import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fmce.console.log import logger
 from fmce.convergence.files.curves import LossCurve, curve_of
 from fmce.convergence.files.tables import Row, Table
 
@@ -110,9 +110,8 @@ def _events(path: Path) -> list[Any]:
     # The reader ends silently at what it cannot read.
     lost = size - sum(len(record) + _FRAME_BYTES for record in RawEventFileLoader(str(path)).Load())
     if lost > 0:
-        print(
-            f"warning: {path}: its last {lost} of {size} bytes are cut short or damaged, and left out",
-            file=sys.stderr,
+        logger.warning(
+            f"{path}: its last {lost} of {size} bytes are cut short or damaged, and left out"
         )
     return list(EventFileLoader(str(path)).Load())
 

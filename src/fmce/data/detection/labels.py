@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from fmce.data.detection.boxes import ImageBoxes, image_boxes
 from fmce.data.image_files import first_names, stem_of
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 EVERY_CLASS = "*"  # class of a region in which nothing counts
 
 
@@ -90,7 +90,7 @@ class Classes:
         return image_boxes(boxes, labels, ignored)
 
 
-def by_stem(named: Iterable[tuple[str, T]], where: str) -> dict[str, T]:
+def by_stem(named: Iterable[tuple[str, _T]], where: str) -> dict[str, _T]:
     """Return values by the stems of their images, as labels and leak rules use stems.
 
     Args:
@@ -100,7 +100,7 @@ def by_stem(named: Iterable[tuple[str, T]], where: str) -> dict[str, T]:
     Raises:
         ValueError: If two images have one stem.
     """
-    values: dict[str, T] = {}
+    values: dict[str, _T] = {}
     names: dict[str, str] = {}
     for name, value in named:
         stem = stem_of(name)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fmce.engine.distributed.rank_failure import Peers
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 # Seconds between signs of life from a rank that works alone for long.
 _HEARTBEAT = 2.0
 
@@ -104,7 +104,7 @@ class Ranks:
         parts = self.all_gather(padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
-    def all_gather_objects(self, value: T) -> list[T]:
+    def all_gather_objects(self, value: _T) -> list[_T]:
         """Return each rank's value, in the order of ranks; for small things on the host."""
         if self.world_size == 1:
             return [value]
@@ -113,7 +113,7 @@ class Ranks:
             dist.all_gather_object(found, value)
         return found
 
-    def on_rank_zero(self, action: Callable[[], T]) -> T:
+    def on_rank_zero(self, action: Callable[[], _T]) -> _T:
         """Call `action` on the first rank alone; its result, or its error, becomes everyone's."""
         if self.world_size == 1:
             return action()
@@ -128,14 +128,14 @@ class Ranks:
         value, failure = outcome
         if failure is not None:
             raise failure
-        result: T = value
+        result: _T = value
         return result
 
-    def on_rank_zero_slowly(self, action: Callable[[], T]) -> T:
+    def on_rank_zero_slowly(self, action: Callable[[], _T]) -> _T:
         """As `on_rank_zero`, for an action that may take longer than ranks wait for one another."""
         if self.world_size == 1:
             return action()
-        result: Future[T] = Future()
+        result: Future[_T] = Future()
         if self.is_main:
             threading.Thread(target=_resolve, args=(result, action), daemon=True).start()
         # The first rank reports every few seconds that it is alive, and so do the others.
@@ -183,7 +183,7 @@ class Ranks:
             raise self.peers.end_after(error) from error
 
 
-def _resolve(result: "Future[T]", action: Callable[[], T]) -> None:
+def _resolve(result: "Future[_T]", action: Callable[[], _T]) -> None:
     try:
         result.set_result(action())
     except Exception as error:

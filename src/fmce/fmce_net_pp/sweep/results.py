@@ -17,7 +17,7 @@ from fmce.fmce_net_pp.sweep.jobs import read_state
 from fmce.fmce_net_pp.sweep.selection import left_out, read_selection
 from fmce.runs.log import read_done, read_metrics
 
-Table = Literal["csv", "parquet"]
+TableFormat = Literal["csv", "parquet"]
 
 COLUMNS = (
     *("group", "model", "data", "settings", "role", "arm", "raf", "variant", "seed", "epochs"),
@@ -243,7 +243,7 @@ def unread_error(group: Group) -> str | None:
     return str(state["error"]) if failed else None
 
 
-def write_rows(rows: Sequence[Mapping[str, Any]], out: Path, table: Table) -> Path:
+def write_rows(rows: Sequence[Mapping[str, Any]], out: Path, table: TableFormat) -> Path:
     """Write the rows as `sweep.csv` or `sweep.parquet`, columns in the order of `COLUMNS`.
 
     Raises:

@@ -29,7 +29,7 @@ from fmce.fmce_net_pp.sweep.jobs import (
 )
 from fmce.fmce_net_pp.sweep.results import (
     SweepResult,
-    Table,
+    TableFormat,
     oracle_is_ready,
     sweep_result,
     unread_folders,
@@ -50,7 +50,7 @@ def sweep(
     leave_out_failed: bool = False,
     device: str = "auto",
     precision: str = "float32",
-    table: Table = "csv",
+    table: TableFormat = "csv",
 ) -> SweepResult:
     """Train what a grid asks for and is not done yet, select RAF, read the test images, and compare.
 
@@ -84,7 +84,7 @@ def run_groups(
     workers: Workers | None = None,
     retries: int = 1,
     leave_out_failed: bool = False,
-    table: Table | None = None,
+    table: TableFormat | None = None,
 ) -> SweepResult:
     """Take every group of a comparison or sweep as far as it goes, and write the results; see `sweep`.
 
