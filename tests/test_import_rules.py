@@ -1,6 +1,7 @@
 """Imports only run downwards, and nowhere in a circle."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -86,3 +87,53 @@ def test_convergence_needs_numpy_alone_and_scipy_inside_functions(path):
     at_import = ast.Module([n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)], [])
     assert strangers(imported(at_import)) == set()
     assert strangers(imports(path)) <= {"scipy"}
+
+
+def test_no_public_name_is_defined_twice():
+    """Commands of the command line are called like the library functions they call; nothing else repeats."""
+    places = {}
+    for path in FILES:
+        if path.is_relative_to(ROOT / "cli") or path.stem == "child":
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            named = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            if isinstance(node, ast.Assign):
+                named = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            for name in named:
+                if not name.startswith("_"):
+                    places.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+def test_no_file_is_over_400_lines_and_no_function_takes_over_10_parameters():
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and not path.is_relative_to(ROOT / "cli"):
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                assert len(arguments) <= 10, f"{path}: {node.name}"
+
+
+def test_the_picture_of_the_layers_is_that_of_the_imports():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import draw_layers as d; print(d.drawn(d.imports_of_rooms()), end='')",
+        ],
+        cwd=ROOT.parents[1] / "docs",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    picture = ROOT.parents[1] / "docs" / "images" / "layers.svg"
+    assert done.stdout == picture.read_text(encoding="utf-8"), "run: python docs/draw_layers.py"
+
+
+def test_only_the_command_line_and_the_console_print():
+    for path in FILES:
+        if path.relative_to(ROOT).parts[0] not in ("cli", "console"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+                assert not (called and node.func.id == "print"), f"{path}:{node.lineno}"
