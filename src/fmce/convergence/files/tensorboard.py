@@ -16,7 +16,7 @@ _USUAL_TAGS = ("loss", "train_loss", "train/loss", "loss/train", "train_loss_epo
 _FRAME_BYTES = 16
 
 
-class Point(NamedTuple):
+class ScalarPoint(NamedTuple):
     """One value of a tag."""
 
     step: int
@@ -82,7 +82,7 @@ def _files(source: Path) -> list[Path]:
     raise ValueError(f"{source}: expected the event files of one training; {found}")
 
 
-def _scalars(files: Sequence[Path]) -> Iterator[tuple[str, Point]]:
+def _scalars(files: Sequence[Path]) -> Iterator[tuple[str, ScalarPoint]]:
     """Yield tags and points as they were written, the file begun first first."""
     loaded = [_events(path) for path in files]
     for events in sorted(loaded, key=lambda events: float(events[0].wall_time) if events else 0.0):
@@ -90,7 +90,7 @@ def _scalars(files: Sequence[Path]) -> Iterator[tuple[str, Point]]:
             for value in event.summary.value:
                 number = _number(value)
                 if number is not None:
-                    yield str(value.tag), Point(int(event.step), number)
+                    yield str(value.tag), ScalarPoint(int(event.step), number)
 
 
 def _events(path: Path) -> list[Any]:
@@ -126,9 +126,9 @@ def _number(value: Any) -> float | None:
     return float(array.reshape(-1)[0]) if array.size == 1 else None
 
 
-def _latest(written: Iterator[tuple[str, Point]]) -> dict[str, list[Point]]:
+def _latest(written: Iterator[tuple[str, ScalarPoint]]) -> dict[str, list[ScalarPoint]]:
     """Return each tag's points in the order of steps, less those that a restart wrote anew."""
-    points: dict[str, list[Point]] = {}
+    points: dict[str, list[ScalarPoint]] = {}
     for tag, point in written:
         kept = points.setdefault(tag, [])
         while kept and kept[-1].step >= point.step:
@@ -165,7 +165,7 @@ def _listing(tags: Sequence[str]) -> str:
 
 
 def _rows(
-    points: dict[str, list[Point]], name: str, epoch_tag: str | None, lr_tag: str | None
+    points: dict[str, list[ScalarPoint]], name: str, epoch_tag: str | None, lr_tag: str | None
 ) -> list[Row]:
     """Return a row for each point of the loss, with what the other tags say at its step."""
     epochs = dict(points[epoch_tag]) if epoch_tag else {}
