@@ -54,7 +54,7 @@ def test_the_guide_to_fmce_runs_and_its_fmce_net_beats_guessing(beside_a_run, ca
     assert float(accuracy) > 0.4  # five phases: guessing gives 0.2
     assert names["phases"].markers == (5, 8, 12, 15, 19, 22, 26, 29, 33, 36)
     assert names["run"].path.name == "seed0"
-    assert (names["verdict"].state, names["verdict"].epoch) == ("at_rest", 19)
+    assert (names["verdict"].state, names["verdict"].epoch) == ("at_rest", 18)
 
 
 def test_the_guide_to_fmce_net_pp_trains_the_network_and_not_the_oracle(beside_a_run):
