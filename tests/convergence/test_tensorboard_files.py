@@ -123,12 +123,12 @@ def test_files_without_scalars_are_named(tmp_path):
         read_event_curve(tmp_path / "gone.tfevents")
 
 
-def test_a_file_cut_short_gives_what_is_whole_and_says_so(tmp_path, capsys):
+def test_a_file_cut_short_gives_what_is_whole_and_says_so(tmp_path, caplog):
     write(tmp_path, loss=[3.0, 2.0, 1.0])
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-5])
     assert read_event_curve(tmp_path).losses == (3.0, 2.0)
-    assert "are cut short or damaged" in capsys.readouterr().err
+    assert "are cut short or damaged" in caplog.text
 
 
 def test_a_value_that_is_no_number_is_named_with_its_step(tmp_path):
