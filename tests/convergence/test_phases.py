@@ -171,7 +171,7 @@ def test_bad_learning_rates_are_refused(rates, message):
     [
         ([2.0, 1.0, 1.0], PLAIN, "need at least 4 epochs; got 3"),
         ([0.0] * 9, PLAIN, "all losses are 0"),
-        ([1.0] * 9, PLAIN, "never above the threshold"),
+        ([1.0] * 9, PLAIN, "the loss never changes"),
         (HALVING, PhaseConfig(3, 100.0, smoothing="none"), "never above the threshold"),
         (HALVING[:4], PLAIN, "not converged.*up to the last epoch 4"),
         (list(range(9)), PLAIN, "not converged"),

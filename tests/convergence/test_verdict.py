@@ -77,6 +77,13 @@ def test_a_plateau_before_a_rate_drop_is_no_convergence_when_the_rate_is_known()
     assert abs(whole.epoch - settled(losses, 2e-3)) <= 2
 
 
+def test_small_changes_that_add_up_are_no_rest():
+    losses = 1.2 - 0.01 * T  # 0.6 in all, 0.01 per epoch
+    verdict = judge_curve(losses, COSINE, threshold=0.05)
+    assert verdict.state == "undecided"
+    assert "together they lowered the loss by 0.59" in verdict.because
+
+
 def test_a_falling_curve_is_improving_and_says_for_how_long():
     losses = 3 * np.exp(-T / 40)
     verdict = judge_curve(losses, threshold=1e-2)

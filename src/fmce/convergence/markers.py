@@ -138,6 +138,8 @@ def _convergence_epoch(
 ) -> tuple[int, bool]:
     """Return E_K and whether CQI met the threshold there; the curve has at least two epochs."""
     peak = int(np.nanargmax(indicator))
+    if not indicator[peak] > 0:
+        raise NoPhasesError("the loss never changes, so it has no phases: check what was logged")
     if not indicator[peak] > threshold:
         raise NoPhasesError(
             f"CQI is never above the threshold ({_setting(config)}): its maximum, at epoch "

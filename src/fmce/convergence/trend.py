@@ -341,3 +341,17 @@ def sample_paths(
         paths[rows] = (drawn[-horizon:] + noise).T
     scaled = fit.centre + fit.spread * paths
     return np.exp(scaled) if fit.logarithmic else scaled
+
+
+def settled_epoch(moves: Sequence[bool] | NDArray[np.bool_]) -> int:
+    """Return the first 1-based epoch from which no step moves; one beyond the last where the last one does."""
+    moving = np.flatnonzero(moves)
+    return int(moving[-1]) + 2 if moving.size else 1
+
+
+def epochs_until(loss: float, change: float, threshold: float, logarithmic: bool) -> int | None:
+    """Return the epochs until a fall that decays with the loss is down to the threshold; None on a plain scale."""
+    if not logarithmic or loss <= 0 or change >= 0:
+        return None
+    rate = -np.log1p(max(change / loss, -0.999))
+    return max(int(np.ceil(np.log(max(-change / threshold, 1.0)) / rate)), 1)

@@ -5,14 +5,13 @@ Unlike the published convergence epoch E_K, which trails a flat curve because it
 Not in the papers.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from fmce.convergence.trend import Array, Trend, fit_trend
+from fmce.convergence.trend import Array, Trend, epochs_until, fit_trend, settled_epoch
 
 State = Literal["converged", "at_rest", "improving", "overfitting", "rising", "undecided"]
 
@@ -30,6 +29,8 @@ _JUMP_UP, _JUMP_DOWN = 1.25, 0.7
 _SCHEDULE_SHARE = 0.25
 # A rate this much lower than at the epoch of rest has been tried.
 _LOWER_RATE = 0.5
+# Small changes that add up to this share of the trend's range are no rest.
+_CREPT = 0.1
 _HORIZONS = (1, 5, 20)
 
 
@@ -210,7 +211,8 @@ class _Judge:
 
     def _short(self, count: int) -> Verdict:
         return self._unknown(
-            f"too short: {count} epochs with a loss; a verdict needs {_FEWEST_EPOCHS}", "train on"
+            f"too short: {count} epochs with a loss; a verdict needs {_FEWEST_EPOCHS}",
+            "keep training",
         )
 
     def _constant(self) -> Verdict:
@@ -255,7 +257,7 @@ class _Judge:
     def _judged(self, trend: Trend, threshold: float) -> Verdict:
         falls, rises = (p[: len(self.curve) - 1] for p in trend.step_probabilities(threshold))
         moving = falls + rises
-        low, epoch, high = (_after(moving >= p) for p in (1 - _TAIL, 0.5, _TAIL))
+        low, epoch, high = (settled_epoch(moving >= p) for p in (1 - _TAIL, 0.5, _TAIL))
         end = float(moving[-_REST_EPOCHS:].mean())
         span = (epoch, low, high if high <= len(self.curve) else None)
         at: tuple[int, int, int | None] = tuple(
@@ -269,11 +271,11 @@ class _Judge:
                 trend,
                 "undecided",
                 at if epoch <= len(self.curve) else (None, None, None),
-                f"the change per epoch cannot be told from the threshold {threshold:.2g}: it is above it with "
-                f"probability {end:.2f} at the end (noise {trend.noise:.2g})",
+                f"noise ({trend.noise:.2g}) hides whether the change per epoch exceeds {threshold:.2g}; at the end "
+                f"it does with probability {end:.2f}",
                 "train a few more epochs, or raise the threshold",
             )
-        state, because, advice = self._at_rest(epoch)
+        state, because, advice = self._at_rest(epoch, trend, threshold)
         return self._made(trend, state, at, because, advice)
 
     def _in_motion(self, trend: Trend, threshold: float) -> Verdict:
@@ -288,24 +290,34 @@ class _Judge:
                 per_epoch,
                 "lower the learning rate, or check data and gradients",
             )
-        more = _epochs_until(trend.path[count - 1], change, threshold, trend.logarithmic)
+        more = epochs_until(trend.path[count - 1], change, threshold, trend.logarithmic)
         return self._made(
             trend,
             "improving",
             (None, None, None),
             per_epoch,
-            "train on" if more is None else f"train about {more} more epochs",
+            "keep training"
+            if more is None
+            else f"train about {more} more epochs, if the decay continues",
             more_epochs=more,
         )
 
-    def _at_rest(self, epoch: int) -> tuple[State, str, str]:
+    def _at_rest(self, epoch: int, trend: Trend, threshold: float) -> tuple[State, str, str]:
         """Return state, reason and advice of a curve at rest since `epoch` (1-based within the curve)."""
+        path = trend.path[: len(self.curve)]
+        fell = float(path[epoch - 1] - path[-1])
+        if fell > _CREPT * np.ptp(path):
+            return (
+                "undecided",
+                f"no change since exceeds {threshold:.2g} per epoch, but together they lowered the loss by {fell:.2g}",
+                "lower the threshold, which is too coarse for this curve",
+            )
         if self.rates is None or not self.peak:
             return (
                 "converged",
                 "the expected change per epoch stays below the threshold; without learning rates a plateau "
-                "before a rate drop looks the same",
-                "stop, or pass the learning rates to be sure",
+                "before a rate drop would look the same",
+                "stop; pass the learning rates to be sure",
             )
         since = self.rates[epoch - 1 :]
         then, lowest = float(since[0]), float(since.min())
@@ -313,15 +325,15 @@ class _Judge:
         if lowest <= _LOWER_RATE * then and share >= _SCHEDULE_SHARE:
             return (
                 "converged",
-                f"the loss came to rest at {share:.2g} of the peak learning rate and did not fall when the rate "
-                f"went down to {lowest / self.peak:.2g} of it",
+                f"the loss came to rest at {share:.2g} of the peak learning rate and changed by {-fell:+.2g} in total "
+                f"while the rate went down to {lowest / self.peak:.2g} of it",
                 "stop",
             )
         if lowest > _LOWER_RATE * then:
             return (
                 "at_rest",
-                f"the learning rate has been {share:.2g} of its peak since, and no lower one was tried",
-                "lower the learning rate, or stop if this loss will do",
+                f"the learning rate has stayed at {share:.0%} of its peak since then, and no lower one was tried",
+                "lower the learning rate, or stop if this loss is good enough",
             )
         return (
             "undecided",
@@ -355,20 +367,6 @@ class _Judge:
             gaps=self.gaps,
             trend=tuple(trend.path[:count].tolist()),
         )
-
-
-def _after(moves: Sequence[bool] | NDArray[np.bool_]) -> int:
-    """Return the first 1-based epoch from which no step moves; one beyond the last where the last one does."""
-    moving = np.flatnonzero(moves)
-    return int(moving[-1]) + 2 if moving.size else 1
-
-
-def _epochs_until(loss: float, change: float, threshold: float, logarithmic: bool) -> int | None:
-    """Return the epochs until a fall that decays with the loss is down to the threshold; None on a plain scale."""
-    if not logarithmic or loss <= 0 or change >= 0:
-        return None
-    rate = -np.log1p(max(change / loss, -0.999))
-    return max(int(np.ceil(np.log(max(-change / threshold, 1.0)) / rate)), 1)
 
 
 def _checked(values: ArrayLike, name: str) -> Array:
