@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from fmce.cli.main import main
 from fmce.config.distillation import DistillationConfig, distillation_preset
 from fmce.config.io import from_yaml, with_settings
-from fmce.data.road_scenes.scenes import SCENE_CLASSES
+from fmce.data.road_scenes.canvas import SCENE_CLASSES
 from fmce.distillation.data.dataset import read_distillation_data
 from fmce.distillation.distill import distill
 from fmce.distillation.experiment import Experiment, open_experiment

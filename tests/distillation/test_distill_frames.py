@@ -19,7 +19,8 @@ from fmce.config.io import to_yaml, with_settings
 from fmce.data.frames.pool import FramePool
 from fmce.data.frames.shards import open_shards
 from fmce.data.frames.video import FrameSettings
-from fmce.data.road_scenes.scenes import SCENE_CLASSES, render_scenes
+from fmce.data.road_scenes.canvas import SCENE_CLASSES
+from fmce.data.road_scenes.scenes import render_scenes
 from fmce.distillation.data.dataset import (
     load_distillation_data,
     prepare_distillation_data,

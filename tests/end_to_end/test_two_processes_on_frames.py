@@ -11,7 +11,8 @@ from PIL import Image
 from fmce.config.distillation import DistillationConfig
 from fmce.config.io import from_yaml, to_yaml, with_settings
 from fmce.data.frames.shards import index_shard, write_index, write_shard
-from fmce.data.road_scenes.scenes import SCENE_CLASSES, render_scenes
+from fmce.data.road_scenes.canvas import SCENE_CLASSES
+from fmce.data.road_scenes.scenes import render_scenes
 from fmce.distillation.distill import distill
 from fmce.runs.log import read_metrics
 from tests.end_to_end.launch import ended, rank_process, torchrun, wait_for

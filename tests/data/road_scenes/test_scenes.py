@@ -7,14 +7,18 @@ import pytest
 from scipy.ndimage import label
 
 from fmce.data.road_scenes import scenes as module
-from fmce.data.road_scenes.canvas import BUILDING, CAR, SKY, Camera, Canvas, Dice
-from fmce.data.road_scenes.objects import paint_car, paint_pedestrian
-from fmce.data.road_scenes.scenes import (
+from fmce.data.road_scenes.canvas import (
+    BUILDING,
+    CAR,
     SCENE_BOX_CLASSES,
     SCENE_CLASSES,
-    render_scene,
-    render_scenes,
+    SKY,
+    Camera,
+    Canvas,
+    Part,
 )
+from fmce.data.road_scenes.objects import paint_car, paint_pedestrian
+from fmce.data.road_scenes.scenes import render_scene, render_scenes
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +26,13 @@ def batch():
     return render_scenes(range(40), seed=3)
 
 
-def _canvas():
-    return Canvas(Camera(128, 64, 100.0, 64.0, 30.0, 1.5, 0.0), night=False)
+def _canvas(seed=0):
+    return Canvas(Camera(128, 64, 100.0, 64.0, 30.0, 1.5, 0.0), np.random.default_rng(seed))
+
+
+def _hide_left_half(canvas):
+    """Paint a wall over columns 0 … 63."""
+    canvas.polygon([(0, 0), (63, 0), (63, 63), (0, 63)], Part(BUILDING, (0, 0, 0)))
 
 
 def test_a_scene_is_a_pure_function_of_seed_and_index(batch):
@@ -86,30 +95,28 @@ def test_the_box_of_a_lone_object_is_its_extent_in_the_mask(batch):
 
 
 def test_a_hidden_part_of_an_object_is_outside_its_box():
-    canvas, dice = _canvas(), Dice(np.random.default_rng(0))
-    paint_car(canvas, dice, 0.0, 12.0, oncoming=False)
+    canvas = _canvas()
+    paint_car(canvas, 0.0, 12.0, oncoming=False)
     (whole,), _, (pixels,) = module._boxes(canvas, canvas.part_map())
-    wall = canvas.facing_part(BUILDING, 0, (0, 0, 0), 5.0)
-    canvas.polygon([(0, 0), (63, 0), (63, 63), (0, 63)], wall)  # hides columns 0 … 63
+    _hide_left_half(canvas)
     (left,), _, (left_pixels,) = module._boxes(canvas, canvas.part_map())
     assert (left[0], *left[2:]) == (64.0, *whole[2:])
     assert 0 < left_pixels < pixels
 
 
 def test_a_fully_hidden_object_has_no_box():
-    canvas, dice = _canvas(), Dice(np.random.default_rng(0))
-    paint_pedestrian(canvas, dice, -5.0, 30.0)
+    canvas = _canvas()
+    paint_pedestrian(canvas, -5.0, 30.0)
     assert len(module._boxes(canvas, canvas.part_map())[0]) == 1
-    wall = canvas.facing_part(BUILDING, 0, (0, 0, 0), 20.0)
-    canvas.polygon([(0, 0), (63, 0), (63, 63), (0, 63)], wall)
-    paint_car(canvas, dice, 2.0, 6.0, oncoming=True)
+    _hide_left_half(canvas)
+    paint_car(canvas, 2.0, 6.0, oncoming=True)
     assert module._boxes(canvas, canvas.part_map())[1].tolist() == [SCENE_BOX_CLASSES.index("car")]
 
 
 def test_a_car_has_the_size_its_distance_gives():
-    """A car 1.64 to 1.9 m wide (2.4 for a van) at 10 m and f = 100 px is 16 to 24 px wide."""
-    canvas = _canvas()
-    paint_car(canvas, Dice(np.random.default_rng(1)), 0.0, 10.0, oncoming=True)
+    """A car 1.64 to 1.9 m wide (2.3 for a van) at 10 m and f = 100 px is 16 to 23 px wide."""
+    canvas = _canvas(seed=1)
+    paint_car(canvas, 0.0, 10.0, oncoming=True)
     ((x1, _, x2, y2),) = module._boxes(canvas, canvas.part_map())[0]
     assert 16 <= x2 - x1 <= 26
     assert y2 == pytest.approx(30 + 100 * 1.5 / 10, abs=1.5)  # it stands on the ground

@@ -17,7 +17,8 @@ from fmce.data.detection.formats import (
 from fmce.data.detection.scalabel import bdd100k_detection
 from fmce.data.image_files import ImageArray
 from fmce.data.pools import ImagePool, as_pool, resize_and_center_crop, stack_images
-from fmce.data.road_scenes.scenes import SCENE_BOX_CLASSES, SceneBatch
+from fmce.data.road_scenes.canvas import SCENE_BOX_CLASSES
+from fmce.data.road_scenes.scenes import SceneBatch
 from fmce.distillation.data.files import data_from_files
 from fmce.distillation.data.pools import DistillationData, required_root
 from fmce.distillation.data.road_scenes import scene_data

@@ -14,7 +14,7 @@ from fmce.data.pools import (
     resize_and_center_crop_mask,
     stack_images,
 )
-from fmce.data.road_scenes.scenes import SCENE_CLASSES
+from fmce.data.road_scenes.canvas import SCENE_CLASSES
 from fmce.data.segmentation import (
     SegmentationFiles,
     bdd100k_segmentation,
