@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fmce.data.batch import ImageSet
 from fmce.data.classification.catalog import DIGIT_NAMES, DataSpec, data_root, spec_of
@@ -49,48 +48,23 @@ def digits(split_seed: int = 0) -> ClassificationData:
         split_seed: Draws the parts, with the classes in proportion.
     """
     from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
     pixels, classes = load_digits(return_X_y=True)
     # Grey levels 0–16 onto 0–255.
     images = torch.from_numpy(np.round(pixels * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
     targets = torch.from_numpy(classes.astype(np.int64))
-    return three_parts(
-        "digits", images, targets, DIGIT_NAMES, validation=180, test=360, seed=split_seed
+    everything, options = np.arange(len(targets)), {"random_state": split_seed}
+    rest, held = train_test_split(everything, test_size=360, stratify=classes, **options)
+    chosen, few = train_test_split(rest, test_size=180, stratify=classes[rest], **options)
+    train, validation, test = (
+        ImageSet(images, targets).select(torch.from_numpy(np.sort(index)))
+        for index in (chosen, few, held)
     )
-
-
-def three_parts(
-    name: str,
-    images: Tensor,
-    targets: Tensor,
-    class_names: tuple[str, ...],
-    *,
-    validation: int,
-    test: int,
-    seed: int,
-) -> ClassificationData:
-    """Split images into train, validation and test with the classes in proportion.
-
-    Args:
-        name: Name of the data set.
-        images: Images uint8 (N,C,H,W).
-        targets: Class indices int64 (N,).
-        class_names: Name of each class index.
-        validation: Number of validation images.
-        test: Number of test images.
-        seed: Draws the parts.
-    """
-    from sklearn.model_selection import train_test_split
-
-    everything, y = np.arange(len(targets)), targets.numpy()
-    rest, test_index = train_test_split(everything, test_size=test, stratify=y, random_state=seed)
-    train_index, validation_index = train_test_split(
-        rest, test_size=validation, stratify=y[rest], random_state=seed
-    )
-    parts = [torch.from_numpy(np.sort(i)) for i in (train_index, validation_index, test_index)]
-    train, val, held_out = (ImageSet(images[i], targets[i]) for i in parts)
     mean, std = channel_statistics(train.images)
-    return ClassificationData(name, train, val, held_out, class_names, mean, std)
+    return ClassificationData(
+        "digits", train, validation, test, DIGIT_NAMES, mean, std, "scikit-learn"
+    )
 
 
 def load_classification(
@@ -145,7 +119,7 @@ def _load(
     name: str, spec: DataSpec, root: Path, split_seed: int, image_size: int | None
 ) -> ClassificationData:
     if spec.reader == "digits":
-        return replace(digits(split_seed), source="scikit-learn")
+        return digits(split_seed)
     if spec.reader == "standard":
         parts = read_standard(spec, root)
     elif spec.reader == "folder":

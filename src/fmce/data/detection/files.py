@@ -7,7 +7,7 @@ errors name boxes that cannot be right. Resizing happens elsewhere.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,14 +126,27 @@ class DetectionFiles(LabelledFiles[BoxedImage]):
         return found
 
 
+class JoinOptions(TypedDict, total=False):
+    """Options of `join_labels`, and so of every reader.
+
+    Attributes:
+        unannotated: What to do with an image that has no annotation, or null for one: take it as an image
+            without objects ("empty", the default, as BDD100K's evaluation does), leave it out ("skip")
+            or refuse the set ("error").
+        exclude: Images to leave out.
+    """
+
+    unannotated: Unannotated
+    exclude: Stems
+
+
 def join_labels(
     images: Path | Sequence[Path],
     labels: RawLabels,
     classes: Classes,
     *,
     name: str,
-    unannotated: Unannotated = "empty",
-    exclude: Stems = (),
+    **options: Unpack[JoinOptions],
 ) -> DetectionFiles:
     """Join images and their raw boxes.
 
@@ -142,17 +155,14 @@ def join_labels(
         labels: Raw boxes by stem.
         classes: What becomes of the class names in the files.
         name: What messages call the set.
-        unannotated: What to do with an image that has no annotation, or null for one: take it as an
-            image without objects ("empty", as BDD100K's evaluation does), leave it out ("skip") or
-            refuse the set ("error").
-        exclude: Images to leave out.
+        options: See `JoinOptions`.
 
     Raises:
         ValueError: If class names are unknown, two images have one stem, annotations are missing,
             labels have no image, or nothing is left.
     """
     found = list_images(images, IMAGE_SUFFIXES) if isinstance(images, Path) else list(images)
-    left_out = read_stems(exclude)
+    left_out, unannotated = read_stems(options.get("exclude", ())), options.get("unannotated")
     files = by_stem(((str(p), p) for p in found if stem_of(p.name) not in left_out), name)
     alone = sorted(labels.keys() - files.keys() - left_out)
     if alone:

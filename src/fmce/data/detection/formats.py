@@ -6,17 +6,16 @@ Each finds images and labels in the usual folders; `files.py` reports what is wr
 import json
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 from xml.etree import ElementTree
 
 import yaml
 from PIL import Image
 
-from fmce.data.detection.files import DetectionFiles, Unannotated, join_labels
+from fmce.data.detection.files import DetectionFiles, JoinOptions, join_labels
 from fmce.data.detection.labels import EVERY_CLASS, Classes, RawBox, by_stem, read_label_text
 from fmce.data.image_files import (
     DAMAGE_ERRORS,
-    Stems,
     first_names,
     list_images,
     read_stems,
@@ -41,9 +40,7 @@ _KITTI_VALIDATION = 4  # every fourth frame
 def kitti_detection(
     root: Path | str,
     split: str,
-    *,
-    unannotated: Unannotated = "empty",
-    exclude: Stems = (),
+    **options: Unpack[JoinOptions],
 ) -> DetectionFiles:
     """Read KITTI's object set: image_2 and label_2.
 
@@ -53,8 +50,7 @@ def kitti_detection(
     Args:
         root: Folder with image_2 and label_2, or with these in training/.
         split: "train" or "val".
-        unannotated: As in `join_labels`.
-        exclude: As in `join_labels`.
+        options: See `JoinOptions`.
 
     Raises:
         ValueError: If the folders are missing, a line cannot be read, or as in `join_labels`.
@@ -71,9 +67,7 @@ def kitti_detection(
         stem_of(path.name): _kitti_boxes(root / "label_2" / f"{stem_of(path.name)}.txt")
         for path in chosen
     }
-    return join_labels(
-        chosen, labels, KITTI_NAMES, name=f"KITTI {split}", unannotated=unannotated, exclude=exclude
-    )
+    return join_labels(chosen, labels, KITTI_NAMES, name=f"KITTI {split}", **options)
 
 
 def _require_folder(path: Path) -> None:
@@ -110,8 +104,7 @@ def coco_detection(
     labels: Path | str,
     *,
     class_names: Sequence[str] = (),
-    unannotated: Unannotated = "empty",
-    exclude: Stems = (),
+    **options: Unpack[JoinOptions],
 ) -> DetectionFiles:
     """Read COCO's JSON: boxes of left, top, width and height; crowds are ignored regions.
 
@@ -120,8 +113,7 @@ def coco_detection(
         labels: The JSON file.
         class_names: Categories of the file that are classes, id 0 first; all by default, in the order of
             their ids. Others are dropped.
-        unannotated: As in `join_labels`, for images that the JSON does not list.
-        exclude: As in `join_labels`.
+        options: See `JoinOptions`.
 
     Raises:
         ValueError: If the JSON has another form, or as in `join_labels`.
@@ -142,15 +134,13 @@ def coco_detection(
         raise ValueError(
             f"data.class_names has {', '.join(unknown)}, but {path} has the categories {', '.join(every)}"
         )
-    out = read_stems(exclude)
+    out = read_stems(options.get("exclude", ()))
     kept = {i: name for i, name in files.items() if stem_of(name) not in out}
     raw: dict[str, list[RawBox]] = by_stem(((name, []) for name in kept.values()), str(path))
     for number, annotation in enumerate(annotations, 1):
         _add_coco(raw, annotation, by_id, files, f"{path}, annotation {number}")
     classes = Classes(names, dropped=frozenset(every) - frozenset(names))
-    return join_labels(
-        Path(images), raw, classes, name=str(path), unannotated=unannotated, exclude=out
-    )
+    return join_labels(Path(images), raw, classes, name=str(path), **options)
 
 
 def _add_coco(
@@ -181,8 +171,7 @@ def yolo_detection(
     split: str,
     *,
     class_names: Sequence[str] = (),
-    unannotated: Unannotated = "empty",
-    exclude: Stems = (),
+    **options: Unpack[JoinOptions],
 ) -> DetectionFiles:
     """Read YOLO's folders: images/{split} and labels/{split}/*.txt.
 
@@ -194,8 +183,7 @@ def yolo_detection(
         root: Folder with images/, labels/ and optionally data.yaml.
         split: "train" or "val".
         class_names: Names of the ids; data.yaml's `names` by default.
-        unannotated: As in `join_labels`, for images without a text file.
-        exclude: As in `join_labels`.
+        options: See `JoinOptions`.
 
     Raises:
         ValueError: If folders or names are missing, a line cannot be read, a text file has no image in
@@ -206,7 +194,7 @@ def yolo_detection(
     folder, labels = root / "images" / split, root / "labels" / split
     images = list_images(folder)
     _require_folder(labels)
-    left_out = read_stems(exclude)
+    left_out = read_stems(options.get("exclude", ()))
     _refuse_lone_texts(labels, {p.relative_to(folder).with_suffix("") for p in images}, left_out)
     raw = {
         stem_of(path.name): _yolo_boxes(
@@ -219,8 +207,7 @@ def yolo_detection(
         raw,
         Classes(names),
         name=f"{root}, {split}",
-        unannotated=unannotated,
-        exclude=left_out,
+        **options,
     )
 
 
@@ -301,8 +288,7 @@ def voc_detection(
     split: str,
     *,
     class_names: Sequence[str] = (),
-    unannotated: Unannotated = "empty",
-    exclude: Stems = (),
+    **options: Unpack[JoinOptions],
 ) -> DetectionFiles:
     """Read Pascal VOC's layout: JPEGImages, Annotations/*.xml, ImageSets/Main/{split}.txt.
 
@@ -312,8 +298,7 @@ def voc_detection(
         root: Folder with these folders, such as VOCdevkit/VOC2012.
         split: Name of the image list.
         class_names: The classes; VOC's twenty by default. Others are unknown.
-        unannotated: As in `join_labels`, for listed images without annotations.
-        exclude: As in `join_labels`.
+        options: See `JoinOptions`.
 
     Raises:
         ValueError: If files are missing or cannot be read, or as in `join_labels`.
@@ -329,9 +314,7 @@ def voc_detection(
         raise ValueError(f"{chosen} lists {', '.join(absent[:5])}, which JPEGImages does not hold")
     raw = {stem_of(p.name): _voc_boxes(root / "Annotations" / f"{p.stem}.xml") for p in images}
     classes = Classes(tuple(class_names) or VOC_CLASSES)
-    return join_labels(
-        images, raw, classes, name=f"{root}, {split}", unannotated=unannotated, exclude=exclude
-    )
+    return join_labels(images, raw, classes, name=f"{root}, {split}", **options)
 
 
 def _voc_boxes(path: Path) -> list[RawBox] | None:

@@ -6,13 +6,12 @@ Boxes in these files are inclusive: their width is x2 − x1 + 1.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from fmce.data.detection.files import DetectionFiles, Unannotated, join_labels
+from fmce.data.detection.files import DetectionFiles, JoinOptions, join_labels
 from fmce.data.detection.labels import Classes, RawBox, by_stem, read_label_text
-from fmce.data.image_files import Stems
 
 BDD100K_BOX_CLASSES = (
     *("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
@@ -91,9 +90,7 @@ def _is_crowd(label: Mapping[str, Any], where: str) -> bool:
 def bdd100k_detection(
     root: Path | str,
     split: str,
-    *,
-    unannotated: Unannotated = "empty",
-    exclude: Stems = (),
+    **options: Unpack[JoinOptions],
 ) -> DetectionFiles:
     """Find BDD100K's detection set: images/100k/{split} and the labels of any release.
 
@@ -103,8 +100,7 @@ def bdd100k_detection(
     Args:
         root: Folder of the data set.
         split: "train" or "val".
-        unannotated: As in `join_labels`; 137 training images of det_20 have no annotation.
-        exclude: As in `join_labels`.
+        options: See `JoinOptions`; 137 training images of det_20 have no annotation.
 
     Raises:
         ValueError: If images or labels are missing, or as in `join_labels`.
@@ -128,8 +124,7 @@ def bdd100k_detection(
         labels,
         BDD100K_NAMES,
         name=str(images),
-        unannotated=unannotated,
-        exclude=exclude,
+        **options,
     )
 
 
