@@ -187,6 +187,14 @@ def test_a_damaged_shard_is_named_and_extract_rewrites_its_marker(own_stored_run
     maps_of(run, "stored")
 
 
+def test_a_marker_without_its_arrays_metadata_is_rewritten(own_stored_run):
+    run, before = own_stored_run, contents(own_stored_run)
+    (run.path / "maps.zarr" / marker_name(run, 1) / "test" / "zarr.json").unlink()
+    extract(run, runtime=CPU)
+    assert contents(run) == before
+    maps_of(run, "stored", "test")
+
+
 def test_a_store_of_other_checkpoints_is_refused(own_stored_run, other_run):
     run = own_stored_run
     name = f"epoch_{run.phases.markers[2]:04d}"

@@ -211,7 +211,7 @@ def _is_intact(run: Run, epoch: int) -> bool:
     try:
         for part in _parts(run):
             StoredPart([folder], part).verify()
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # metadata of arrays may be damaged or missing too
         logger.warning("maps of epoch %d are written again: %s", epoch, error)
         return False
     return True
