@@ -1,6 +1,7 @@
 """Writes are whole or not there."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,8 @@ from fmce.files import (
     read_json,
     read_json_lines,
     read_json_or_none,
+    read_text,
+    reading,
     replacing,
     write_folder,
     write_json,
@@ -39,6 +42,45 @@ def test_json_that_was_cut_short_is_named(tmp_path):
     (tmp_path / "a.json").write_text('{"x": ')
     with pytest.raises(ValueError, match=r"a\.json is not valid JSON .* may be damaged"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_text_is_read_in_any_encoding_that_marks_itself(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("é\r\nb\n".encode(encoding))
+    assert read_text(tmp_path / "a.txt") == "é\nb\n"
+
+
+def test_text_in_an_unmarked_encoding_names_file_and_remedy(tmp_path):
+    (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.txt: expected a list .* byte at 0; save it as UTF-8"):
+        read_text(tmp_path / "a.txt", "a list")
+
+
+def test_an_empty_file_is_no_damaged_json(tmp_path):
+    (tmp_path / "a.json").write_text(" \n")
+    with pytest.raises(ValueError, match=r"a\.json is empty, expected JSON; write or export"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [
+        (lambda: {}["key"], "got another kind of content ('key'); do that"),
+        (lambda: None.items(), "got another kind of content"),
+        (lambda: int("x"), "got invalid literal for int() with base 10: 'x'; do that"),
+        (lambda: Path("/nowhere").read_text(), "got: No such file or directory"),
+    ],
+)
+def test_an_error_while_reading_gets_its_file_and_a_remedy(fail, message):
+    expected = pytest.raises((ValueError, OSError), match=r"^a\.b: expected numbers, ")
+    with expected as raised, reading("a.b", "numbers", "do that"):
+        fail()
+    assert message in str(raised.value)
+
+
+def test_an_error_that_names_its_file_stays_as_it_is():
+    with pytest.raises(ValueError, match=r"^line 3 of a\.b is bad$"), reading("a.b", "numbers"):
+        raise ValueError("line 3 of a.b is bad")
 
 
 def test_a_folder_appears_with_all_its_files(tmp_path):

@@ -1,9 +1,10 @@
-"""Files on disk: atomic writes, JSON and JSON lines.
+"""Files on disk: atomic writes, text in any marked encoding, JSON and JSON lines, errors that name their file.
 
 A write is complete or absent. It goes to a hidden file beside the target, is flushed to disk and then
 takes the target's name in one step, so that a kill or a full disk never leaves half a file.
 """
 
+import io
 import json
 import os
 import secrets
@@ -15,6 +16,76 @@ from typing import Any
 
 # Exclusive and without links: a file or link that someone else put there is never written through.
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY
+
+# Longest first: the mark of UTF-32 begins with that of UTF-16.
+_BYTE_ORDER_MARKS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], expected: str, remedy: str = "") -> Iterator[None]:
+    """Give every error inside the block its file, what was expected and what to do, on one line.
+
+    Errors that name the file already pass unchanged. What a reader meets in content of another kind (a missing
+    key, a list in place of an object) becomes a ValueError.
+
+    Args:
+        path: The file that is read.
+        expected: What it should hold, such as "COCO annotations".
+        remedy: What the user can do; left out where the error says it.
+
+    Raises:
+        ValueError: If the block raises one, or meets content of another kind.
+        OSError: If the file cannot be read; of the class that the block raised.
+
+    >>> with reading("labels.json", "an object", "export it again"):
+    ...     {}["images"]
+    Traceback (most recent call last):
+    ValueError: labels.json: expected an object, got another kind of content ('images'); export it again
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: expected {expected} as UTF-8 text, got another byte at {error.start}; save it as UTF-8"
+        ) from error
+    except OSError as error:
+        if error.strerror is None:  # raised by hand, with a message of its own
+            raise
+        raise type(error)(f"{path}: expected {expected}, got: {error.strerror}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: expected {expected}, got too deep a nesting") from error
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        found = (
+            str(error) if isinstance(error, ValueError) else f"another kind of content ({error})"
+        )
+        raise ValueError(
+            f"{path}: expected {expected}, got {found}" + (f"; {remedy}" if remedy else "")
+        ) from error
+
+
+def read_text(path: str | os.PathLike[str], expected: str = "text") -> str:
+    """Read a text file: UTF-8, or what its byte order mark says; lines end in a line feed.
+
+    Args:
+        path: The file.
+        expected: What it should hold, for the error.
+
+    Raises:
+        ValueError: If it is in another encoding.
+        OSError: If it cannot be read.
+    """
+    with reading(path, expected):
+        content = Path(path).read_bytes()
+        marked = (e for mark, e in _BYTE_ORDER_MARKS.items() if content.startswith(mark))
+        text = content.decode(next(marked, "utf-8-sig"))
+    return io.StringIO(text, newline=None).read()
 
 
 @contextmanager
@@ -79,10 +150,13 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: If the file holds no JSON.
+        ValueError: If the file is empty, in another encoding, or holds no JSON.
     """
+    text = read_text(path, "JSON")
+    if not text.strip():
+        raise ValueError(f"{path} is empty, expected JSON; write or export it again")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); it may be damaged") from error
 

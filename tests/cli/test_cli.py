@@ -94,8 +94,14 @@ def test_arguments_that_do_not_parse_exit_with_2(arguments, capsys):
         ("score RUN --epoch 99", "available epochs: 1, 2"),
         ("score RUN --epoch 1 --split image", "run: fmce train-net .* --split image"),
         ("train --out OUT --preset cifar", "unknown preset 'cifar'; choose from digits, paper"),
-        ("train --out OUT --config NOWHERE", "expected a YAML file .* at .*: No such file"),
-        ("train --out OUT --config HOME", "expected a YAML file .* at .*: Is a directory"),
+        (
+            "train --out OUT --config NOWHERE",
+            ": expected config sections in YAML, got: No such file",
+        ),
+        (
+            "train --out OUT --config HOME",
+            ": expected config sections in YAML, got: Is a directory",
+        ),
         ("train --out OUT --model tyni", "unknown model 'tyni'; near: tiny"),
         ("train --out OUT --model torchvision:resnet5", "near: .*resnet50"),
         ("train --out OUT --epochs 0", "train.epochs: expected at least 1, got 0"),

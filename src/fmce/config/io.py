@@ -10,6 +10,7 @@ import yaml
 from pydantic_core import to_jsonable_python
 
 from fmce.config.checks import field_types, validate
+from fmce.files import read_text
 
 _C = TypeVar("_C")
 
@@ -82,14 +83,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         OSError: If it cannot be read, for example because it is a folder.
     """
     try:
-        values = _parse(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = _parse(read_text(path, "config sections in YAML"))
+    except yaml.YAMLError as error:
         place = str(error).replace("\n", " ")
         raise ValueError(f"{path} is not valid YAML: {place}") from error
-    except OSError as error:
-        raise type(error)(
-            f"expected a YAML file of config sections at {path}, which cannot be read: {error.strerror}"
-        ) from error
     if values is None:
         values = {}
     if not isinstance(values, dict):

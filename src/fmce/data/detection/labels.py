@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from fmce.data.detection.boxes import ImageBoxes, image_boxes
 from fmce.data.image_files import first_names, stem_of
+from fmce.files import read_text
 
 _T = TypeVar("_T")
 EVERY_CLASS = "*"  # class of a region in which nothing counts
@@ -120,10 +121,6 @@ def read_label_text(path: Path) -> str:
         ValueError: If it cannot be read or is not UTF-8.
     """
     try:
-        return path.read_text("utf-8-sig")
+        return read_text(path, "labels")
     except OSError as error:
-        raise ValueError(f"expected a file of labels at {path}, got: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"expected UTF-8 text in {path}, got another byte at {error.start}; save it as UTF-8"
-        ) from error
+        raise ValueError(str(error)) from error
