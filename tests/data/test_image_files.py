@@ -4,19 +4,14 @@ error."""
 import doctest
 import logging
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from fmce.data import image_files as module
 from fmce.data.image_files import (
     ReadFailures,
     UnreadableDataError,
-    WrongMaskError,
     list_images,
-    read_ids,
     read_or_substitute,
-    read_rgb,
     read_stems,
 )
 
@@ -38,13 +33,6 @@ class _Numbers:
 
     def __getitem__(self, index):
         return read_or_substitute(index, self.n, self._read, self.failures, "file{}".format)
-
-
-def _noise(path, size=(9, 7), mode="RGB"):
-    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
-    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    Image.fromarray(array).save(path)
-    return array
 
 
 def test_a_damaged_item_is_replaced_by_the_next_readable_one_every_time():
@@ -106,41 +94,6 @@ def test_a_programming_error_while_reading_is_not_swallowed():
 def test_wrong_limits_are_refused(options):
     with pytest.raises(ValueError, match="max_rate in"):
         ReadFailures(**options)
-
-
-def test_images_of_every_mode_become_rgb(tmp_path):
-    array = _noise(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), array)
-    grey = _noise(tmp_path / "b.png", mode="L")
-    np.testing.assert_array_equal(read_rgb(tmp_path / "b.png"), np.stack([grey] * 3, axis=2))
-
-
-def test_a_truncated_jpeg_is_an_error_not_half_an_image(tmp_path):
-    _noise(tmp_path / "a.jpg", size=(64, 64))
-    whole = (tmp_path / "a.jpg").read_bytes()
-    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(OSError, match="truncated"):
-        read_rgb(tmp_path / "a.jpg")
-
-
-def test_palette_masks_give_indices_and_16_bit_masks_are_taken(tmp_path):
-    ids = np.array([[0, 1], [2, 255]], dtype=np.uint8)
-    palette = Image.fromarray(ids).convert("P")
-    palette.putdata(ids.ravel().tolist())
-    palette.putpalette(list(range(255, -1, -1)) * 3)
-    palette.save(tmp_path / "p.png")
-    Image.fromarray(ids.astype(np.uint16)).save(tmp_path / "w.png")
-    np.testing.assert_array_equal(read_ids(tmp_path / "p.png"), ids)
-    np.testing.assert_array_equal(read_ids(tmp_path / "w.png"), ids)
-
-
-def test_colour_maps_and_large_ids_are_refused_as_masks(tmp_path):
-    _noise(tmp_path / "colour.png")
-    with pytest.raises(WrongMaskError, match=r"mode RGB.*colour map"):
-        read_ids(tmp_path / "colour.png")
-    Image.fromarray(np.array([[0, 300]], dtype=np.uint16)).save(tmp_path / "large.png")
-    with pytest.raises(WrongMaskError, match="up to 300"):
-        read_ids(tmp_path / "large.png")
 
 
 def test_stems_are_read_from_a_text_file_or_an_iterable(tmp_path):

@@ -14,7 +14,7 @@ from torch import nn
 from fmce.config.distillation import DistillationConfig
 from fmce.config.io import with_settings
 from fmce.data.augmentation import Augmentation
-from fmce.data.image_files import read_ids
+from fmce.data.image_reader import read_ids
 from fmce.data.road_scenes.scenes import render_scenes
 from fmce.data.segmentation import BDD100K_CLASSES, folder_pair
 from fmce.distillation.distill import distill

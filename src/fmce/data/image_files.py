@@ -1,78 +1,28 @@
 """Reading image files so that one damaged file never ends an epoch: counted, named, substituted.
 
-What labelled and unlabelled folders share: decoding, the failure rate above which an error names
-the files, the deterministic substitute, and lists of stems to leave out.
+What labelled and unlabelled folders share: listing, the failure rate above which an error names the
+files, the deterministic substitute, and lists of stems to leave out. `image_reader.py` decodes.
 """
 
 import os
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from fmce.console.log import logger
+from fmce.data.image_reader import DAMAGE_ERRORS
 
-ImageArray = NDArray[np.uint8]
 Item = TypeVar("Item")
 Stems = Path | str | Iterable[str]
 """Stems of images: a text file with one per line, or an iterable."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-# What Pillow raises for files that are cut off, empty, of another type or absurdly large.
-DAMAGE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _NAMED_FILES = 5
 
 
 class UnreadableDataError(ValueError):
     """Too many files of a data set cannot be read."""
-
-
-class WrongMaskError(ValueError):
-    """A file decodes but holds no class ids of its data set."""
-
-
-def read_rgb(path: Path) -> ImageArray:
-    """Decode an image to uint8 (H,W,3).
-
-    Raises:
-        OSError: If the file is missing, cut off or no image (or another of `DAMAGE_ERRORS`).
-    """
-    with Image.open(path) as image:
-        return np.array(image.convert("RGB"))
-
-
-def read_ids(path: Path) -> ImageArray:
-    """Decode a mask of class ids to uint8 (H,W); palette images give their indices.
-
-    Raises:
-        WrongMaskError: If the file has several channels (a colour map) or values outside 0 … 255.
-        OSError: If the file is missing, cut off or no image.
-    """
-    with Image.open(path) as image:
-        ids = np.array(image)
-        mode = image.mode
-    if ids.ndim != 2:
-        raise WrongMaskError(
-            f"expected a mask of one channel holding class ids, got mode {mode} in {path}; "
-            "is it a colour map?"
-        )
-    if ids.dtype != np.uint8:  # 1-bit or 16-bit files
-        if ids.min() < 0 or ids.max() > 255:
-            raise WrongMaskError(f"expected class ids in 0 … 255, got up to {ids.max()} in {path}")
-        ids = ids.astype(np.uint8)
-    return ids
 
 
 def read_stems(exclude: Stems) -> frozenset[str]:

@@ -68,7 +68,7 @@ class LabelledFiles(Generic[_Item]):
         return read_or_substitute(index, len(self), self.read, self.failures, self.image_name)
 
     def read(self, index: int) -> _Item:
-        """Read one item; a damaged file raises one of `image_files.DAMAGE_ERRORS`."""
+        """Read one item; a damaged file raises one of `image_reader.DAMAGE_ERRORS`."""
         raise NotImplementedError
 
     def select(self, indices: Iterable[int]) -> Self:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fmce.data.image_files import ImageArray
+from fmce.data.image_reader import ImageArray
 
 
 @dataclass(frozen=True)

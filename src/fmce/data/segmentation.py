@@ -12,18 +12,14 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 
 from fmce.data.image_files import (
-    DAMAGE_ERRORS,
     IMAGE_SUFFIXES,
-    ImageArray,
     Stems,
-    WrongMaskError,
     first_names,
     list_images,
-    read_ids,
-    read_rgb,
     read_stems,
     stem_of,
 )
+from fmce.data.image_reader import DAMAGE_ERRORS, ImageArray, WrongMaskError, read_ids, read_rgb
 from fmce.data.labelled_files import LabelledFiles
 from fmce.losses.distillation import IGNORE_INDEX
 
@@ -109,7 +105,7 @@ class SegmentationFiles(LabelledFiles[LabelledImage]):
 
         Raises:
             WrongMaskError: If ids or size do not fit.
-            OSError: If a file is damaged (or another of `image_files.DAMAGE_ERRORS`).
+            OSError: If a file is damaged (or another of `image_reader.DAMAGE_ERRORS`).
         """
         mask_path = self.mask_paths[index]
         image, ids = read_rgb(self.image_paths[index]), read_ids(mask_path)
@@ -170,7 +166,7 @@ def folder_pair(
     """Pair a folder of images with a folder of masks by their nested paths without suffix.
 
     Args:
-        images: Folder of JPEG, PNG or WebP images.
+        images: Folder of images.
         masks: Folder of PNG or lossless WebP masks of class ids.
         class_names: Names of the train ids 0 … C − 1.
         mask_ending: What the stem of a mask adds to that of its image, for instance "_train_id".

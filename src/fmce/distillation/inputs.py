@@ -22,7 +22,7 @@ from fmce.data.batch_slice import rank_slice
 from fmce.data.frames.batches import FrameBatches
 from fmce.data.frames.log import LoggedBatches
 from fmce.data.frames.pool import FramePool
-from fmce.data.image_files import ImageArray
+from fmce.data.image_reader import ImageArray
 from fmce.data.memory import stays_resident
 from fmce.data.pools import ImagePool
 from fmce.distillation.data.pools import DistillationData

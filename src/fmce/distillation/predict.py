@@ -13,14 +13,8 @@ from fmce.config.choices import Arm
 from fmce.console.progress import Progress
 from fmce.data.augmentation import Augmentation
 from fmce.data.detection.scalabel import to_scalabel
-from fmce.data.image_files import (
-    DAMAGE_ERRORS,
-    ImageArray,
-    ReadFailures,
-    list_images,
-    read_rgb,
-    stem_of,
-)
+from fmce.data.image_files import IMAGE_SUFFIXES, ReadFailures, list_images, stem_of
+from fmce.data.image_reader import DAMAGE_ERRORS, ImageArray, read_rgb
 from fmce.data.segmentation import CAMVID_VOID
 from fmce.distillation.experiment import open_experiment
 from fmce.distillation.predict_boxes import ImageDetections, predict_boxes, read_truth, score_boxes
@@ -56,7 +50,7 @@ def predict(
 
     Args:
         experiment: Folder of `distill`, of task "segment" or "detect".
-        images: Folder of JPEG, PNG or WebP files, nested or not.
+        images: Folder of images, nested or not.
         out: Folder to write: new, or with the masks of an unfinished attempt.
         network: "teacher", or the arm of a student.
         seed: Of the student; the experiment's first by default.
@@ -89,7 +83,9 @@ def predict(
         raise ValueError(f"masks are for task segment and labels for detect; this is {config.task}")
     paths = list_images(images)
     if not paths:
-        raise ValueError(f"expected images (JPEG, PNG, WebP) below {images}, found none")
+        raise ValueError(
+            f"expected images ({', '.join(IMAGE_SUFFIXES)}) below {images}, found none"
+        )
     runtime = runtime or make_runtime()
     student_seed = config.seeds[0] if seed is None else seed
     model = (

@@ -11,7 +11,8 @@ from fmce.data.augmentation import Augmentation
 from fmce.data.detection.boxes import ImageBoxes
 from fmce.data.detection.labels import Classes, by_stem
 from fmce.data.detection.scalabel import BDD100K_BOX_CLASSES, BDD100K_NAMES, read_scalabel
-from fmce.data.image_files import ImageArray, first_names, stem_of
+from fmce.data.image_files import first_names, stem_of
+from fmce.data.image_reader import ImageArray
 from fmce.distillation.inputs import complete_image
 from fmce.metrics.detection import detection_scores
 from fmce.models.detection import detections

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmce.data.augmentation import Augmentation
-from fmce.data.image_files import ImageArray, list_images, read_ids
+from fmce.data.image_files import list_images
+from fmce.data.image_reader import ImageArray, read_ids
 from fmce.distillation.inputs import complete_image
 from fmce.metrics.segmentation import confusion, segmentation_scores
 from fmce.tasks.distillation import SegmentationTask

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fmce.data.batch import ImageSet
 from fmce.data.classification.splits import DataParts
-from fmce.data.image_files import DAMAGE_ERRORS, IMAGE_SUFFIXES, first_names, list_images
+from fmce.data.image_files import IMAGE_SUFFIXES, first_names, list_images
+from fmce.data.image_reader import DAMAGE_ERRORS, read_rgb
 from fmce.data.memory import available_memory
 
 _VALIDATION_NAMES = ("val", "validation", "valid")
@@ -143,6 +144,5 @@ def _decode_all(files: _Files, size: int) -> ImageSet:
 
 
 def _decode(path: Path, size: int) -> Tensor:
-    with Image.open(path) as image:
-        square = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    square = Image.fromarray(read_rgb(path)).resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)

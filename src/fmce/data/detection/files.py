@@ -11,21 +11,11 @@ from typing import ClassVar, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fmce.data.detection.boxes import ImageBoxes, crop_image_boxes
 from fmce.data.detection.labels import Classes, RawLabels, by_stem
-from fmce.data.image_files import (
-    DAMAGE_ERRORS,
-    IMAGE_SUFFIXES,
-    ImageArray,
-    Stems,
-    first_names,
-    list_images,
-    read_rgb,
-    read_stems,
-    stem_of,
-)
+from fmce.data.image_files import Stems, first_names, list_images, read_stems, stem_of
+from fmce.data.image_reader import DAMAGE_ERRORS, ImageArray, image_size, read_rgb
 from fmce.data.labelled_files import LabelledFiles
 
 Unannotated = Literal["empty", "skip", "error"]
@@ -111,8 +101,7 @@ class DetectionFiles(LabelledFiles[BoxedImage]):
     def _problems(self, index: int) -> list[str]:
         path = self.image_paths[index]
         try:
-            with Image.open(path) as image:
-                width, height = image.size
+            width, height = image_size(path)
         except DAMAGE_ERRORS:
             return []  # counted when it is read
         found = []
@@ -161,7 +150,7 @@ def join_labels(
         ValueError: If class names are unknown, two images have one stem, annotations are missing,
             labels have no image, or nothing is left.
     """
-    found = list_images(images, IMAGE_SUFFIXES) if isinstance(images, Path) else list(images)
+    found = list_images(images) if isinstance(images, Path) else list(images)
     left_out, unannotated = read_stems(options.get("exclude", ())), options.get("unannotated")
     files = by_stem(((str(p), p) for p in found if stem_of(p.name) not in left_out), name)
     alone = sorted(labels.keys() - files.keys() - left_out)

@@ -10,17 +10,11 @@ from typing import Any, Unpack
 from xml.etree import ElementTree
 
 import yaml
-from PIL import Image
 
 from fmce.data.detection.files import DetectionFiles, JoinOptions, join_labels
 from fmce.data.detection.labels import EVERY_CLASS, Classes, RawBox, by_stem, read_label_text
-from fmce.data.image_files import (
-    DAMAGE_ERRORS,
-    first_names,
-    list_images,
-    read_stems,
-    stem_of,
-)
+from fmce.data.image_files import first_names, list_images, read_stems, stem_of
+from fmce.data.image_reader import DAMAGE_ERRORS, image_size
 
 # The three classes of the benchmark; detecting a van as a car, or a seated person, is no mistake.
 KITTI_NAMES = Classes(
@@ -277,8 +271,7 @@ def _yolo_corners(fields: Sequence[str], where: str) -> tuple[float, float, floa
 def _size(image: Path) -> tuple[int, int]:
     """Return width and height; any size for a damaged image, whose boxes are never used."""
     try:
-        with Image.open(image) as opened:
-            return opened.size
+        return image_size(image)
     except DAMAGE_ERRORS:
         return 1, 1  # counted when it is read
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fmce.data.image_files import (
+    IMAGE_SUFFIXES,
     Stems,
     first_names,
     list_images,
@@ -58,7 +59,7 @@ def list_frames(
     """Return the frames of one or several folders.
 
     Args:
-        roots: Folders of JPEG, PNG or WebP images, nested or not.
+        roots: Folders of images, nested or not.
         exclude: Images to leave out.
 
     Returns:
@@ -76,7 +77,7 @@ def list_frames(
     if not kept:
         where = first_names([str(folder) for folder in folders])
         raise ValueError(
-            f"expected frames (JPEG, PNG, WebP) in {where}, found {len(found)} images, "
+            f"expected frames ({', '.join(IMAGE_SUFFIXES)}) in {where}, found {len(found)} images, "
             f"{len(found)} of them excluded"
         )
     return kept

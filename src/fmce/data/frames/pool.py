@@ -1,6 +1,5 @@
 """A pool of frames that stay in files, read and decoded on demand, never all in memory."""
 
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -8,7 +7,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image
 
 from fmce.data.frames.shards import ShardFolder
 from fmce.data.frames.table import (
@@ -18,7 +16,8 @@ from fmce.data.frames.table import (
     Payload,
     ShardFrames,
 )
-from fmce.data.image_files import DAMAGE_ERRORS, ImageArray, ReadFailures, read_or_substitute
+from fmce.data.image_files import ReadFailures, read_or_substitute
+from fmce.data.image_reader import DAMAGE_ERRORS, ImageArray, read_rgb
 from fmce.data.pools import ImagePool, empty_pool, resize_and_center_crop, stack_images
 
 
@@ -134,12 +133,11 @@ def decode(frame: Payload, height: int, width: int) -> ImageArray:
         uint8 (height,width,3).
 
     Raises:
-        OSError: If it cannot be decoded (or another of `image_files.DAMAGE_ERRORS`).
+        OSError: If it cannot be decoded (or another of `image_reader.DAMAGE_ERRORS`).
     """
     if isinstance(frame, np.ndarray):
         return resize_and_center_crop(frame, height, width)
-    with Image.open(io.BytesIO(frame) if isinstance(frame, bytes) else frame) as image:
-        return resize_and_center_crop(np.asarray(image.convert("RGB")), height, width)
+    return resize_and_center_crop(read_rgb(frame), height, width)
 
 
 def decode_batch(
@@ -172,6 +170,4 @@ def decode_batch(
 
 
 def _reason(frame: Payload, error: Exception) -> str:
-    if isinstance(frame, bytes):  # Pillow would name an object in memory
-        return "no image" if frame else "missing or cut off"
-    return str(error) or type(error).__name__
+    return "missing or cut off" if frame == b"" else str(error) or type(error).__name__

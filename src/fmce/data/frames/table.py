@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fmce.data.frames.shards import ShardFolder, ShardReader
-from fmce.data.image_files import ImageArray
+from fmce.data.image_reader import ImageArray
 
 Payload = bytes | str | ImageArray
 """A frame before decoding: bytes or path of an image file, or the image uint8 (H,W,3) itself."""

@@ -15,7 +15,7 @@ from fmce.data.detection.formats import (
     yolo_detection,
 )
 from fmce.data.detection.scalabel import bdd100k_detection
-from fmce.data.image_files import ImageArray
+from fmce.data.image_reader import ImageArray
 from fmce.data.pools import ImagePool, as_pool, resize_and_center_crop, stack_images
 from fmce.data.road_scenes.canvas import SCENE_BOX_CLASSES
 from fmce.data.road_scenes.scenes import SceneBatch

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fmce.config.distillation import DistillationDataConfig
-from fmce.data.image_files import ImageArray
+from fmce.data.image_reader import ImageArray
 from fmce.data.pools import (
     ImagePool,
     as_pool,

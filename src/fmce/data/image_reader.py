@@ -1,0 +1,202 @@
+"""The one reader of image files: a file gives the upright uint8 picture that a viewer shows, or an error.
+
+Whatever is damaged inside counts as damage, also where a decoder would fill the gap and only warn.
+"""
+
+import io
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+ImageArray = NDArray[np.uint8]
+
+# What is raised for files that are cut off, empty, damaged, of another type or absurdly large.
+DAMAGE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,  # an error where the program turns warnings into errors
+)
+# libjpeg's warnings of lost or altered pixels; its others concern the header alone.
+_LOST_PIXELS = re.compile(r"Corrupt JPEG data|Premature end|Inconsistent progression")
+_JPEG = ("JPEG", "MPO")
+_ORIENTATION = 0x112
+# PNG stores grey of 2 and 4 bits as samples that Pillow spreads over 0 … 255.
+_SPREAD = {"L;2": 85, "L;4": 17}
+
+
+class WrongMaskError(ValueError):
+    """A file decodes but holds no class ids of its data set."""
+
+
+def read_rgb(source: Path | str | bytes) -> ImageArray:
+    """Decode an image to uint8 (H,W,3), upright as its EXIF orientation demands.
+
+    Of 16-bit samples the upper 8 bits are kept, floats in 0 … 1 are scaled to 0 … 255, transparency is dropped, and
+    an animation gives its first picture.
+
+    Args:
+        source: The file, or its bytes.
+
+    Raises:
+        OSError: If the file is missing, cut off, damaged inside or no image (or another of `DAMAGE_ERRORS`).
+    """
+    with _opened(source) as (image, file):
+        turn = _orientation(image, file)
+        if image.format in _JPEG:
+            return _upright(_decode_jpeg(image, file), turn)
+        _refuse_damaged_png(image, file)
+        return _upright(_to_rgb(image), turn)
+
+
+def read_ids(path: Path) -> ImageArray:
+    """Decode a mask of class ids to uint8 (H,W), upright; palette images give their indices.
+
+    Raises:
+        WrongMaskError: If the channels of the file differ (a colour map), or values are not integers in 0 … 255.
+        OSError: If the file is missing, cut off, damaged inside or no image (or another of `DAMAGE_ERRORS`).
+    """
+    with _opened(path) as (image, file):
+        turn = _orientation(image, file)
+        _refuse_damaged_png(image, file)
+        # Read before decoding, which forgets how samples were stored.
+        tiles = getattr(image, "tile", [])
+        spread = _SPREAD.get(str(tiles[0].args), 1) if tiles else 1
+        ids, mode, kind = np.array(image), image.mode, image.format
+    if kind in _JPEG:
+        raise WrongMaskError(f"expected a lossless mask, got a JPEG in {path}; save its ids as PNG")
+    if kind == "WEBP" and (ids[..., :1] == ids[..., :3]).all():
+        ids = ids[..., 0]  # WebP has no single channel
+    if ids.ndim != 2:
+        raise WrongMaskError(
+            f"expected a mask of one channel holding class ids, got mode {mode} in {path}; "
+            "is it a colour map?"
+        )
+    if ids.dtype != np.uint8:  # 1-bit, 16-bit or float files
+        if not (np.isfinite(ids) & (ids == np.floor(ids)) & (ids >= 0) & (ids <= 255)).all():
+            raise WrongMaskError(
+                f"expected whole class ids in 0 … 255, got {ids.min()} to {ids.max()} in {path}"
+            )
+        ids = ids.astype(np.uint8)
+    return _upright(ids // spread, turn)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return width and height of the upright image; only headers are read.
+
+    Raises:
+        OSError: If the file is missing or no image (or another of `DAMAGE_ERRORS`).
+    """
+    with open(path, "rb") as file, Image.open(file) as image:
+        turned = _orientation(image, file) > 4
+        return (image.height, image.width) if turned else image.size
+
+
+@contextmanager
+def _opened(source: Path | str | bytes) -> Iterator[tuple[Image.Image, io.BytesIO]]:
+    # Read at once: the header, the check and the decoder each go through the file.
+    file = io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes())
+    try:
+        image = Image.open(file)  # refuses more pixels than Image.MAX_IMAGE_PIXELS allows
+    except UnidentifiedImageError as error:  # its text would name an object in memory
+        raise OSError("no image" if file.getvalue() else "an empty file") from error
+    with image:
+        yield image, file
+
+
+def _orientation(image: Image.Image, file: io.BufferedReader | io.BytesIO) -> int:
+    """Return the EXIF orientation 1 … 8; 1 where there is none, and for TIFF, which Pillow turns itself.
+
+    Pillow's own reader of EXIF decodes PNGs to their end and warns of tags that do not matter here.
+    """
+    exif = image.info.get("exif")
+    if exif is None and image.format == "PNG":
+        exif = _late_exif(file)
+    if not exif or image.format == "TIFF":
+        return 1
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = ">" if tiff[:2] == b"MM" else "<"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, start)
+        for place in range(start + 2, start + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, place)
+            if tag == _ORIENTATION:
+                return int(value) if 1 <= value <= 8 else 1
+    except struct.error:  # cut off before the orientation
+        pass
+    return 1
+
+
+def _late_exif(file: io.BufferedReader | io.BytesIO) -> bytes | None:
+    """Return the chunk eXIf of a PNG, which may stand behind its pixels."""
+    place, found = file.tell(), None
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf":
+            found = file.read(length)
+            break
+        file.seek(length + 4, io.SEEK_CUR)
+    file.seek(place)
+    return found
+
+
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> ImageArray:
+    """Return pixels (H,W,…) turned and mirrored as an EXIF orientation demands."""
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    rows, columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
+
+
+def _decode_jpeg(image: Image.Image, file: io.BytesIO) -> ImageArray:
+    """Decode a JPEG; libjpeg's warnings, which Pillow does not pass on, are errors."""
+    try:
+        pixels: ImageArray = simplejpeg.decode_jpeg(
+            file.getvalue(), "CMYK" if image.mode == "CMYK" else "RGB"
+        )
+    except ValueError as error:
+        if _LOST_PIXELS.search(str(error)):
+            raise OSError(f"damaged inside ({error})") from error
+        return _to_rgb(image)  # a rare layout, which libjpeg's simple interface does not read
+    # Pillow knows which programs store the four colours inverted.
+    return _to_rgb(image) if image.mode == "CMYK" else pixels
+
+
+def _refuse_damaged_png(image: Image.Image, file: io.BytesIO) -> None:
+    """Compare the checksums of a PNG, which decoding does not do for the pixels."""
+    if image.format == "PNG":
+        with Image.open(io.BytesIO(file.getvalue())) as other:
+            other.verify()
+
+
+def _to_rgb(image: Image.Image) -> ImageArray:
+    if image.mode.startswith("I;16"):
+        return _grey((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not ((values >= 0) & (values <= 1)).all():
+            raise ValueError(
+                f"expected floats in 0 … 1, got {values.min()} to {values.max()}; scale them, or save 8 or 16 bits"
+            )
+        return _grey((values * 255).round().astype(np.uint8))
+    if image.mode == "I":
+        raise ValueError("expected samples of 8 or 16 bits or floats, got 32-bit integers")
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # to RGB at once, Pillow would warn of transparent colours
+    return np.array(image.convert("RGB"))
+
+
+def _grey(pixels: NDArray[np.uint8]) -> ImageArray:
+    return np.repeat(pixels[..., None], 3, axis=2)
