@@ -173,3 +173,30 @@ def test_feature_shape_leaves_the_model_as_found() -> None:
     assert all(torch.equal(buffers[name], b) for name, b in model.named_buffers())
     with pytest.raises(ValueError, match=r"'head' returned a 2-d tensor"):
         feature_shape(model, "head", (3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("torchvision:resnet18", {"weights": "DEFAULT"}),
+        ("torchvision:resnet18", {"width": 3}),
+        ("timm:test_resnet", {"checkpoint_path": "weights.pth"}),
+        ("timm:test_resnet", {"pretrained_cfg": {"file": "weights.pth"}}),
+        ("timm:test_resnet", {"pretrained_cfg_overlay": {"url": "http://localhost/weights.pth"}}),
+        ("timm:efficientvit_b0", {"cache_dir": "here"}),
+    ],
+)
+def test_options_load_no_weights_and_are_the_constructors(name: str, options: dict) -> None:
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=f"'{name}' takes no option '{next(iter(options))}'"):
+        build_model(name, 3, options=options)
+
+
+def test_asking_for_a_constructor_draws_no_random_numbers() -> None:
+    pytest.importorskip("timm")
+    torch.manual_seed(1)
+    plain = build_model("timm:efficientvit_b0", 3).state_dict()
+    torch.manual_seed(1)
+    other = build_model("timm:efficientvit_b0", 3, options={"drop_rate": 0.5}).state_dict()
+    assert all(torch.equal(plain[key], other[key]) for key in plain)

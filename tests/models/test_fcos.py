@@ -162,7 +162,8 @@ def test_detections_are_limited_and_fall_in_score(model):
         ({"num_classes": 0}, "at least 1"),
         ({"backbone": "resnet19"}, "timm model"),
         ({"backbone": "resnet18", "encoder_options": {"width": 2}}, "are for timm"),
-        ({"encoder_options": {"colour": 2}}, "gives no feature maps"),
+        ({"encoder_options": {"colour": 2}}, "takes no option 'colour'"),
+        ({"encoder_options": {"channels": 2}}, "gives no feature maps"),
     ],
 )
 def test_what_cannot_be_built_is_named(change, message):

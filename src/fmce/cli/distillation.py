@@ -12,6 +12,7 @@ from fmce.cli.options import (
     OutputFolder,
     Precision,
     Settings,
+    Trust,
     option,
     required,
     runtime_of,
@@ -113,6 +114,7 @@ def predict(
     labels: Annotated[
         Path | None, option("true boxes (Scalabel JSON) to score the predictions with", "FILE")
     ] = None,
+    trust: Trust = False,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
@@ -131,6 +133,7 @@ def predict(
         masks=masks,
         labels=labels,
         runtime=runtime_of(device, precision),
+        trust=trust,
     )
     show_predictions(out, result)
 
@@ -174,6 +177,7 @@ def export(
     arm: Annotated[choices.Arm, option("arm of the student")] = "function_matching",
     seed: Seed = None,
     onnx: Annotated[bool, option("write ONNX too")] = True,
+    trust: Trust = False,
 ) -> None:
     """Export a trained student as state dict, torch.export and ONNX; check each against the network.
 
@@ -182,4 +186,5 @@ def export(
     from fmce.distillation.export import export as run_export
 
     folder = out or experiment / "student"
-    show_export(folder, run_export(experiment, folder, arm=arm, seed=seed, onnx=onnx))
+    result = run_export(experiment, folder, arm=arm, seed=seed, onnx=onnx, trust=trust)
+    show_export(folder, result)

@@ -16,6 +16,7 @@ from fmce.cli.options import (
     Settings,
     Split,
     Texts,
+    Trust,
     option,
     required,
 )
@@ -41,6 +42,7 @@ def compare(
         option("any value of the auxiliary loss; repeatable", "auxiliary.FIELD=VALUE", name="set"),
     ] = (),
     jobs: Jobs = None,
+    trust: Trust = False,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
@@ -65,7 +67,9 @@ def compare(
         settings=settings,
     )
     workers = make_workers("local", out, jobs, device)
-    show_comparison(run_compare(config, out, workers=workers, device=device, precision=precision))
+    show_comparison(
+        run_compare(config, out, workers=workers, device=device, precision=precision, trust=trust)
+    )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from fmce.cli.options import (
     Settings,
     Split,
     Texts,
+    Trust,
     option,
     print_json,
     required,
@@ -103,7 +104,8 @@ def _supervised_by(
     kind = "ral" if base.auxiliary.kind == "none" else base.auxiliary.kind
     implied: dict[str, Any] = {"auxiliary": {"kind": kind, "oracle": str(oracle.resolve())}}
     if file is None or "epochs" not in (read_yaml(file).get("train") or {}):
-        implied["train"] = {"epochs": open_run(oracle).phases.convergence_epoch}
+        # Nothing of it runs here; the training checks what it names.
+        implied["train"] = {"epochs": open_run(oracle, trust=True).phases.convergence_epoch}
     return from_dict(type(base), implied, base=base)
 
 
@@ -161,6 +163,7 @@ def extract(
     workers: Annotated[int, option("processes; torchrun works too", "N")] = 1,
     dry_run: Annotated[Flag, option("only estimate the size on disk")] = False,
     json: Json = False,
+    trust: Trust = False,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
@@ -173,7 +176,7 @@ def extract(
     from fmce.runs.run import open_run
 
     result = run_extract(
-        open_run(run),
+        open_run(run, trust=trust),
         workers=workers,
         runtime=runtime_of(device, precision),
         dry_run=dry_run,
@@ -191,6 +194,7 @@ def train_net(
     settings: Annotated[
         Texts, option("any value of the config's fmce_net; repeatable", "FIELD=VALUE", name="set")
     ] = (),
+    trust: Trust = False,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> None:
@@ -204,11 +208,11 @@ def train_net(
     from fmce.runs.run import open_run
 
     runtime = runtime_of(device, precision, distributed=True)
-    opened = open_run(run)
+    opened = open_run(run, trust=trust)
     result = train_fmce_net(
         opened,
         split,
-        others=[open_run(path.resolve()) for path in others],
+        others=[open_run(path.resolve(), trust=trust) for path in others],
         config=with_settings(opened.config.fmce_net, settings),
         runtime=runtime,
     )
@@ -228,6 +232,7 @@ def evaluate(
         option("width=… of the FMCE-Net, storage=… of the others' maps", "FIELD=VALUE", name="set"),
     ] = (),
     json: Json = False,
+    trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """Evaluate a run's classifier at each marker, and its FMCE-Net.
@@ -239,11 +244,11 @@ def evaluate(
     from fmce.maturity.evaluate import runs_trained_on
     from fmce.runs.run import open_run
 
-    opened = open_run(run)
+    opened = open_run(run, trust=trust)
     result = run_evaluate(
         opened,
         split,
-        others=[open_run(path) for path in others],
+        others=[open_run(path, trust=trust) for path in others],
         settings=settings,
         runtime=runtime_of(device),
     )
@@ -261,6 +266,7 @@ def score(
     ] = None,
     split: Split = "map",
     json: Json = False,
+    trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """Score the feature maps of one checkpoint with FMCE-Net.
@@ -272,7 +278,11 @@ def score(
     from fmce.runs.run import open_run
 
     result = run_score(
-        open_run(run), epoch=epoch, checkpoint=checkpoint, split=split, runtime=runtime_of(device)
+        open_run(run, trust=trust),
+        epoch=epoch,
+        checkpoint=checkpoint,
+        split=split,
+        runtime=runtime_of(device),
     )
     if json:
         print_json(result)
@@ -284,6 +294,7 @@ def explain(
     run: RunFolder,
     images: Annotated[int, option("test images, classes in turn", "N")] = 6,
     signed: Annotated[Flag, option("show evidence against the class too")] = False,
+    trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """Draw Grad-CAM of test images over a run's phases.
@@ -294,6 +305,6 @@ def explain(
     from fmce.maturity.explain import explain as run_explain
     from fmce.runs.run import open_run
 
-    opened = open_run(run)
+    opened = open_run(run, trust=trust)
     result = run_explain(opened, num_images=images, signed=signed, runtime=runtime_of(device))
     show_explanation(run, result)

@@ -44,6 +44,7 @@ Jobs = Annotated[
 Device = Annotated[str, option("auto, cpu, cuda or cuda:N", "DEV")]
 Precision = Annotated[choices.Precision, option("float32 or bfloat16, of forward passes", "NAME")]
 Split = Annotated[choices.Split, option("which FMCE-Net, by what its training held out")]
+Trust = Annotated[Flag, option("run functions that the folder's config names")]
 Json = Annotated[Flag, option("print JSON only", name="json")]
 
 

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import json
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, is_dataclass
@@ -70,6 +71,23 @@ def _check_no_flags(values: Any) -> Any:
 
 # For a dataclass without Strict fields, such as one of a room without pydantic.
 NoFlags = BeforeValidator(_check_no_flags)
+
+
+def _check_plain(value: Any) -> Any:
+    values: Any = value.values() if isinstance(value, dict) else ()
+    if isinstance(value, list | tuple):
+        values = value
+    elif not isinstance(value, dict | str | bool | int | float | None):
+        raise ValueError(f"expected numbers, texts, lists and mappings, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value!r}")
+    for inner in values:
+        _check_plain(inner)
+    return value
+
+
+# Keyword arguments of a network's builder: data alone, whoever wrote them.
+PlainOptions = Annotated[dict[str, Any], AfterValidator(_check_plain)]
 
 _RULES = ConfigDict(extra="forbid")
 

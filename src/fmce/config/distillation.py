@@ -12,6 +12,7 @@ from fmce.config.checks import (
     Different,
     Flag,
     Natural,
+    PlainOptions,
     Positive,
     Real,
     Share,
@@ -84,7 +85,7 @@ class NetConfig:
     name: str = "pspnet:test_resnet"
     """Segment: "pspnet:TIMM_ENCODER" or "my.module:function"; detect: "fcos:BACKBONE" or a custom
     function; classify: as in `fmce train`."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: PlainOptions = field(default_factory=dict)
     weights: str | None = None
     """"imagenet" starts the encoder from timm's weights (downloaded where missing); None from scratch."""
 

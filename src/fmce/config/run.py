@@ -5,7 +5,7 @@ Each number the papers leave open is marked where its default stands. Nothing he
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from fmce.config.checks import (
     Flag,
     Natural,
     NoFlags,
+    PlainOptions,
     Positive,
     PositiveShare,
     Real,
@@ -62,7 +63,7 @@ class ModelConfig:
     """"tiny", "torchvision:NAME", "timm:NAME" or "my.module:function"."""
     layer: str | None = None
     """Submodule whose output is the feature map; None takes the family's last conv stage."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: PlainOptions = field(default_factory=dict)
     """Keyword arguments for the model's builder."""
 
 

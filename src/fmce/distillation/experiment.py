@@ -11,6 +11,7 @@ from torch import nn
 from fmce.config.choices import Arm, TaskName
 from fmce.config.distillation import DistillationConfig, NetConfig, StepsConfig
 from fmce.config.io import from_yaml
+from fmce.config.trust import Trust, check_trusted
 from fmce.data.batch import PoolBatch
 from fmce.data.frames.pool import FramePool
 from fmce.data.pools import ImagePool
@@ -86,15 +87,21 @@ class Experiment:
         return student.eval()
 
 
-def open_experiment(folder: Path) -> Experiment:
+def open_experiment(folder: Path, *, trust: Trust = False) -> Experiment:
     """Open a finished experiment.
+
+    Args:
+        folder: Its folder.
+        trust: Whether functions that its config names may run; or which.
 
     Raises:
         FileNotFoundError: If the folder holds none.
+        ValueError: If its config names a function that is not trusted.
     """
     if not (folder / "distill.json").exists():
         raise FileNotFoundError(f"{folder} has no distill.json; run: fmce distill --out {folder}")
     config = from_yaml(DistillationConfig, folder / "config.yaml")
+    check_trusted(folder, config, trust)
     return Experiment(config, folder, read_distillation_data(folder))
 
 
@@ -115,12 +122,10 @@ def check_networks(config: DistillationConfig) -> None:
     Raises:
         ValueError: If a network cannot be built, or two detectors have different locations.
     """
-    networks = []
-    for net in (config.teacher, config.student):
-        try:
-            networks.append(_build(config.task, replace(net, weights=None), 2, auxiliary=True))
-        except TypeError as error:
-            raise ValueError(f"{net.name} does not take its options: {error}") from error
+    networks = [
+        _build(config.task, replace(net, weights=None), 2, auxiliary=True)
+        for net in (config.teacher, config.student)
+    ]
     if config.task == "detect":
         image = torch.zeros(1, 3, config.data.height, config.data.width)
         task = DetectionTask(2, ())
@@ -144,12 +149,15 @@ def _build(task: TaskName, net: NetConfig, num_classes: int, *, auxiliary: bool)
     if task == "classify":
         return build_model(net.name, num_classes, options=net.options, weights=net.weights)
     kind, _, name = net.name.partition(":")
-    if kind == "fcos":
-        return fcos(name, num_classes, weights=net.weights, **net.options)
-    if kind == "pspnet":
-        options = {"auxiliary": auxiliary, **net.options}
-        return pspnet(name, num_classes, weights=net.weights, **options)
-    model = import_function(kind, name)(num_classes=num_classes, **net.options)
+    try:
+        if kind == "fcos":
+            return fcos(name, num_classes, weights=net.weights, **net.options)
+        if kind == "pspnet":
+            options = {"auxiliary": auxiliary, **net.options}
+            return pspnet(name, num_classes, weights=net.weights, **options)
+        model = import_function(kind, name)(num_classes=num_classes, **net.options)
+    except TypeError as error:
+        raise ValueError(f"{net.name} does not take its options: {error}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{net.name} returned {type(model).__name__}, expected a torch.nn.Module")
     return model

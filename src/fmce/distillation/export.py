@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fmce.config.choices import Arm
+from fmce.config.trust import Trust
 from fmce.distillation.experiment import open_experiment
 from fmce.files import replacing, write_json
 from fmce.metrics.network_cost import for_inference, measure_network
@@ -23,6 +24,7 @@ def export(
     arm: Arm = "function_matching",
     seed: int | None = None,
     onnx: bool = True,
+    trust: Trust = False,
 ) -> dict[str, Any]:
     """Write a trained student in three forms, compare their outputs, and measure it beside its teacher.
 
@@ -32,6 +34,7 @@ def export(
         arm: Which student.
         seed: Its seed; the experiment's first by default.
         onnx: Also write ONNX (needs the extra `export`).
+        trust: Whether functions that the experiment's config names may run; or which.
 
     Returns:
         The contents of `export.json`: "relative_differences" of each form's outputs to the network's, and
@@ -41,7 +44,7 @@ def export(
         FileNotFoundError: If the experiment or the student does not exist.
         ValueError: If an exported form gives other outputs than the network.
     """
-    opened = open_experiment(experiment)
+    opened = open_experiment(experiment, trust=trust)
     config, data = opened.config, opened.data
     student = opened.load_student(arm, seed)
     inference = for_inference(student)

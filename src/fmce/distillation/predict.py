@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fmce.config.choices import Arm
+from fmce.config.trust import Trust
 from fmce.console.progress import Progress
 from fmce.data.augmentation import Augmentation
 from fmce.data.detection.scalabel import to_scalabel
@@ -38,6 +39,7 @@ def predict(
     masks: Path | None = None,
     labels: Path | None = None,
     runtime: Runtime | None = None,
+    trust: Trust = False,
 ) -> dict[str, Any]:
     """Predict every image of a folder, in BDD100K's official form.
 
@@ -57,6 +59,7 @@ def predict(
         masks: For "segment": folder of true masks of the same names; the predictions are scored against them.
         labels: For "detect": Scalabel JSON with the true boxes, checked before anything is predicted.
         runtime: Device and precision.
+        trust: Whether functions that the experiment's config names may run; or which.
 
     Returns:
         The contents of `out/predictions.json`: "images" (how many were predicted), "unreadable" (paths),
@@ -73,7 +76,7 @@ def predict(
             result = predict(Path("runs/bdd"), Path("images"), Path("out"), masks=Path("masks"))
             print(result["scores"]["miou"])
     """
-    opened = open_experiment(experiment)
+    opened = open_experiment(experiment, trust=trust)
     config, task = opened.config, opened.task
     if config.task == "classify":
         raise ValueError(

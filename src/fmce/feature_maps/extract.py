@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmce.config.trust import Trust, function_names
 from fmce.console.log import logger
 from fmce.console.progress import Progress
 from fmce.data.batch import ImageSet
@@ -95,7 +96,13 @@ def _store_markers(
     title = f"storing maps of {run.path}"
     if workers > 1:
         jobs = {
-            f"epoch {epoch}": (str(run.path), epoch, mark, _on_gpu(runtime, index))
+            f"epoch {epoch}": (
+                str(run.path),
+                function_names(run.config),
+                epoch,
+                mark,
+                _on_gpu(runtime, index),
+            )
             for index, (epoch, mark) in enumerate(markers.items())
         }
         with Progress(title, len(jobs)) as progress:
@@ -107,9 +114,11 @@ def _store_markers(
             _store_marker(run, epoch, mark, runtime, progress.advance)
 
 
-def extract_marker(path: str, epoch: int, fingerprint: Fingerprint, runtime: Runtime) -> None:
+def extract_marker(
+    path: str, trust: Trust, epoch: int, fingerprint: Fingerprint, runtime: Runtime
+) -> None:
     """Store the maps of one marker of a run: a worker's job."""
-    _store_marker(open_run(path), epoch, fingerprint, runtime, lambda: None)
+    _store_marker(open_run(path, trust=trust), epoch, fingerprint, runtime, lambda: None)
 
 
 def _store_marker(

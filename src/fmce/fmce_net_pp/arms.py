@@ -7,6 +7,7 @@ from typing import Any
 from fmce.config.choices import Length
 from fmce.config.run import AuxiliaryConfig, RunConfig
 from fmce.config.sweep import BASELINE, TREATMENT
+from fmce.config.trust import function_names
 from fmce.engine.runtime import make_runtime
 from fmce.maturity.prepare import merge_runtime, with_oracle_digest
 from fmce.runs.run import Run, open_run
@@ -65,7 +66,7 @@ def check_trained_as(folder: Path, config: RunConfig, precision: str) -> None:
     """
     # As `train` records it: the oracle run's `runtime` section holds unless this call overrides it.
     wanted, _ = merge_runtime(config, make_runtime("cpu", precision))
-    if open_run(folder).config != with_oracle_digest(wanted):
+    if open_run(folder, trust=function_names(wanted)).config != with_oracle_digest(wanted):
         raise ValueError(
             f"{folder} was trained with another config, oracle or precision than this experiment has now; "
             "use a new folder, or delete that one to train it again"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fmce.config.sweep import CompareConfig
+from fmce.config.trust import Trust
 from fmce.engine.jobs.job import Workers
 from fmce.fmce_net_pp.sweep.jobs import Placement
 from fmce.fmce_net_pp.sweep.results import Comparison
@@ -17,6 +18,7 @@ def compare(
     retries: int = 1,
     device: str = "auto",
     precision: str = "float32",
+    trust: Trust = False,
 ) -> Comparison:
     """Select RAF on validation images, train all arms over the seeds, and compare them pair by pair.
 
@@ -28,6 +30,7 @@ def compare(
         retries: How often a failed training is tried again.
         device: Device of every training.
         precision: Precision of forward passes.
+        trust: Whether functions that the oracle's config names may run; or which.
 
     Returns:
         What `compare.json` holds.
@@ -38,7 +41,7 @@ def compare(
         FileExistsError: If `out` holds another comparison, or something else.
     """
     placement = Placement(device, precision, keep="markers")
-    result = run_groups(config, out, placement, workers, retries)
+    result = run_groups(config, out, placement, workers, retries, trust=trust)
     if result.failed:
         name, error = next(iter(result.failed.items()))
         raise ValueError(

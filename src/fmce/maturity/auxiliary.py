@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fmce.config.run import AuxiliaryConfig
+from fmce.config.trust import function_names
 from fmce.data.batch import ImageBatch
 from fmce.engine.loop import StepOutput
 from fmce.engine.runtime import Runtime
@@ -41,7 +42,8 @@ def training_step(setup: TrainingSetup, model: nn.Module, runtime: Runtime) -> I
         with CompiledModel(model) if runtime.compile else nullcontext(model) as network:
             yield classification_step(network)
         return
-    layer, oracle_run = setup.layer_of(model), open_run(str(auxiliary.oracle))
+    layer = setup.layer_of(model)
+    oracle_run = open_run(str(auxiliary.oracle), trust=function_names(setup.config))
     matching = auxiliary.kind == "feature_matching"
     if matching or auxiliary.init == "checkpoint":
         _check_same_model(setup, oracle_run)

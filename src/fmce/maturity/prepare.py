@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from fmce.config.run import RunConfig, RuntimeConfig
+from fmce.config.trust import function_names
 from fmce.console.log import logger
 from fmce.data.classification.classification import download_data
 from fmce.engine.runtime import Runtime
@@ -82,7 +83,7 @@ def with_oracle_digest(config: RunConfig) -> RunConfig:
     auxiliary = config.auxiliary
     if auxiliary.kind == "none":
         return config
-    oracle = open_run(str(auxiliary.oracle))
+    oracle = open_run(str(auxiliary.oracle), trust=function_names(config))
     check_same_data(config, oracle)
     if config.train.seed == oracle.config.train.seed and not auxiliary.same_seed:
         raise ValueError(

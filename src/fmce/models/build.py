@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fmce.models.features import FeatureMaps, eval_mode, underlying_module
+from fmce.models.options import check_options
 from fmce.models.timm_models import import_timm
 from fmce.models.tiny import tiny
 
@@ -190,9 +191,13 @@ def _unknown(what: str, name: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def _construct(name: str, function: Callable[..., Any], **kwargs: Any) -> nn.Module:
+    # A user's own function keeps its errors; a library's may make anything of its options.
+    known = name.partition(":")[0] in ("tiny", *LIBRARIES)
     try:
         model = function(**kwargs)
-    except TypeError as error:
+    except Exception as error:
+        if not (known or isinstance(error, TypeError)):
+            raise
         given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
         raise ValueError(f"{name!r} could not be built with {given}: {error}") from error
     if not isinstance(model, nn.Module):
@@ -259,6 +264,7 @@ def _torchvision_model(
         if weights is None:
             options.setdefault("init_weights", True)
     build = models.get_model_builder(name)
+    check_options(f"torchvision:{name}", build, options)
     if weights is None:
         return _construct(f"torchvision:{name}", build, num_classes=num_classes, **options)
     choices = models.get_model_weights(name)
@@ -293,6 +299,7 @@ def _timm_model(
     if not timm.is_model(name):
         known = timm.list_models()
         raise ValueError(_unknown("timm model", name, known, "see timm.list_models()"))
+    check_options(f"timm:{name}", timm.model_entrypoint(name), options)
     return _construct(
         f"timm:{name}",
         timm.create_model,

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from fmce.models.options import check_options
+
 
 def import_timm(what: str) -> Any:
     """Return the package timm.
@@ -28,15 +30,16 @@ def timm_encoder(name: str, *, pretrained: bool, **options: Any) -> Any:
         options: Further arguments of `timm.create_model`, such as `output_stride`.
 
     Raises:
-        ValueError: If the name is unknown, or the model gives no such maps.
+        ValueError: If the name or an option is unknown, or the model gives no such maps.
         ModuleNotFoundError: If timm is not installed.
     """
     timm = import_timm(f"the encoder {name!r}")
     if not timm.is_model(name):
         raise ValueError(f"expected the name of a timm model, got {name!r}; see timm.list_models()")
+    check_options(name, timm.model_entrypoint(name), options, "output_stride", "out_indices")
     try:
         return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
-    except (NotImplementedError, AttributeError, TypeError, AssertionError, RuntimeError) as error:
+    except Exception as error:  # whatever a constructor makes of its options
         given = ", ".join(f"{key}={value}" for key, value in options.items())
         raise ValueError(
             f"timm's {name!r} gives no feature maps with {given} ({error}); choose a convolutional "

@@ -13,6 +13,7 @@ from torch import nn
 
 from fmce.config.io import read_yaml
 from fmce.config.run import RunConfig, run_config
+from fmce.config.trust import Trust, check_trusted
 from fmce.convergence.phases import Phases
 from fmce.data.classification.catalog import data_root
 from fmce.models.fmce_net import FMCENet
@@ -143,20 +144,24 @@ class Run:
             raise ValueError(f"{error}; delete {folder} and run: {command}") from error
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Path, *, trust: Trust = False) -> Run:
     """Open a run folder.
 
     Args:
         path: The folder that `fmce train --out` wrote.
+        trust: Whether functions that its config names ("my.module:function") may run; or which.
 
     Raises:
         FileNotFoundError: If there is no such folder, or it is no run folder.
-        ValueError: If its config cannot be read or belongs to another command.
+        ValueError: If its config cannot be read, belongs to another command, or names a function that is
+            not trusted.
     """
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"no run folder {path}; make one with: fmce train --out {path}")
-    return Run(path, run_config(path))
+    run = Run(path, run_config(path))
+    check_trusted(path, run.config, trust)
+    return run
 
 
 def check_same_data(config: RunConfig, other: Run) -> None:

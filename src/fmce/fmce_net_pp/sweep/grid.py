@@ -17,6 +17,7 @@ from fmce.config.sweep import (
     CompareConfig,
     SweepConfig,
 )
+from fmce.config.trust import Trust
 from fmce.data.classification.catalog import spec_of
 from fmce.fmce_net_pp.arms import arm_config, plain_config
 from fmce.maturity.auxiliary import check_target_phase
@@ -162,18 +163,23 @@ class Group:
         return with_settings(base, [*chosen, *candidate.variant]).auxiliary
 
 
-def make_groups(config: CompareConfig | SweepConfig, out: Path) -> list[Group]:
+def make_groups(
+    config: CompareConfig | SweepConfig, out: Path, trust: Trust = False
+) -> list[Group]:
     """Lay out a comparison or sweep, and refuse what could only fail later.
 
     Args:
         config: The experiment.
         out: Its folder.
+        trust: Whether functions that an oracle's config names may run; a sweep's own names may.
 
     Raises:
         ValueError: If a name or setting is unknown, an oracle fits no group or two, or an arm has its seed.
         FileNotFoundError: If a given oracle has no phases or no FMCE-Net.
     """
-    oracles = [open_run(Path(path).absolute()) for path in config.oracles]
+    if isinstance(config, SweepConfig):
+        trust = trust or {*config.models, *config.data}
+    oracles = [open_run(Path(path).absolute(), trust=trust) for path in config.oracles]
     groups = lay_out(config, out, oracles)
     _check_all_used(groups, oracles)
     for group in groups:

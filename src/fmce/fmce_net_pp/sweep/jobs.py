@@ -14,6 +14,7 @@ from typing import Any
 
 from fmce.config.choices import Keep, Split
 from fmce.config.run import RunConfig
+from fmce.config.trust import Trust
 from fmce.engine.runtime import make_runtime
 from fmce.files import read_json_or_none, write_json
 from fmce.maturity.prepare import merge_runtime
@@ -100,17 +101,18 @@ def train_group_arm(config: RunConfig, folder: Path, placement: Placement) -> No
     train_classifier(config, folder, runtime=runtime, keep=placement.keep, read_test=False)
 
 
-def read_test(folders: Sequence[Path], device: str) -> None:
+def read_test(folders: Sequence[Path], device: str, trust: Trust) -> None:
     """Evaluate finished runs on the test images and add that to their DONE.json, once each.
 
     Args:
         folders: Run folders with their last checkpoint.
         device: Where to evaluate; precision is the run's own.
+        trust: Which functions their configs may name.
     """
     for folder in folders:
         done = read_done(folder)
         if done is not None and "test_accuracy" not in done:
-            scores = _test_scores(open_run(folder), device)
+            scores = _test_scores(open_run(folder, trust=trust), device)
             mark_done(folder, done | scores)
 
 

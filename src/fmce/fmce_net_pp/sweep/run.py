@@ -11,6 +11,7 @@ from typing import Literal
 
 from fmce.config.io import defaults_of, to_yaml
 from fmce.config.sweep import ORACLE, CompareConfig, SweepConfig
+from fmce.config.trust import Trust, function_names
 from fmce.console.progress import Progress
 from fmce.engine.jobs.job import Finished, Workers
 from fmce.engine.jobs.local import LocalWorkers
@@ -85,15 +86,16 @@ def run_groups(
     retries: int = 1,
     leave_out_failed: bool = False,
     table: TableFormat | None = None,
+    trust: Trust = False,
 ) -> SweepResult:
     """Take every group of a comparison or sweep as far as it goes, and write the results; see `sweep`.
 
     Each group's folder gets `compare.json`. Only where a table is asked for, `out` gets it and
-    `sweep.json`.
+    `sweep.json`. `trust` is that of the oracles' folders.
     """
     if retries < 0:
         raise ValueError(f"retries must be 0 or more, got {retries}")
-    groups = make_groups(config, out)
+    groups = make_groups(config, out, trust)
     pool = workers or make_workers("local", out, None, placement.device)
     claim = lock_run(out, to_yaml(config), defaults=defaults_of(type(config)))
     with pool, claim:  # workers first: a cluster that is not there must not leave a claimed folder
@@ -211,7 +213,7 @@ def _waves(group: Group, placement: Placement, leave_out_failed: bool) -> Iterat
         yield _arm_tasks(group, group.selected_runs, selected, placement)
         unread = unread_folders(group)
         if unread:
-            args = (unread, placement.device)
+            args = (unread, placement.device, function_names(group.oracle.config))
             yield [Task(f"{group.name}/test images", group.folder, read_test, args)]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fmce.config.io import from_yaml, read_yaml
+from fmce.config.run import run_config
 from fmce.config.sweep import ORACLE, CompareConfig, SweepConfig
 from fmce.console.tables import percent
 from fmce.fmce_net_pp.sweep.grid import Group, SweepRun, lay_out
@@ -13,7 +14,7 @@ from fmce.fmce_net_pp.sweep.results import run_status, unread_error
 from fmce.fmce_net_pp.sweep.selection import left_out, read_selection
 from fmce.runs.lock import is_locked
 from fmce.runs.log import read_done, read_metrics
-from fmce.runs.run import open_run
+from fmce.runs.run import Run
 
 
 def sweep_status(out: Path) -> dict[str, Any]:
@@ -33,7 +34,8 @@ def sweep_status(out: Path) -> dict[str, Any]:
     config = _config_of(out)
     # Unchecked: what the experiment was begun with may be gone, or refused by now.
     gone = [path for path in config.oracles if not (Path(path) / "config.yaml").exists()]
-    groups = lay_out(config, out, [open_run(path) for path in config.oracles if path not in gone])
+    there = [Path(path) for path in config.oracles if path not in gone]
+    groups = lay_out(config, out, [Run(path, run_config(path)) for path in there])
     active = is_locked(out / ".lock")
     runs = [_entry(group, run, active) for group in groups for run in group.runs]
     notes = [f"the oracle {path} is gone; its groups cannot continue without it" for path in gone]
@@ -76,7 +78,7 @@ def _progress(group: Group, run: SweepRun) -> str:
     lines = read_metrics(folder)
     if not (folder / "config.yaml").exists() or not lines:
         return ""
-    text = f"epoch {len(lines)}/{open_run(folder).config.train.epochs}"
+    text = f"epoch {len(lines)}/{run_config(folder).train.epochs}"
     if run.role == ORACLE and read_done(folder) is not None:
         left = [net for net in group.net_folders if read_done(net) is None]
         text += f", FMCE-Net epoch {len(read_metrics(left[0]))}" if left else ""
