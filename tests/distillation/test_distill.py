@@ -414,7 +414,7 @@ def test_a_student_of_ones_own_goes_from_the_command_to_its_report(
     classes = len(SCENE_CLASSES)
     assert result["networks"]["student"]["parameters"] == 168 + 7 * classes
     assert "own_nets:compact" in (out / "report.html").read_text()
-    opened = open_experiment(out)
+    opened = open_experiment(out, trust=["own_nets:compact"])
     assert opened.config.data.exclude == str(
         tmp_path / "stems.txt"
     )  # no section set as a whole drops it
