@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fmce.data.augmentation import Augmentation, EvalBatches, TrainBatches
-from fmce.data.pools import ImagePool, as_pool, resize_and_center_crop, resize_and_center_crop_mask
+from fmce.data.pools import ImagePool, as_pool, resize_and_center_crop
 
 PLAIN = Augmentation((0.0,) * 3, (1.0,) * 3)
 VARIED = Augmentation((0.0,) * 3, (1.0,) * 3, zoom=1.6, flip=True)
@@ -111,7 +111,7 @@ def test_cover_fills_the_size_and_cuts_the_longer_side() -> None:
     cut = resize_and_center_crop(wide, 10, 10)
     assert cut.shape == (10, 10, 3)
     assert (cut == 200).all()
-    mask = resize_and_center_crop_mask(wide[:, :, 0], 5, 10)
+    mask = resize_and_center_crop(wide[:, :, 0], 5, 10)
     assert set(mask.ravel().tolist()) == {0, 200}
 
 

@@ -31,8 +31,11 @@ def test_a_shift_equals_padding_and_cutting_by_hand():
 
 
 def test_every_shift_up_to_the_largest_is_drawn():
-    drawn = ImageTransform(8, **PLAIN, shift=2)._draw(50, torch.device("cpu"), generator())
-    assert set(drawn.corner.flatten().tolist()) == {0, 1, 2, 3, 4}  # shifts from −2 to 2
+    images = torch.zeros(50, 1, 8, 8, dtype=torch.uint8)
+    images[:, :, 4, 4] = 255
+    shifted = ImageTransform(8, **PLAIN, shift=2)(images, generator())
+    _, rows, columns = shifted[:, 0].nonzero().T.tolist()
+    assert set(rows) == set(columns) == {2, 3, 4, 5, 6}
 
 
 def test_a_shift_of_nothing_changes_nothing():

@@ -15,7 +15,7 @@ from fmce.config.distillation import DistillationDataConfig
 from fmce.data.classification.classification import load_classification
 from fmce.data.detection.boxes import unpack_boxes
 from fmce.data.image_files import UnreadableDataError
-from fmce.data.pools import resize_and_center_crop, resize_and_center_crop_mask
+from fmce.data.pools import resize_and_center_crop
 from fmce.distillation.data.dataset import (
     damaged_images,
     load_distillation_data,
@@ -32,7 +32,7 @@ def test_any_size_is_covered(height, width, size):
 def test_a_size_whose_box_rounds_to_outside_the_image_is_covered():
     # With 412×210 pixels the box begins at −3e−14, which Pillow refuses.
     ids = np.full((210, 412), 7, dtype=np.uint8)
-    assert (resize_and_center_crop_mask(ids, 64, 128) == 7).all()
+    assert (resize_and_center_crop(ids, 64, 128) == 7).all()
 
 
 def test_validation_images_are_drawn_and_not_the_first_of_a_sorted_set():

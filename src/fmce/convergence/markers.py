@@ -97,11 +97,10 @@ def locate_markers(losses: NDArray[np.float64], config: PhaseConfig) -> Located:
     Raises:
         NoPhasesError: The curve has no phases under these settings; the message says why.
 
-    Example:
-        >>> curve = np.array([8.0, 4.0, 2.0, 1.0, 1.0, 1.0])
-        >>> config = PhaseConfig(num_phases=3, threshold=0.5, smoothing="none", window=1)
-        >>> locate_markers(curve, config).markers
-        (2, 3, 5)
+    >>> curve = np.array([8.0, 4.0, 2.0, 1.0, 1.0, 1.0])
+    >>> config = PhaseConfig(num_phases=3, threshold=0.5, smoothing="none", window=1)
+    >>> locate_markers(curve, config).markers
+    (2, 3, 5)
     """
     if losses.size <= config.num_phases:
         raise NoPhasesError(

@@ -205,12 +205,11 @@ def find_phases(
             the threshold, has not converged, converges less than K epochs after its maximum, or
             is not lower at convergence than at its maximum.
 
-    Example:
-        >>> phases = find_phases([2.3] + [0.001] * 59, PhaseConfig(threshold=2e-3))
-        >>> phases.markers  # one step, spread over 36 epochs by the smoother alone
-        (5, 8, 12, 15, 19, 22, 26, 29, 33, 36)
-        >>> phases.smoothing_driven
-        True
+    >>> phases = find_phases([2.3] + [0.001] * 59, PhaseConfig(threshold=2e-3))
+    >>> phases.markers  # one step, spread over 36 epochs by the smoother alone
+    (5, 8, 12, 15, 19, 22, 26, 29, 33, 36)
+    >>> phases.smoothing_driven
+    True
     """
     if not isinstance(config, PhaseConfig):
         raise ValueError(f"config must be a PhaseConfig; got {type(config).__name__}")
@@ -302,10 +301,9 @@ def window_sensitivity(
     Raises:
         ValueError: As ``find_phases`` for losses that are no curve.
 
-    Example:
-        >>> curve = [2.3] + [0.001] * 59
-        >>> sorted(window_sensitivity(curve, PhaseConfig(threshold=2e-3)))
-        [1, 3, 5, 10]
+    >>> curve = [2.3] + [0.001] * 59
+    >>> sorted(window_sensitivity(curve, PhaseConfig(threshold=2e-3)))
+    [1, 3, 5, 10]
     """
     curve = _checked_non_negative(losses, "losses")
     return {b: _markers_or_none(curve, replace(config, window=b)) for b in windows}

@@ -16,9 +16,7 @@ SMOOTHINGS: tuple[str, ...] = get_args(Smoothing)
 
 
 def smooth_losses(
-    losses: ArrayLike,
-    decay: float = 0.85,
-    method: Smoothing = "ema",
+    losses: ArrayLike, decay: float = 0.85, method: Smoothing = "ema"
 ) -> NDArray[np.float64]:
     """Smooth a loss sequence.
 
@@ -44,9 +42,8 @@ def smooth_losses(
         ValueError: ``losses`` is not a non-empty 1-d sequence of finite numbers, ``decay`` is
             outside [0, 1), or ``method`` is unknown.
 
-    Example:
-        >>> smooth_losses([2.0, 1.0, 1.0], decay=0.5).tolist()
-        [2.0, 1.5, 1.25]
+    >>> smooth_losses([2.0, 1.0, 1.0], decay=0.5).tolist()
+    [2.0, 1.5, 1.25]
     """
     values = checked_sequence(losses, "losses")
     alpha = checked_decay(decay)
@@ -133,9 +130,8 @@ def float_or_nan(value: object) -> float:
     Returns:
         The number; NaN if it is none, or too large for a float.
 
-    Example:
-        >>> float_or_nan(1), float_or_nan("1")
-        (1.0, nan)
+    >>> float_or_nan(1), float_or_nan("1")
+    (1.0, nan)
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         return math.nan

@@ -4,8 +4,9 @@ In function matching teacher and student must see the very same view, so a view 
 either network sees it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,18 @@ from fmce.data.batch import PoolBatch
 from fmce.data.batch_slice import ALL_ROWS, BatchSlice, own_rows, rank_slice, require_row_per_rank
 from fmce.data.detection.boxes import is_packed, move_boxes
 from fmce.data.pools import ImagePool
+from fmce.data.transforms import normalize
 from fmce.seeding import augmentation_seed, pool_order_seed
+
+
+class _Images(Protocol):
+    def __len__(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+_Pool = TypeVar("_Pool", bound=_Images)
 
 
 @dataclass(frozen=True)
@@ -53,8 +65,7 @@ class Augmentation:
             images: Uint8 (B,3,H,W).
             labels: Masks uint8 or int64 (B,H,W), packed boxes float (B,M,6), class indices (B,), or None.
             generator: On the images' device; None gives the plain images.
-            batch_slice: The rows of a larger batch that these are. Views are drawn for all of it, so that
-                processes that share a batch vary it as one process would; None is all of them.
+            batch_slice: As for `ImageTransform`.
 
         Returns:
             Float32 (B,3,H,W), normalised; int64 (B,H,W), float32 (B,M,6), int64 (B,) or None.
@@ -67,12 +78,7 @@ class Augmentation:
                 x, y = self._warp(x, y, generator, batch_slice)
             if self.brightness:
                 x = self._relight(x, generator, batch_slice)
-        mean, std = (
-            # As in `ImageTransform`: the host need not wait for the GPU.
-            torch.tensor(v).view(1, 3, 1, 1).to(x.device, non_blocking=True)
-            for v in (self.mean, self.std)
-        )
-        return (x - mean) / std, y
+        return normalize(x, self.mean, self.std), y
 
     def _warp(
         self, x: Tensor, y: Tensor | None, generator: torch.Generator, batch_slice: BatchSlice
@@ -109,17 +115,16 @@ def augmentation_generator(device: torch.device, seed: int, step: int) -> torch.
     return torch.Generator(device).manual_seed(augmentation_seed(seed, step))
 
 
-class TrainBatches:
-    """Batches of augmented views from a pool, endless in the pool and finite in steps.
+class StepBatches(Generic[_Pool]):
+    """Batches of augmented views from a pool: an endless sequence, cut into intervals of training steps.
 
-    Step s takes the positions s·B … (s+1)·B of a sequence that runs through the complete pool in one
-    random order after another. Every image is seen once before any is seen again, and a training
-    resumes in the middle of a pass.
+    Batch s takes the places s·B … (s+1)·B of a sequence in which every image occurs once before any
+    occurs again, so that a training resumes in the middle of a pass.
     """
 
     def __init__(
         self,
-        pool: ImagePool,
+        pool: _Pool,
         augmentation: Augmentation,
         batch_size: int,
         interval: int,
@@ -128,7 +133,7 @@ class TrainBatches:
         device: torch.device | None = None,
         rank_of: tuple[int, int] = ALL_ROWS,
     ) -> None:
-        """Describe the batches.
+        """Describe the batches; nothing is read yet.
 
         Args:
             pool: Where images come from.
@@ -150,10 +155,15 @@ class TrainBatches:
         self.pool, self.augmentation = pool, augmentation
         self.batch_size, self.interval, self.seed = batch_size, interval, seed
         self.device = device or pool.device
-        self._orders: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return self.interval
+
+
+class TrainBatches(StepBatches[ImagePool]):
+    """Batches from a pool in memory, one random order of the complete pool after another."""
+
+    _orders: Mapping[int, Tensor] = {}
 
     def epoch(self, epoch: int) -> Iterator[PoolBatch]:
         """Yield the batches of the 1-based interval `epoch`."""
@@ -172,12 +182,12 @@ class TrainBatches:
         wanted = range(start, start + self.batch_size)
         turns = {position // size for position in wanted}
         # A batch may end one pass and begin the next, so two orders may be in use.
-        self._orders = {t: self._orders[t] if t in self._orders else self._order(t) for t in turns}
-        return torch.stack([self._orders[p // size][p % size] for p in wanted])
-
-    def _order(self, turn: int) -> Tensor:
-        generator = torch.Generator().manual_seed(pool_order_seed(self.seed, turn))
-        return torch.randperm(len(self.pool), generator=generator)
+        kept = {turn: order for turn, order in self._orders.items() if turn in turns}
+        for turn in turns - kept.keys():
+            generator = torch.Generator().manual_seed(pool_order_seed(self.seed, turn))
+            kept[turn] = torch.randperm(size, generator=generator)
+        self._orders = kept
+        return torch.stack([kept[p // size][p % size] for p in wanted])
 
 
 class EvalBatches:
@@ -191,7 +201,6 @@ class EvalBatches:
         *,
         rank_of: tuple[int, int] = ALL_ROWS,
     ) -> None:
-        """Describe the batches; see `TrainBatches`."""
         self.pool, self.augmentation, self.batch_size = pool, augmentation, batch_size
         self.rank_of = rank_of
 

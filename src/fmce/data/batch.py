@@ -4,8 +4,9 @@ The images stay on the network's device where they fit; otherwise each batch is 
 Resizing and variation run on the device either way, with the same values.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,16 +61,13 @@ class ImageSet:
         """Return the images at the given positions."""
         return ImageSet(self.images[index], self.targets[index])
 
-    def placed(self, device: torch.device, *, resident: bool | None = None) -> "ImageSet":
-        """Return the set on the device if it may stay there, else on the host.
+    def stays_on(self, device: torch.device) -> bool:
+        """Return whether the images are on the device or may stay there."""
+        return self.images.device == device or stays_resident(self.images.nbytes, device)
 
-        Args:
-            device: Where the network is.
-            resident: True or False decide; None compares the size with the free memory.
-        """
-        if resident is None:
-            resident = stays_resident(self.images.nbytes, device)
-        return self.to(device if resident else torch.device("cpu"))
+    def placed(self, device: torch.device) -> "ImageSet":
+        """Return the set on the device if it may stay there, else on the host."""
+        return self.to(device if self.stays_on(device) else torch.device("cpu"))
 
 
 class ImageBatches:
@@ -109,12 +107,8 @@ class ImageBatches:
             require_row_per_rank(len(images), batch_size, rank_of, "images", "train.batch_size")
         self.rank_of = rank_of
         self.device = images.images.device if device is None else device
-        if resident is None:
-            resident = images.images.device == self.device or stays_resident(
-                images.images.nbytes, self.device
-            )
-        self.resident = resident
-        self.images = images.placed(self.device, resident=resident)
+        self.resident = images.stays_on(self.device) if resident is None else resident
+        self.images = images.to(self.device if self.resident else torch.device("cpu"))
         self.transform, self.batch_size, self.seed = transform, batch_size, seed
 
     def __len__(self) -> int:
@@ -122,12 +116,9 @@ class ImageBatches:
 
     def epoch(self, epoch: int = 0) -> Iterator[ImageBatch]:
         """Yield the batches of an epoch."""
-        if self.seed is None:
-            generator = None
-            order = torch.arange(len(self.images), device=self.device)
-        else:
-            generator = torch.Generator(self.device)
-            generator.manual_seed(image_epoch_seed(self.seed, epoch))
+        generator, order = None, torch.arange(len(self.images), device=self.device)
+        if self.seed is not None:
+            generator = torch.Generator(self.device).manual_seed(image_epoch_seed(self.seed, epoch))
             order = torch.randperm(len(self.images), generator=generator, device=self.device)
         batches = torch.split(order, self.batch_size)
         slices = [rank_slice(len(batch), *self.rank_of) for batch in batches]
@@ -142,16 +133,16 @@ class ImageBatches:
     def _copied(self, positions: Sequence[Tensor]) -> Iterator[ImageSet]:
         """Cut batches on the host, one in advance, and copy them to the device."""
         with ThreadPoolExecutor(max_workers=1) as worker:
-            waiting: Future[ImageSet] | None = None
             # Copied to the host once: a copy per batch would wait for the device each time.
             host = torch.split(torch.cat([*positions]).cpu(), [len(p) for p in positions])
-            for index in host:
-                following = worker.submit(self._cut, index)
-                if waiting is not None:
-                    yield self._on_device(waiting.result())
-                waiting = following
-            if waiting is not None:
-                yield self._on_device(waiting.result())
+            jobs = (worker.submit(self._cut, index) for index in host)
+            for job, _ahead in itertools.pairwise(itertools.chain(jobs, [None])):
+                assert job is not None
+                part = job.result()
+                images, targets = (
+                    t.to(self.device, non_blocking=True) for t in (part.images, part.targets)
+                )
+                yield ImageSet(images, targets)
 
     def _cut(self, index: Tensor) -> ImageSet:
         # Directly into pinned memory, from where the copy to a GPU overlaps with its work.
@@ -160,9 +151,3 @@ class ImageBatches:
         images = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         torch.index_select(self.images.images, 0, index, out=images)
         return ImageSet(images, self.images.targets[index])
-
-    def _on_device(self, part: ImageSet) -> ImageSet:
-        images, targets = (
-            t.to(self.device, non_blocking=True) for t in (part.images, part.targets)
-        )
-        return ImageSet(images, targets)

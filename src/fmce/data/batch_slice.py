@@ -36,11 +36,7 @@ def rank_slice(batch_size: int, rank: int, world_size: int) -> BatchSlice:
 
 
 def own_rows(batches: Iterable[Rows], rank_of: tuple[int, int]) -> list[Rows]:
-    """Return a rank's rows of each batch.
-
-    Args:
-        batches: Rows (B,…) of each batch, the same on all ranks.
-        rank_of: Rank and number of ranks.
+    """Return a rank's rows of each batch (B,…); the batches are the same on all ranks.
 
     >>> [rows.tolist() for rows in own_rows([np.arange(5), np.arange(2)], (1, 2))]
     [[2, 3, 4], [1]]
@@ -51,14 +47,9 @@ def own_rows(batches: Iterable[Rows], rank_of: tuple[int, int]) -> list[Rows]:
 def require_row_per_rank(
     num_items: int, batch_size: int, rank_of: tuple[int, int], what: str, setting: str
 ) -> None:
-    """Refuse batches of which some rank would get nothing.
+    """Refuse batches of `num_items` items of which some rank would get nothing.
 
-    Args:
-        num_items: Items that the batches are cut from; the last batch may be smaller.
-        batch_size: Of all ranks together.
-        rank_of: Rank and number of ranks.
-        what: What the items are, for the message.
-        setting: What sets the batch size, for the message.
+    The message calls the items `what`, and names the `setting` of the batch size.
 
     Raises:
         ValueError: If the smallest batch has fewer items than there are ranks.

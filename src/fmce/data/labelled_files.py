@@ -31,11 +31,7 @@ class LabelledFiles(Generic[_Item]):
     """Fields with one value per image."""
 
     def __post_init__(self) -> None:
-        """Check the set; nothing is read yet.
-
-        Raises:
-            ValueError: If there is no image.
-        """
+        """Check the set; nothing is read yet."""
         if not self.image_paths:
             raise ValueError(f"{self.name}: expected at least one labelled image, found none")
         self.class_names = tuple(self.class_names)

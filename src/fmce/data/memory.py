@@ -22,10 +22,7 @@ def available_memory() -> int | None:
 
 
 def stays_resident(num_bytes: int, device: torch.device) -> bool:
-    """Return whether that many bytes of images may stay on the device: on a GPU up to half of the free memory.
-
-    On the CPU they are in memory already.
-    """
+    """Return whether that many bytes of images may stay on the device: on a GPU up to half of the free memory."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)

@@ -67,46 +67,22 @@ class ImagePool:
         return ImagePool(torch.cat([self.images, other.images]), targets)
 
 
-def resize_and_center_crop(image: ImageArray, height: int, width: int) -> ImageArray:
-    """Resize an image to cover height × width and crop the centre.
+def resize_and_center_crop(array: ImageArray, height: int, width: int) -> ImageArray:
+    """Resize an image uint8 (H,W,3), bilinear, or a mask uint8 (H,W), nearest; crop the centre.
 
-    Args:
-        image: Uint8 (H,W,3).
-        height: Pixels.
-        width: Pixels.
-
-    Returns:
-        Uint8 (height,width,3).
+    The result covers height × width.
     """
-    return np.asarray(
-        _resize_and_center_crop(Image.fromarray(image), height, width, Image.Resampling.BILINEAR)
-    )
-
-
-def resize_and_center_crop_mask(mask: ImageArray, height: int, width: int) -> ImageArray:
-    """Resize a mask of class ids like `resize_and_center_crop`, by nearest neighbour.
-
-    Args:
-        mask: Uint8 (H,W).
-        height: Pixels.
-        width: Pixels.
-    """
-    return np.asarray(
-        _resize_and_center_crop(Image.fromarray(mask), height, width, Image.Resampling.NEAREST)
-    )
-
-
-def _resize_and_center_crop(
-    image: Image.Image, height: int, width: int, resampling: Image.Resampling
-) -> Image.Image:
+    image = Image.fromarray(array)
     if image.size == (width, height):
-        return image
+        return array
     # Cropped before resizing: the other order would compute pixels that are then thrown away.
     scale = max(height / image.height, width / image.width)
     # Rounding may put the box a hair outside the image, which resize refuses.
     across, down = min(width / scale, image.width), min(height / scale, image.height)
     left, top = (image.width - across) / 2, (image.height - down) / 2
-    return image.resize((width, height), resampling, box=(left, top, left + across, top + down))
+    box = (left, top, left + across, top + down)
+    sampling = Image.Resampling.BILINEAR if array.ndim == 3 else Image.Resampling.NEAREST
+    return np.asarray(image.resize((width, height), sampling, box=box))
 
 
 def as_pool(
@@ -119,14 +95,7 @@ def as_pool(
 
 
 def stack_images(images: Iterable[ImageArray], count: int) -> Tensor:
-    """Put images into one tensor as they come, so that memory holds images that are decoded on demand once.
-
-    Args:
-        images: Uint8 (H,W,3), all of one size, at least one.
-        count: N, the number of images.
-
-    Returns:
-        Uint8 (N,3,H,W).
+    """Put N images uint8 (H,W,3) of one size into a tensor (N,3,H,W) as they come, decoded on demand.
 
     Raises:
         ValueError: If there are no images, or not `count`.

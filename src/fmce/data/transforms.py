@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,31 +10,16 @@ from torch import Tensor
 
 from fmce.data.batch_slice import ALL_ROWS, BatchSlice, rank_slice
 
-# Images whose levels are counted at one time.
-_COUNTED_TOGETHER = 1024
+_COUNTED_TOGETHER = 1024  # images whose levels are counted at one time
 
 
-class Variation(NamedTuple):
-    """What is drawn for the images of a batch; None for kinds that are off.
-
-    Attributes:
-        mirrored: bool (B,).
-        corner: Row and column of the window to cut, int64 (2,B).
-        noise: float32 (B,3,H,W), standard normal.
-    """
-
-    mirrored: Tensor | None
-    corner: Tensor | None
-    noise: Tensor | None
-
-    def of(self, rows: slice) -> "Variation":
-        """Return what was drawn for some rows of the batch."""
-        mirrored, corner, noise = self
-        return Variation(
-            None if mirrored is None else mirrored[rows],
-            None if corner is None else corner[:, rows],
-            None if noise is None else noise[rows],
-        )
+def normalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return images (B,3,H,W) on the 0–1 scale less the mean of each channel, over its deviation."""
+    # torch.tensor(…, device) would make the host wait for the GPU.
+    shift, scale = (
+        torch.tensor(v).view(1, 3, 1, 1).to(x.device, non_blocking=True) for v in (mean, std)
+    )
+    return (x - shift) / scale
 
 
 @dataclass(frozen=True)
@@ -63,16 +48,13 @@ class ImageTransform:
         generator: torch.Generator | None = None,
         batch_slice: BatchSlice | None = None,
     ) -> Tensor:
-        """Return network input.
+        """Return network input, float32 (B,3,size,size).
 
         Args:
             images: Images uint8 (B,C,H,W), C = 1 (replicated to three channels) or 3.
             generator: Draws the variation; None applies none.
             batch_slice: Rows of a larger batch that these are. Variation is drawn for the complete batch, so that
                 ranks vary it as one process would; None means that these are all rows.
-
-        Returns:
-            float32 (B,3,size,size).
 
         Raises:
             ValueError: If the images are not uint8 with 1 or 3 channels.
@@ -82,52 +64,29 @@ class ImageTransform:
                 f"expected uint8 images (B,1 or 3,H,W), got {images.dtype} {tuple(images.shape)}"
             )
         x = images.float() / 255
-        if x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(
-                x, (self.size, self.size), mode="bilinear", antialias=_shrinks(x, self.size)
-            )
-        batch_slice = batch_slice or rank_slice(len(x), *ALL_ROWS)
-        drawn = self._draw(batch_slice.batch_size, x.device, generator).of(batch_slice.rows)
-        if drawn.mirrored is not None:
-            x = torch.where(drawn.mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
-        if drawn.corner is not None:
-            x = cut_windows(x, drawn.corner, self.shift)
-        # torch.tensor(…, device) would make the host wait for the GPU.
-        mean, std = (
-            torch.tensor(v).view(1, 3, 1, 1).to(x.device, non_blocking=True)
-            for v in (self.mean, self.std)
-        )
-        x = (x - mean) / std
-        return x if drawn.noise is None else x + self.noise * drawn.noise
-
-    def _draw(
-        self, count: int, device: torch.device, generator: torch.Generator | None
-    ) -> Variation:
+        side, shape = self.size, x.shape[-2:]
+        if shape != (side, side):
+            x = F.interpolate(x, (side, side), mode="bilinear", antialias=side < min(shape))
         if generator is None:
-            return Variation(None, None, None)
-        mirrored = corner = noise = None
+            return normalize(x, self.mean, self.std)
+        rows, count = batch_slice or rank_slice(len(x), *ALL_ROWS)
+        options: dict[str, Any] = {"generator": generator, "device": x.device}
         if self.flip:
-            mirrored = torch.rand(count, generator=generator, device=device) < 0.5
+            mirrored = torch.rand(count, **options)[rows] < 0.5  # (B,)
+            x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
         if self.shift:
-            corner = torch.randint(
-                0, 2 * self.shift + 1, (2, count), generator=generator, device=device
-            )
+            corner = torch.randint(0, 2 * self.shift + 1, (2, count), **options)
+            x = cut_windows(x, corner[:, rows], self.shift)
+        x = normalize(x, self.mean, self.std)
         if self.noise:
-            shape = (count, 3, self.size, self.size)
-            noise = torch.randn(shape, generator=generator, device=device)
-        return Variation(mirrored, corner, noise)
+            x = x + self.noise * torch.randn((count, 3, side, side), **options)[rows]
+        return x
 
 
 def cut_windows(x: Tensor, corner: Tensor, largest: int) -> Tensor:
-    """Cut an H×W window out of each zero-padded image: a shift by up to `largest` pixels.
+    """Cut an H×W window out of each zero-padded image (B,C,H,W): a shift by up to `largest` pixels.
 
-    Args:
-        x: Images (B,C,H,W).
-        corner: Row and column of the corner of each window, int64 (2,B), 0 to 2·largest.
-        largest: Pixels of padding on each side.
-
-    Returns:
-        (B,C,H,W).
+    `corner` is the row and column of each window's corner, int64 (2,B), 0 to 2·largest.
     """
     _, _, height, width = x.shape
     padded = F.pad(x, (largest,) * 4)
@@ -139,13 +98,9 @@ def cut_windows(x: Tensor, corner: Tensor, largest: int) -> Tensor:
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of three channels on the 0–1 scale.
+    """Return mean and standard deviation of three channels of images uint8 (N,C,H,W), on the 0–1 scale.
 
-    Args:
-        images: Images uint8 (N,C,H,W), C = 1 or 3; one channel counts for all three.
-
-    Returns:
-        Means and standard deviations. A constant channel has deviation 1, since images are divided by it.
+    One channel counts for all three. A constant one has deviation 1, since images are divided by it.
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean, std = [], []
@@ -160,7 +115,3 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         std.append(math.sqrt(variance) if (counts > 0).sum() > 1 else 1.0)
     repeat = 3 // len(mean)
     return tuple(mean * repeat), tuple(std * repeat)
-
-
-def _shrinks(x: Tensor, size: int) -> bool:
-    return size < min(x.shape[-2:])

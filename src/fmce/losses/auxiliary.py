@@ -31,9 +31,8 @@ def fmcs_loss(phase_logits: Tensor, target_phase: int | None = None) -> Tensor:
     Raises:
         ValueError: If the logits are not (B, K) or the target phase is outside 1 … K.
 
-    Example:
-        >>> round(fmcs_loss(torch.zeros(4, 10)).item(), 4)  # ln 10
-        2.3026
+    >>> round(fmcs_loss(torch.zeros(4, 10)).item(), 4)  # ln 10
+    2.3026
     """
     if phase_logits.ndim != 2 or 0 in phase_logits.shape:
         raise ValueError(
@@ -78,10 +77,9 @@ def representation_auxiliary_loss(
         ValueError: If `raf` is outside [0, 1] or NaN, `oracle_every` is below 1, `base_loss` is not a scalar, or
             as in `fmcs_loss`.
 
-    Example:
-        >>> loss = representation_auxiliary_loss(torch.tensor(1.0), torch.zeros(4, 10), raf=0.9)
-        >>> round(loss.item(), 4)  # 0.9 · 1 + 0.1 · ln 10
-        1.1303
+    >>> loss = representation_auxiliary_loss(torch.tensor(1.0), torch.zeros(4, 10), raf=0.9)
+    >>> round(loss.item(), 4)  # 0.9 · 1 + 0.1 · ln 10
+    1.1303
     """
     if math.isnan(raf) or not 0 <= raf <= 1:
         raise ValueError(
@@ -121,9 +119,8 @@ def feature_matching_loss(
     Raises:
         ValueError: If the shapes differ or the maps are empty.
 
-    Example:
-        >>> feature_matching_loss(torch.zeros(2, 1, 1, 1), torch.full((2, 1, 1, 1), 3.0))
-        tensor(1.)
+    >>> feature_matching_loss(torch.zeros(2, 1, 1, 1), torch.full((2, 1, 1, 1), 3.0))
+    tensor(1.)
     """
     if maps.shape != teacher_maps.shape or maps.numel() == 0:
         raise ValueError(

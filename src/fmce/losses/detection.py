@@ -91,14 +91,12 @@ def check_same_places(student: DetectionOutput, teacher: DetectionOutput) -> Non
     Raises:
         ValueError: If classes, levels or images differ.
     """
-    if (
-        student.class_logits.shape != teacher.class_logits.shape
-        or student.level_sizes != teacher.level_sizes
-    ):
+    mine, other = (tuple(output.class_logits.shape) for output in (student, teacher))
+    if mine != other or student.level_sizes != teacher.level_sizes:
         raise ValueError(
             "expected student and teacher with the same images, classes and levels, got class logits "
-            f"{tuple(student.class_logits.shape)} over levels of {student.level_sizes} locations and "
-            f"{tuple(teacher.class_logits.shape)} over {teacher.level_sizes}; give both the same strides"
+            f"{mine} over levels of {student.level_sizes} locations and {other} over {teacher.level_sizes}; "
+            "give both the same strides"
         )
 
 
@@ -114,9 +112,6 @@ def fcos_losses(output: DetectionOutput, boxes: Tensor, labels: Tensor) -> Detec
         output: Outputs for a batch.
         boxes: Float (B, M, 4), x1, y1, x2, y2 in pixels, padded to the most boxes per image.
         labels: Int (B, M), 0 … C − 1, or −1 where there is no box.
-
-    Returns:
-        The parts, each a sum divided by the number of positive locations, at least 1.
 
     Raises:
         ValueError: If the boxes' shape does not fit.
@@ -161,24 +156,18 @@ def _distances_to(boxes: Tensor, locations: Tensor) -> Tensor:
 def assign_boxes(
     output: DetectionOutput, boxes: Tensor, labels: Tensor, center_radius: float = 1.5
 ) -> Tensor:
-    """Assign a box to each location, as torchvision's FCOS does.
+    """Assign a box to each location, as torchvision's FCOS does: int64 (B, A), its index or −1.
 
     A location takes the smallest box that it lies in, whose centre is within `center_radius` strides
     of it, and whose farthest side is 4 to 8 strides away (the finest level also takes nearer sides,
-    the coarsest farther ones).
-
-    Args:
-        output: Has the locations.
-        boxes: Float (B, M, 4).
-        labels: Int (B, M), −1 where there is no box.
-        center_radius: In strides.
-
-    Returns:
-        Int64 (B, A), the index of the box, or −1.
+    the coarsest farther ones). Boxes and labels are as for `fcos_losses`.
     """
     if boxes.shape[1] == 0:
         return labels.new_full((len(boxes), len(output.locations)), -1, dtype=torch.int64)
-    nearest, farthest = _size_range(output)
+    # Least and largest distance of the farthest side of a box, by location: (A,1).
+    nearest, farthest = 4 * output.strides[:, None], 8 * output.strides[:, None]
+    nearest[: output.level_sizes[0]] = 0
+    farthest[len(farthest) - output.level_sizes[-1] :] = torch.inf
     places, strides = output.locations[:, None], output.strides[:, None]  # (A,1,2), (A,1)
     centres = (boxes[..., :2] + boxes[..., 2:])[:, None] / 2  # (B,1,M,2)
     match = (places - centres).abs().amax(-1) < center_radius * strides  # (B,A,M)
@@ -189,11 +178,3 @@ def assign_boxes(
     area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)[:, None].expand(match.shape)
     smallest, which = area.masked_fill(~match, torch.inf).min(-1)
     return which.masked_fill(smallest.isinf(), -1)
-
-
-def _size_range(output: DetectionOutput) -> tuple[Tensor, Tensor]:
-    """Return by location (A, 1) the least and largest distance of the farthest side of a box assigned to it."""
-    nearest, farthest = 4 * output.strides, 8 * output.strides
-    nearest[: output.level_sizes[0]] = 0
-    farthest[len(farthest) - output.level_sizes[-1] :] = torch.inf
-    return nearest[:, None], farthest[:, None]

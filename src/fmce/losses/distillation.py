@@ -70,7 +70,7 @@ class _SummedKL(torch.autograd.Function):
         return difference * (grad_output / ctx.temperature), None, None, None
 
 
-def _check_pair(student: Tensor, teacher: Tensor, temperature: float) -> None:
+def _check_pair(student: Tensor, teacher: Tensor, temperature: float, valid: Tensor | None) -> None:
     if student.shape != teacher.shape or student.ndim < 2:
         raise ValueError(
             "expected student and teacher logits of one shape (B, C, …), got "
@@ -81,11 +81,8 @@ def _check_pair(student: Tensor, teacher: Tensor, temperature: float) -> None:
         raise ValueError(f"expected floating point logits, got {student.dtype} and {teacher.dtype}")
     if not temperature > 0:
         raise ValueError(f"expected a temperature above 0, got {temperature}")
-
-
-def _check_valid(valid: Tensor, student: Tensor) -> None:
     positions = (student.shape[0], *student.shape[2:])
-    if valid.dtype != torch.bool or tuple(valid.shape) != positions:
+    if valid is not None and (valid.dtype != torch.bool or tuple(valid.shape) != positions):
         raise ValueError(
             f"expected valid as a bool tensor {positions}, got {valid.dtype} {tuple(valid.shape)}"
         )
@@ -123,28 +120,21 @@ def kl_distillation(
     >>> round(kl_distillation(torch.tensor([[0.0, 3.0]]).log_softmax(1), teacher).item(), 4)
     0.8554
     """
-    _check_pair(student_logits, teacher_logits, temperature)
-    if valid is not None:
-        _check_valid(valid, student_logits)
-        positions = valid.sum().clamp(min=1)
+    _check_pair(student_logits, teacher_logits, temperature, valid)
+    if valid is None:
+        count = max(1, student_logits.numel() // student_logits.shape[1])
+        positions = torch.tensor(count, device=student_logits.device)
     else:
-        positions = torch.tensor(
-            max(1, student_logits.numel() // student_logits.shape[1]), device=student_logits.device
-        )
-    total: Tensor = _SummedKL.apply(
-        student_logits, teacher_logits.detach(), float(temperature), valid
-    )
+        positions = valid.sum().clamp(min=1)
+    teacher_logits = teacher_logits.detach()
+    total: Tensor = _SummedKL.apply(student_logits, teacher_logits, float(temperature), valid)
     return total * (temperature**2 / positions)
 
 
 def sample_mixup(generator: torch.Generator) -> float:
-    """Draw the mixup weight of a batch: λ ~ Beta(1, 1), that is uniform, then λ ← max(λ, 1 − λ).
+    """Draw the mixup weight of a batch, in [0.5, 1]: λ ~ Beta(1, 1), that is uniform, then λ ← max(λ, 1 − λ).
 
-    Args:
-        generator: Of the CPU; advanced by one draw.
-
-    Returns:
-        λ in [0.5, 1].
+    The generator is one of the CPU.
 
     >>> 0.5 <= sample_mixup(torch.Generator().manual_seed(0)) <= 1
     True
@@ -159,11 +149,8 @@ def mixup(images: Tensor, lam: float) -> Tensor:
     Beyer et al. 2022, section 3.1: teacher and student both see the blend; no label is mixed.
 
     Args:
-        images: Float (B, …).
+        images: Float (B, …), as is the blend.
         lam: Weight λ of the image itself, in [0, 1].
-
-    Returns:
-        The blend, same shape and dtype.
 
     Raises:
         ValueError: If λ is outside [0, 1] or the images are not floating point.

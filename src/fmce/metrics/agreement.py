@@ -56,11 +56,7 @@ class Agreement:
 
     @torch.no_grad()
     def update(self, student_logits: Tensor, teacher_logits: Tensor) -> None:
-        """Add a batch.
-
-        Args:
-            student_logits: Float (B,C) or (B,C,H,W), on any device.
-            teacher_logits: Float, the same shape and device, from the same view.
+        """Add a batch of logits (B,C) or (B,C,H,W), from one view and on one device.
 
         Raises:
             ValueError: If the shapes differ, or C is another number of classes.
@@ -96,9 +92,5 @@ class Agreement:
     def compute(self) -> AgreementScores:
         """Return the scores over all batches so far; NaN where no position was seen."""
         scores = segmentation_scores(self.counts)
-        return AgreementScores(
-            argmax_agreement=scores.pixel_accuracy,
-            mean_kl=self.kl_sum / scores.pixels if scores.pixels else math.nan,
-            miou=scores.miou,
-            positions=scores.pixels,
-        )
+        mean_kl = self.kl_sum / scores.pixels if scores.pixels else math.nan
+        return AgreementScores(scores.pixel_accuracy, mean_kl, scores.miou, scores.pixels)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,12 +67,7 @@ def detection_scores(
     """Compute COCO's scores with 100 boxes per image.
 
     A class without a box to find is left out of the means. Of each image the 100 boxes with the highest
-    scores count.
-
-    Args:
-        truth: Of each image; "ignored" may be left out.
-        predictions: Of each image, in the same order.
-        num_classes: C.
+    scores count. "ignored" may be left out of the truth.
 
     Raises:
         ValueError: If the numbers of images differ, a label is out of range or a box is inverted.
@@ -86,8 +80,10 @@ def detection_scores(
         )
     for image in (*truth, *predictions):
         _check(image, num_classes)
-    annotations = [a for i, image in enumerate(truth) for a in _annotations(i + 1, image)]
-    results = [r for i, image in enumerate(predictions) for r in _results(i + 1, image)]
+    annotations = _rows(truth)
+    scores = torch.cat([image["scores"] for image in predictions]).tolist()
+    scored = zip(_rows(predictions), scores, strict=True)
+    results = [row | {"score": score} for row, score in scored]
     evaluation = _evaluate(len(truth), num_classes, annotations, results)
     # Axes: IoU, recall, class, area range, most boxes; −1 marks classes without a box to find.
     by_class = evaluation.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
@@ -120,32 +116,17 @@ def _check(image: Boxes, num_classes: int) -> None:
         raise ValueError(f"expected boxes as x1, y1, x2, y2 with x1 ≤ x2 and y1 ≤ y2, got {box}")
 
 
-def _rows(number: int, image: Boxes) -> list[dict[str, Any]]:
-    """Return COCO's rows for the boxes of one image: left, top, width, height; classes from 1."""
-    boxes = image["boxes"].detach().cpu().double().numpy()
-    corners, sides = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-    rows = np.concatenate([corners, sides], axis=1).tolist()
-    labels = image["labels"].tolist()
-    return [
-        {"image_id": number, "category_id": label + 1, "bbox": box}
-        for box, label in zip(rows, labels, strict=True)
-    ]
-
-
-def _annotations(number: int, image: Boxes) -> list[dict[str, Any]]:
-    rows = _rows(number, image)
-    ignored = image["ignored"].tolist() if "ignored" in image else [False] * len(rows)
-    return [
-        {**row, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": int(crowd)}
-        for row, crowd in zip(rows, ignored, strict=True)
-    ]
-
-
-def _results(number: int, image: Boxes) -> list[dict[str, Any]]:
-    scores = image["scores"].tolist()
-    return [
-        {**row, "score": score} for row, score in zip(_rows(number, image), scores, strict=True)
-    ]
+def _rows(images: Sequence[Boxes]) -> list[dict[str, Any]]:
+    """Return COCO's rows for the boxes of each image: left, top, width, height; classes from 1."""
+    rows = []
+    for number, image in enumerate(images, start=1):
+        boxes = image["boxes"].detach().cpu().double()
+        corners = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+        ignored = image["ignored"].tolist() if "ignored" in image else [False] * len(corners)
+        for box, label, crowd in zip(corners, image["labels"].tolist(), ignored, strict=True):
+            row = {"image_id": number, "category_id": label + 1, "bbox": box}
+            rows.append({**row, "area": box[2] * box[3], "iscrowd": int(crowd)})
+    return rows
 
 
 def _evaluate(
@@ -180,15 +161,8 @@ def teacher_as_truth(predictions: Boxes, least_score: float = TEACHER_SCORE) -> 
 def class_kl_sum(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Sum KL(teacher‖student) of the class probabilities, in nats, over places and classes.
 
-    Classes of a detector are independent, so each adds the KL of two coins: p·log(p/q) +
-    (1 − p)·log((1 − p)/(1 − q)).
-
-    Args:
-        student_logits: Float (…, C).
-        teacher_logits: The same shape.
-
-    Returns:
-        Float64 scalar.
+    Classes of a detector, of logits (…, C), are independent, so each adds the KL of two coins:
+    p·log(p/q) + (1 − p)·log((1 − p)/(1 − q)).
 
     >>> round(class_kl_sum(torch.tensor([[1.0986123]]), torch.zeros(1, 1)).item(), 4)  # ½ from ¾
     0.1438
@@ -220,14 +194,7 @@ class DetectionAgreement:
         student_logits: Tensor,
         teacher_logits: Tensor,
     ) -> None:
-        """Add a batch.
-
-        Args:
-            student: Predictions of each image.
-            teacher: The teacher's, of the same views.
-            student_logits: Raw class logits (B, A, C).
-            teacher_logits: The teacher's.
-        """
+        """Add the predictions for each image of a batch, of the same views, and raw class logits (B, A, C)."""
         self._predictions += student
         self._truth += [teacher_as_truth(image) for image in teacher]
         self.kl_sum += class_kl_sum(student_logits, teacher_logits).item()

@@ -45,11 +45,7 @@ def for_inference(model: nn.Module) -> LogitsOnly:
 
 
 def measure_network(model: nn.Module, image: Tensor) -> dict[str, float]:
-    """Measure one inference on the image's device.
-
-    Args:
-        model: In eval mode, on that device.
-        image: Float (1,3,H,W).
+    """Measure one inference of a model in eval mode on an image (1,3,H,W), on the device of both.
 
     Returns:
         "parameters"; "multiply_adds" of products and convolutions, by torch's counter; "weights_mib"; and

@@ -69,20 +69,24 @@ def phase_metrics(
         ValueError: If shapes do not fit, a logit is not finite, or a phase is no integer in
             1 … K.
 
-    Example:
-        >>> metrics = phase_metrics([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0]], [1, 2, 2])
-        >>> round(metrics.accuracy, 3), metrics.confusion.tolist()
-        (0.667, [[1, 0], [1, 1]])
+    >>> metrics = phase_metrics([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0]], [1, 2, 2])
+    >>> round(metrics.accuracy, 3), metrics.confusion.tolist()
+    (0.667, [[1, 0], [1, 1]])
     """
     logits, truth = _checked(phase_logits, phases, num_phases)
-    confusion = _confusion(truth - 1, logits.argmax(axis=1), logits.shape[1])
-    expected = _expected_phases(logits)
-    precision, recall, f1 = _macro_scores(confusion)
+    count = logits.shape[1]
+    cells = np.bincount((truth - 1) * count + logits.argmax(axis=1), minlength=count**2)
+    confusion = cells.reshape(count, count).astype(np.int64)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected = (weights * np.arange(1, count + 1)).sum(axis=1) / weights.sum(axis=1)
+    hits, predicted, true = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
+    # Not given in the paper: classes in neither truth nor predictions do not count.
+    present = (predicted + true) > 0
     return PhaseMetrics(
         accuracy=float(np.trace(confusion) / len(truth)),
-        precision=precision,
-        recall=recall,
-        f1=f1,
+        precision=_macro(hits, predicted, present),
+        recall=_macro(hits, true, present),
+        f1=_macro(2 * hits, predicted + true, present),
         mae=float(np.abs(expected - truth).mean()),
         spearman=_spearman(expected, truth),
         kappa=_quadratic_kappa(confusion),
@@ -115,10 +119,7 @@ def _checked(
         )
     if not np.isfinite(logits).all():
         raise ValueError("expected finite logits, got NaN or infinity; did FMCE-Net diverge?")
-    return logits, _checked_phases(truth, logits.shape[1])
-
-
-def _checked_phases(truth: NDArray[Any], num_phases: int) -> IntArray:
+    num_phases = logits.shape[1]
     if not np.issubdtype(truth.dtype, np.integer):
         raise ValueError(f"expected integer phases, got dtype {truth.dtype}; pass labels 1 … K")
     if truth.min() < 1 or truth.max() > num_phases:
@@ -126,38 +127,14 @@ def _checked_phases(truth: NDArray[Any], num_phases: int) -> IntArray:
             f"phases must be in 1 … {num_phases}, got {truth.min()} … {truth.max()}; "
             "phases count from 1, class indices from 0"
         )
-    return truth.astype(np.int64)
+    return logits, truth.astype(np.int64)
 
 
-def _confusion(truth: IntArray, predicted: NDArray[np.intp], num_classes: int) -> IntArray:
-    counts = np.bincount(truth * num_classes + predicted, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes).astype(np.int64)
-
-
-def _expected_phases(logits: _FloatArray) -> _FloatArray:
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    phases = np.arange(1, logits.shape[1] + 1)
-    expected: _FloatArray = (weights * phases).sum(axis=1) / weights.sum(axis=1)
-    return expected
-
-
-def _ratio(numerator: _FloatArray, denominator: _FloatArray) -> _FloatArray:
-    """Divide elementwise, 0 where the denominator is 0 (scikit-learn's zero_division=0)."""
-    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
-
-
-def _macro_scores(confusion: IntArray) -> tuple[float, float, float]:
-    hits = np.diag(confusion).astype(np.float64)
-    predicted, true = confusion.sum(axis=0), confusion.sum(axis=1)
-    # Not given in the paper: classes in neither truth nor predictions do not count.
-    present = (predicted + true) > 0
-    per_class = (
-        _ratio(hits, predicted.astype(np.float64)),
-        _ratio(hits, true.astype(np.float64)),
-        _ratio(2 * hits, (predicted + true).astype(np.float64)),
-    )
-    precision, recall, f1 = (float(values[present].mean()) for values in per_class)
-    return precision, recall, f1
+def _macro(numerators: IntArray, denominators: IntArray, present: NDArray[np.bool_]) -> float:
+    """Return the mean quotient of the present classes, 0 where a denominator is 0."""
+    zeros = np.zeros(len(numerators))
+    quotients = np.divide(numerators, denominators, out=zeros, where=denominators > 0)
+    return float(quotients[present].mean())
 
 
 def _spearman(expected: _FloatArray, truth: IntArray) -> float:

@@ -16,12 +16,9 @@ from fmce.losses.distillation import IGNORE_INDEX
 
 
 def _refuse_out_of_range(values: Tensor, num_classes: int, what: str, remedy: str) -> None:
-    if values.numel() == 0:
-        return
-    low, high = (int(v) for v in torch.aminmax(values))
-    if low < 0 or high >= num_classes:
-        wrong = low if low < 0 else high
-        raise ValueError(f"expected {what} in 0 … {num_classes - 1}, got {wrong}; {remedy}")
+    for value in map(int, torch.aminmax(values)) if values.numel() else ():
+        if not 0 <= value < num_classes:
+            raise ValueError(f"expected {what} in 0 … {num_classes - 1}, got {value}; {remedy}")
 
 
 def _integers(values: Tensor, what: str) -> Tensor:
@@ -33,17 +30,13 @@ def _integers(values: Tensor, what: str) -> Tensor:
 def confusion(
     preds: Tensor, targets: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:
-    """Count pixels by true and predicted class.
+    """Count pixels by true and predicted class: int64 (C, C), a row per true class, on the device of `preds`.
 
     Args:
-        preds: Integer, any shape; class ids 0 … C − 1 at every pixel, also where the truth is
-            ignored.
+        preds: Integer, any shape; class ids 0 … C − 1, also where the truth is ignored.
         targets: Integer, the same shape; class ids 0 … C − 1 or `ignore_index`.
         num_classes: C, at least 1.
         ignore_index: Target value left out of the counts.
-
-    Returns:
-        Int64 (C, C) counts on the device of `preds`; rows are true classes, columns predicted ones.
 
     Raises:
         ValueError: If shapes differ, values are not integers, or a class id is out of range.
@@ -107,10 +100,6 @@ def none_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _ratio(part: float, total: float) -> float:
-    return part / total if total else math.nan
-
-
 def segmentation_scores(counts: Tensor) -> SegmentationScores:
     """Score a confusion matrix by BDD100K's rules.
 
@@ -119,9 +108,6 @@ def segmentation_scores(counts: Tensor) -> SegmentationScores:
 
     Args:
         counts: Integer (C, C), rows true, columns predicted; sums of `confusion` over a set.
-
-    Returns:
-        The scores, computed in float64.
 
     Raises:
         ValueError: If the matrix is not square and integer, or a count is negative.
@@ -143,9 +129,5 @@ def segmentation_scores(counts: Tensor) -> SegmentationScores:
     )
     present = [v for v in iou if not math.isnan(v)]
     pixels = sum(truth)
-    return SegmentationScores(
-        iou=iou,
-        miou=_ratio(math.fsum(present), len(present)),
-        pixel_accuracy=_ratio(sum(hits), pixels),
-        pixels=pixels,
-    )
+    miou = math.fsum(present) / len(present) if present else math.nan
+    return SegmentationScores(iou, miou, sum(hits) / pixels if pixels else math.nan, pixels)

@@ -87,20 +87,13 @@ class PairedComparison:
 
 
 def mean_sd(values: ArrayLike) -> tuple[float, float]:
-    """Compute mean and sample standard deviation (n − 1).
-
-    Args:
-        values: (n,) finite numbers, n at least 1.
-
-    Returns:
-        Mean and standard deviation in the values' unit; the deviation of one value is NaN.
+    """Compute mean and sample standard deviation (n − 1) of (n,) finite numbers; that of one value is NaN.
 
     Raises:
         ValueError: If the values are empty, not one-dimensional or not finite.
 
-    Example:
-        >>> mean_sd([1.0, 3.0])
-        (2.0, 1.4142135623730951)
+    >>> mean_sd([1.0, 3.0])
+    (2.0, 1.4142135623730951)
     """
     array = _checked("values", values)
     spread = float(array.std(ddof=1)) if len(array) > 1 else math.nan
@@ -125,32 +118,27 @@ def paired_comparison(
         ValueError: If there are fewer than two pairs, the arms differ in length, a value is not
             finite, or `confidence` is outside (0, 1).
 
-    Example:
-        >>> paired_comparison([90.0, 91.0], [91.0, 93.0]).verdict(unit="pp").split(" (")[0]
-        'The gain of 1.5 pp is not distinguishable from zero'
+    >>> paired_comparison([90.0, 91.0], [91.0, 93.0]).verdict(unit="pp").split(" (")[0]
+    'The gain of 1.5 pp is not distinguishable from zero'
     """
-    base, treated = _checked_pairs(baseline, treatment)
+    base, treated = _checked("baseline", baseline), _checked("treatment", treatment)
+    if len(base) != len(treated) or len(base) < 2:
+        raise ValueError(
+            f"expected at least 2 pairs, got {len(base)} baseline and {len(treated)} treatment "
+            "values; run both arms with the same two or more seeds"
+        )
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence}; 0.95 is usual")
     difference, error = _mean_and_error(base, treated)
     degrees = len(base) - 1
     margin = float(stdtrit(degrees, 0.5 + confidence / 2)) * error
-    if error == 0 and difference != 0:
-        margin = math.nan
-    mean_baseline, sd_baseline = mean_sd(base)
-    mean_treatment, sd_treatment = mean_sd(treated)
-    return PairedComparison(
-        n=len(base),
-        mean_baseline=mean_baseline,
-        sd_baseline=sd_baseline,
-        mean_treatment=mean_treatment,
-        sd_treatment=sd_treatment,
-        mean_difference=difference,
-        interval_low=difference - margin,
-        interval_high=difference + margin,
-        p_value=_two_sided_p(difference, error, degrees),
-        confidence=confidence,
-    )
+    if error:
+        p_value = float(2 * stdtr(degrees, -abs(difference) / error))
+    else:
+        margin, p_value = (0.0, 1.0) if difference == 0 else (math.nan, math.nan)
+    ends = difference - margin, difference + margin
+    means = *mean_sd(base), *mean_sd(treated)
+    return PairedComparison(len(base), *means, difference, *ends, p_value, confidence)
 
 
 def holm(p_values: ArrayLike) -> _FloatArray:
@@ -168,9 +156,8 @@ def holm(p_values: ArrayLike) -> _FloatArray:
     Raises:
         ValueError: If a p-value is outside [0, 1] or the array is not one-dimensional.
 
-    Example:
-        >>> holm([0.01, 0.04, 0.03]).tolist()
-        [0.03, 0.06, 0.06]
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
     """
     given = np.asarray(p_values, dtype=np.float64)
     values = np.where(np.isnan(given), 1.0, given)
@@ -190,16 +177,6 @@ def _checked(name: str, values: ArrayLike) -> _FloatArray:
     return array
 
 
-def _checked_pairs(baseline: ArrayLike, treatment: ArrayLike) -> tuple[_FloatArray, _FloatArray]:
-    base, treated = _checked("baseline", baseline), _checked("treatment", treatment)
-    if len(base) != len(treated) or len(base) < 2:
-        raise ValueError(
-            f"expected at least 2 pairs, got {len(base)} baseline and {len(treated)} treatment "
-            "values; run both arms with the same two or more seeds"
-        )
-    return base, treated
-
-
 def _mean_and_error(base: _FloatArray, treated: _FloatArray) -> tuple[float, float]:
     """Return the mean difference and its standard error, without the subtraction's rounding."""
     differences = treated - base
@@ -208,9 +185,3 @@ def _mean_and_error(base: _FloatArray, treated: _FloatArray) -> tuple[float, flo
     if np.ptp(differences) <= rounding:
         return (0.0 if abs(mean) <= rounding else mean), 0.0
     return mean, float(differences.std(ddof=1) / math.sqrt(len(differences)))
-
-
-def _two_sided_p(difference: float, error: float, degrees: int) -> float:
-    if error == 0:
-        return 1.0 if difference == 0 else math.nan
-    return float(2 * stdtr(degrees, -abs(difference) / error))

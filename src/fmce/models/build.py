@@ -74,12 +74,15 @@ def build_model(
             out of range, or your function returns no module.
         ModuleNotFoundError: If "timm:…" is asked for and timm is not installed.
 
-    Example:
-        >>> build_model("tiny", 10, options={"width": 8}).head.in_features
-        32
+    >>> build_model("tiny", 10, options={"width": 8}).head.in_features
+    32
     """
     kwargs = dict(options or {})
-    _check_arguments(num_classes, in_channels, kwargs)
+    for argument, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if value < 1:
+            raise ValueError(f"{argument} must be at least 1, got {value}")
+        if argument in kwargs:
+            raise ValueError(f"options holds {argument!r}; pass it as build_model's own argument")
     family, _, rest = name.partition(":")
     if name == "tiny":
         _refuse_weights(name, weights)
@@ -98,22 +101,16 @@ def build_model(
 
 
 def default_layer(model: nn.Module, name: str) -> str:
-    """Return the name of the model's last convolutional stage, whose output FMCE measures.
+    """Return the name of the last convolutional stage, whose output FMCE measures, of `build_model(name, …)`.
 
-    The papers take the maps before global pooling of ResNet-50 ("layer4") and ShuffleNet v2
-    ("conv5").
-
-    Args:
-        model: The model that `build_model(name, …)` returned.
-        name: The name it was built by.
+    The papers take the maps before global pooling of ResNet-50 ("layer4") and ShuffleNet v2 ("conv5").
 
     Raises:
         ValueError: If the family is not known here or has no maps with channels first; the message
             lists modules to choose from.
 
-    Example:
-        >>> default_layer(build_model("tiny", 10), "tiny")
-        'blocks.2'
+    >>> default_layer(build_model("tiny", 10), "tiny")
+    'blocks.2'
     """
     model = underlying_module(model)
     family, _, rest = name.partition(":")
@@ -143,23 +140,16 @@ def feature_shape(
     image_shape: tuple[int, int, int],
     device: torch.device | str | None = None,
 ) -> tuple[int, int, int]:
-    """Return the shape (C, H, W) of the layer's maps for images of one shape.
+    """Return the shape (C, H, W) of the layer's maps for images of shape (channels, height, width).
 
-    Runs one black image in eval mode; the model is left as found.
-
-    Args:
-        model: The model, on `device`.
-        layer: Name of the submodule, as in `model.named_modules()`.
-        image_shape: (channels, height, width) of one image.
-        device: Where the model is; None takes it from the model's parameters.
+    Runs one black image in eval mode; the model is left as found. By default it runs where its parameters are.
 
     Raises:
         ValueError: As `FeatureMaps`, if the layer is unknown, not called, called several times or
             returns no maps.
 
-    Example:
-        >>> feature_shape(tiny(10), "blocks.2", (3, 16, 16))
-        (64, 4, 4)
+    >>> feature_shape(tiny(10), "blocks.2", (3, 16, 16))
+    (64, 4, 4)
     """
     parameter = next(model.parameters(), torch.empty(0))
     image = torch.zeros(1, *image_shape, dtype=parameter.dtype, device=device or parameter.device)
@@ -167,14 +157,6 @@ def feature_shape(
         maps.model(image)
     _, channels, height, width = maps.single(layer).shape
     return channels, height, width
-
-
-def _check_arguments(num_classes: int, in_channels: int, options: Options) -> None:
-    for argument, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if value < 1:
-            raise ValueError(f"{argument} must be at least 1, got {value}")
-        if argument in options:
-            raise ValueError(f"options holds {argument!r}; pass it as build_model's own argument")
 
 
 def _refuse_weights(name: str, weights: str | None) -> None:
@@ -208,12 +190,7 @@ def _construct(name: str, function: Callable[..., Any], **kwargs: Any) -> nn.Mod
 def import_function(
     module_name: str, function_name: str, remedy: str | None = None
 ) -> Callable[..., Any]:
-    """Import the user's function named "module:function".
-
-    Args:
-        module_name: Module on PYTHONPATH or installed.
-        function_name: Its function.
-        remedy: What the error about a missing module advises; for models by default.
+    """Import the user's function; `remedy` is what the error about a missing module advises.
 
     Raises:
         ValueError: If there is no such module or function; near names are listed.
@@ -227,14 +204,11 @@ def import_function(
         raise ValueError(
             f"cannot import module {module_name!r}: {error}; {remedy or _MODELS}"
         ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        message = f"is it defined in {module_name}?"
-        name = f"{module_name}:{function_name}"
-        public = (attribute for attribute in vars(module) if not attribute.startswith("_"))
-        known = (f"{module_name}:{attribute}" for attribute in public)
+    found: Callable[..., Any] | None = getattr(module, function_name, None)
+    if not callable(found):
+        known = (f"{module_name}:{name}" for name in vars(module) if not name.startswith("_"))
+        name, message = f"{module_name}:{function_name}", f"is it defined in {module_name}?"
         raise ValueError(_unknown("function", name, known, message))
-    found: Callable[..., Any] = function
     return found
 
 
@@ -281,12 +255,13 @@ def _with_new_head(model: nn.Module, num_classes: int) -> nn.Module:
     linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
     name = (linear or list(layers))[-1]
     old = layers[name]
-    new: nn.Module
     if isinstance(old, nn.Linear):
-        new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
+        model.set_submodule(
+            name, nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
+        )
     else:
-        new = nn.Conv2d(old.in_channels, num_classes, old.kernel_size)  # type: ignore[arg-type]
-    model.set_submodule(name, new)
+        convolution = nn.Conv2d(old.in_channels, num_classes, old.kernel_size)  # type: ignore[arg-type]
+        model.set_submodule(name, convolution)
     return model
 
 
@@ -304,19 +279,15 @@ def _timm_model(
         f"timm:{name}",
         timm.create_model,
         model_name=name,
-        pretrained=weights == "pretrained",
+        pretrained=weights is not None,
         num_classes=num_classes,
         in_chans=in_channels,
         **options,
     )
 
 
-def _candidates(model: nn.Module, limit: int = 8) -> str:
+def _candidates(model: nn.Module) -> str:
     """List the last modules, up to two levels deep, that contain a convolution."""
-    names = [
-        name
-        for name, module in model.named_modules()
-        if name and name.count(".") < 2 and any(isinstance(m, nn.Conv2d) for m in module.modules())
-    ]
-    children = [name for name, _ in model.named_children()]
-    return ", ".join((names or children)[-limit:]) or "none"
+    near = [(name, module) for name, module in model.named_modules() if name.count(".") < 2]
+    names = [n for n, m in near if n and any(isinstance(c, nn.Conv2d) for c in m.modules())]
+    return ", ".join((names or [name for name, _ in model.named_children()])[-8:]) or "none"

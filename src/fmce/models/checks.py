@@ -16,15 +16,10 @@ def check_channels_last(model: nn.Module, device: torch.device) -> None:
     That is so on CPUs for 1×1 convolutions with a stride and few input channels. `torch.compile`
     chooses NHWC order on CPUs by itself.
 
-    Args:
-        model: Any module.
-        device: Where it is to run.
-
     Raises:
         ValueError: If it has such a convolution and the device is the CPU.
 
-    Example:
-        >>> check_channels_last(nn.Conv2d(64, 128, 1, stride=2), torch.device("cpu"))
+    >>> check_channels_last(nn.Conv2d(64, 128, 1, stride=2), torch.device("cpu"))
     """
     name = unsafe_in_channels_last(model, device)
     if name is not None:
@@ -38,32 +33,29 @@ def check_channels_last(model: nn.Module, device: torch.device) -> None:
 def unsafe_in_channels_last(model: nn.Module, device: torch.device) -> str | None:
     """Return the name of a submodule for which `check_channels_last` refuses the model, else None.
 
-    Example:
-        >>> unsafe_in_channels_last(nn.Sequential(nn.Conv2d(4, 8, 1, 2)), torch.device("cpu"))
-        '0'
+    >>> unsafe_in_channels_last(nn.Sequential(nn.Conv2d(4, 8, 1, 2)), torch.device("cpu"))
+    '0'
     """
     if device.type != "cpu":
         return None
-    found = (n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and _is_unsafe(m))
-    return next(found, None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1}:
+            few = module.in_channels // module.groups < _LEAST_CHANNELS
+            if few and max(module.stride) > 1:
+                return str(name)
+    return None
 
 
 def check_classifier(model: nn.Module, side: int, num_classes: int) -> None:
     """Refuse a model that cannot take square images of a size, or returns anything but one logit per class.
 
-    Runs one black image in eval mode; the model is left as found.
-
-    Args:
-        model: Images (B, 3, side, side) → logits (B, num_classes).
-        side: Pixels.
-        num_classes: Classes of the data set.
+    Runs one black image (1, 3, side, side) in eval mode; the model is left as found.
 
     Raises:
         ValueError: If no weight can be trained or one is not float32, if the model fails on such an image
             (the message holds its reason), or its output has another form.
 
-    Example:
-        >>> check_classifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), 8, 5)
+    >>> check_classifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), 8, 5)
     """
     name, parameters = type(model).__name__, list(model.parameters())
     other = {p.dtype for p in parameters} - {torch.float32}
@@ -90,8 +82,3 @@ def check_classifier(model: nn.Module, side: int, num_classes: int) -> None:
         )
     if not any(p.requires_grad for p in parameters):
         raise ValueError(f"{name} has no weight that trains; leave requires_grad on for some")
-
-
-def _is_unsafe(convolution: nn.Conv2d) -> bool:
-    strided = max(convolution.stride) > 1 and set(convolution.kernel_size) == {1}
-    return strided and convolution.in_channels // convolution.groups < _LEAST_CHANNELS

@@ -4,7 +4,6 @@ Hooks added to a compiled model never fire, so the hook is placed before compila
 the compiled code as a second output, gradients included.
 """
 
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -17,19 +16,14 @@ class CompiledModel(nn.Module):
     """Logits of a model, and after each call the maps of a submodule, from compiled code.
 
     Use it as a context manager: on leaving, the hook is removed and the compiled code dropped. Weights and
-    modes are the model's own, which stays as it was for uncompiled calls.
-
-    Args:
-        model: Images → logits.
-        layer: Submodule whose maps are wanted; None for logits alone.
+    modes are the model's own, which stays as it was for uncompiled calls. Without a layer there are no maps.
 
     Raises:
         ValueError: If there is no submodule of that name.
 
-    Example:
-        >>> with CompiledModel(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()), "0") as compiled:
-        ...     compiled.layer
-        '0'
+    >>> with CompiledModel(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()), "0") as compiled:
+    ...     compiled.layer
+    '0'
     """
 
     def __init__(self, model: nn.Module, layer: str | None = None) -> None:
@@ -62,12 +56,7 @@ class CompiledModel(nn.Module):
         self._run: Any = torch.compile(run, dynamic=False)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._hook is not None:
             self._hook.remove()
         # The next model must not inherit shapes and recompilation counts seen with this one.
@@ -75,11 +64,16 @@ class CompiledModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, classes) of images (B, C, H, W)."""
+        logits: Tensor
         logits, maps = self._run(images)
         if self.layer is not None:
-            self._maps = _single_map(maps, self.layer)
-        result: Tensor = logits
-        return result
+            if len(maps) != 1 or not isinstance(maps[0], Tensor) or maps[0].ndim != 4:
+                raise ValueError(
+                    f"module {self.layer!r} gave {len(maps)} outputs in one call of the model, expected one "
+                    "4-d tensor (B, C, H, W); name another layer, or train with runtime.compile=false"
+                )
+            self._maps = maps[0]
+        return logits
 
     def single(self, name: str) -> Tensor:
         """Return the maps (B, C, H, W) of the latest call, with their gradients.
@@ -92,12 +86,3 @@ class CompiledModel(nn.Module):
                 f"{name!r} is not available; captured: {self.layer}, after the compiled model was called"
             )
         return self._maps
-
-
-def _single_map(maps: list[Tensor], layer: str) -> Tensor:
-    if len(maps) != 1 or not isinstance(maps[0], Tensor) or maps[0].ndim != 4:
-        raise ValueError(
-            f"module {layer!r} gave {len(maps)} outputs in one call of the model, expected one 4-d "
-            "tensor (B, C, H, W); name another layer, or train with runtime.compile=false"
-        )
-    return maps[0]

@@ -48,12 +48,7 @@ class DetectionOutput(NamedTuple):
 
 
 def detection_output(output: Any, images: Tensor, num_classes: int) -> DetectionOutput:
-    """Check what a detector returned and give it back.
-
-    Args:
-        output: What the detector returned.
-        images: The images (B, 3, H, W) that it was given.
-        num_classes: C.
+    """Check what a detector of C classes returned for images (B, 3, H, W), and give it back.
 
     Raises:
         ValueError: If the output is of another type or its shapes do not fit together.
@@ -63,14 +58,9 @@ def detection_output(output: Any, images: Tensor, num_classes: int) -> Detection
             "a detector must return an fmce.models.detection.DetectionOutput in train and in eval mode; "
             f"got {type(output).__name__}; wrap the model in one that does"
         )
-    places = len(output.locations)
-    wanted = (
-        (len(images), places, num_classes),
-        (len(images), places, 4),
-        (len(images), places),
-        (places, 2),
-        (places,),
-    )
+    batch, places = len(images), len(output.locations)
+    boxes = ((batch, places, num_classes), (batch, places, 4), (batch, places))
+    wanted = (*boxes, (places, 2), (places,))
     got = tuple(tuple(t.shape) for t in output[:5])
     if got != wanted or sum(output.level_sizes) != places:
         raise ValueError(
@@ -117,10 +107,8 @@ def detections(
     levels = [(level, level.boxes()) for level in output.levels()]
     found = []
     for image in range(len(output.class_logits)):
-        chosen = [
-            _best(level, boxes, image, score_threshold, candidates) for level, boxes in levels
-        ]
-        boxes, scores, labels = (torch.cat(column) for column in zip(*chosen, strict=True))
+        best = [_best(*level, image, score_threshold, candidates) for level in levels]
+        boxes, scores, labels = (torch.cat(column) for column in zip(*best, strict=True))
         boxes = clip_boxes_to_image(boxes, image_size)
         keep = batched_nms(boxes, scores, labels, iou_threshold)[:limit]
         found.append({"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]})

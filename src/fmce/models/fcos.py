@@ -30,23 +30,12 @@ class FCOS(nn.Module):
     """
 
     def __init__(self, pyramid: nn.Module, head: nn.Module, strides: Sequence[int]) -> None:
-        """Put the parts together.
-
-        Args:
-            pyramid: Maps images to an ordered mapping of maps, one per level, finest first.
-            head: A `FCOSHead` of torchvision.
-            strides: Pixels per location, by level.
-        """
         super().__init__()
         self.pyramid, self.head, self.strides = pyramid, head, tuple(strides)
         self.num_classes: int = head.classification_head.num_classes  # type: ignore[union-attr, assignment]
 
     def forward(self, images: Tensor) -> DetectionOutput:
-        """Compute the raw outputs.
-
-        Args:
-            images: Float (B, 3, H, W), normalised; any H and W of at least one stride.
-        """
+        """Compute the raw outputs of images float (B, 3, H, W), normalised, of at least one stride."""
         maps = list(self.pyramid(images).values())
         raw = self.head(maps)
         sizes = [(m.shape[2], m.shape[3]) for m in maps]
@@ -116,16 +105,11 @@ def fcos(
         channels: Of the pyramid and the head, a multiple of 32.
         convolutions: Of each of the head's two branches before its outputs.
         strides: Of the levels, each twice the one before. Those beyond the encoder's last stage are
-            made by further strided convolutions. (8, …, 128) is the paper's; objects of a few pixels
-            need 4.
+            made by further strided convolutions. Objects of a few pixels need 4.
         encoder_options: Further arguments of a timm encoder, such as a ResNet's `channels`.
 
-    Returns:
-        The detector, in train mode.
-
     Raises:
-        ValueError: If the backbone is unknown or lacks these strides, or an argument is out of its
-            range.
+        ValueError: If the backbone is unknown or lacks these strides, or an argument is out of its range.
         ModuleNotFoundError: If a timm encoder was asked for and timm is not installed.
 
     >>> model = fcos("test_resnet", 3, channels=32, convolutions=1, strides=(4, 8))

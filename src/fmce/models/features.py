@@ -25,9 +25,8 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
     Raises:
         ValueError: If there is none; the message lists the nearest names.
 
-    Example:
-        >>> find_module(nn.Sequential(nn.ReLU()), "0")
-        ReLU()
+    >>> find_module(nn.Sequential(nn.ReLU()), "0")
+    ReLU()
     """
     # One module registered under two names is found under both.
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -74,12 +73,6 @@ def _running_eagerly(model: nn.Module) -> Iterator[None]:
             module._compiled_call_impl = implementation
 
 
-def _describe(output: object) -> str:
-    if isinstance(output, Tensor):
-        return f"a {output.ndim}-d tensor of shape {tuple(output.shape)}"
-    return f"a {type(output).__name__}"
-
-
 class FeatureMaps:
     """Capture the outputs of named submodules while the model runs inside the block.
 
@@ -104,12 +97,11 @@ class FeatureMaps:
     Raises:
         ValueError: If `names` is empty or a name is unknown (the nearest are listed).
 
-    Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
-        >>> with FeatureMaps(model, "0") as maps:
-        ...     _ = model(torch.zeros(2, 3, 5, 5))
-        >>> maps["0"].shape
-        torch.Size([2, 8, 3, 3])
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
+    >>> with FeatureMaps(model, "0") as maps:
+    ...     _ = model(torch.zeros(2, 3, 5, 5))
+    >>> maps["0"].shape
+    torch.Size([2, 8, 3, 3])
     """
 
     def __init__(
@@ -210,13 +202,16 @@ class FeatureMaps:
         def hold(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
             if torch.compiler.is_compiling():
                 return None
-            if not (isinstance(output, Tensor) and output.ndim == 4):
-                self._held[name].append(_describe(output))
-                return None
-            if not self.keep_gradients:
-                self._held[name].append(output.detach().clone())
-                return None
-            self._held[name].append(output)
-            return output.clone()
+            held = self._held[name]
+            if not isinstance(output, Tensor):
+                held.append(f"a {type(output).__name__}")
+            elif output.ndim != 4:
+                held.append(f"a {output.ndim}-d tensor of shape {tuple(output.shape)}")
+            elif not self.keep_gradients:
+                held.append(output.detach().clone())
+            else:
+                held.append(output)
+                return output.clone()
+            return None
 
         return hold

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fmce.files import replacing
 
 _FORMAT = "fmce.FMCENet/1"
+_DAMAGED = (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError)
 # Not given in the paper: the least width, so that maps of few channels still get a useful network.
 _MIN_CHANNELS = 16
 # Not given in the paper: with a 3×3 convolution at 2048 channels the head has 24.8 M parameters.
@@ -26,19 +27,12 @@ _MAX_CHANNELS = 1024
 
 
 def expected_phase(phase_logits: Tensor) -> Tensor:
-    """Return the mean phase under the predicted distribution, Σ k·softmax(logits)_k.
+    """Return the mean phases (B,) in [1, K] under the distributions with logits (B, K), Σ k·softmax(logits)_k.
 
     Not given in the paper, which takes the argmax only; phases are ordered, so a mean makes sense.
 
-    Args:
-        phase_logits: (B, K) logits of phases 1 … K.
-
-    Returns:
-        (B,) phases in [1, K].
-
-    Example:
-        >>> expected_phase(torch.zeros(1, 3))
-        tensor([2.])
+    >>> expected_phase(torch.zeros(1, 3))
+    tensor([2.])
     """
     phases = torch.arange(1, phase_logits.shape[-1] + 1, device=phase_logits.device)
     probabilities = phase_logits.float().softmax(dim=-1)
@@ -110,23 +104,23 @@ class FMCENet(nn.Module):
         ValueError: If a size is below its least value, `map_shape` has no three entries or `width` is
             outside (0, 1].
 
-    Example:
-        >>> net = FMCENet((1024, 7, 7))
-        >>> sum(p.numel() for p in net.parameters())
-        5901578
-        >>> [p.shape[0] for p in FMCENet((1024, 7, 7), width=0.25).parameters() if p.ndim == 4]
-        [128, 64]
+    >>> net = FMCENet((1024, 7, 7))
+    >>> sum(p.numel() for p in net.parameters())
+    5901578
+    >>> [p.shape[0] for p in FMCENet((1024, 7, 7), width=0.25).parameters() if p.ndim == 4]
+    [128, 64]
     """
 
     def __init__(
         self, map_shape: tuple[int, int, int], num_phases: int = 10, *, width: float = 1.0
     ) -> None:
         super().__init__()
-        self.map_shape, self.num_phases = _checked_config(map_shape, num_phases)
-        self.width = _checked_width(width)
+        _check_sizes(map_shape, num_phases, width)
+        channels, height, side = map_shape
+        self.map_shape = (channels, height, side)
+        self.num_phases, self.width = num_phases, float(width)
         self.trained_on = ""
         self.convolutions = _convolutions(self.map_shape, self.width)
-        channels = self.map_shape[0]
         for layer in self.convolutions:
             if isinstance(layer, nn.Conv2d):
                 channels = layer.out_channels
@@ -162,11 +156,7 @@ class FMCENet(nn.Module):
         config: dict[str, Any] = {"map_shape": self.map_shape, "num_phases": self.num_phases}
         if self.width != 1:  # the published network's files stay what they were
             config["width"] = self.width
-        metadata = {
-            "format": _FORMAT,
-            "config": json.dumps(config),
-            "trained_on": self.trained_on,
-        }
+        metadata = {"format": _FORMAT, "config": json.dumps(config), "trained_on": self.trained_on}
         # A shared or strided tensor cannot be stored; contiguous copies on the CPU always can.
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         with replacing(Path(path)) as beside:
@@ -180,26 +170,30 @@ class FMCENet(nn.Module):
             FileNotFoundError: If there is no file.
             ValueError: If the file was not written by `FMCENet.save`, or not completely.
         """
-        metadata, tensors = _read(Path(path))
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no FMCE-Net file at {path}; train one first or give its path")
         try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                metadata: dict[str, str] = file.metadata() or {}
+                tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if metadata["format"] != _FORMAT:
                 raise ValueError(f"format {metadata['format']!r}, expected {_FORMAT!r}")
             config = json.loads(metadata["config"])
             width = config.get("width", 1.0)
             net = cls(tuple(config["map_shape"]), config["num_phases"], width=width)
             net.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(_not_ours(path, error)) from error
+        except _DAMAGED as error:
+            raise ValueError(
+                f"{os.fspath(path)} is not a complete FMCE-Net file ({error}); "
+                "expected a file written by FMCENet.save"
+            ) from error
         net.trained_on = metadata.get("trained_on", "")
         return net
 
 
-def _checked_config(
-    map_shape: tuple[int, int, int], num_phases: int
-) -> tuple[tuple[int, int, int], int]:
+def _check_sizes(map_shape: Any, num_phases: object, width: float) -> None:
     whole = isinstance(map_shape, Sequence) and all(isinstance(size, int) for size in map_shape)
-    shape = tuple(map_shape) if whole else ()
-    if len(shape) != 3 or min(shape) < 1:
+    if not whole or len(map_shape) != 3 or min(map_shape) < 1:
         raise ValueError(
             f"map_shape must be (C, H, W), whole numbers of at least 1, got {map_shape}; "
             "take it from one captured map: tuple(maps.shape[1:])"
@@ -208,32 +202,8 @@ def _checked_config(
         raise ValueError(
             f"num_phases must be a whole number of at least 2, got {num_phases}; the paper uses 10"
         )
-    return (shape[0], shape[1], shape[2]), num_phases
-
-
-def _checked_width(width: float) -> float:
     if not 0 < width <= 1:
         raise ValueError(
             f"width must be in (0, 1], got {width}; 1 is the published network, 0.25 has a quarter of "
             "its channels"
         )
-    return float(width)
-
-
-def _not_ours(path: str | os.PathLike[str], reason: object) -> str:
-    return (
-        f"{os.fspath(path)} is not a complete FMCE-Net file ({reason}); "
-        "expected a file written by FMCENet.save"
-    )
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no FMCE-Net file at {path}; train one first or give its path")
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(_not_ours(path, error)) from error
-    return metadata, tensors

@@ -62,7 +62,12 @@ def grad_cam(
             or returns no (B, C, h, w) tensor, or if `targets` are not B classes of the model.
         ModuleNotFoundError: If captum is not installed.
     """
-    attribution = _import_layer_grad_cam()
+    try:
+        from captum.attr import LayerGradCam
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Grad-CAM needs the package captum: pip install 'fmce[explain]'"
+        ) from error
     # Autograd must record whatever the caller switched off around this call.
     with torch.inference_mode(False), torch.enable_grad(), FeatureMaps(model, layer) as maps:
         network = maps.model
@@ -70,12 +75,20 @@ def grad_cam(
         def target_logits(batch: Tensor) -> Tensor:
             logits: Tensor = network(batch)
             maps.single(layer)  # names the problem where captum would fail with an assertion
-            return _checked_logits(logits, targets)
+            count, classes = logits.shape
+            # A GPU would only report an assert.
+            if targets.shape != (count,) or targets.min() < 0 or targets.max() >= classes:
+                raise ValueError(
+                    f"expected targets ({count},) with classes in 0 … {classes - 1}, got shape "
+                    f"{tuple(targets.shape)} with {targets.min()} … {targets.max()}; classes count from 0"
+                )
+            return logits
 
         # The copy requires gradients, so that a frozen model's maps do; parameters get none.
         inputs = images.clone().detach().requires_grad_()
         with eval_mode(network):
-            cam: Tensor = attribution(target_logits, find_module(network, layer)).attribute(
+            attribution = LayerGradCam(target_logits, find_module(network, layer))
+            cam: Tensor = attribution.attribute(
                 inputs, target=targets, relu_attributions=not signed
             )
     return cam.detach().squeeze(1).float()
@@ -94,10 +107,9 @@ def cam_numbers(cam: Tensor | ArrayLike, previous: Tensor | ArrayLike | None = N
     Raises:
         ValueError: If a map is not (B, h, w), finite and non-negative, or the shapes differ.
 
-    Example:
-        >>> numbers = cam_numbers([[[0.0, 0.0], [0.0, 4.0]]], previous=[[[0.0, 0.0], [4.0, 0.0]]])
-        >>> [float(values[0]) for values in numbers]
-        [0.75, 0.25, 0.5, 0.0]
+    >>> numbers = cam_numbers([[[0.0, 0.0], [0.0, 4.0]]], previous=[[[0.0, 0.0], [4.0, 0.0]]])
+    >>> [float(values[0]) for values in numbers]
+    [0.75, 0.25, 0.5, 0.0]
     """
     maps = _checked_maps("cam", cam)
     undefined = np.full(len(maps), np.nan)
@@ -111,31 +123,8 @@ def cam_numbers(cam: Tensor | ArrayLike, previous: Tensor | ArrayLike | None = N
             )
         drift = np.linalg.norm(_centroids(maps) - _centroids(before), axis=1)
         overlap = _overlap(maps, before)
-    present = _present(maps)
-    area = np.where(present, _above_half(maps).mean(axis=(1, 2)), np.nan)
+    area = np.where(maps.any(axis=(1, 2)), _above_half(maps).mean(axis=(1, 2)), np.nan)
     return CamNumbers(_gini(maps), area, drift, overlap)
-
-
-def _import_layer_grad_cam() -> type:
-    try:
-        from captum.attr import LayerGradCam
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "Grad-CAM needs the package captum: pip install 'fmce[explain]'"
-        ) from error
-    cls: type = LayerGradCam
-    return cls
-
-
-def _checked_logits(logits: Tensor, targets: Tensor) -> Tensor:
-    """Check the targets where the number of classes is known (a GPU only reports an assert)."""
-    batch, classes = logits.shape
-    if targets.shape != (batch,) or targets.min() < 0 or targets.max() >= classes:
-        raise ValueError(
-            f"expected targets ({batch},) with classes in 0 … {classes - 1}, got shape "
-            f"{tuple(targets.shape)} with {targets.min()} … {targets.max()}; classes count from 0"
-        )
-    return logits
 
 
 def _checked_maps(name: str, values: Tensor | ArrayLike) -> _FloatArray:
@@ -151,14 +140,8 @@ def _checked_maps(name: str, values: Tensor | ArrayLike) -> _FloatArray:
     return maps
 
 
-def _present(maps: _FloatArray) -> NDArray[np.bool_]:
-    present: NDArray[np.bool_] = maps.max(axis=(1, 2)) > 0
-    return present
-
-
 def _above_half(maps: _FloatArray) -> NDArray[np.bool_]:
-    above: NDArray[np.bool_] = maps > maps.max(axis=(1, 2), keepdims=True) / 2
-    return above
+    return np.asarray(maps > maps.max(axis=(1, 2), keepdims=True) / 2)
 
 
 def _fraction(part: _FloatArray, total: _FloatArray) -> _FloatArray:
@@ -187,6 +170,7 @@ def _centroids(maps: _FloatArray) -> _FloatArray:
 
 def _overlap(maps: _FloatArray, before: _FloatArray) -> _FloatArray:
     now, then = _above_half(maps), _above_half(before)
-    shared = (now & then).sum(axis=(1, 2)).astype(np.float64)
-    joint = (now | then).sum(axis=(1, 2)).astype(np.float64)
-    return np.where(_present(maps) & _present(before), _fraction(shared, joint), np.nan)
+    shared, joint = ((area.sum(axis=(1, 2), dtype=np.float64)) for area in (now & then, now | then))
+    # An all-zero map has no area, and nothing to share.
+    present = maps.any(axis=(1, 2)) & before.any(axis=(1, 2))
+    return np.where(present, _fraction(shared, joint), np.nan)

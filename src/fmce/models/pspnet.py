@@ -37,44 +37,32 @@ class SegmentationOutput(NamedTuple):
 def segmentation_output(
     result: Tensor | SegmentationOutput | Mapping[str, Tensor], images: Tensor
 ) -> SegmentationOutput:
-    """Convert what a segmentation model returned to the one output type, and check its shape.
-
-    Args:
-        result: Logits, a `SegmentationOutput`, or a mapping with "out" and possibly "aux".
-        images: The images (B, 3, H, W) that the model was given.
-
-    Returns:
-        The same tensors as a `SegmentationOutput`.
+    """Convert what a segmentation model returned for images (B, 3, H, W) to the one output type.
 
     Raises:
         ValueError: If the result is of another type, or its logits are not (B, C, H, W) at the images'
             size.
     """
     if isinstance(result, Tensor):
-        output = SegmentationOutput(result)
-    elif isinstance(result, SegmentationOutput):
-        output = result
+        result = SegmentationOutput(result)
     elif isinstance(result, Mapping) and "out" in result:
-        output = SegmentationOutput(result["out"], result.get("aux"))
-    else:
+        result = SegmentationOutput(result["out"], result.get("aux"))
+    if not isinstance(result, SegmentationOutput):
         raise ValueError(
             "a segmentation model must return logits (B, C, H, W), a SegmentationOutput or a "
             f"mapping with 'out'; got {type(result).__name__}; wrap the model in one that does"
         )
-    shape = tuple(output.logits.shape)
+    shape = tuple(result.logits.shape)
     if len(shape) != 4 or (shape[0], *shape[2:]) != (images.shape[0], *images.shape[2:]):
         raise ValueError(
             f"expected logits (B, C, H, W) at the size of {tuple(images.shape)}, got {shape}; "
             "upsample them inside the model (bilinear, align_corners=False)"
         )
-    return output
+    return result
 
 
 def head_channels(encoder_channels: int) -> int:
-    """Width of a head on a stage of `encoder_channels` channels: a quarter, and at least 32.
-
-    A quarter gives PSPNet's 512 (and 256 for the auxiliary head) on ResNet-50/101 and 128 on
-    ResNet-18.
+    """Width of a head on a stage of `encoder_channels` channels: a quarter, as in PSPNet, and at least 32.
 
     >>> head_channels(2048), head_channels(512), head_channels(96)
     (512, 128, 32)
@@ -113,8 +101,6 @@ class PyramidPooling(nn.Module):
         levels = [maps]
         for bins, reduce in zip(self.bins, self.reduce, strict=True):
             if bins == 1 and maps.shape[0] == 1 and reduce[1].training:  # type: ignore[index]
-                # One value a channel has no variance; PyTorch's own error would not say whose fault
-                # it is.
                 raise ValueError(
                     "PSPNet cannot train on a batch of one image: its 1×1 pooled maps leave batch "
                     "normalisation one value per channel. Use batches of at least two "
@@ -150,39 +136,19 @@ class PSPNet(nn.Module):
         dropout: float = 0.1,
         output_stride: int = 8,
     ) -> None:
-        """Put heads on an encoder.
-
-        Args:
-            encoder: Maps images to a list whose last two entries are the last two stages' maps.
-            channels: Channels of those two stages, in their order.
-            num_classes: Classes of the logits, at least 2.
-            auxiliary: Whether to add the auxiliary head on the stage before the last.
-            dropout: Share of channels dropped before each classifier in train mode, in [0, 1).
-            output_stride: Pixels per cell of the last stage's map, recorded only.
-        """
         super().__init__()
-        self.num_classes = num_classes
-        self.output_stride = output_stride
+        self.num_classes, self.output_stride = num_classes, output_stride
         before_last, last = channels
         self.encoder = encoder
         self.pyramid = PyramidPooling(last)
-        self.classifier = _head(
-            self.pyramid.out_channels, head_channels(last), num_classes, dropout
-        )
-        self.auxiliary = (
-            _head(before_last, head_channels(before_last), num_classes, dropout)
-            if auxiliary
-            else None
-        )
+        pooled = self.pyramid.out_channels
+        self.classifier = _head(pooled, head_channels(last), num_classes, dropout)
+        self.auxiliary = None
+        if auxiliary:
+            self.auxiliary = _head(before_last, head_channels(before_last), num_classes, dropout)
 
     def forward(self, images: Tensor) -> SegmentationOutput:
-        """Compute logits at the images' size.
-
-        Args:
-            images: Float (B, 3, H, W), normalised as the encoder wants them; any H and W.
-
-        Returns:
-            Logits (B, num_classes, H, W); the auxiliary logits too in train mode.
+        """Compute logits of images float (B, 3, H, W), normalised as the encoder wants them, at their size.
 
         Raises:
             ValueError: If a batch has one image in train mode.
@@ -221,9 +187,6 @@ def pspnet(
         output_stride: Pixels of the image per cell of the encoder's last map: 8, 16 or 32.
         encoder_options: Further arguments of the timm model, such as a ResNet's `channels`.
 
-    Returns:
-        The model, in train mode.
-
     Raises:
         ValueError: If the encoder is unknown or cannot have this output stride, or an argument is out
             of its range.
@@ -241,12 +204,8 @@ def pspnet(
         raise ValueError(f"expected output_stride 8, 16 or 32, got {output_stride}")
     if not 0 <= dropout < 1:
         raise ValueError(f"expected dropout in [0, 1), got {dropout}")
-    maps = timm_encoder(
-        encoder,
-        pretrained=weights == "imagenet",
-        output_stride=output_stride,
-        **(encoder_options or {}),
-    )
+    options = {"output_stride": output_stride, **(encoder_options or {})}
+    maps = timm_encoder(encoder, pretrained=weights is not None, **options)
     info = maps.feature_info
     stride = info.reduction()[-1]
     if stride != output_stride:
@@ -255,11 +214,5 @@ def pspnet(
             "choose an encoder that can be dilated, such as a ResNet"
         )
     before_last, last = info.channels()[-2:]
-    return PSPNet(
-        maps,
-        (before_last, last),
-        num_classes,
-        auxiliary=auxiliary,
-        dropout=dropout,
-        output_stride=output_stride,
-    )
+    heads: dict[str, Any] = {"auxiliary": auxiliary, "dropout": dropout}
+    return PSPNet(maps, (before_last, last), num_classes, output_stride=output_stride, **heads)

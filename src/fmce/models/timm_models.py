@@ -6,10 +6,7 @@ from fmce.models.options import check_options
 
 
 def import_timm(what: str) -> Any:
-    """Return the package timm.
-
-    Args:
-        what: Needs it, for the message.
+    """Return the package timm, which `what` needs.
 
     Raises:
         ModuleNotFoundError: If timm is not installed.
@@ -24,10 +21,7 @@ def import_timm(what: str) -> Any:
 def timm_encoder(name: str, *, pretrained: bool, **options: Any) -> Any:
     """Build a timm model that returns its stages' maps; `feature_info` has their strides and channels.
 
-    Args:
-        name: Of the model.
-        pretrained: Whether to load, and where needed download, its weights.
-        options: Further arguments of `timm.create_model`, such as `output_stride`.
+    Weights are loaded, and where needed downloaded, if `pretrained`. Options go to `timm.create_model`.
 
     Raises:
         ValueError: If the name or an option is unknown, or the model gives no such maps.

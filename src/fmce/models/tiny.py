@@ -74,16 +74,12 @@ def tiny(num_classes: int, in_channels: int = 3, width: int = 16) -> TinyNet:
     Raises:
         ValueError: If one of the three is below 1.
 
-    Example:
-        >>> import torch
-        >>> tiny(10)(torch.zeros(2, 3, 16, 16)).shape
-        torch.Size([2, 10])
+    >>> import torch
+    >>> tiny(10)(torch.zeros(2, 3, 16, 16)).shape
+    torch.Size([2, 10])
     """
-    for name, value in (
-        ("num_classes", num_classes),
-        ("in_channels", in_channels),
-        ("width", width),
-    ):
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "width": width}
+    for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}; use a positive whole number")
     return TinyNet(num_classes, in_channels, width)

@@ -11,11 +11,21 @@ import numpy as np
 import torch
 
 from fmce.data.batch import ImageSet
-from fmce.data.classification.catalog import DIGIT_NAMES, DataSpec, data_root, spec_of
-from fmce.data.classification.class_splits import balanced_subset, hold_out, validation_count
+from fmce.data.classification.catalog import (
+    CHANNEL_STATISTICS,
+    DIGIT_NAMES,
+    DataSpec,
+    data_root,
+    spec_of,
+)
 from fmce.data.classification.custom import call_custom, custom_parts
 from fmce.data.classification.image_folder import read_image_folder
-from fmce.data.classification.splits import DataParts
+from fmce.data.classification.splits import (
+    DataParts,
+    balanced_subset,
+    hold_out,
+    validation_count,
+)
 from fmce.data.classification.torchvision_files import download_standard, read_standard
 from fmce.data.transforms import channel_statistics
 
@@ -44,8 +54,7 @@ class ClassificationData:
 def digits(split_seed: int = 0) -> ClassificationData:
     """Return scikit-learn's 1,797 handwritten digits, 8×8 grey: 1,257 train, 180 validation, 360 test.
 
-    Args:
-        split_seed: Draws the parts, with the classes in proportion.
+    The seed draws the parts, with the classes in proportion.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -140,9 +149,7 @@ def _complete(name: str, parts: DataParts, spec: DataSpec, seed: int) -> Classif
         train, test = _split(train, max(1, round(TEST_SHARE * len(train))), seed)
     if validation is None:
         train, validation = _split(train, validation_count(len(train)), seed)
-    mean, std = spec.mean, spec.std
-    if mean is None or std is None:
-        mean, std = channel_statistics(train.images)
+    mean, std = CHANNEL_STATISTICS.get(spec.name) or channel_statistics(train.images)
     return ClassificationData(
         name, train, validation, test, parts.class_names, mean, std, parts.source
     )

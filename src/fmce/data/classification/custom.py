@@ -25,9 +25,6 @@ def call_custom(name: str, *, root: Path, image_size: int | None, split_seed: in
         image_size: Side in pixels that images will be resized to.
         split_seed: Draws splits.
 
-    Returns:
-        What the function returned.
-
     Raises:
         ValueError: If the module or function does not exist, or the function needs other arguments.
     """
@@ -65,13 +62,10 @@ def custom_parts(name: str, returned: Any) -> DataParts:
             f"{name} returned the unknown key {unknown[0]!r}; choices: {', '.join(_SPLITS)}, class_names"
         )
     names = tuple(str(n) for n in returned.get("class_names", ()))
-    sets = {
-        split: to_image_set(
-            *_pair(name, split, returned[split]), f"{name}, {split}", len(names) or None
-        )
-        for split in _SPLITS
-        if split in returned
-    }
+    sets = {}
+    for split in (split for split in _SPLITS if split in returned):
+        images, targets = _pair(name, split, returned[split])
+        sets[split] = to_image_set(images, targets, f"{name}, {split}", len(names) or None)
     trained = set(sets["train"].targets.tolist())
     for split, part in sets.items():
         untrained = sorted(set(part.targets.tolist()) - trained)

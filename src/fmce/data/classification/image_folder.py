@@ -7,12 +7,10 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from fmce.data.batch import ImageSet
 from fmce.data.classification.splits import DataParts
@@ -26,11 +24,8 @@ _LAYOUT = "CLASS/*.jpg or {train,val}/CLASS/*.jpg"
 _COPIES = 2
 
 
-class _Files(NamedTuple):
-    """Image files of one split and their class indices."""
-
-    paths: list[Path]
-    targets: list[int]
+_Files = list[tuple[Path, int]]
+"""Image files of one split and their class indices."""
 
 
 def read_image_folder(root: Path, size: int) -> DataParts:
@@ -62,7 +57,7 @@ def read_image_folder(root: Path, size: int) -> DataParts:
     files = {
         part: _files(folder, names, every_class=part == "train") for part, folder in folders.items()
     }
-    _check_memory(root, sum(len(f.paths) for f in files.values()), size)
+    _check_memory(root, sum(map(len, files.values())), size)
     sets = {part: _decode_all(f, size) for part, f in files.items()}
     return DataParts(
         sets["train"], names, str(root), validation=sets.get("validation"), test=sets.get("test")
@@ -95,18 +90,17 @@ def _files(folder: Path, names: Sequence[str], *, every_class: bool) -> _Files:
             f"{folder} has classes that the training images lack: {first_names(strangers)}; "
             "every split needs the same classes"
         )
-    paths, targets = [], []
+    files: _Files = []
     for target, name in enumerate(names):
         found = list_images(folder / name) if (folder / name).is_dir() else []
         if every_class and not found:
             raise ValueError(
                 f"{folder / name} holds no images ({', '.join(IMAGE_SUFFIXES)}); add some or remove it"
             )
-        paths += found
-        targets += [target] * len(found)
-    if not paths:
+        files += [(path, target) for path in found]
+    if not files:
         raise ValueError(f"{folder} holds no images; expected CLASS/*.jpg in it, or remove it")
-    return _Files(paths, targets)
+    return files
 
 
 def _check_memory(root: Path, num_images: int, size: int) -> None:
@@ -123,26 +117,24 @@ def _check_memory(root: Path, num_images: int, size: int) -> None:
 
 
 def _decode_all(files: _Files, size: int) -> ImageSet:
-    images = torch.empty(len(files.paths), 3, size, size, dtype=torch.uint8)
+    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
 
     def decode(position: int) -> str | None:
+        path, _ = files[position]
         try:
-            images[position] = _decode(files.paths[position], size)
+            image = Image.fromarray(read_rgb(path))
+            square = image.resize((size, size), Image.Resampling.BILINEAR)
+            images[position] = torch.from_numpy(np.array(square)).permute(2, 0, 1)
         except DAMAGE_ERRORS as error:
-            return f"{files.paths[position]} ({error})"
+            return f"{path} ({error})"
         return None
 
     # Pillow releases the interpreter lock while decoding, so threads are enough.
     with ThreadPoolExecutor() as pool:
-        damaged = [name for name in pool.map(decode, range(len(files.paths))) if name]
+        damaged = [name for name in pool.map(decode, range(len(files))) if name]
     if damaged:
         raise ValueError(
-            f"{len(damaged)} of {len(files.paths)} images cannot be read: {first_names(damaged)}; "
+            f"{len(damaged)} of {len(files)} images cannot be read: {first_names(damaged)}; "
             "replace or remove them"
         )
-    return ImageSet(images, torch.tensor(files.targets, dtype=torch.int64))
-
-
-def _decode(path: Path, size: int) -> Tensor:
-    square = Image.fromarray(read_rgb(path)).resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+    return ImageSet(images, torch.tensor([target for _, target in files], dtype=torch.int64))

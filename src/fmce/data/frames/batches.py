@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fmce.data.augmentation import Augmentation, augmentation_generator
+from fmce.data.augmentation import Augmentation, StepBatches, augmentation_generator
 from fmce.data.batch import PoolBatch
-from fmce.data.batch_slice import ALL_ROWS, BatchSlice, rank_slice
+from fmce.data.batch_slice import ALL_ROWS, BatchSlice
 from fmce.data.frames.order import FrameOrder
 from fmce.data.frames.pool import FramePool, decode_batch
 from fmce.data.frames.table import Numbers, Payload
@@ -78,11 +78,8 @@ class _Decoder(Dataset[_Decoded]):
         return _Decoded(stacked, job.frames, damaged)
 
 
-class FrameBatches:
-    """Augmented batches of a pool in files: an endless sequence, cut into intervals of training steps.
-
-    Batch s takes the frames s·B … (s+1)·B of an endless sequence (`FrameOrder`) in which every frame occurs
-    once before any occurs again. Each of several ranks reads and decodes its own rows.
+class FrameBatches(StepBatches[FramePool]):
+    """Augmented batches of a pool in files, in the order of `FrameOrder`; each rank reads its own rows.
 
     Attributes:
         failures: Counts of reads and damaged frames.
@@ -100,38 +97,17 @@ class FrameBatches:
         device: torch.device | None = None,
         rank_of: tuple[int, int] = ALL_ROWS,
     ) -> None:
-        """Describe the batches; nothing is read yet.
-
-        Args:
-            pool: Where frames come from.
-            augmentation: How they are varied.
-            batch_size: B, of all processes together.
-            interval: Steps an "epoch" of the training loop has.
-            seed: Draws order and views.
-            device: Where the network runs; the CPU by default.
-            rank_of: Rank of this process and how many share each batch; together they see the frames, in
-                the order and views, that one process alone would see.
-
-        Raises:
-            ValueError: If the pool is empty, or a batch has fewer frames than processes share it.
-        """
-        if len(pool) == 0:
-            raise ValueError("expected a pool with frames, got an empty one")
-        self.pool, self.augmentation = pool, augmentation
-        self.batch_size, self.interval, self.seed = batch_size, interval, seed
-        self.device = device or torch.device("cpu")
+        super().__init__(
+            pool, augmentation, batch_size, interval, seed=seed, device=device, rank_of=rank_of
+        )
         self.order = FrameOrder(
             pool.table.sizes, pool.shuffle_buffer, batch_size, seed=seed, rank_of=rank_of
         )
-        self.batch_slice = rank_slice(batch_size, *rank_of)
         self.failures = ReadFailures(pool.max_damaged)
         self.waited_seconds = 0.0
         self._next_step = -1
         self._jobs: Iterator[_Job] | None = None
         self._decoded: Iterator[_Decoded] | None = None
-
-    def __len__(self) -> int:
-        return self.interval
 
     def epoch(self, epoch: int) -> Iterator[PoolBatch]:
         """Yield the batches of the 1-based interval `epoch`.

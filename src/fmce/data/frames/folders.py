@@ -6,7 +6,7 @@ reads shards of frames, `video.py` decodes videos.
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fmce.data.image_files import (
@@ -84,7 +84,7 @@ def list_frames(
 
 
 def bdd100k_excluded_stems(root: Path | str) -> frozenset[str]:
-    """Return the stems of BDD100K's val and test sets, 10k and 100k, which no pool may contain.
+    """Return stems and videos of BDD100K's val and test sets, 10k and 100k, which no pool may contain.
 
     The train set of 10k overlaps the val set of 100k, so the held-out stems of both are needed. They come
     from images and labels in folders named val or test, and from the frames and videos that label lists
@@ -92,9 +92,6 @@ def bdd100k_excluded_stems(root: Path | str) -> frozenset[str]:
 
     Args:
         root: Folder of the data set, with images/ and labels/.
-
-    Returns:
-        Stems, and the names of the videos of listed frames.
 
     Raises:
         ValueError: If the folder is missing, holds no val or test set, or a label list is no JSON.
@@ -152,16 +149,10 @@ def _names_in(path: Path) -> list[str]:
     """Return the stems that a file of a held-out set stands for."""
     suffix = path.suffix.lower()
     if suffix == ".json" and path.stem.endswith(("_val", "_test")):
-        return list(_listed_names(path))
+        labels = read_json(path)  # Scalabel: frames in a list, or under "frames"
+        frames = labels.get("frames") if isinstance(labels, dict) else labels
+        rows = [f for f in frames if isinstance(f, dict)] if isinstance(frames, list) else []
+        return [stem_of(row["name"]) for row in rows if isinstance(row.get("name"), str)]
     if suffix in (".json", ".jpg", ".jpeg", ".png", ".webp", ".mov", ".mp4"):
         return [path.stem.removesuffix("_train_id")]
     return []
-
-
-def _listed_names(path: Path) -> Iterator[str]:
-    """Yield the stems that a Scalabel list names: frames in a list, or under "frames"."""
-    labels = read_json(path)
-    frames = labels.get("frames") if isinstance(labels, dict) else labels
-    for frame in frames if isinstance(frames, list) else []:
-        if isinstance(frame, dict) and isinstance(frame.get("name"), str):
-            yield stem_of(frame["name"])

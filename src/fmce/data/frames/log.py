@@ -22,10 +22,10 @@ class LoggedBatches:
         gather: Callable[[Frames], list[Frames]] = lambda own: [own],
         writes: bool = True,
     ) -> None:
-        """Describe the batches.
+        """Describe the batches to record.
 
         Args:
-            batches: Batches to record.
+            batches: The batches.
             folder: Gets `epoch_0001.txt`, …, one key per line; an interval repeated after a kill
                 replaces its file.
             gather: This rank's frames → the frames of all ranks, in the order of ranks.
@@ -45,9 +45,7 @@ class LoggedBatches:
             yield batch
         steps = zip(*self.gather(own), strict=True)
         if self.writes:
-            self._write(epoch, [n for parts in steps for part in parts for n in part])
-
-    def _write(self, epoch: int, frames: list[int]) -> None:
-        keys = map(self.batches.pool.table.key, frames)
-        self.folder.mkdir(exist_ok=True)
-        write_text(self.folder / f"epoch_{epoch:04d}.txt", "\n".join(keys) + "\n")
+            frames = (n for parts in steps for part in parts for n in part)
+            keys = map(self.batches.pool.table.key, frames)
+            self.folder.mkdir(exist_ok=True)
+            write_text(self.folder / f"epoch_{epoch:04d}.txt", "\n".join(keys) + "\n")

@@ -51,13 +51,9 @@ class FrameOrder:
         self._shuffled: tuple[int, Numbers, Numbers] | None = None
 
     def windows(self, step: int) -> Iterator[Numbers]:
-        """Yield this rank's frames from a step on, endlessly, window by window.
+        """Yield this rank's frames from a 0-based step on, int64 in the order of use, window by window, endlessly.
 
-        Args:
-            step: Step of the training from 0; the first window starts within it.
-
-        Yields:
-            Frame numbers int64 in the order of use; empty where a window has none for this rank.
+        A window that has no frames for this rank is empty.
         """
         first = step * self.batch_size
         turn, within = divmod(first, self.frames)
@@ -79,8 +75,7 @@ class FrameOrder:
         # The rows get consecutive frames, one row after another, each in random order.
         frames[by_row] = found[np.lexsort([draw.random(len(found)), rows[by_row]])]
         own = (places >= first) & (rows >= self.rows.start) & (rows < self.rows.stop)
-        mine: Numbers = frames[own]
-        return mine
+        return np.asarray(frames[own])
 
     def _neighbours(self, turn: int, start: int, end: int) -> Numbers:
         """Return the frames from start to end of the concatenated chunks of a pass."""

@@ -11,6 +11,7 @@ import torch
 from fmce.data.frames.shards import ShardFolder
 from fmce.data.frames.table import (
     FileFrames,
+    FrameSource,
     FrameTable,
     MemoryFrames,
     Payload,
@@ -43,6 +44,11 @@ class FramePool:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU, where frames are decoded."""
+        return torch.device("cpu")
 
     @property
     def nbytes(self) -> int:
@@ -86,34 +92,25 @@ class FramePool:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the frames of the pool as plain values for JSON."""
-        sources = [_describe(source) for source in self.table.sources]
-        return {
-            "sources": sources,
-            "chunks": self.table.chunks.tolist(),
-            "dropped": self.table.dropped.tolist(),
-        }
+        table = self.table
+        sources = [_describe(source) for source in table.sources]
+        chunks, dropped = table.chunks.tolist(), table.dropped.tolist()
+        return {"sources": sources, "chunks": chunks, "dropped": dropped}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **options: Any) -> "FramePool":
-        """Return the pool that `to_dict` described.
-
-        Args:
-            values: From `to_dict`.
-            options: The other fields of the pool.
-        """
+        """Return the pool that `to_dict` described; the options are its other fields."""
         sources = [
             FileFrames(row["files"])
             if "files" in row
             else ShardFrames(ShardFolder.from_dict(row["shards"]))
             for row in values["sources"]
         ]
-        table = FrameTable(
-            sources, chunks=np.array(values["chunks"], np.int64), dropped=values["dropped"]
-        )
-        return cls(table, **options)
+        chunks = np.array(values["chunks"], np.int64)
+        return cls(FrameTable(sources, chunks=chunks, dropped=values["dropped"]), **options)
 
 
-def _describe(source: object) -> dict[str, Any]:
+def _describe(source: FrameSource) -> dict[str, Any]:
     if isinstance(source, FileFrames):
         return {"files": list(source.paths)}
     if isinstance(source, ShardFrames):
@@ -122,15 +119,7 @@ def _describe(source: object) -> dict[str, Any]:
 
 
 def decode(frame: Payload, height: int, width: int) -> ImageArray:
-    """Decode a frame and resize it.
-
-    Args:
-        frame: Bytes or path of an image file, or an image uint8 (H,W,3).
-        height: Pixels.
-        width: Pixels.
-
-    Returns:
-        uint8 (height,width,3).
+    """Decode a frame to uint8 (height,width,3).
 
     Raises:
         OSError: If it cannot be decoded (or another of `image_reader.DAMAGE_ERRORS`).
@@ -145,27 +134,20 @@ def decode_batch(
 ) -> tuple[list[ImageArray], list[tuple[int, str]]]:
     """Decode frames; the next readable one of the batch stands in for a damaged one.
 
-    Args:
-        frames: As for `decode`.
-        height: Pixels.
-        width: Pixels.
-
     Returns:
         Images uint8 (height,width,3), none where all frames are damaged; row and reason of each damage.
     """
     images: list[ImageArray | None] = []
     damaged: list[tuple[int, str]] = []
-    for place, frame in enumerate(frames):
+    for row, frame in enumerate(frames):
         try:
             images.append(decode(frame, height, width))
         except DAMAGE_ERRORS as error:
             images.append(None)
-            damaged.append((place, _reason(frame, error)))
-    readable = [place for place, image in enumerate(images) if image is not None]
-    if not readable:
-        return [], damaged
-    for place, _ in damaged:
-        images[place] = images[next((r for r in readable if r > place), readable[0])]
+            damaged.append((row, _reason(frame, error)))
+    following = next((image for image in images if image is not None), None)
+    for row in reversed(range(len(images))):
+        images[row] = following = following if images[row] is None else images[row]
     return [image for image in images if image is not None], damaged
 
 

@@ -19,17 +19,14 @@ def choose_frames(
     limit: int | None,
     seed: int,
 ) -> tuple[FrameTable, FrameTable]:
-    """Draw frames to hold out, and chunks of the rest for a pool of limited size.
+    """Return the table of a pool of limited size, and that of the frames held out; the seed draws both.
 
     Args:
         sources: Where the frames are.
         dropped: Positions, over all sources, that must not be used.
         held_out: Frames to hold out, as in `hold_out_videos`.
         limit: Largest size of the pool in frames; None takes all.
-        seed: Draws both.
-
-    Returns:
-        The table of the pool, and that of the frames held out.
+        seed: 0 or more.
     """
     sources = list(sources)
     everything = FrameTable(sources, dropped=dropped)

@@ -88,11 +88,7 @@ class ShardFolder:
 
 
 def write_shard(path: Path, frames: Iterable[tuple[str, bytes]]) -> None:
-    """Write one shard atomically; the same frames give the same bytes.
-
-    Args:
-        path: The tar to make.
-        frames: Keys and JPEG files.
+    """Write one shard of keys and JPEG files atomically; the same frames give the same bytes.
 
     Raises:
         ModuleNotFoundError: If webdataset is not installed.
@@ -109,14 +105,7 @@ def write_shard(path: Path, frames: Iterable[tuple[str, bytes]]) -> None:
 
 
 def index_shard(path: Path, prefix: str, first: int, every: int) -> Shard:
-    """Read the offsets of the frames from the headers of a shard.
-
-    Args:
-        path: A shard from `write_shard`.
-        prefix: As in `Shard`.
-        first: As in `Shard`.
-        every: As in `Shard`.
-    """
+    """Read the offsets of the frames from the headers of a shard; the rest is as in `Shard`."""
     with tarfile.open(path, "r:") as tar:
         members = tar.getmembers()
         end = members[-1].offset_data + -(-members[-1].size // 512) * 512
@@ -125,12 +114,9 @@ def index_shard(path: Path, prefix: str, first: int, every: int) -> Shard:
 
 
 def write_index(folder: Path, shards: Sequence[Shard], about: Mapping[str, Any]) -> None:
-    """Write the index of a folder of shards; without it, readers refuse the folder.
+    """Write the index of a folder of shards, sorted by name; without it, readers refuse the folder.
 
-    Args:
-        folder: Folder of the shards.
-        shards: All shards; they are sorted by name.
-        about: Further facts to keep, such as settings and damaged videos.
+    `about` holds further facts to keep, such as settings and damaged videos.
     """
     rows = [asdict(shard) for shard in sorted(shards, key=lambda shard: shard.name)]
     write_json(folder / INDEX, {**about, "chunk": CHUNK, "shards": rows}, indent=None)
@@ -146,10 +132,7 @@ def open_shards(address: str, *, exclude: Stems = ()) -> ShardFolder:
 
     Args:
         address: A folder, or an address that fsspec understands (s3://…, gs://…, memory://…).
-        exclude: Videos to leave out.
-
-    Returns:
-        The folder with the remaining shards, possibly none.
+        exclude: Videos to leave out; possibly none is left.
 
     Raises:
         ValueError: If there is no index, or it has another format.
@@ -228,10 +211,10 @@ class ShardReader:
         Raises:
             UnreachableError: If nothing of the shard can be read after all retries.
         """
-        start, end = shard.offsets[chunk : chunk + 2]
-        found = dict(
-            self._members(read_range(self._files, f"{self._root}/{shard.name}", start, end))
+        raw = read_range(
+            self._files, f"{self._root}/{shard.name}", *shard.offsets[chunk : chunk + 2]
         )
+        found = dict(self._members(raw))
         return [found.get(key, b"") for key in shard.chunk_keys(chunk)]
 
     def _members(self, raw: bytes) -> Iterator[tuple[str, bytes]]:

@@ -6,7 +6,6 @@ Only chunks are listed, so a table of 16 million frames takes a few megabytes.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +19,10 @@ Payload = bytes | str | ImageArray
 Numbers = NDArray[np.int64]
 
 
-class FrameSource(Protocol):
-    """Frames of one place, numbered by chunk; the order of chunks never changes."""
-
-    sizes: Numbers
-    """Number of frames of each chunk."""
-
-    def fetch(self, chunk: int) -> Sequence[Payload]:
-        """Read a chunk; empty bytes stand for frames that cannot be read."""
-        ...
-
-    def keys(self, chunk: int) -> list[str]:
-        """Name the frames of a chunk."""
-        ...
-
-
 class MemoryFrames:
     """Images uint8 (N,3,H,W) in memory, one per chunk."""
 
     def __init__(self, images: Tensor) -> None:
-        """Keep the images."""
         self.images, self.sizes = images, np.ones(len(images), np.int64)
 
     def fetch(self, chunk: int) -> list[Payload]:
@@ -55,24 +38,20 @@ class FileFrames:
     """Image files, one per chunk; decoding opens them."""
 
     def __init__(self, paths: Iterable[Path | str]) -> None:
-        """Keep the paths."""
         self.paths = tuple(str(path) for path in paths)
         self.sizes = np.ones(len(self.paths), np.int64)
 
-    def fetch(self, chunk: int) -> list[Payload]:
-        """Return the path."""
+    def keys(self, chunk: int) -> list[str]:
+        """Return the path, which is both what is fetched and its name."""
         return [self.paths[chunk]]
 
-    def keys(self, chunk: int) -> list[str]:
-        """Return the path."""
-        return [self.paths[chunk]]
+    fetch = keys
 
 
 class ShardFrames:
     """The frames of a folder of shards; the first fetch connects to it."""
 
     def __init__(self, folder: ShardFolder) -> None:
-        """Keep the index."""
         self.folder = folder
         per_shard = np.array([shard.num_chunks for shard in folder.shards], np.int64)
         self._first = np.concatenate([[0], per_shard.cumsum()])
@@ -97,6 +76,10 @@ class ShardFrames:
         return shard, chunk - int(self._first[shard])
 
 
+FrameSource = MemoryFrames | FileFrames | ShardFrames
+"""Frames of one place. `sizes` has the number of frames of each chunk; the order of chunks never changes."""
+
+
 class FrameTable:
     """Frames of several sources under the numbers 0 … N − 1, without those left out.
 
@@ -115,7 +98,6 @@ class FrameTable:
         chunks: Numbers | None = None,
         dropped: Iterable[int] = (),
     ) -> None:
-        """Number the frames; nothing is read."""
         self.sources = tuple(sources)
         counts = [len(source.sizes) for source in self.sources]
         self._first_chunk = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

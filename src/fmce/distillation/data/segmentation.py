@@ -11,7 +11,6 @@ from fmce.data.pools import (
     ImagePool,
     as_pool,
     resize_and_center_crop,
-    resize_and_center_crop_mask,
     stack_images,
 )
 from fmce.data.road_scenes.canvas import SCENE_CLASSES
@@ -72,7 +71,7 @@ def _read(files: SegmentationFiles, size: tuple[int, int]) -> ImagePool:
     def images() -> Iterator[ImageArray]:
         for i in range(len(files)):
             item = files[i]
-            masks[i] = resize_and_center_crop_mask(item.mask, *size)
+            masks[i] = resize_and_center_crop(item.mask, *size)
             yield resize_and_center_crop(item.image, *size)
 
     stacked = stack_images(images(), len(files))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmce.data.classification.class_splits import balanced_subset, hold_out, validation_count
+from fmce.data.classification.splits import balanced_subset, hold_out, validation_count
 
 TARGETS = np.repeat([0, 1, 2], [60, 30, 10])
 
