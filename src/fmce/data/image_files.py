@@ -5,6 +5,7 @@ files, the deterministic substitute, and lists of stems to leave out. `image_rea
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,10 @@ Stems = Path | str | Iterable[str]
 """Stems of images: a text file with one per line, or an iterable."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg"),
+    *(".wmv", ".flv", ".3gp"),
+)
 _NAMED_FILES = 5
 
 
@@ -74,7 +79,11 @@ def walk_files(root: Path, seen: set[str] | None = None) -> Iterator[Path]:
 
 
 def list_images(
-    root: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, *, seen: set[str] | None = None
+    root: Path,
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+    *,
+    seen: set[str] | None = None,
+    aloud: bool = False,
 ) -> list[Path]:
     """Return the images of a folder that `walk_files` finds, sorted by path inside it.
 
@@ -82,13 +91,23 @@ def list_images(
         root: The folder.
         suffixes: Endings of the files wanted, in lower case.
         seen: As in `walk_files`.
+        aloud: Whether to log how many other files the folder holds, by their endings.
 
     Raises:
         ValueError: If the folder does not exist.
     """
     if not root.is_dir():
         raise ValueError(f"expected a folder of images, found none at {root}")
-    found = [path for path in walk_files(root, seen) if path.name.lower().endswith(suffixes)]
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    for path in walk_files(root, seen):
+        if path.name.lower().endswith(suffixes):
+            found.append(path)
+        else:
+            others[path.suffix or path.name] += 1
+    if aloud and others:
+        counts = first_names([f"{count} {ending}" for ending, count in others.most_common()])
+        logger.info("%s: left out by their ending: %s", root, counts)
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fmce.data.image_files import (
     IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
     Stems,
     first_names,
     list_images,
@@ -72,7 +73,7 @@ def list_frames(
     folders = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
     out = read_stems(exclude)
     seen: set[str] = set()  # shared, so that overlapping roots list no file twice
-    found = [path for folder in folders for path in list_images(folder, seen=seen)]
+    found = [path for folder in folders for path in list_images(folder, seen=seen, aloud=True)]
     kept = tuple(path for path in found if not is_excluded(path, out))
     if not kept:
         where = first_names([str(folder) for folder in folders])
@@ -153,6 +154,6 @@ def _names_in(path: Path) -> list[str]:
         frames = labels.get("frames") if isinstance(labels, dict) else labels
         rows = [f for f in frames if isinstance(f, dict)] if isinstance(frames, list) else []
         return [stem_of(row["name"]) for row in rows if isinstance(row.get("name"), str)]
-    if suffix in (".json", ".jpg", ".jpeg", ".png", ".webp", ".mov", ".mp4"):
+    if suffix in (".json", *IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
         return [path.stem.removesuffix("_train_id")]
     return []

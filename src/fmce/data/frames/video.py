@@ -4,21 +4,27 @@ A video that cannot be decoded to its end counts as damaged.
 """
 
 import io
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from fmce.data.frames.folders import is_excluded_name
-from fmce.data.image_files import Stems, list_images, read_stems
+from fmce.data.image_files import VIDEO_SUFFIXES, Stems, list_images, read_stems
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
+# Streams as they were broadcast or recorded: they begin and end anywhere, and no header says how long they are.
+_RECORDED_STREAMS = ("mpegts", "mpeg")
+_STILLS = 0x400 | 0x800  # FFmpeg's dispositions of cover pictures and of thumbnails
+# Bytes of headers that may lie between two packets.
+_OVERHEAD = 1024
 # Headers may announce a frame or two too many; a truncated file lacks far more.
 _PROMISED_SHARE = 0.95
 # A hole between two frames is this many times longer than 95 % of the steps (rates vary), and at least
@@ -120,7 +126,7 @@ def _videos_of(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise ValueError(f"expected a video or a folder of videos, found none at {source}")
-    videos = list_images(source, VIDEO_SUFFIXES)
+    videos = list_images(source, VIDEO_SUFFIXES, aloud=True)
     if not videos:
         raise ValueError(f"{source} holds no videos ({', '.join(VIDEO_SUFFIXES)})")
     return videos
@@ -129,8 +135,10 @@ def _videos_of(source: Path) -> list[Path]:
 def decode_video(path: Path, every: int, *, threads: int = 1) -> Iterator[tuple[int, "VideoFrame"]]:
     """Yield frames 0, n, 2n, … of a video with their numbers.
 
+    Frames that an edit list hides are not counted.
+
     Args:
-        path: The video; its first video stream is decoded.
+        path: The video; its first video stream that is no cover picture is decoded.
         every: Step n between the frames kept.
         threads: Threads of the decoder; they do not change the frames.
 
@@ -138,54 +146,126 @@ def decode_video(path: Path, every: int, *, threads: int = 1) -> Iterator[tuple[
         Number and frame in the colour format of the video.
 
     Raises:
-        DamagedVideoError: If the video does not open, has no video stream, holds a corrupt frame, or ends
-            before its header says; where the header has no number of frames (Matroska, WebM), if the
-            times of the frames end early or have a hole.
+        DamagedVideoError: If the video does not open, has no moving picture, holds a corrupt frame, or ends
+            before its header says; where the header has no number of frames (Matroska, WebM), if all streams
+            end early, or bytes and frames are missing in between.
         ModuleNotFoundError: If PyAV is not installed.
     """
     av = _pyav()
-    times: list[float | None] = []
+    seen = _Seen()
     try:
         with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise DamagedVideoError(f"{path} has no video stream")
-            stream = container.streams.video[0]
+            stream = _moving_picture(path, container)
             stream.codec_context.thread_count = threads
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise DamagedVideoError(f"{path}: frame {len(times)} is corrupt")
-                if len(times) % every == 0:
-                    yield len(times), frame
-                times.append(frame.time)
-            promised, seconds = stream.frames, _seconds(container, stream)
+            begins_anywhere = container.format.name in _RECORDED_STREAMS
+            for packet in container.demux():
+                seen.packet(packet, shown=packet.stream is stream)
+                if packet.stream is not stream:
+                    continue
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:
+                    if seen.times or not begins_anywhere:
+                        raise
+                    continue  # what the first complete picture would need lies before the file
+                for frame in frames:
+                    if frame.is_corrupt:
+                        raise DamagedVideoError(f"{path}: frame {len(seen.times)} is corrupt")
+                    number = len(seen.times)
+                    seen.times.append(frame.time)
+                    if number % every == 0:
+                        yield number, frame
+            _refuse_incomplete(path, seen, container, stream)
     except av.error.FFmpegError as error:
-        raise DamagedVideoError(f"{path}: {error.strerror} after {len(times)} frames") from error
-    if not times or len(times) < _PROMISED_SHARE * promised:
-        raise DamagedVideoError(f"{path} ends after {len(times)} of {promised} frames")
-    if not promised:
-        _expect_no_hole(path, [time for time in times if time is not None], seconds)
+        raise DamagedVideoError(
+            f"{path}: {error.strerror} after {len(seen.times)} frames"
+        ) from error
 
 
-def _seconds(container: Any, stream: Any) -> float | None:
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    return container.duration / 1e6 if container.duration else None
+def _moving_picture(path: Path, container: Any) -> Any:
+    """Return the first video stream that is neither a cover picture nor thumbnails."""
+    for stream in container.streams.video:
+        if not stream.disposition & _STILLS:
+            return stream
+    stills = " but a cover picture" if container.streams.video else ""
+    raise DamagedVideoError(f"{path} has no video stream{stills}")
 
 
-def _expect_no_hole(path: Path, times: Sequence[float], seconds: float | None) -> None:
-    """Compare the ascending times of the frames with the duration of the video and with one another."""
-    if len(times) < 2:
+@dataclass
+class _Seen:
+    """What was met on the way through a video.
+
+    Attributes:
+        times: When each frame is shown, in seconds.
+        packets: Packets of the picture that are to be shown.
+        end: When the packets of all streams end, in seconds.
+        lost: Times before which bytes of the file belong to no packet.
+    """
+
+    times: list[float | None] = field(default_factory=list)
+    packets: int = 0
+    end: float = -math.inf
+    lost: list[float] = field(default_factory=list)
+    _next_byte: int | None = None
+
+    def packet(self, packet: Any, *, shown: bool) -> None:
+        """Note a packet, of the stream that is shown or of another."""
+        if not packet.size or packet.pts is None:
+            return
+        self.packets += shown and not packet.is_discard
+        time = float(packet.pts * packet.time_base)
+        self.end = max(self.end, time + float((packet.duration or 0) * packet.time_base))
+        if packet.pos is not None:
+            if self._next_byte is not None and packet.pos > self._next_byte + _OVERHEAD:
+                self.lost.append(time)
+            self._next_byte = max(self._next_byte or 0, packet.pos + packet.size)
+
+
+def _refuse_incomplete(path: Path, seen: _Seen, container: Any, stream: Any) -> None:
+    """Compare what was decoded with what the header says.
+
+    Raises:
+        DamagedVideoError: If the video ends early, or lacks frames in between.
+    """
+    decoded, promised = len(seen.times), stream.frames
+    if not decoded:
+        raise DamagedVideoError(f"{path} ends after 0 of {promised} frames")
+    times = [time for time in seen.times if time is not None]
+    if (promised and decoded >= _PROMISED_SHARE * promised) or len(times) < 2:
+        return
+    if container.format.name in _RECORDED_STREAMS:  # they say no length, and may jump in time
         return
     steps = np.diff(times)
-    usual = float(np.quantile(steps, 0.95))
     covered = times[-1] - times[0] + float(np.median(steps))
-    if seconds is not None and covered < _PROMISED_SHARE * seconds:
-        raise DamagedVideoError(f"{path} ends after {covered:.1f} of {seconds:.1f} s")
-    hole = int(steps.argmax())
-    if steps[hole] > max(_LEAST_HOLE, _HOLE_STEPS * usual):
-        raise DamagedVideoError(
-            f"{path} has no frames for {steps[hole]:.1f} s after frame {hole}, at {times[hole]:.1f} s"
+    if stream.duration:
+        length, start = (
+            float(t * stream.time_base) for t in (stream.duration, stream.start_time or 0)
         )
+    else:  # of the longest stream, which need not be the picture
+        length, start = (container.duration or 0) / 1e6, (container.start_time or 0) / 1e6
+        covered = max(covered, seen.end - start)
+    length -= (
+        start if length > start else 0
+    )  # some programs count it from 0, some from the first picture
+    complete = covered >= _PROMISED_SHARE * length
+    if promised and (not complete or decoded < _PROMISED_SHARE * seen.packets):
+        raise DamagedVideoError(f"{path} ends after {decoded} of {promised} frames")
+    if not complete:
+        raise DamagedVideoError(f"{path} ends after {covered:.1f} of {length:.1f} s")
+    if not promised:
+        _refuse_hole(path, times, steps, seen.lost)
+
+
+def _refuse_hole(
+    path: Path, times: Sequence[float], steps: NDArray[np.float64], lost: Sequence[float]
+) -> None:
+    """Refuse a long step between frames where bytes are missing; without that, it is a pause."""
+    usual = float(np.quantile(steps, 0.95))
+    for hole in np.flatnonzero(steps > max(_LEAST_HOLE, _HOLE_STEPS * usual)).tolist():
+        if any(times[hole] < time <= times[hole + 1] for time in lost):
+            raise DamagedVideoError(
+                f"{path} has no frames for {steps[hole]:.1f} s after frame {hole}, at {times[hole]:.1f} s"
+            )
 
 
 def to_jpeg(frame: "VideoFrame", height: int | None, quality: int) -> bytes:
