@@ -129,7 +129,7 @@ def test_without_held_out_sets_the_leak_rule_is_an_error(tmp_path):
 
 def test_a_broken_label_list_is_named(tmp_path):
     _touch(tmp_path, "labels/det_20/det_val.json")
-    with pytest.raises(ValueError, match=r"det_val.json is not valid JSON"):
+    with pytest.raises(ValueError, match=r"det_val.json is empty, expected JSON"):
         bdd100k_excluded_stems(tmp_path)
 
 
