@@ -1,0 +1,322 @@
+"""Function matching on real data for longer and longer: what patience gives, and what decides it.
+
+    python -m experiments.patience [CASE …] [--part lengths deciders …] [--seeds 1 2 3]
+
+Needs the data sets of the cases below FMCE_DATA. One teacher per case teaches students of paired seeds for 1, 4,
+16 and 64 times the case's shortest schedule. Each length is a schedule of its own, its last checkpoint counts, and
+all arms have equal steps. `deciders` changes one thing at a time on Fashion-MNIST, the cheapest case; `labels`
+gives its supervised student more labels; `settings` compares learning rates on images that no other part sees.
+A row is recorded in results/patience.jsonl as soon as an experiment of one seed ends. If interrupted, rerun the
+command to resume; what has a row is not repeated. `--plan` lists what is missing.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from experiments.distillation_runs import without_places
+from experiments.result_rows import select
+from experiments.script import options_parser, record, run_script
+from fmce.config.choices import ARMS, Arm
+from fmce.config.distillation import (
+    AugmentationConfig,
+    DistillationConfig,
+    DistillationDataConfig,
+    NetConfig,
+    StepsConfig,
+)
+from fmce.config.io import to_dict
+from fmce.data.batch import ImageSet
+from fmce.data.classification.catalog import spec_of
+from fmce.data.classification.classification import ClassificationData, load_classification
+from fmce.distillation.distill import distill
+from fmce.files import read_json_lines
+from fmce.models.tiny import TinyNet
+
+MULTIPLES, INTERVALS, SETTINGS_SEED = (1, 4, 16, 64), 5, 0
+CHEAPEST, LABELS, WIDTH, HELD_OUT, ZOOM = "fashion-mnist", 500, 3, 1000, 1.3
+MATCHED: tuple[Arm, ...] = ("function_matching",)
+SUPERVISED: tuple[Arm, ...] = ("supervised",)
+Change = Callable[[DistillationConfig], DistillationConfig]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One teacher's students of one seed.
+
+    Attributes:
+        case: Name of the data.
+        part: "lengths", "deciders", "labels" or "settings".
+        what: What differs from the case.
+        multiple: Steps over the case's shortest schedule.
+        arms: Which students.
+        change: Makes the case's config this experiment's.
+        own_teacher: Whether the change is the teacher's too.
+    """
+
+    case: str
+    part: str
+    what: str = "as it is"
+    multiple: int = 16
+    arms: tuple[Arm, ...] = ARMS
+    change: Change = lambda config: config
+    own_teacher: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is missing and record a row per experiment and seed."""
+    parser = options_parser(__doc__, "patience.jsonl", "runs/patience")
+    add = parser.add_argument
+    add("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all by default")
+    add("--part", nargs="+", choices=PARTS, default=list(PARTS), help="all by default")
+    add("--most", type=int, default=MULTIPLES[-1], help="leave out longer schedules")
+    add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the students")
+    add("--small", action="store_true", help="the cheapest case, one seed, at most 4 times")
+    add("--plan", action="store_true", help="list what is missing, train nothing")
+    options = parser.parse_args(argv)
+    if unknown := set(options.cases) - set(CASES):
+        parser.error(f"unknown case {min(unknown)}; choose from {', '.join(CASES)}")
+    for experiment, seed in queue(options):
+        about: dict[str, Any] = {"case": experiment.case, "part": experiment.part}
+        about |= {"multiple": experiment.multiple, "seed": seed}
+        about |= {"scale": "small"} if options.small else {}
+        if select(read_json_lines(options.results), what=experiment.what, **about):
+            continue
+        if options.plan:
+            print(*about.values(), experiment.what)
+            continue
+        config, result = trained(experiment, seed, options.out)
+        record(options.results, "patience", experiment.what, config, result, **about)
+
+
+def queue(options: Any) -> Iterator[tuple[Experiment, int]]:
+    """Yield the experiments that the options name, seed by seed in each part."""
+    cases = [CHEAPEST] if options.small else options.cases or list(CASES)
+    for part in options.part:
+        seeds = [SETTINGS_SEED] if part == "settings" else options.seeds
+        for seed in seeds[: 1 if options.small else None]:
+            for experiment in PARTS[part]:
+                if options.small and part != "lengths":
+                    experiment = replace(experiment, multiple=min(experiment.multiple, 4))
+                most = 4 if options.small else options.most
+                if experiment.case in cases and experiment.multiple <= most:
+                    yield experiment, seed
+
+
+def trained(experiment: Experiment, seed: int, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the config of an experiment's row, and what its students of a seed came to."""
+    folder, base = out / experiment.case, CASES[experiment.case]()
+    name = f"{experiment.part}-{experiment.what.replace(' ', '-')}"
+    teacher = folder / "teacher"
+    if experiment.own_teacher:
+        base, teacher = experiment.change(base), folder / f"teacher-{name}"
+    # Whatever else it trains is short; a teacher is trained once.
+    distill(replace(base, arms=SUPERVISED, seeds=(SETTINGS_SEED,)), teacher, jobs=1)
+    changed = experiment.change(CASES[experiment.case]())
+    steps = changed.student_steps.steps * experiment.multiple
+    config = replace(
+        changed,
+        student_steps=replace(changed.student_steps, steps=steps, interval=steps // INTERVALS),
+        teacher_checkpoint=str(teacher / "teacher"),
+        arms=experiment.arms,
+        seeds=(seed,),
+    )
+    found = distill(config, folder / f"{name}-x{experiment.multiple}-seed{seed}", jobs=1)
+    return without_places(to_dict(config)), compact(found)
+
+
+def compact(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row keeps of a result: scores, agreement, and the scores on the way."""
+    name, agreement = found["score_name"], found["agreement_name"]
+    arms = {
+        row["arm"]: {
+            "score": row["score"],
+            **{pool: values[agreement] for pool, values in row["agreement"].items()},
+            "kl": row["agreement"]["validation"]["mean_kl"],
+            "curve": [point[name] for point in row["curve"]],
+        }
+        for row in found["rows"]
+    }
+    about = {key: found[key] for key in ("score_name", "images", "steps")}
+    return {**about, "teacher": found["teacher"][name], "arms": arms}
+
+
+def classification(name: str, labelled: int, width: int) -> DistillationConfig:
+    """Return a teacher of width 16 and a narrower student, at 16 px."""
+    spec = spec_of(name)
+    assert spec.mean is not None
+    assert spec.std is not None
+    budget = StepsConfig(steps=125, batch_size=64, learning_rate=4e-3, interval=25)
+    return DistillationConfig(
+        task="classify",
+        data=DistillationDataConfig(
+            name=name,
+            height=16,
+            width=16,
+            labelled=labelled,
+            unlabelled=None,
+            held_out=HELD_OUT,
+            validation=5000,
+            # Of all images, so that students with more labels can have the same teacher.
+            mean=spec.mean,
+            std=spec.std,
+        ),
+        augmentation=AugmentationConfig(zoom=ZOOM),
+        teacher=NetConfig("tiny", {"width": 16}),
+        student=NetConfig("tiny", {"width": width}),
+        teacher_steps=replace(budget, steps=4000, interval=400),
+        student_steps=budget,
+    )
+
+
+def data(**fields: Any) -> Change:
+    """Return the change of some fields of `data`."""
+    return lambda config: replace(config, data=replace(config.data, **fields))
+
+
+def student_steps(**fields: Any) -> Change:
+    """Return the change of some fields of `student_steps`."""
+    return lambda config: replace(config, student_steps=replace(config.student_steps, **fields))
+
+
+def student(name: str = "tiny", width: int = WIDTH) -> Change:
+    """Return the change of the student."""
+    return lambda config: replace(config, student=NetConfig(name, {"width": width}))
+
+
+def temperature(value: float) -> Change:
+    """Return the change of the temperature."""
+    return lambda config: replace(config, temperature=value)
+
+
+def own_function(name: str) -> Change:
+    """Return the change of the data to what a function of this file makes of them."""
+    return data(name=f"experiments.patience:{name}")
+
+
+class OtherCrop(TinyNet):
+    """A student that is trained on another window of each view than the teacher sees."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, num_classes) of images (B, 3, H, W)."""
+        return super().forward(other_window(images) if self.training else images)
+
+
+def other_crop(num_classes: int, width: int) -> OtherCrop:
+    """Build the student of the broken view."""
+    return OtherCrop(num_classes, width=width)
+
+
+def other_window(images: Tensor) -> Tensor:
+    """Return a window of each image (B,C,H,W), zoomed and mirrored at random, at the image's size."""
+    draw = torch.rand(4, len(images), device=images.device)
+    side = ZOOM ** -draw[0]  # (B,)
+    theta = torch.zeros(len(images), 2, 3, device=images.device)
+    theta[:, 0, 0], theta[:, 1, 1] = torch.where(draw[1] < 0.5, -side, side), side
+    theta[:, :, 2] = (2 * draw[2:].T - 1) * (1 - side)[:, None]
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def settings_images() -> ClassificationData:
+    """Return the data whose test images are those set aside for choosing settings."""
+    found = load_classification(CHEAPEST)
+    return replace(found, test=found.validation)
+
+
+def shuffled_labels() -> ClassificationData:
+    """Return the data with the training labels shuffled among their images."""
+    found = load_classification(CHEAPEST)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(found.train)))
+    return replace(found, train=ImageSet(found.train.images, found.train.targets[order]))
+
+
+def pool_of_mnist() -> ClassificationData:
+    """Return the data with MNIST's images as the pool."""
+    return with_pool_of("mnist")
+
+
+def pool_of_cifar10() -> ClassificationData:
+    """Return the data with CIFAR-10's images, in grey, as the pool."""
+    return with_pool_of("cifar10")
+
+
+def with_pool_of(name: str) -> ClassificationData:
+    """Put another set's images in the places that the labelled images and those held out leave."""
+    found, images = load_classification(CHEAPEST), load_classification(name).train.images
+    every, targets = np.arange(len(found.train)), found.train.targets.numpy()
+    # As fmce.distillation.data.classification draws them.
+    _, rest = train_test_split(every, train_size=LABELS, stratify=targets, random_state=0)
+    places = torch.from_numpy(rest[HELD_OUT:][: len(images)])
+    grey = images.float().mean(dim=1, keepdim=True)  # (N,1,h,w)
+    mixed = found.train.images.clone()
+    mixed[places] = F.interpolate(grey[: len(places)], mixed.shape[-2:]).round().to(torch.uint8)
+    return replace(found, train=ImageSet(mixed, found.train.targets))
+
+
+CASES: dict[str, Callable[[], DistillationConfig]] = {
+    CHEAPEST: lambda: classification(CHEAPEST, LABELS, WIDTH),
+    "cifar10": lambda: classification("cifar10", 4500, 8),
+}
+_DECIDERS: tuple[tuple[str, Change], ...] = (
+    ("500 unlabelled images", data(unlabelled=500)),
+    ("2000 unlabelled images", data(unlabelled=2000)),
+    ("8000 unlabelled images", data(unlabelled=8000)),
+    ("a pool of CIFAR-10", own_function("pool_of_cifar10")),
+    ("other crop for the student", student("experiments.patience:other_crop")),
+    ("mixup", student_steps(mixup=True)),
+    ("a pool of MNIST", own_function("pool_of_mnist")),
+    ("temperature 4", temperature(4)),
+)
+PARTS: dict[str, list[Experiment]] = {
+    "settings": [
+        Experiment(
+            CHEAPEST,
+            "settings",
+            f"learning rate {rate:g}",
+            multiple=4,
+            arms=("supervised", "function_matching"),
+            change=lambda config, rate=rate: student_steps(learning_rate=rate)(
+                own_function("settings_images")(config)
+            ),
+        )
+        for rate in (2e-3, 4e-3, 8e-3)
+    ],
+    "lengths": [Experiment(c, "lengths", multiple=times) for c in CASES for times in MULTIPLES],
+    "deciders": [
+        *(Experiment(CHEAPEST, "deciders", w, arms=MATCHED, change=c) for w, c in _DECIDERS),
+        *(
+            Experiment(
+                CHEAPEST,
+                "deciders",
+                f"width {w}",
+                arms=(*SUPERVISED, *MATCHED),
+                change=student(width=w),
+            )
+            for w in (2, 6)
+        ),
+        Experiment(
+            CHEAPEST,
+            "deciders",
+            "labels shuffled among images",
+            arms=(*SUPERVISED, *MATCHED),
+            change=own_function("shuffled_labels"),
+            own_teacher=True,
+        ),
+    ],
+    "labels": [
+        Experiment(CHEAPEST, "labels", f"{n} labels", arms=SUPERVISED, change=data(labelled=n))
+        for n in (1000, 2000, 4000)
+    ],
+}
+
+
+if __name__ == "__main__":
+    run_script(main)
