@@ -298,6 +298,14 @@ PARTS: dict[str, list[Experiment]] = {
     ],
     "lengths": [Experiment(c, "lengths", multiple=times) for c in CASES for times in MULTIPLES],
     "deciders": [
+        Experiment(
+            CHEAPEST,
+            "deciders",
+            "labels shuffled among images",
+            arms=MATCHED,
+            change=shuffled,
+            own_teacher=True,
+        ),
         *(Experiment(CHEAPEST, "deciders", w, arms=MATCHED, change=c) for w, c in _DECIDERS),
         *(
             Experiment(
@@ -308,14 +316,6 @@ PARTS: dict[str, list[Experiment]] = {
                 change=student(width=w),
             )
             for w in (2, 6)
-        ),
-        Experiment(
-            CHEAPEST,
-            "deciders",
-            "labels shuffled among images",
-            arms=MATCHED,
-            change=shuffled,
-            own_teacher=True,
         ),
     ],
     "labels": [
