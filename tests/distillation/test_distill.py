@@ -229,6 +229,40 @@ def test_several_trainings_at_a_time_are_refused_in_several_processes(small_dist
     assert not (tmp_path / "x").exists()
 
 
+def test_a_refused_teacher_or_a_start_that_broke_does_not_block_the_corrected_command(
+    experiment, small_distillation, tmp_path
+):
+    given = [*small_distillation, f"teacher_checkpoint={experiment / 'teacher'}"]
+    few = ["seeds=[1]", "arms=[supervised]"]
+    refused = {
+        "both must see the same view": ["data.mean=[0, 0, 0]", "data.std=[1, 1, 1]"],
+        "give a better one, or lower teacher_floor": ["teacher_floor=0.99"],
+        "does not fit the teacher": ["teacher.options={encoder_options: {stem_width: 8}}"],
+    }
+    for message, settings in refused.items():
+        with pytest.raises(ValueError, match=message):
+            distill(with_settings(DistillationConfig(), [*given, *settings, *few]), tmp_path)
+    broken = [
+        *small_distillation,
+        "teacher.name=tests.distillation.test_distill:breaks_in_training",
+    ]
+    with pytest.raises(RuntimeError, match="broken"):
+        distill(
+            with_settings(DistillationConfig(), [*broken, "teacher.options={}", *few]), tmp_path
+        )
+    result = distill(with_settings(DistillationConfig(), [*given, *few]), tmp_path)
+    assert [arm["arm"] for arm in result["arms"]] == ["supervised"]
+
+
+class BreaksInTraining(torch.nn.Conv2d):
+    def forward(self, images):
+        raise RuntimeError("broken")
+
+
+def breaks_in_training(num_classes):
+    return BreaksInTraining(3, num_classes, 1)
+
+
 def test_function_matching_without_unlabelled_images_is_refused(tmp_path):
     settings = ["data.labelled=null", "data.unlabelled=null", "data.held_out=0"]
     config = with_settings(distillation_preset("digits"), settings)

@@ -87,6 +87,36 @@ def test_a_field_that_an_older_config_lacks_has_its_default(tmp_path):
         claim_with_new_field(tmp_path, 5)
 
 
+def begin(folder, config):
+    with lock_run(folder, config, before_training=("data.json", "metrics.jsonl")):
+        pass
+
+
+def test_a_start_that_trained_nothing_gives_way_to_another_config(tmp_path):
+    begin(tmp_path, "a: 1\n")
+    (tmp_path / "data.json").write_text("of a: 1")
+    begin(tmp_path / "teacher", "a: 1\n")
+    killed_write = tmp_path / "teacher" / "checkpoints" / ".epoch_0001.1f2e.tmp"
+    killed_write.mkdir(parents=True)
+    (killed_write / "model.safetensors").write_text("half")
+    begin(tmp_path, "a: 2\n")
+    assert (tmp_path / "config.yaml").read_text() == "a: 2\n"
+    assert {p.name for p in tmp_path.iterdir()} == {".lock", "config.yaml", "versions.json"}
+
+
+@pytest.mark.parametrize("trained", ["teacher/checkpoints/epoch_0001/meta.json", "notes.txt"])
+def test_a_start_with_anything_else_in_its_folder_is_kept(tmp_path, trained):
+    begin(tmp_path, "a: 1\n")
+    (tmp_path / "data.json").write_text("of a: 1")
+    (tmp_path / trained).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / trained).write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(FileExistsError, match="holds a run of another config"):
+        begin(tmp_path, "a: 2\n")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "config.yaml").read_text() == "a: 1\n"
+
+
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("…")
     with pytest.raises(FileExistsError, match=r"is not a run folder but holds 'thesis.tex'"):

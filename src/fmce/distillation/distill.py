@@ -73,7 +73,7 @@ def distill(
     Raises:
         ValueError: If images or networks do not fit, the teacher is below `teacher_floor`, or several `jobs`
             are asked for in several processes.
-        FileExistsError: If `out` holds another experiment.
+        FileExistsError: If `out` holds another experiment that has trained something.
 
     Example:
         On built-in road scenes, for one seed::
@@ -87,7 +87,9 @@ def distill(
     jobs = _num_jobs(jobs, runtime)
     text, defaults = to_yaml(config), defaults_of(DistillationConfig)
     ranks.on_rank_zero(lambda: check_networks(config))
-    with lock_run(out, text, defaults=defaults, ranks=ranks):
+    # Metrics lines follow a checkpoint, so that a folder without any holds no training.
+    begun = (*PREPARED, "metrics.jsonl")
+    with lock_run(out, text, defaults=defaults, ranks=ranks, before_training=begun):
         experiment = Experiment(config, out, _prepared_data(config, out, runtime))
         teacher = make_teacher(experiment, runtime)
         _train_students(experiment, runtime, jobs)

@@ -53,6 +53,8 @@ def _train_or_load(experiment: Experiment, runtime: Runtime) -> None:
             )
     batches = inputs.evaluation_batches(data.validation, data, runtime)
     card["scores"] = task.scores(teacher, batches, runtime)
+    if given is not None:  # a copy of what is refused must not claim the folder
+        _check_floor(task.score_name, card["scores"][task.score_name], experiment)
     runtime.ranks.on_rank_zero(lambda: _save(folder, teacher, card))
 
 
@@ -69,10 +71,14 @@ def _check_floor(name: str, score: float | None, experiment: Experiment) -> None
             "choose other images, and another folder"
         )
     if score < floor:
+        remedy = (
+            "train it longer or take a better one. To lower teacher_floor, write to another folder and keep "
+            f"this teacher: --teacher-checkpoint {experiment.teacher_folder}"
+        )
+        if experiment.config.teacher_checkpoint is not None:
+            remedy = "give a better one, or lower teacher_floor"
         raise ValueError(
-            f"the teacher's {name} on validation images is {score:.4f}, below the floor {floor}; train it "
-            "longer or take a better one. To lower teacher_floor, write to another folder and keep this "
-            f"teacher: --teacher-checkpoint {experiment.teacher_folder}"
+            f"the teacher's {name} on validation images is {score:.4f}, below the floor {floor}; {remedy}"
         )
 
 

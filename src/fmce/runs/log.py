@@ -8,8 +8,9 @@ import datetime
 import math
 import os
 import platform
+import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -51,6 +52,7 @@ def lock_run(
     *,
     defaults: Mapping[str, Any] | None = None,
     ranks: "Ranks | None" = None,
+    before_training: Collection[str] = (),
 ) -> Iterator[None]:
     """Own a run folder while writing to it: make it, or resume in it with the same config.
 
@@ -61,6 +63,8 @@ def lock_run(
         config_yaml: The complete config as text; must mean the same as the folder's own, if there is one.
         defaults: Meaning of the fields that a config of an older version does not name, as nested dicts.
         ranks: The processes that train together.
+        before_training: Names of files that a start writes before anything is trained. A folder that holds
+            nothing else, at any depth, is taken over by another config; without names it never is.
 
     Raises:
         FileExistsError: If the folder holds another config, or files that do not belong to a run.
@@ -69,15 +73,23 @@ def lock_run(
     """
     with ExitStack() as held:
         if ranks is None:
-            _own(folder, config_yaml, defaults or {}, held)
+            _own(folder, config_yaml, defaults or {}, held, before_training)
             yield
         else:
-            ranks.on_rank_zero(lambda: _own(folder, config_yaml, defaults or {}, held))
+            ranks.on_rank_zero(
+                lambda: _own(folder, config_yaml, defaults or {}, held, before_training)
+            )
             yield
             ranks.barrier()
 
 
-def _own(folder: Path, config_yaml: str, defaults: Mapping[str, Any], held: ExitStack) -> None:
+def _own(
+    folder: Path,
+    config_yaml: str,
+    defaults: Mapping[str, Any],
+    held: ExitStack,
+    before_training: Collection[str],
+) -> None:
     """Lock the folder until `held` is left, and claim it for the config."""
     busy = f"another process is training in {folder}; wait for it or choose another folder"
     try:
@@ -90,12 +102,13 @@ def _own(folder: Path, config_yaml: str, defaults: Mapping[str, Any], held: Exit
     path = folder / "config.yaml"
     if path.exists():
         difference = _difference(path.read_text(encoding="utf-8"), config_yaml, defaults)
-        if difference:
+        if not difference:
+            return
+        if not _forget_start(folder, before_training):
             raise FileExistsError(
                 f"{folder} holds a run of another config ({difference}); "
                 "repeat the command that made it, choose another folder, or delete this one to start anew"
             )
-        return
     # versions.json alone is what a kill between the two writes below leaves.
     strangers = [p.name for p in folder.iterdir() if p.name != "versions.json" and p.name[0] != "."]
     if strangers:
@@ -104,6 +117,20 @@ def _own(folder: Path, config_yaml: str, defaults: Mapping[str, Any], held: Exit
         )
     write_json(folder / "versions.json", environment())
     write_text(path, config_yaml)
+
+
+def _forget_start(folder: Path, names: Collection[str]) -> bool:
+    """Remove what a start left that trained nothing; return False, and remove nothing, where there is more."""
+    start = {"config.yaml", "versions.json", *names}
+    places = [p.relative_to(folder) for p in folder.rglob("*") if not p.is_dir()]
+    # What begins with a dot is a lock, or was being written when a process was killed.
+    seen = [p for p in places if not any(part.startswith(".") for part in p.parts)]
+    if not names or any(p.name not in start for p in seen):
+        return False
+    for path in folder.iterdir():
+        if not path.name.startswith("."):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return True
 
 
 def _difference(before: str, now: str, defaults: Mapping[str, Any]) -> str:
