@@ -247,24 +247,32 @@ def shuffled_labels() -> ClassificationData:
 
 def pool_of_mnist() -> ClassificationData:
     """Return the data with MNIST's images as the pool."""
-    return with_pool_of("mnist")
+    return with_pool(load_classification(CHEAPEST), load_classification("mnist").train.images)
 
 
 def pool_of_cifar10() -> ClassificationData:
     """Return the data with CIFAR-10's images, in grey, as the pool."""
-    return with_pool_of("cifar10")
+    return with_pool(load_classification(CHEAPEST), load_classification("cifar10").train.images)
 
 
-def with_pool_of(name: str) -> ClassificationData:
-    """Put another set's images in the places that the labelled images and those held out leave."""
-    found, images = load_classification(CHEAPEST), load_classification(name).train.images
+def with_pool(
+    found: ClassificationData, images: Tensor, *, labelled: int = LABELS, held_out: int = HELD_OUT
+) -> ClassificationData:
+    """Put other images in the places that the labelled images and those held out leave.
+
+    Args:
+        found: Grey images; `train` gets the others.
+        images: Uint8 (N,C,h,w), any number: they are repeated where there are too few.
+        labelled: How many images of `train` keep their labels in the experiment.
+        held_out: How many are held out.
+    """
     every, targets = np.arange(len(found.train)), found.train.targets.numpy()
-    # As fmce.distillation.data.classification draws them.
-    _, rest = train_test_split(every, train_size=LABELS, stratify=targets, random_state=0)
-    places = torch.from_numpy(rest[HELD_OUT:][: len(images)])
-    grey = images.float().mean(dim=1, keepdim=True)  # (N,1,h,w)
-    mixed = found.train.images.clone()
-    mixed[places] = F.interpolate(grey[: len(places)], mixed.shape[-2:]).round().to(torch.uint8)
+    # As fmce.distillation.data.classification draws them with the seed 0.
+    _, rest = train_test_split(every, train_size=labelled, stratify=targets, random_state=0)
+    places = torch.from_numpy(rest[held_out:])
+    grey = images[torch.arange(len(places)) % len(images)].float().mean(dim=1, keepdim=True)
+    mixed = found.train.images.clone()  # (N,1,H,W)
+    mixed[places] = F.interpolate(grey, mixed.shape[-2:]).round().to(torch.uint8)
     return replace(found, train=ImageSet(mixed, found.train.targets))
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fmce.report.figures import ACCENT, INK, QUIET, draw_spread, panel, styled
 
-_COLOURS = {"supervised": QUIET, "distilled": "#3b78b0", "function_matching": ACCENT}
+ARM_COLOURS = {"supervised": QUIET, "distilled": "#3b78b0", "function_matching": ACCENT}
 
 
 @styled
@@ -75,7 +75,7 @@ def progress_figure(result: Mapping[str, Any]) -> Figure:
             steps = [point["steps"] for point in curves[0]]
             # Agreement of a detector is undefined (None) where its teacher finds nothing.
             values = 100 * np.array([[p[key] for p in curve] for curve in curves], dtype=float)
-            draw_spread(axes, steps, values, _COLOURS.get(arm, INK), arm)
+            draw_spread(axes, steps, values, ARM_COLOURS.get(arm, INK), arm)
         axes.set(xlabel="training steps", ylabel=f"{label} (%)")
     panels[0].axhline(100 * result["teacher"][result["score_name"]], color=INK, ls="--", lw=1)
     panels[0].legend()

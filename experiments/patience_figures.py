@@ -1,0 +1,118 @@
+"""Draws what experiments.patience recorded: scores over steps, gap closed over pool size, agreement and score.
+
+    python -m experiments.patience_figures [--out docs/images]
+
+Takes seconds; trains nothing. Experiments that have no rows yet are left out.
+"""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.patience import CHEAPEST
+from experiments.result_rows import Row
+from experiments.results_page import ROOT
+from experiments.script import options_parser, run_script
+from experiments.tables.distillation import NAMES
+from experiments.tables.patience import ARMS, CASES, Group, groups, lengths, mean, share, values
+from fmce.files import read_json_lines
+from fmce.report.arm_figures import ARM_COLOURS
+from fmce.report.figures import INK, save_figure, styled
+
+IMAGES = ROOT / "docs" / "images"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the three figures."""
+    options = options_parser(__doc__, "patience.jsonl", str(IMAGES)).parse_args(argv)
+    rows = [row for row in read_json_lines(options.results) if row.get("scale") != "small"]
+    for name, draw in FIGURES.items():
+        save_figure(draw(rows), options.out / f"patience-{name}.svg")
+
+
+@styled
+def length_figure(rows: Sequence[Row]) -> Figure:
+    """Draw the score over the steps, a line per arm at its mean, a dot per seed, and the teacher."""
+    measured = by_case(rows)
+    figure = Figure(figsize=(4.6 * len(measured), 3.4))
+    panels = figure.subplots(1, len(measured), squeeze=False)[0]
+    for axes, (case, found) in zip(panels, measured.items(), strict=True):
+        for arm in ARMS:
+            draw_arm(axes, found, arm)
+        teacher = 100 * found[0][0]["result"]["teacher"]
+        axes.axhline(teacher, color=INK, ls="--", lw=1, label="teacher")
+        axes.set(xscale="log", xlabel="steps", ylabel="score (%)", title=CASES[case])
+    panels[0].legend()
+    return figure
+
+
+@styled
+def agreement_figure(rows: Sequence[Row]) -> Figure:
+    """Draw the score over the agreement with the teacher on images that nobody trained on."""
+    measured = by_case(rows)
+    figure = Figure(figsize=(4.6 * len(measured), 3.4))
+    panels = figure.subplots(1, len(measured), squeeze=False)[0]
+    for axes, (case, found) in zip(panels, measured.items(), strict=True):
+        for arm in ARMS:
+            points = [(mean(g, arm, "held_out"), mean(g, arm), g[0]["multiple"]) for g in found]
+            across, up, multiples = zip(*points, strict=True)
+            across, up = ([100 * v for v in axis] for axis in (across, up))
+            axes.plot(across, up, "o-", ms=4, lw=1, color=ARM_COLOURS[arm], label=NAMES[arm])
+            for *place, times in zip(across, up, multiples, strict=True):
+                axes.annotate(f"{times}×", place, textcoords="offset points", xytext=(4, -9))
+        axes.axhline(100 * found[0][0]["result"]["teacher"], color=INK, ls="--", lw=1)
+        axes.set(xlabel="same answer as the teacher (%)", ylabel="score (%)", title=CASES[case])
+    panels[0].legend()
+    return figure
+
+
+@styled
+def pool_figure(rows: Sequence[Row]) -> Figure:
+    """Draw the share of the gap closed over the number of images in the pool, at equal steps."""
+    figure = Figure(figsize=(4.6, 3.4))
+    axes = figure.subplots()
+    sizes = [g for g in groups(rows, "deciders") if g[0]["what"].endswith("unlabelled images")]
+    multiple = sizes[0][0]["multiple"]
+    (base,) = (g for g in by_case(rows)[CHEAPEST] if g[0]["multiple"] == multiple)
+    points = sorted(
+        (pool_size(group), found)
+        for group in (*sizes, base)
+        if (found := share(group, base)) is not None
+    )
+    axes.plot(*zip(*points, strict=True), "o-", color=ARM_COLOURS["function_matching"])
+    axes.axhline(1, color=INK, ls="--", lw=1)
+    title = f"{CASES[CHEAPEST]}, {base[0]['result']['steps']} steps"
+    axes.set(xscale="log", xlabel="images matched on", ylabel="gap closed", title=title)
+    return figure
+
+
+def by_case(rows: Sequence[Row]) -> dict[str, list[Group]]:
+    """Return the experiments of each measured case, short before long."""
+    found: dict[str, list[Group]] = {}
+    for group in lengths(rows):
+        found.setdefault(group[0]["case"], []).append(group)
+    return found
+
+
+def draw_arm(axes: Axes, found: Sequence[Group], arm: str) -> None:
+    """Draw an arm's mean over the steps, and its seeds."""
+    steps = [group[0]["result"]["steps"] for group in found]
+    means = [100 * mean(group, arm) for group in found]
+    axes.plot(steps, means, "-", lw=1.6, color=ARM_COLOURS[arm], label=NAMES[arm])
+    for number, group in zip(steps, found, strict=True):
+        scores = [100 * score for score in values(group, arm).values()]
+        axes.plot([number] * len(scores), scores, "o", ms=3, color=ARM_COLOURS[arm])
+
+
+def pool_size(group: Group) -> int:
+    """Return how many images function matching trains on."""
+    images = group[0]["result"]["images"]
+    return int(images["labelled"] + images["unlabelled"])
+
+
+FIGURES = {"lengths": length_figure, "agreement": agreement_figure, "pool": pool_figure}
+
+
+if __name__ == "__main__":
+    run_script(main)
