@@ -196,6 +196,11 @@ def temperature(value: float) -> Change:
     return lambda config: replace(config, temperature=value)
 
 
+def both(first: Change, second: Change) -> Change:
+    """Return two changes as one."""
+    return lambda config: second(first(config))
+
+
 def shuffled(config: DistillationConfig) -> DistillationConfig:
     """Return the config of a teacher that can know nothing; a short training is enough for that."""
     return own_function("shuffled_labels")(
@@ -298,9 +303,7 @@ PARTS: dict[str, list[Experiment]] = {
             f"learning rate {rate:g}",
             multiple=4,
             arms=("supervised", "function_matching"),
-            change=lambda config, rate=rate: student_steps(learning_rate=rate)(
-                own_function("settings_images")(config)
-            ),
+            change=both(own_function("settings_images"), student_steps(learning_rate=rate)),
         )
         for rate in (2e-3, 4e-3, 8e-3)
     ],

@@ -55,12 +55,12 @@ def agreement_figure(rows: Sequence[Row]) -> Figure:
     panels = figure.subplots(1, len(measured), squeeze=False)[0]
     for axes, (case, found) in zip(panels, measured.items(), strict=True):
         for arm in ARMS:
-            points = [(mean(g, arm, "held_out"), mean(g, arm), g[0]["multiple"]) for g in found]
-            across, up, multiples = zip(*points, strict=True)
-            across, up = ([100 * v for v in axis] for axis in (across, up))
+            across = [100 * mean(group, arm, "held_out") for group in found]
+            up = [100 * mean(group, arm) for group in found]
             axes.plot(across, up, "o-", ms=4, lw=1, color=ARM_COLOURS[arm], label=NAMES[arm])
-            for *place, times in zip(across, up, multiples, strict=True):
-                axes.annotate(f"{times}×", place, textcoords="offset points", xytext=(4, -9))
+            for group, *place in zip(found, across, up, strict=True):
+                text = f"{group[0]['multiple']}×"
+                axes.annotate(text, place, textcoords="offset points", xytext=(4, -9))
         axes.axhline(100 * found[0][0]["result"]["teacher"], color=INK, ls="--", lw=1)
         axes.set(xlabel="same answer as the teacher (%)", ylabel="score (%)", title=CASES[case])
     panels[0].legend()
