@@ -6,7 +6,7 @@
 
 Three seeds; each command records one row in results/distillation.jsonl. If interrupted, rerun it to resume.
 `--small`: road scenes at 48×96, small encoders, the demo's settings; 13 core-minutes. Expected: a teacher of
-about 5 % AP, the matched student half a point above the supervised one.
+about 7 % AP, the matched student about a point above the supervised one.
 `--real`: 76 labelled frames of KITTI (every fourth of the 101 is for validation) at 64×208; the pool is
 CamVid's training frames, driveai120, BDD100K's samples and the clips, all without labels. Expected: an AP of a
 few percent, since there are 25 validation frames and few steps; it shows that real files work.
