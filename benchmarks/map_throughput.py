@@ -42,7 +42,8 @@ from fmce.data.classification.classification import digits
 from fmce.data.transforms import ImageTransform
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.feature_maps.extractor import MapExtractor
-from fmce.feature_maps.recomputed import MapSource, RecomputedMaps
+from fmce.feature_maps.recomputed import RecomputedMaps
+from fmce.feature_maps.source import MapSource
 from fmce.feature_maps.stored import StoredMaps
 from fmce.feature_maps.zarr_shards import (
     SHARD,

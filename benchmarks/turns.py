@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from experiments.result_rows import record_result
 from fmce.engine.runtime import Runtime
-from fmce.runs.log import record_result
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks.jsonl"
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "process": time.process_time}

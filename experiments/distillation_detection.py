@@ -54,12 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def real_config(data: Path, out: Path) -> DistillationConfig:
-    """Return KITTI's frames with a pool of other data sets' images.
-
-    Args:
-        data: Folder with kitti101/, and the unlabelled folders and clips that there are.
-        out: Folder of the experiment; frames of the clips are written beside it.
-    """
+    """Return KITTI's frames with a pool of other data sets' images; frames of clips are written beside `out`."""
     folders = unlabelled_folders(data, ("camvid/train", *FOLDERS), out.parent / "clip-frames")
     config = distillation_preset("kitti")
     pool = replace(config.data, root=str(data / "kitti101"), folders=folders, held_out=60)

@@ -31,13 +31,7 @@ def data_folder(parser: argparse.ArgumentParser) -> Path:
 
 
 def unlabelled_folders(data: Path, names: Sequence[str], clips: Path) -> tuple[str, ...]:
-    """Return the folders of unlabelled images that there are.
-
-    Args:
-        data: Folder of data sets.
-        names: Folders below it.
-        clips: Where frames of the clips in `driving-clips` are written, if there are any.
-    """
+    """Return the folders of unlabelled images that there are; frames of `driving-clips` are written to `clips`."""
     found = [str(data / name) for name in names if (data / name).is_dir()]
     videos = sorted((data / "driving-clips").glob("*.mp4"))
     for video in videos:
@@ -64,15 +58,7 @@ def write_frames(video: Path, folder: Path) -> None:
 def run_experiment(
     results: Path, experiment: str, what: str, config: DistillationConfig, out: Path
 ) -> dict[str, Any]:
-    """Train what is missing, write the report, record the row and print it beside the slides' scores.
-
-    Args:
-        results: File of the rows.
-        experiment: Name of the script.
-        what: What is measured.
-        config: The experiment.
-        out: Its folder.
-    """
+    """Train what is missing, write the report, record the row and print it beside the slides' scores."""
     result = distill(config, out)
     report(out)
     record_experiment(results, experiment, what, config, result)

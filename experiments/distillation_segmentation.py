@@ -106,12 +106,7 @@ def shorter(config: DistillationConfig, out: Path) -> list[dict[str, Any]]:
 
 
 def real_config(data: Path, out: Path) -> DistillationConfig:
-    """Return CamVid with a quarter of its labels, at a size that two CPU cores train in an hour.
-
-    Args:
-        data: Folder with camvid/, and the unlabelled folders and clips that there are.
-        out: Folder of the experiment; frames of the clips are written beside it.
-    """
+    """Return CamVid with a quarter of its labels, at a size that two CPU cores train in an hour."""
     return DistillationConfig(
         data=DistillationDataConfig(
             name="camvid",

@@ -10,12 +10,14 @@ Grad-CAM only sees test images after RAF was selected on validation images.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from experiments.fmce_net_pp_table1 import sweep_folder, swept_cases
 from experiments.paper_runs import is_asked, paper_parser, parse, print_rows
@@ -25,8 +27,7 @@ from experiments.tables.fmce_net_pp import arm_name, cam_table
 from fmce.files import read_json
 from fmce.maturity.explain import one_of_each_class
 from fmce.models.grad_cam import cam_numbers, grad_cam
-from fmce.report.arm_figures import accuracy_curves_figure, raf_bars_figure
-from fmce.report.figures import save_figure
+from fmce.report.figures import ACCENT, INK, QUIET, draw_spread, panel, save_figure, styled
 from fmce.report.map_figures import grad_cam_figure
 from fmce.runs.log import read_done, read_metrics
 from fmce.runs.run import open_run
@@ -56,13 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def draw_group(group: Row, sweep: Path, options: argparse.Namespace) -> None:
-    """Draw and record the figures of one network on one data set.
-
-    Args:
-        group: A group of the sweep's results.
-        sweep: Folder of the sweep.
-        options: Of the command line.
-    """
+    """Draw and record the figures of one network on one data set, a group of a sweep's results."""
     rows = [{**row, "folder": sweep / row["folder"]} for row in group["rows"]]
     folder = options.out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +94,44 @@ def curves_of(rows: Sequence[Row]) -> dict[str, np.ndarray[Any, Any]]:
         lines = read_metrics(row["folder"])
         curves.setdefault(label_of(row), []).append([one["validation_accuracy"] for one in lines])
     return {arm: np.array(values) for arm, values in curves.items()}
+
+
+@styled
+def accuracy_curves_figure(
+    curves: Mapping[str, NDArray[np.floating]], *, title: str = "", label: str = "accuracy (%)"
+) -> Figure:
+    """Draw an accuracy over the epochs, one line per arm (seeds, epochs), the first in black."""
+    if not curves:
+        raise ValueError("expected at least one arm's curves to draw, got none")
+    figure, axes = panel(6.4, 3.8)
+    for number, (arm, values) in enumerate(curves.items()):
+        if values.ndim != 2 or not values.size:
+            raise ValueError(f"expected seeds by epochs for {arm!r}, got shape {values.shape}")
+        epochs = np.arange(1, values.shape[1] + 1)
+        draw_spread(axes, epochs, 100 * values, f"C{number - 1}" if number else INK, arm)
+    axes.set(xlabel="epoch", ylabel=label, title=title)
+    figure.legend(loc="outside right center")
+    return figure
+
+
+@styled
+def raf_bars_figure(arms: Sequence[Mapping[str, float | str | None]], *, title: str = "") -> Figure:
+    """Draw mean and sd by arm as bars, the first as a line across all; the axis does not start at zero."""
+    if not arms:
+        raise ValueError("expected at least one arm to draw, got none")
+    means = np.array([100 * float(arm["mean"] or 0) for arm in arms])
+    spreads = np.array([100 * float(arm["sd"] or 0) for arm in arms])
+    figure, axes = panel(max(4.5, 0.95 * len(arms)), 3.8)
+    colours = [ACCENT, *[QUIET] * (len(arms) - 1)]
+    places = range(len(arms))
+    axes.bar(places, means, yerr=spreads, color=colours, ecolor=INK, capsize=3, width=0.65)
+    axes.axhline(means[0], color=ACCENT, lw=1, ls=(0, (4, 3)))
+    low, high = float((means - spreads).min()), float((means + spreads).max())
+    margin = max(0.25 * (high - low), 0.05)
+    axes.set_ylim(max(0.0, low - 2 * margin), min(100.0, high + margin))
+    axes.set_xticks(places, [str(arm["arm"]) for arm in arms], rotation=20, ha="right")
+    axes.set(ylabel="test accuracy (%)", title=title)
+    return figure
 
 
 def draw_cams(

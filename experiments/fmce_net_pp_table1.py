@@ -83,11 +83,7 @@ def sweep_folder(options: argparse.Namespace, case: Case) -> Path:
 
 
 def sweep_case(options: argparse.Namespace, case: Case) -> None:
-    """Train what a case's sweep lacks, and record its row.
-
-    Raises:
-        ValueError: If trainings failed.
-    """
+    """Train what a case's sweep lacks, and record its row."""
     config, folder = sweep_config(options, case), sweep_folder(options, case)
     workers = make_workers(
         options.engine, folder, options.jobs, options.device, address=options.address

@@ -113,12 +113,7 @@ CASES: Mapping[Scale, Sequence[Case]] = {"small": SMALL, "medium": MEDIUM, "pape
 
 
 def paper_parser(doc: str, results: str) -> argparse.ArgumentParser:
-    """Return a parser with the options of the scripts of FMCE's and FMCE-Net++'s tables and figures.
-
-    Args:
-        doc: The script's docstring; the help shows it.
-        results: Name of the script's file under results/.
-    """
+    """Return a parser with the options of the scripts of FMCE's and FMCE-Net++'s tables and figures."""
     parser = options_parser(doc, results, "runs/papers")
     add, scale = parser.add_argument, parser.add_mutually_exclusive_group()
     for name, text in (
@@ -164,10 +159,7 @@ def parse(
 ) -> argparse.Namespace:
     """Parse and check the options, and add `cases` and `runtime`; a mistake ends the script with exit code 2.
 
-    Args:
-        parser: From `paper_parser`.
-        argv: Arguments; None for those of the command line.
-        together: Whether processes that torchrun started train each network together; else they are refused.
+    `together`: whether processes that torchrun started train each network together; else they are refused.
     """
     options = parser.parse_args(argv)
     if ranks_started() > 1 and not together:
@@ -201,11 +193,6 @@ def run_cases(
     options: argparse.Namespace, work: Callable[[Case], None], show: Callable[[], None]
 ) -> None:
     """Do every case, then print what was recorded: no case waits for one without data or phases.
-
-    Args:
-        options: From `parse`; with `rows`, no case is done.
-        work: Does one case and records its rows.
-        show: Prints the recorded rows.
 
     Raises:
         ValueError: If some cases could not be done; says which and why.
@@ -244,11 +231,7 @@ def trained(case: Case, seed: int, options: argparse.Namespace) -> Run:
 
 
 def with_phases(run: Run) -> Run:
-    """Return the run, which must have phases.
-
-    Raises:
-        ValueError: If it has none; says why and what to change.
-    """
+    """Return the run, which must have phases."""
     if not run.has_phases:
         raise ValueError(
             f"{run.path} has no phases, which this table needs: {(run.done or {}).get('no_phases_because')}. For "

@@ -41,11 +41,7 @@ def model_name(model: str) -> str:
 
 @cache
 def paper_table(name: str) -> dict[str, Any]:
-    """Return one published table with its source.
-
-    Raises:
-        KeyError: If there is no table of that name.
-    """
+    """Return one published table with its source."""
     return dict(read_json(FILE)[name])
 
 
@@ -86,11 +82,7 @@ def gains() -> list[list[float]]:
 
 
 def slides(score: str) -> dict[str, float]:
-    """Return the slides' scores by arm, in percent.
-
-    Args:
-        score: "segmentation_miou" or "detection_map".
-    """
+    """Return the slides' scores by arm, in percent: "segmentation_miou" or "detection_map"."""
     return dict(paper_table("function_matching")[score])
 
 

@@ -1,8 +1,13 @@
-"""Selects rows of results/ and formats their numbers in tables."""
+"""Records and selects rows of results/ and formats their numbers in tables."""
 
+import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from fmce.files import read_json_lines, write_json_lines
+from fmce.runs.log import environment
 
 Row = Mapping[str, Any]
 Column = tuple[str, str] | Callable[[Row], str]
@@ -19,16 +24,10 @@ def select(rows: Iterable[Row], **fields: Any) -> list[Row]:
 
 
 def value(row: Any, path: str, form: str = "") -> str:
-    """Format the value at a dotted path of a row.
+    """Format the value at a dotted path of a row; a dash where there is none.
 
-    Args:
-        row: Row, or any part of one.
-        path: Keys joined by dots.
-        form: "%" for a fraction in percent, "pp" for a signed difference in percentage points, "epochs" for
-            markers, else a format specification.
-
-    Returns:
-        The formatted value; a dash where there is none.
+    `form` is "%" for a fraction in percent, "pp" for a signed difference in percentage points, "epochs" for
+    markers, else a format specification.
 
     >>> value({"result": {"accuracy": 0.5, "drift": None}}, "result.accuracy", "%")
     '50.00 %'
@@ -59,12 +58,7 @@ class Table(NamedTuple):
 
 
 def table(rows: Iterable[Row], columns: Mapping[str, Column]) -> Table:
-    """Return a table with one line per row.
-
-    Args:
-        rows: Rows, or parts of them.
-        columns: Header of each column → what it shows.
-    """
+    """Return a table with one line per row; `columns` maps headers to what they show."""
     lines = [
         [show(row) if callable(show) else value(row, *show) for show in columns.values()]
         for row in rows
@@ -115,3 +109,18 @@ def measured(row: Row) -> str:
     machine = row["environment"]
     cores = machine["gpu"] or f"{machine['cores']} CPU cores"
     return f"{row['date']}, torch {machine['torch']}, {cores}"
+
+
+def record_result(path: Path, row: Mapping[str, Any], *, key: Sequence[str]) -> None:
+    """Put a result row into a JSON-lines file, in place of an earlier row with the same key fields.
+
+    Date and environment are added to the row.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = read_json_lines(path)
+    row = {"date": datetime.date.today().isoformat(), **row, "environment": environment()}
+    same = [n for n, old in enumerate(rows) if all(old.get(k) == row.get(k) for k in key)]
+    kept = [old for n, old in enumerate(rows) if n not in same]
+    # It keeps its place: pages made from the rows show them in the file's order.
+    kept.insert(same[0] if same else len(kept), row)
+    write_json_lines(path, kept)

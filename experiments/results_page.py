@@ -44,11 +44,7 @@ def shown_rows() -> list[Row]:
 
 
 def with_tables(page: str, rows: Sequence[Row]) -> str:
-    """Return a page with its tables made anew.
-
-    Raises:
-        AttributeError: If a comment names no function of experiments/tables/.
-    """
+    """Return a page with its tables made anew."""
 
     def replaced(match: re.Match[str]) -> str:
         start, module, function, end = match.groups()

@@ -11,24 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.result_rows import record_result
 from fmce.config.io import to_dict
 from fmce.console.log import show_messages
 from fmce.engine.distributed.rank_failure import RankLostError
 from fmce.engine.loop import TrainingStoppedError
 from fmce.fmce_net_pp.sweep.results import Comparison
-from fmce.runs.log import record_result
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def options_parser(doc: str, results: str, out: str | None = None) -> argparse.ArgumentParser:
-    """Return a parser with the options that every script has: --out and --results.
-
-    Args:
-        doc: The script's docstring; the help shows it.
-        results: Name of the script's file under results/.
-        out: Default folder of the runs; without one, the script sets it.
-    """
+    """Return a parser with the options that every script has: --out and --results; its help shows `doc`."""
     parser = argparse.ArgumentParser(
         description=doc.splitlines()[0],
         epilog=doc.partition("\n\n")[2],
@@ -49,14 +43,8 @@ def record(
 ) -> None:
     """Record one row in place of an earlier one of the same experiment and description.
 
-    Args:
-        results: JSON-lines file.
-        experiment: Name of the script.
-        what: What was measured.
-        config: Config of the run, or its values.
-        result: What came out, JSON values.
-        about: More of the description, such as data, model and seed. Where the row covers several seeds, their list
-            is no part of what tells rows apart.
+    `about` is more of the description, such as data, model and seed. Where the row covers several seeds, their
+    list is no part of what tells rows apart.
     """
     values = config if isinstance(config, dict) else to_dict(config)
     row = {"experiment": experiment, "what": what, **about, "result": result, "config": values}
@@ -78,10 +66,7 @@ def portable(comparison: Comparison) -> dict[str, Any]:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`; report a user's mistake in one line with exit code 2.
-
-    The environment variable FMCE_TRACEBACK shows the traceback instead.
-    """
+    """Run a script's `main`; report a user's mistake in one line with exit code 2."""
     show_messages()
     try:
         main()

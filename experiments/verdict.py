@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.result_rows import record_result
 from experiments.script import RESULTS, run_script
 from experiments.tables.verdict import early_table, error_table
 from fmce.console.tables import print_table
 from fmce.convergence.phases import NoPhasesError, PhaseConfig, find_phases
 from fmce.convergence.verdict import Verdict, judge_curve
 from fmce.files import read_json_lines
-from fmce.runs.log import record_result
 
 Array = NDArray[np.float64]
 PICTURE = RESULTS.parent / "docs" / "images" / "verdict.svg"

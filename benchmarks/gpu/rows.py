@@ -27,6 +27,7 @@ from experiments.paper_runs import (
     trained,
     training_result,
 )
+from experiments.result_rows import record_result
 from fmce.config.choices import Split
 from fmce.config.distillation import DistillationConfig, distillation_preset
 from fmce.config.io import to_dict, with_settings
@@ -39,7 +40,6 @@ from fmce.files import write_json
 from fmce.fmce_net_pp.arms import arm_config, plain_config
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
-from fmce.runs.log import record_result
 from fmce.runs.run import Run
 
 SPLITS: tuple[Split, ...] = ("map", "image", "test")

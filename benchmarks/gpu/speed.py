@@ -30,7 +30,7 @@ from fmce.distillation.inputs import frozen_teacher
 from fmce.engine.loop import fit
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.feature_maps.in_memory import InMemoryMaps
-from fmce.feature_maps.recomputed import MapBatches
+from fmce.feature_maps.source import MapBatches
 from fmce.losses.detection import detection_distillation
 from fmce.models.build import build_model
 from fmce.models.fcos import fcos

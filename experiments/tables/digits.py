@@ -33,13 +33,7 @@ def trainings(rows: Sequence[Row]) -> list[Row]:
 
 
 def fmce_net(rows: Sequence[Row], split: str, maps: str) -> Row:
-    """Return an FMCE-Net's metrics.
-
-    Args:
-        rows: All rows.
-        split: "map" or "image".
-        maps: "held_out", "test_images", or "other_run" for the run of another seed.
-    """
+    """Return an FMCE-Net's metrics on maps "held_out", "test_images", or "other_run" of another seed."""
     suffix = ", on another seed's run" if maps == "other_run" else ""
     (row,) = select(rows, experiment="digits", what=f"FMCE-Net, split {split}{suffix}")
     metrics: Row = row["result"] if suffix else row["result"][maps]

@@ -45,11 +45,9 @@ def arm_name(arm: str) -> str:
 
 
 def arm_table(result: Row, data: str = "") -> Table:
-    """Return the arms with their paired differences from plain training.
+    """Return the arms of a group with their paired differences from plain training.
 
-    Args:
-        result: A group of a sweep.
-        data: Data set; adds the paper's accuracies at each RAF, one column per published network.
+    Naming a data set adds the paper's accuracies at each RAF, one column per published network.
     """
     against, seeds = {c["arm"]: c for c in result["comparisons"]}, len(result["seeds"])
     columns: dict[str, Column] = {

@@ -23,7 +23,7 @@ from fmce.config.io import from_dict, to_dict, with_settings
         ("teacher_steps.batch_size=1", "teacher_steps.batch_size: expected at least 2, got 1"),
         (
             "student_steps.interval=7",
-            r"student_steps.interval: expected a divisor of steps \(1500\)",
+            r"student_steps.interval: must divide steps \(1500\)",
         ),
         ("augmentation.zoom=0.5", "augmentation.zoom: expected at least 1, got 0.5"),
         ("augmentation.brightness=1", "augmentation.brightness: expected below 1, got 1"),

@@ -20,7 +20,7 @@ from fmce.distillation.distill import distill
 from fmce.engine.distributed.ranks import ALONE
 from fmce.engine.loop import StepOutput, fit
 from fmce.engine.runtime import make_runtime
-from fmce.feature_maps.recomputed import MapBatches
+from fmce.feature_maps.source import MapBatches
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.runs.run import open_run

@@ -7,8 +7,14 @@ import sys
 import pytest
 
 from fmce.cli.main import main
-from fmce.engine.jobs.ray import RayWorkers, check_answers
-from fmce.engine.jobs.ray_nodes import PACKAGE, answer, check_answer, code_digest
+from fmce.engine.jobs.ray import (
+    PACKAGE,
+    RayWorkers,
+    answer,
+    check_answer,
+    check_answers,
+    code_digest,
+)
 from fmce.fmce_net_pp.sweep.run import make_workers
 
 
@@ -92,7 +98,7 @@ def test_a_node_with_other_code_is_refused(tmp_path, monkeypatch):
     ours = code_digest()
     assert PACKAGE / "cli" / "main.py" in PACKAGE.rglob("*.py")  # all of the package
     with monkeypatch.context() as there:
-        there.setattr("fmce.engine.jobs.ray_nodes.PACKAGE", tmp_path)
+        there.setattr("fmce.engine.jobs.ray.PACKAGE", tmp_path)
         theirs = answer(tmp_path / "token")
     assert theirs.code != ours
     with pytest.raises(

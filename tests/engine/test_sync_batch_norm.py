@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fmce.engine.distributed.ranks import ALONE
-from fmce.engine.distributed.sync_batch_norm import batch_norm_over_ranks, sync_batch_norm
+from fmce.engine.distributed.sync_layers import batch_norm_over_ranks, sync_layers
 from tests.engine.thread_ranks import in_ranks
 
 
@@ -74,7 +74,7 @@ def test_layers_normalise_jointly_in_training_only_and_are_left_as_found(layer):
 
     def on_rank(ranks, part):
         model = nn.Sequential(layer(3))
-        with sync_batch_norm(model, ranks):
+        with sync_layers(model, ranks):
             trained = model(part)
             alone = model.eval()(part) if layer is nn.BatchNorm2d else None
         assert "forward" not in vars(model[0])
@@ -92,5 +92,5 @@ def test_layers_normalise_jointly_in_training_only_and_are_left_as_found(layer):
 
 def test_one_process_changes_no_layer():
     model = nn.Sequential(nn.BatchNorm2d(3))
-    with sync_batch_norm(model, ALONE):
+    with sync_layers(model, ALONE):
         assert "forward" not in vars(model[0])

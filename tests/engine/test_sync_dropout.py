@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fmce.engine.distributed.ranks import ALONE
-from fmce.engine.distributed.sync_dropout import sync_dropout
+from fmce.engine.distributed.sync_layers import sync_layers
 from tests.engine.thread_ranks import in_ranks
 
 
@@ -30,7 +30,7 @@ def test_each_rank_drops_its_rows_of_what_one_process_drops(layer, shape, channe
     def on_rank(ranks, part):
         model = nn.Sequential(type(layer)(layer.p))
         ranks.seed(5)
-        with sync_dropout(model, ranks):
+        with sync_layers(model, ranks):
             assert torch.equal(model.eval()(part), part)
             model.train()
             return [model(part), model(part)]
@@ -43,7 +43,7 @@ def test_each_rank_drops_its_rows_of_what_one_process_drops(layer, shape, channe
 def test_layers_are_left_as_found_and_one_process_changes_none():
     def on_rank(ranks, _):
         model = nn.Sequential(nn.Dropout(0.5))
-        with sync_dropout(model, ranks):
+        with sync_layers(model, ranks):
             inside = "forward" in vars(model[0])
         return inside, "forward" in vars(model[0])
 

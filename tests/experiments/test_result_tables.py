@@ -1,8 +1,10 @@
 """Cells of the generated tables, from rows of known numbers."""
 
+import json
+
 import pytest
 
-from experiments.result_rows import Table, interval, signed, table, value
+from experiments.result_rows import Table, interval, record_result, signed, table, value
 from experiments.tables import benchmarks, distillation, fmce, fmce_net_pp
 
 CONFIG = {"data": {"image_size": 32}, "train": {"epochs": 30}, "phases": {"threshold": 0.02}}
@@ -208,3 +210,12 @@ def test_the_estimate_of_sixteen_million_frames_follows_from_one_cores_speeds():
     assert one["shards"] == "1.6 TB"
     assert (one["cores that decode"], one["cores that decode and draw views"]) == ("5", "25")
     assert (many["GPUs"], many["frames per second"]) == ("64", "32,000")
+
+
+def test_a_result_measured_anew_takes_the_place_of_its_row(tmp_path):
+    path = tmp_path / "results" / "rows.jsonl"
+    for what, number in (("a", 1), ("b", 2), ("a", 3)):
+        record_result(path, {"what": what, "value": number}, key=("what",))
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [(row["what"], row["value"]) for row in rows] == [("a", 3), ("b", 2)]
+    assert all(row["environment"]["torch"] and row["date"] for row in rows)

@@ -18,10 +18,11 @@ import torch
 from fmce.config.run import FMCENetConfig
 from fmce.data.batch import ImageSet
 from fmce.engine.runtime import make_runtime
-from fmce.feature_maps.extract import _sole_writer, extract, images_digest
+from fmce.feature_maps.extract import extract, images_digest
 from fmce.maturity.evaluate import evaluate
 from fmce.maturity.train_fmce_net import map_source, train_fmce_net
 from fmce.runs.checkpoint import file_digest
+from fmce.runs.lock import locked
 from fmce.runs.run import open_run
 
 CPU = make_runtime("cpu")
@@ -299,7 +300,7 @@ def test_several_workers_write_what_one_writes(stored_run, own_run):
 
 def test_two_extractions_do_not_write_the_same_marker(own_run):
     with (
-        _sole_writer(own_run, own_run.phases.markers[0]),
+        locked(own_run.path / f".maps-{own_run.phases.markers[0]:04d}.lock", ""),
         pytest.raises(BlockingIOError, match=r"another process stores maps of .*--workers N"),
     ):
         extract(own_run, runtime=CPU)
@@ -312,7 +313,7 @@ def test_a_file_system_without_locks_gives_a_warning(own_run, monkeypatch, caplo
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     assert extract(own_run, runtime=CPU)["missing"] == []
-    assert "has no locks; make sure that no second process" in caplog.text
+    assert "has no locks; let no second process" in caplog.text
 
 
 def test_workers_under_torchrun_are_refused(own_run, monkeypatch):

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmce.feature_maps.in_memory import InMemoryMaps
-from fmce.feature_maps.recomputed import MapBatches, RecomputedMaps
+from fmce.feature_maps.recomputed import RecomputedMaps
 from fmce.feature_maps.shuffle_buffer import MapBuffer
+from fmce.feature_maps.source import MapBatches
 from fmce.feature_maps.splits import split_maps
 
 RUNS, PHASES, IMAGES = 2, 3, 11
@@ -79,10 +80,10 @@ def test_memory_keeps_maps_in_the_order_of_their_numbers():
     assert collect([batch]) == [row for n in numbers for row in expected([n])]
 
 
-def test_runs_keep_the_numbers_they_are_known_by():
-    memory = InMemoryMaps.from_source(stream(run_numbers=[7, 3]))
+def test_runs_are_numbered_in_their_order():
+    memory = InMemoryMaps.from_source(stream())
     (batch,) = memory.batches(np.array([0, PHASES * IMAGES]), 10)
-    assert batch.run.tolist() == [7, 3]
+    assert batch.run.tolist() == [0, 1]
     assert batch.maps[:, 0, 0, 0].tolist() == [10.0, 110.0]
 
 

@@ -15,7 +15,6 @@ from fmce.runs.log import (
     mark_done,
     read_done,
     read_metrics,
-    record_result,
     rewrite_metrics,
 )
 
@@ -223,16 +222,7 @@ def test_a_run_is_done_once_it_says_so(tmp_path):
 
 
 def test_a_package_that_is_not_there_is_recorded_as_such(monkeypatch):
-    monkeypatch.setattr("fmce.runs.log._VERSIONED", ("numpy", "no-such-package"))
+    monkeypatch.setattr("fmce.runs.log._PACKAGES", ("numpy", "no-such-package"))
     versions = environment()
     assert versions["no-such-package"] is None
     assert versions["numpy"]
-
-
-def test_a_result_measured_anew_takes_the_place_of_its_row(tmp_path):
-    path = tmp_path / "results" / "rows.jsonl"
-    for what, value in (("a", 1), ("b", 2), ("a", 3)):
-        record_result(path, {"what": what, "value": value}, key=("what",))
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert [(row["what"], row["value"]) for row in rows] == [("a", 3), ("b", 2)]
-    assert all(row["environment"]["torch"] and row["date"] for row in rows)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fmce.engine.runtime import Runtime
-from fmce.feature_maps.batch import MapBatch
+from fmce.feature_maps.source import MapBatch
 from fmce.models.fmce_net import FMCENet
 from fmce.tasks.fmce_net import score_maps, score_step
 

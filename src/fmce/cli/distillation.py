@@ -35,24 +35,16 @@ def distill(
     ] = None,
     task: Annotated[
         choices.TaskName | None,
-        option("segment, classify or detect; default: the preset's", "TASK"),
+        option("segment, classify or detect", "TASK"),
     ] = None,
     config: ConfigFile = None,
     root: Annotated[Path | None, option("folder of the data set", "FOLDER")] = None,
-    folders: Annotated[
-        tuple[str, ...], option("unlabelled images, nested or not; or shards", "FOLDER …")
-    ] = (),
-    exclude: Annotated[
-        Path | None, option("stems of images to leave out of all sets", "FILE")
-    ] = None,
+    folders: Annotated[tuple[str, ...], option("unlabelled images, or shards", "FOLDER …")] = (),
+    exclude: Annotated[Path | None, option("stems of images to leave out", "FILE")] = None,
     teacher: Annotated[str | None, option("network, such as pspnet:resnet101", "NAME")] = None,
     student: Annotated[str | None, option("network, such as pspnet:resnet18", "NAME")] = None,
-    teacher_checkpoint: Annotated[
-        Path | None, option("trained teacher to load instead of training one", "PATH")
-    ] = None,
-    teacher_floor: Annotated[
-        float | None, option("least validation score of the teacher", "0..1")
-    ] = None,
+    teacher_checkpoint: Annotated[Path | None, option("trained teacher to load", "PATH")] = None,
+    teacher_floor: Annotated[float | None, option("least score of the teacher", "0..1")] = None,
     settings: Settings = (),
     jobs: Jobs = None,
     device: Device = "auto",
@@ -108,12 +100,8 @@ def predict(
         option("teacher, supervised, distilled or function_matching", "NETWORK"),
     ] = "function_matching",
     seed: Seed = None,
-    masks: Annotated[
-        Path | None, option("true masks to score the predictions with", "FOLDER")
-    ] = None,
-    labels: Annotated[
-        Path | None, option("true boxes (Scalabel JSON) to score the predictions with", "FILE")
-    ] = None,
+    masks: Annotated[Path | None, option("true masks to score with", "FOLDER")] = None,
+    labels: Annotated[Path | None, option("true boxes to score with", "FILE")] = None,
     trust: Trust = False,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -142,9 +130,7 @@ def frames(
     videos: Annotated[Positional[tuple[Path, ...]], option("files, or folders of them", "VIDEO …")],
     out: Annotated[Path, required("folder of shards; resumed if unfinished", "SHARDS")],
     every: Annotated[int, option("keep every N-th frame", "N")] = 5,
-    height: Annotated[
-        int | None, option("shrink taller frames to this height, pixels", "N")
-    ] = None,
+    height: Annotated[int | None, option("height of larger frames", "PIXELS")] = None,
     quality: Annotated[int, option("quality of the JPEG files", "1..100")] = 90,
     shard_frames: Annotated[int, option("most frames per shard", "N")] = 1000,
     exclude: Annotated[Path | None, option("stems of videos to leave out", "FILE")] = None,
@@ -171,9 +157,7 @@ def frames(
 
 def export(
     experiment: Experiment,
-    out: Annotated[
-        Path | None, option("folder to write; default: EXPERIMENT/student", "FOLDER")
-    ] = None,
+    out: Annotated[Path | None, option("default: EXPERIMENT/student", "FOLDER")] = None,
     arm: Annotated[choices.Arm, option("arm of the student")] = "function_matching",
     seed: Seed = None,
     onnx: Annotated[bool, option("write ONNX too")] = True,

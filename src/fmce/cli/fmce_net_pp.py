@@ -26,15 +26,13 @@ from fmce.config import choices
 def compare(
     oracle: Annotated[Positional[Path], required("run whose FMCE-Net is the oracle", "ORACLE")],
     out: OutputFolder,
-    raf: Annotated[
-        tuple[float, ...], option("candidates; one is selected on validation images", "RAF …")
-    ] = (0.9, 0.75),
+    raf: Annotated[tuple[float, ...], option("candidates; one is selected", "RAF …")] = (0.9, 0.75),
     seeds: Annotated[tuple[int, ...], option("seeds of the paired arms", "N …")] = (1, 2, 3),
     selection_seed: Annotated[int, option("seed of the runs that select RAF", "N")] = 100,
     controls: Annotated[bool, option("train the four controls too")] = True,
     same_seed: Annotated[Flag, option("add the oracle's own seed, reported apart")] = False,
     length: Annotated[
-        choices.Length, option("epochs: the oracle's E_K, or all of its run")
+        choices.Length, option("E_K epochs, or all of the oracle's run")
     ] = "convergence",
     oracle_split: Split = "map",
     settings: Annotated[
@@ -78,22 +76,14 @@ class GridOptions:
 
     models: Annotated[tuple[str, ...], option("networks", "NAME …", name="model")] = ()
     data: Annotated[tuple[str, ...], option("data sets", "NAME …")] = ()
-    rafs: Annotated[
-        tuple[float, ...], option("candidates; one is selected on validation", "RAF …", name="raf")
-    ] = ()
+    rafs: Annotated[tuple[float, ...], option("RAFs to choose from", "RAF …", name="raf")] = ()
     seeds: Annotated[tuple[int, ...], option("seeds of the paired arms", "N …")] = ()
-    controls: Annotated[
-        tuple[str, ...], option("some of the four controls, or none; default: all", "NAME …")
-    ] = ()
+    controls: Annotated[tuple[str, ...], option("some controls, or none", "NAME …")] = ()
     vary: Annotated[Texts, option("values to try; repeatable", "SECTION.FIELD=A,B")] = ()
     settings: Settings = ()
     preset: Annotated[str | None, option("values to start from, as in fmce train", "NAME")] = None
-    oracles: Annotated[
-        tuple[Path, ...], option("runs with an FMCE-Net to use as oracles", "RUN …")
-    ] = ()
-    length: Annotated[
-        choices.Length | None, option("epochs: convergence (the oracle's E_K) or full", "NAME")
-    ] = None
+    oracles: Annotated[tuple[Path, ...], option("runs to use as oracles", "RUN …")] = ()
+    length: Annotated[choices.Length | None, option("convergence (E_K) or full", "NAME")] = None
 
     def given(self) -> dict[str, Any]:
         """Return the fields of `SweepConfig` that were given; `vary` holds texts to read first."""
@@ -124,9 +114,7 @@ def sweep(
     out: Annotated[Path | None, option("folder to write; resumed if unfinished", "FOLDER")] = None,
     status: Annotated[Path | None, option("only show the progress of a sweep", "DIR")] = None,
     dry_run: Annotated[Flag, option("only list the trainings")] = False,
-    config: Annotated[
-        Path | None, option("YAML file of a grid; options replace its values", "FILE")
-    ] = None,
+    config: Annotated[Path | None, option("YAML file of a grid", "FILE")] = None,
     retries: Annotated[int, option("further attempts at a failed training", "N")] = 1,
     leave_out_failed: Annotated[Flag, option("select among the complete RAFs")] = False,
     table: Annotated[
@@ -151,9 +139,7 @@ def sweep(
         show_status(sweep_status(status), status)
         return
     if out is None:
-        raise ValueError(
-            "fmce sweep needs --out FOLDER, or --status FOLDER of a sweep that was begun"
-        )
+        raise ValueError("fmce sweep needs --out FOLDER, or --status FOLDER of one that was begun")
     chosen = make_sweep_config(config, grid.given(), grid.vary)
     if dry_run:
         show_estimate(sweep_estimate(chosen, out))

@@ -1,7 +1,7 @@
 """The `fmce` command: one call into the library per command, and an exit code for each kind of error.
 
-Exit codes: 2 for user errors (a one-line message), 1 when training cannot continue, 130 on Ctrl-C. Set
-FMCE_TRACEBACK=1 to see where an error arose.
+Exit codes: 2 for user errors (a one-line message), 1 when training cannot continue, 130 on Ctrl-C.
+FMCE_TRACEBACK=1 shows where an error arose.
 """
 
 import contextlib

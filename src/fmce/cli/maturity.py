@@ -33,36 +33,26 @@ def train(
     data: Annotated[
         str | None, option("digits, mnist, cifar10, … image-folder:DIR or module:function", "NAME")
     ] = None,
-    data_root: Annotated[
-        Path | None, option("folder of the data sets, instead of $FMCE_DATA", "DIR")
-    ] = None,
+    data_root: Annotated[Path | None, option("data sets, instead of $FMCE_DATA", "DIR")] = None,
     download: Annotated[Flag, option("download the data set if it is missing")] = False,
-    preset: Annotated[
-        str | None, option("digits, small or paper: values to start from", "NAME")
-    ] = None,
+    preset: Annotated[str | None, option("digits, small or paper", "NAME")] = None,
     config: ConfigFile = None,
     model: Annotated[
-        str | None, option("tiny, torchvision:…, timm:… or module:function", "NAME")
+        str | None, option("tiny, torchvision:…, timm:…, module:function", "NAME")
     ] = None,
-    layer: Annotated[
-        str | None, option("submodule whose output is the feature map", "NAME")
-    ] = None,
+    layer: Annotated[str | None, option("submodule of the feature map", "NAME")] = None,
     epochs: Annotated[
         int | None, option("default: the preset's; with --oracle, its convergence epoch", "M")
     ] = None,
     seed: Annotated[int | None, option("seed of weights and data order", "N")] = None,
-    oracle: Annotated[
-        Path | None, option("run whose FMCE-Net supervises the training too", "RUN")
-    ] = None,
-    raf: Annotated[
-        float | None, option("weight of the task's loss beside the oracle's", "0..1")
-    ] = None,
+    oracle: Annotated[Path | None, option("run whose FMCE-Net supervises too", "RUN")] = None,
+    raf: Annotated[float | None, option("weight of the task's loss", "0..1")] = None,
     settings: Settings = (),
     keep: Annotated[choices.Keep, option("checkpoints kept once the phases are known")] = "all",
     device: Device = "auto",
     precision: Annotated[
         choices.Precision | None,
-        option("precision of forward passes; default: the config's", "NAME"),
+        option("default: the config's", "NAME"),
     ] = None,
 ) -> None:
     """Train a classifier, plain or as FMCE-Net++.
@@ -224,9 +214,7 @@ def train_net(
 def evaluate(
     run: RunFolder,
     split: Split = "map",
-    others: Annotated[
-        tuple[Path, ...], option("runs it was not trained on, to test it on", "RUN …")
-    ] = (),
+    others: Annotated[tuple[Path, ...], option("other runs to test it on", "RUN …")] = (),
     settings: Annotated[
         Texts,
         option("width=… of the FMCE-Net, storage=… of the others' maps", "FIELD=VALUE", name="set"),
@@ -261,9 +249,7 @@ def evaluate(
 def score(
     run: RunFolder,
     epoch: Annotated[int | None, option("epoch of this run", "N")] = None,
-    checkpoint: Annotated[
-        Path | None, option("checkpoint folder or file instead of an epoch", "PATH")
-    ] = None,
+    checkpoint: Annotated[Path | None, option("checkpoint instead of an epoch", "PATH")] = None,
     split: Split = "map",
     json: Json = False,
     trust: Trust = False,

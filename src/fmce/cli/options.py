@@ -35,12 +35,8 @@ Texts = UseAppendAction[tuple[str, ...]]
 Settings = Annotated[
     Texts, option("any config value; repeatable", "SECTION.FIELD=VALUE", name="set")
 ]
-ConfigFile = Annotated[
-    Path | None, option("YAML file with values that replace the preset's", "FILE")
-]
-Jobs = Annotated[
-    int | None, option("trainings at a time; default: as many as cores, one on a GPU", "N")
-]
+ConfigFile = Annotated[Path | None, option("YAML file, over the preset", "FILE")]
+Jobs = Annotated[int | None, option("trainings at a time; default: one per core or GPU", "N")]
 Device = Annotated[str, option("auto, cpu, cuda or cuda:N", "DEV")]
 Precision = Annotated[choices.Precision, option("float32 or bfloat16, of forward passes", "NAME")]
 Split = Annotated[choices.Split, option("which FMCE-Net, by what its training held out")]

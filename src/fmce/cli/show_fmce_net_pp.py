@@ -34,17 +34,13 @@ def show_comparison(group: Comparison) -> None:
             print(nothing_selected(group.left_out))
         return
     if group.selection["candidates"]:
-        candidates = [
-            _candidate_cells(row, group.selection) for row in group.selection["candidates"]
-        ]
+        cells = [_candidate_cells(row, group.selection) for row in group.selection["candidates"]]
         title = "RAF, selected on validation images (mean over the candidate's seeds)"
-        print_table(title, ("candidate", "accuracy", "loss"), candidates)
+        print_table(title, ("candidate", "accuracy", "loss"), cells)
     if group.over_controls:
-        print_table(
-            f"{group.selected} minus each control",
-            ("control", "difference", "95 % interval", "p (Holm)"),
-            [(c["arm"], *difference_cells(c)) for c in group.over_controls],
-        )
+        columns = ("control", "difference", "95 % interval", "p (Holm)")
+        controls = [(c["arm"], *difference_cells(c)) for c in group.over_controls]
+        print_table(f"{group.selected} minus each control", columns, controls)
     for row in group.same_seed:
         print(f"at the oracle's own seed: {row['arm']} {percent(row['test_accuracy'])}")
     if group.against_baseline is not None:
@@ -61,13 +57,7 @@ def _candidate_cells(row: Mapping[str, Any], selection: Mapping[str, Any]) -> tu
 def arm_cells(
     summary: Mapping[str, Any], against: Mapping[str, Any] | None, seeds: int
 ) -> tuple[str, ...]:
-    """Return an arm's cells: arm, mean ± sd, difference, interval, p, epoch time.
-
-    Args:
-        summary: One of `arm_summaries`.
-        against: Its comparison with the baseline; None for the baseline.
-        seeds: Number of runs the arm should have; a mean over fewer is marked.
-    """
+    """Return an arm's cells: arm, mean ± sd (marked if it lacks seeds), difference, interval, p, epoch time."""
     spread = "" if summary["sd"] is None else f" ± {100 * summary['sd']:.2f}"
     few = f" ({summary['n']} of {seeds} seeds)" if summary["n"] < seeds else ""
     time = summary["time_over_baseline"]

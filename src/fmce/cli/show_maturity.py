@@ -82,50 +82,34 @@ def remarks(phases: "Phases") -> list[str]:
     lines.append(f"step curve, same smoothing: {epochs(phases.step_curve_markers)}")
     lines.append(f"without smoothing:          {epochs(phases.unsmoothed_markers)}")
     lines.append(f"debiased average:           {epochs(phases.debiased_markers)}")
-    share = phases.smoothing_share
-    if share is not None:
-        driven = (
-            ": the markers are largely an artefact of the smoothing"
-            if phases.smoothing_driven
-            else ""
-        )
-        lines.append(
-            f"a step curve takes {percent(share, 0)} of the epochs to convergence too{driven}"
-        )
+    if phases.smoothing_share is not None:
+        artefact = ": the markers are largely an artefact of the smoothing"
+        share, driven = percent(phases.smoothing_share, 0), phases.smoothing_driven
+        line = f"a step curve takes {share} of the epochs to convergence too"
+        lines.append(line + (artefact if driven else ""))
     if phases.lr_fraction is not None:
         verdict = "; CQI partly measures the schedule" if phases.schedule_driven else ""
-        lines.append(
-            f"learning rate at the convergence epoch: {phases.lr_fraction:.3f} of its peak{verdict}"
-        )
+        lines.append(f"learning rate at E_K: {phases.lr_fraction:.3f} of its peak{verdict}")
     return lines
 
 
 def show_fmce_net(title: str, rows: Iterable[tuple[str, dict[str, Any] | None]]) -> None:
     """Print phase metrics, one row per set of maps; sets without metrics are left out."""
-    cells = [
-        (name, *(number(metrics[n]) for n in FMCE_NET_METRICS)) for name, metrics in rows if metrics
-    ]
+    known = [(name, metrics) for name, metrics in rows if metrics]
+    cells = [(name, *(number(metrics[n]) for n in FMCE_NET_METRICS)) for name, metrics in known]
     print_table(title, ("maps", *FMCE_NET_METRICS), cells)
 
 
 def show_evaluation(run: Path, result: dict[str, Any], trained_on: set[Path]) -> None:
-    """Print the classifier at each marker and FMCE-Net on each set of maps.
-
-    Args:
-        run: Run folder.
-        result: Contents of `evaluation.json`.
-        trained_on: Absolute paths of the runs whose maps FMCE-Net was trained on.
-    """
+    """Print the classifier at each marker and FMCE-Net on each set of maps; `trained_on` are absolute paths."""
     rows = [
         (r["phase"], r["epoch"], percent(r["test_accuracy"]), number(r["test_loss"]))
         for r in result["classifier"]
     ]
     header = ("phase", "epoch", "accuracy", "loss")
     print_table(f"Classifier of {run} on test images", header, rows)
-    nets = [
-        ("held-out maps", result["fmce_net"]["held_out"]),
-        ("test images", result["fmce_net"]["test_images"]),
-    ]
+    sets = {"held-out maps": "held_out", "test images": "test_images"}
+    nets = [(name, result["fmce_net"][key]) for name, key in sets.items()]
     for name, metrics in result["other_runs"].items():
         kind = "a run it was trained on" if Path(name).resolve() in trained_on else "other run"
         nets.append((f"{kind}: {name}", metrics))
@@ -146,12 +130,8 @@ def show_score(result: dict[str, Any]) -> None:
 
 def show_explanation(run: Path, result: dict[str, Any]) -> None:
     """Print the means of Grad-CAM's numbers in each phase."""
-    rows = [
-        (k, epoch, *(number(means[n], 3) for n in GRAD_CAM_NUMBERS))
-        for k, (epoch, means) in enumerate(
-            zip(result["epochs"], result["per_phase"], strict=True), start=1
-        )
-    ]
+    phases = enumerate(zip(result["epochs"], result["per_phase"], strict=True), start=1)
+    rows = [(k, e, *(number(means[n], 3) for n in GRAD_CAM_NUMBERS)) for k, (e, means) in phases]
     title = f"Grad-CAM of {len(result['classes'])} test images"
     print_table(title, ("phase", "epoch", *GRAD_CAM_NUMBERS), rows)
     print(f"picture: {run / 'explain' / 'grad_cam.png'}")
@@ -181,12 +161,7 @@ def _mean(against: dict[str, Any], arm: str) -> str:
 
 
 def show_store(path: Path, result: Mapping[str, Any]) -> None:
-    """Print in one line what `extract` stored, or its estimate.
-
-    Args:
-        path: Run folder.
-        result: What `fmce.feature_maps.extract.extract` returned.
-    """
+    """Print in one line what `extract` stored, or its estimate."""
     from fmce.feature_maps.extract import STORE, gigabytes
 
     if "bytes_free" in result:
@@ -196,9 +171,7 @@ def show_store(path: Path, result: Mapping[str, Any]) -> None:
         )
     elif result["missing"]:
         missing = ", ".join(map(str, result["missing"]))
-        print(
-            f"this process's markers are stored in {path / STORE}; others still write epochs {missing}"
-        )
+        print(f"own markers stored in {path / STORE}; others still write epochs {missing}")
     else:
         print(f"{_maps(result)} in {path / STORE}: {gigabytes(result['bytes'])}")
 

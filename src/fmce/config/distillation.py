@@ -73,9 +73,8 @@ class DistillationDataConfig:
 
     def __post_init__(self) -> None:
         if (len(self.mean), len(self.std)) not in ((0, 0), (3, 3)):
-            raise ValueError(
-                f"mean and std: expected three numbers each, or none, got {self.mean} and {self.std}"
-            )
+            given = f"{self.mean} and {self.std}"
+            raise ValueError(f"mean and std: expected three numbers each, or none, got {given}")
 
 
 @config_class
@@ -104,9 +103,7 @@ class StepsConfig:
 
     def __post_init__(self) -> None:
         if self.steps % self.interval:
-            raise ValueError(
-                f"interval: expected a divisor of steps ({self.steps}), got {self.interval}"
-            )
+            raise ValueError(f"interval: must divide steps ({self.steps}), got {self.interval}")
 
 
 @config_class
@@ -153,9 +150,13 @@ class DistillationConfig:
 # With this encoder a student has a quarter of its teacher's weights.
 _NARROW: dict[str, Any] = {"encoder_options": {"channels": [16, 24, 24, 48], "stem_width": 8}}
 _SCENES = DistillationDataConfig(height=48, width=96, labelled=30, unlabelled=3000, validation=100)
-_BDD100K = DistillationDataConfig(
-    name="bdd100k", height=360, width=640, labelled=None, unlabelled=None, held_out=500
-)
+
+
+def _data(name: str, height: int, width: int, labelled: int | None) -> DistillationDataConfig:
+    return DistillationDataConfig(name, None, height, width, labelled, unlabelled=None)
+
+
+_BDD100K = replace(_data("bdd100k", 360, 640, None), held_out=500)
 
 
 def _fcos(channels: int, strides: list[int], **options: Any) -> NetConfig:
@@ -184,18 +185,12 @@ DISTILLATION_PRESETS: dict[str, DistillationConfig] = {
         teacher_steps=StepsConfig(steps=1000, batch_size=8, learning_rate=3e-3, interval=250),
         student_steps=StepsConfig(steps=800, batch_size=8, learning_rate=4e-3, interval=200),
     ),
-    "camvid": DistillationConfig(
-        data=DistillationDataConfig(
-            name="camvid", height=96, width=128, labelled=92, unlabelled=None
-        ),
-    ),
+    "camvid": DistillationConfig(data=_data("camvid", 96, 128, 92)),
     # KITTI's frames keep their shape of about 3.3; every fourth is for validation. As few steps as show
     # a teacher ahead; more is better where there is time.
     "kitti": DistillationConfig(
         task="detect",
-        data=DistillationDataConfig(
-            name="kitti", height=64, width=208, labelled=None, unlabelled=None
-        ),
+        data=_data("kitti", 64, 208, None),
         teacher=_fcos(64, [4, 8, 16]),
         student=_fcos(32, [4, 8, 16], **_NARROW),
         teacher_steps=StepsConfig(steps=400, batch_size=8, learning_rate=3e-3, interval=200),
@@ -220,18 +215,14 @@ DISTILLATION_PRESETS: dict[str, DistillationConfig] = {
     ),
     "digits": DistillationConfig(
         task="classify",
-        data=DistillationDataConfig(
-            name="digits", height=16, width=16, labelled=100, unlabelled=None
-        ),
+        data=_data("digits", 16, 16, 100),
         augmentation=AugmentationConfig(zoom=1.3, flip=False),
         teacher=NetConfig("tiny", {"width": 32}),
         student=NetConfig("tiny", {"width": 8}),
     ),
     "cifar10": DistillationConfig(
         task="classify",
-        data=DistillationDataConfig(
-            name="cifar10", height=32, width=32, labelled=4500, unlabelled=None
-        ),
+        data=_data("cifar10", 32, 32, 4500),
         teacher=NetConfig("tiny", {"width": 64}),
         student=NetConfig("tiny", {"width": 16}),
     ),

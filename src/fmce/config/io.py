@@ -53,11 +53,6 @@ def defaults_of(cls: Any) -> dict[str, Any]:
 def from_dict(cls: type[_C], values: Mapping[str, Any], *, base: _C | None = None) -> _C:
     """Build a config from nested dicts; what they leave out comes from `base` or the defaults.
 
-    Args:
-        cls: A config class.
-        values: Field names to values; sections are dicts themselves.
-        base: The config whose values hold where `values` gives none.
-
     Raises:
         ValueError: If a key is unknown, or a value has the wrong type or range.
     """
@@ -65,12 +60,7 @@ def from_dict(cls: type[_C], values: Mapping[str, Any], *, base: _C | None = Non
 
 
 def from_yaml(cls: type[_C], path: str | Path, *, base: _C | None = None) -> _C:
-    """Read a config from a YAML file.
-
-    Raises:
-        ValueError: If the file is not a YAML mapping, or its contents are not a valid config.
-        FileNotFoundError: If there is no such file.
-    """
+    """Read a config from a YAML file; errors as `read_yaml` and `from_dict`."""
     return from_dict(cls, read_yaml(path), base=base)
 
 
@@ -79,7 +69,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
     Raises:
         ValueError: If the file is not a YAML mapping.
-        FileNotFoundError: If there is no such file.
         OSError: If it cannot be read, for example because it is a folder.
     """
     try:
@@ -90,9 +79,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ValueError(
-            f"{path}: expected a mapping of config sections, got {type(values).__name__}"
-        )
+        raise ValueError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
     return values
 
 
@@ -144,11 +131,7 @@ def merge_options(cls: type, options: Mapping[str, Any], settings: Sequence[str]
 
 
 def parse_value(setting: str, text: str) -> Any:
-    """Read a value as YAML; an error names the setting that it belongs to.
-
-    Raises:
-        ValueError: If the text is not YAML.
-    """
+    """Read a value as YAML; an error names the setting that it belongs to."""
     try:
         return _parse(text)
     except yaml.YAMLError as error:

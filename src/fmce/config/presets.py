@@ -12,7 +12,7 @@ from typing import Any
 from fmce.config.io import from_dict, merge_options, read_yaml, with_settings
 from fmce.config.run import DataConfig, FMCENetConfig, ModelConfig, RunConfig, TrainConfig
 from fmce.convergence.phases import PhaseConfig
-from fmce.data.classification.catalog import DataSpec, spec_of
+from fmce.data.classification.catalog import spec_of
 
 
 def make_config(
@@ -48,27 +48,17 @@ def preset_config(
     file: Path | None = None,
     settings: Sequence[str] = (),
 ) -> RunConfig:
-    """Return preset and file for the data set that settings, `data` or the file name, before any setting.
-
-    Raises:
-        ValueError: As `make_config`.
-        FileNotFoundError: If there is no such file.
-    """
+    """Return preset and file for the data set that settings, `data` or the file name, before any setting."""
     values = {} if file is None else read_yaml(file)
-    name = (
-        _data_name(merge_options(RunConfig, {}, settings)) or data or _data_name(values) or "digits"
-    )
+    given = _data_name(merge_options(RunConfig, {}, settings)) or data
+    name = given or _data_name(values) or "digits"
     base = config_for(preset_name or ("digits" if name == "digits" else "small"), name)
     config = from_dict(RunConfig, values, base=base)
     return replace(config, data=replace(config.data, name=name))
 
 
 def config_for(preset_name: str, data: str) -> RunConfig:
-    """Return a preset with what suits a data set.
-
-    Raises:
-        ValueError: If a name is unknown, or the preset "digits" is asked for with other data.
-    """
+    """Return a preset with what suits a data set."""
     base, spec = preset(preset_name), spec_of(data)
     if preset_name == "digits" and data != "digits":
         raise ValueError(
@@ -80,16 +70,10 @@ def config_for(preset_name: str, data: str) -> RunConfig:
     if preset_name == "small":
         return replace(base, data=replace(section, image_size=spec.size, shift=spec.shift))
     if preset_name == "paper":
-        return _paper(replace(base, data=section), spec)
+        train = replace(base.train, epochs=spec.paper_epochs)
+        phases = replace(base.phases, threshold=spec.paper_threshold)
+        base = replace(base, train=train, phases=phases)
     return replace(base, data=section)
-
-
-def _paper(base: RunConfig, spec: DataSpec) -> RunConfig:
-    return replace(
-        base,
-        train=replace(base.train, epochs=spec.paper_epochs),
-        phases=replace(base.phases, threshold=spec.paper_threshold),
-    )
 
 
 def _data_name(values: Mapping[str, Any]) -> str | None:
@@ -122,11 +106,7 @@ PRESETS: dict[str, RunConfig] = {
 
 
 def preset(name: str) -> RunConfig:
-    """Return the named preset.
-
-    Raises:
-        ValueError: If no preset has that name.
-    """
+    """Return the named preset."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose from {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -3,7 +3,7 @@
 Each number the papers leave open is marked where its default stands. Nothing here imports torch.
 """
 
-from dataclasses import field
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -111,22 +111,17 @@ class AuxiliaryConfig:
     def __post_init__(self) -> None:
         if self.kind != "none" and self.oracle is None:
             raise ValueError(f"kind is {self.kind} but no oracle run is named; pass --oracle RUN")
-        plain = [
-            ("raf", 1, "is nothing to weigh against"),
-            ("init", "scratch", "is no run to start from"),
-        ]
-        for name, default, lack in plain:
-            if self.kind == "none" and getattr(self, name) != default:
+        # Fields that are set → their defaults.
+        changed = {f.name: f.default for f in fields(self) if getattr(self, f.name) != f.default}
+        plain = {"raf": "is nothing to weigh against", "init": "is no run to start from"}
+        for name, lack in plain.items() if self.kind == "none" else ():
+            if name in changed:
                 raise ValueError(
                     f"{name} is {getattr(self, name)} but auxiliary.kind is none, so there {lack}; name an "
-                    f"oracle run (--oracle RUN) or leave {name} at {default}"
+                    f"oracle run (--oracle RUN) or leave {name} at {changed[name]}"
                 )
-        for name, default in (
-            ("oracle_every", 1),
-            ("oracle_batch_fraction", 1),
-            ("oracle_width", None),
-        ):
-            if self.kind != "ral" and getattr(self, name) != default:
+        for name in ("oracle_every", "oracle_batch_fraction", "oracle_width"):
+            if self.kind != "ral" and name in changed:
                 raise ValueError(
                     f"{name} is {getattr(self, name)} but auxiliary.kind is {self.kind}, so there is no "
                     "FMCE-Net to make cheaper; set auxiliary.kind=ral or leave it out"
@@ -178,9 +173,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     # Ten classes at the papers' scale take 1e-4; on 1,257 digits with noise the loss never gets
     # that still, and 2e-3 marks the end of its fall.
-    phases: Annotated[PhaseConfig, NoFlags] = field(
-        default_factory=lambda: PhaseConfig(threshold=2e-3)
-    )
+    phases: Annotated[PhaseConfig, NoFlags] = PhaseConfig(threshold=2e-3)
     fmce_net: FMCENetConfig = field(default_factory=FMCENetConfig)
     auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -4,7 +4,7 @@ supervised: labels only. distilled: imitates the teacher on the labelled images.
 on labelled and unlabelled images. All have the same steps, optimiser, schedule and initial weights.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from fmce.config.choices import Arm
 from fmce.config.distillation import DistillationConfig
 from fmce.config.io import defaults_of, to_dict, to_yaml
 from fmce.console.progress import Progress
-from fmce.data.augmentation import EvalBatches
 from fmce.data.batch import PoolBatch
 from fmce.data.frames.batches import default_workers
 from fmce.distillation import inputs
@@ -40,7 +39,7 @@ from fmce.engine.loop import EpochResult, StepOutput
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.runs.checkpoint import delete_checkpoints
 from fmce.runs.log import lock_run, mark_done, read_done
-from fmce.tasks.distillation import DistillationTask, distillation_step, supervised_step
+from fmce.tasks.distillation import distillation_step, supervised_step
 
 
 def distill(
@@ -84,39 +83,26 @@ def distill(
     """
     runtime = runtime or make_runtime(together=True)
     ranks = runtime.ranks
-    jobs = _num_jobs(jobs, runtime)
+    if ranks.world_size > 1 and jobs not in (None, 1):
+        raise ValueError(
+            f"jobs={jobs} trainings at a time are for one process; the {ranks.world_size} that torchrun "
+            "started make one training after another together, so leave --jobs out"
+        )
     text, defaults = to_yaml(config), defaults_of(DistillationConfig)
     ranks.on_rank_zero(lambda: check_networks(config))
     # Metrics lines follow a checkpoint, so that a folder without any holds no training.
     begun = (*PREPARED, "metrics.jsonl")
     with lock_run(out, text, defaults=defaults, ranks=ranks, before_training=begun):
-        experiment = Experiment(config, out, _prepared_data(config, out, runtime))
+        ranks.on_rank_zero_slowly(lambda: _prepare(config, out))
+        if not (out / "data.json").exists():
+            raise ValueError(
+                f"rank {ranks.rank} does not see {out / 'data.json'}, which rank 0 wrote; put the folder where "
+                "the processes of all nodes see it"
+            )
+        experiment = Experiment(config, out, read_distillation_data(out))
         teacher = make_teacher(experiment, runtime)
         _train_students(experiment, runtime, jobs)
         return ranks.on_rank_zero_slowly(lambda: conclude(experiment, teacher, runtime))
-
-
-def _num_jobs(jobs: int | None, runtime: Runtime) -> int:
-    if runtime.ranks.world_size > 1:
-        if jobs not in (None, 1):
-            raise ValueError(
-                f"jobs={jobs} trainings at a time are for one process; the {runtime.ranks.world_size} that "
-                "torchrun started make one training after another together, so leave --jobs out"
-            )
-        return 1
-    return jobs or (cores() if runtime.device.type == "cpu" else 1)
-
-
-def _prepared_data(config: DistillationConfig, out: Path, runtime: Runtime) -> DistillationData:
-    """Return the experiment's images, which the first rank prepares for all."""
-    ranks = runtime.ranks
-    ranks.on_rank_zero_slowly(lambda: _prepare(config, out))
-    if not (out / "data.json").exists():
-        raise ValueError(
-            f"rank {ranks.rank} does not see {out / 'data.json'}, which rank 0 wrote; put the folder where "
-            "the processes of all nodes see it"
-        )
-    return read_distillation_data(out)
 
 
 def _prepare(config: DistillationConfig, out: Path) -> None:
@@ -150,7 +136,7 @@ def _check_pools(config: DistillationConfig, data: DistillationData) -> None:
         )
 
 
-def _train_students(experiment: Experiment, runtime: Runtime, jobs: int) -> None:
+def _train_students(experiment: Experiment, runtime: Runtime, jobs: int | None) -> None:
     config, out = experiment.config, experiment.folder
     students = {
         experiment.student_folder(arm, seed).name: (config, out, arm, seed, runtime)
@@ -165,6 +151,7 @@ def _train_students(experiment: Experiment, runtime: Runtime, jobs: int) -> None
             if name not in waiting:
                 progress.advance(f"{name} was done")
         if runtime.ranks.world_size == 1:
+            jobs = jobs or (cores() if runtime.device.type == "cpu" else 1)
             run_jobs(train_student, {name: students[name] for name in waiting}, jobs, progress)
             return
         for name in waiting:
@@ -177,8 +164,7 @@ def train_student(
 ) -> None:
     """Train one student in its own run folder and evaluate it; resumes after a kill.
 
-    Images and teacher must be in place in `out`. The seed decides initial weights, order of images and
-    augmentation, alike in every arm.
+    The seed decides initial weights, order of images and augmentation, alike in every arm.
     """
     experiment = Experiment(config, out, read_distillation_data(out, workers=_decoders(runtime)))
     folder, ranks = experiment.student_folder(arm, seed), runtime.ranks
@@ -188,23 +174,41 @@ def train_student(
     with lock_run(folder, text, defaults=defaults_of(DistillationConfig), ranks=ranks):
         if ranks.on_rank_zero(lambda: read_done(folder)) is not None:
             return
-        data = experiment.data
+        data, task, budget = experiment.data, experiment.task, config.student_steps
         pool, data = inputs.on_device(inputs.training_pool(arm, data), data, runtime.device)
         pools = {
             name: inputs.evaluation_batches(getattr(data, name), data, runtime)
             for name in ("validation", "held_out")
         }
-        evaluate = partial(evaluate_student, experiment.task, student, teacher, pools, runtime)
+
+        def evaluate() -> dict[str, Any]:
+            alike = {
+                name: task.agreement(student, teacher, batches, runtime)
+                for name, batches in pools.items()
+                if len(batches)
+            }
+            return {
+                "scores": task.scores(student, pools["validation"], runtime),
+                "agreement": alike,
+            }
+
+        def measure(result: EpochResult) -> dict[str, Any]:
+            found = evaluate()
+            alike, unseen = found["agreement"]["validation"], found["agreement"].get("held_out")
+            return {
+                **({} if unseen is None else {"agreement_held_out": unseen[task.agreement_name]}),
+                "steps": result.epoch * budget.interval,
+                task.score_name: found["scores"][task.score_name],
+                "agreement": alike[task.agreement_name],
+                "kl_to_teacher": alike["mean_kl"],
+            }
+
         step = _step_of(arm, experiment, student, teacher, runtime)
-        measure = partial(_interval_fields, experiment, evaluate)
-        fit_steps(
-            experiment, folder, student, step, pool, config.student_steps, seed, runtime, measure
-        )
+        fit_steps(experiment, folder, student, step, pool, budget, seed, runtime, measure)
         done = evaluate()
         if ranks.is_main:
             mark_done(folder, done)
-            last = num_intervals(config.student_steps)
-            delete_checkpoints(folder / "checkpoints", keep={last})
+            delete_checkpoints(folder / "checkpoints", keep={num_intervals(budget)})
 
 
 def _decoders(runtime: Runtime) -> int:
@@ -229,37 +233,3 @@ def _step_of(
         temperature=config.temperature,
         mix=partial(inputs.mix_batch, ranks=runtime.ranks) if config.student_steps.mixup else None,
     )
-
-
-def evaluate_student(
-    task: DistillationTask,
-    student: nn.Module,
-    teacher: nn.Module,
-    pools: Mapping[str, EvalBatches],
-    runtime: Runtime,
-) -> dict[str, Any]:
-    """Return a student's scores on "validation", and its agreement with the teacher on every pool with images."""
-    return {
-        "scores": task.scores(student, pools["validation"], runtime),
-        "agreement": {
-            name: task.agreement(student, teacher, batches, runtime)
-            for name, batches in pools.items()
-            if len(batches)
-        },
-    }
-
-
-def _interval_fields(
-    experiment: Experiment, evaluate: Callable[[], Mapping[str, Any]], result: EpochResult
-) -> dict[str, Any]:
-    """Return what an interval's metrics line holds besides the loss."""
-    task, found = experiment.task, evaluate()
-    alike = found["agreement"]
-    unseen = alike.get("held_out")
-    return {
-        **({} if unseen is None else {"agreement_held_out": unseen[task.agreement_name]}),
-        "steps": result.epoch * experiment.config.student_steps.interval,
-        task.score_name: found["scores"][task.score_name],
-        "agreement": alike["validation"][task.agreement_name],
-        "kl_to_teacher": alike["validation"]["mean_kl"],
-    }

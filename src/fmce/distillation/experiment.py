@@ -117,11 +117,7 @@ def make_task(
 
 
 def check_networks(config: DistillationConfig) -> None:
-    """Build both networks once, so that a wrong name is reported before anything is read or trained.
-
-    Raises:
-        ValueError: If a network cannot be built, or two detectors have different locations.
-    """
+    """Build both networks once, so that a wrong name is reported before anything is read or trained."""
     networks = [
         _build(config.task, replace(net, weights=None), 2, auxiliary=True)
         for net in (config.teacher, config.student)
@@ -137,10 +133,7 @@ def check_networks(config: DistillationConfig) -> None:
 def make_network(
     task: TaskName, net: NetConfig, num_classes: int, seed: int, *, auxiliary: bool
 ) -> nn.Module:
-    """Build a network with the initial weights of a seed.
-
-    A PSPNet's `auxiliary` head is drawn last, so that it changes no other weight.
-    """
+    """Build a network with the initial weights of a seed; a PSPNet's `auxiliary` head is drawn last."""
     seed_epoch(seed, 0)
     return inputs.in_fast_memory_order(_build(task, net, num_classes, auxiliary=auxiliary))
 
@@ -176,23 +169,17 @@ def fit_steps(
 ) -> None:
     """Train a network for a step budget in its run folder, resuming after a kill; ranks share each batch.
 
-    The process owns the folder, and the model is on the device. The seed decides the order of images and their
-    augmentation; `measure` returns further fields of each interval's metrics line.
+    The seed decides the order of images and their augmentation; `measure` returns further fields of each
+    interval's metrics line.
     """
     config = experiment.config
     augmentation = inputs.augmentation_of(config, experiment.data)
     log = folder / "frames" if config.data.record_frames else None
-    with inputs.training_batches(pool, augmentation, budget, seed, runtime, log) as (
-        batches,
-        loading,
-    ):
+    optimization = Optimization(num_intervals(budget), budget.learning_rate, seed)
+    loaded = inputs.training_batches(pool, augmentation, budget, seed, runtime, log)
+    with loaded as (batches, loading):
         fit_resumable(
-            folder,
-            model,
-            step,
-            batches,
-            Optimization(num_intervals(budget), budget.learning_rate, seed),
-            runtime,
+            *(folder, model, step, batches, optimization, runtime),
             measure=lambda result, _rows: {**measure(result), **loading()},
             title=f"training {folder.name}",
         )

@@ -48,9 +48,8 @@ def export(
     config, data = opened.config, opened.data
     student = opened.load_student(arm, seed)
     inference = for_inference(student)
-    images = torch.randn(
-        2, 3, config.data.height, config.data.width, generator=torch.Generator().manual_seed(0)
-    )
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, config.data.height, config.data.width, generator=generator)
     out.mkdir(parents=True, exist_ok=True)
     save_weights(out / "student.safetensors", student.state_dict())
     differences = {"torch.export": _export_program(inference, images, out / "student.pt2")}
@@ -58,9 +57,7 @@ def export(
         differences["onnx"] = _export_onnx(inference, images, out / "student.onnx")
     for form, difference in differences.items():
         if not difference <= TOLERANCE:
-            raise ValueError(
-                f"the {form} form differs from the network by {difference:.2g}, above {TOLERANCE}"
-            )
+            raise ValueError(f"{form} differs from the network by {difference:.2g} > {TOLERANCE}")
     result = {
         "arm": arm,
         "class_names": list(data.class_names),
@@ -75,9 +72,11 @@ def export(
     return result
 
 
+_ANY_BATCH = {"images": {0: torch.export.Dim("batch", min=1, max=1024)}}
+
+
 def _export_program(model: nn.Module, images: Tensor, path: Path) -> float:
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    program = torch.export.export(model, (images,), dynamic_shapes={"images": {0: batch}})
+    program = torch.export.export(model, (images,), dynamic_shapes=_ANY_BATCH)
     with replacing(path) as beside, open(beside, "wb") as file:
         torch.export.save(program, file)
     with torch.inference_mode():
@@ -88,21 +87,11 @@ def _export_onnx(model: nn.Module, images: Tensor, path: Path) -> float:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "ONNX export needs the extra: pip install 'fmce[export]'"
-        ) from error
-    batch = torch.export.Dim("batch", min=1, max=1024)
+        raise ModuleNotFoundError("ONNX needs the extra: pip install 'fmce[export]'") from error
+    options: dict[str, Any] = {"dynamo": True, "dynamic_shapes": _ANY_BATCH, "verbose": False}
+    options |= {"input_names": ["images"], "output_names": ["logits"]}
     with replacing(path) as beside:
-        torch.onnx.export(
-            model,
-            (images,),
-            beside,
-            dynamo=True,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes={"images": {0: batch}},
-            verbose=False,
-        )
+        torch.onnx.export(model, (images,), beside, **options)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"images": images.numpy()})
     with torch.inference_mode():

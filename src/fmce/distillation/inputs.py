@@ -51,11 +51,7 @@ def with_imagenet_statistics(config: DistillationConfig) -> DistillationDataConf
 
 
 def check_normalisation(card: Mapping[str, Any], data: DistillationData) -> None:
-    """Refuse a teacher whose card `teacher.json` has another "mean" or "std" than the experiment's images.
-
-    Raises:
-        ValueError: If a mean or deviation differs by more than 0.001 of the full scale.
-    """
+    """Refuse a teacher whose card `teacher.json` has another "mean" or "std" than the experiment's images."""
     for name in ("mean", "std"):
         theirs = torch.tensor(card.get(name, []), dtype=torch.float64)
         ours = torch.tensor(getattr(data, name), dtype=torch.float64)
@@ -83,10 +79,7 @@ def training_pool(arm: Arm, data: DistillationData) -> ImagePool | FramePool:
 def on_device(
     pool: Pool, data: DistillationData, device: torch.device
 ) -> tuple[Pool, DistillationData]:
-    """Move a training's pool, and the images it is evaluated on, to the device if all of them may stay there.
-
-    Otherwise all stay where they are, and batches are copied one by one.
-    """
+    """Move a training's pool, and the images it is evaluated on, to the device if all of them may stay there."""
     evaluated = (data.held_out, data.validation)
     if not stays_resident(pool.nbytes + sum(p.nbytes for p in evaluated), device):
         return pool, data
@@ -105,23 +98,14 @@ def training_batches(
 ) -> Iterator[tuple[Batches, Callable[[], dict[str, Any]]]]:
     """Yield a training's batches, and a function that reports the loading of the latest interval.
 
-    Args:
-        pool: The images trained on.
-        augmentation: How they are varied and normalised.
-        budget: Batch size (of all ranks together) and steps per interval.
-        seed: Draws the order of images and the augmentation.
-        runtime: Device and ranks.
-        log: Folder for the keys of the frames that each interval saw; frames in files only.
+    `log` is a folder for the keys of the frames that each interval saw; frames in files only.
     """
     ranks, steps = runtime.ranks, (budget.batch_size, budget.interval)
-    device, rank_of = runtime.device, ranks.rank_of
+    options: dict[str, Any] = {"seed": seed, "device": runtime.device, "rank_of": ranks.rank_of}
     if isinstance(pool, ImagePool):
-        yield (
-            TrainBatches(pool, augmentation, *steps, seed=seed, device=device, rank_of=rank_of),
-            dict,
-        )
+        yield TrainBatches(pool, augmentation, *steps, **options), dict
         return
-    batches = FrameBatches(pool, augmentation, *steps, seed=seed, device=device, rank_of=rank_of)
+    batches = FrameBatches(pool, augmentation, *steps, **options)
 
     def loading() -> dict[str, Any]:
         waited, batches.waited_seconds = batches.waited_seconds, 0.0
@@ -143,17 +127,11 @@ def training_batches(
 
 def evaluation_batches(pool: ImagePool, data: DistillationData, runtime: Runtime) -> EvalBatches:
     """Return the images of a pool as they are, normalised, in batches that the ranks share."""
-    plain = Augmentation(data.mean, data.std)
-    return EvalBatches(pool, plain, rank_of=runtime.ranks.rank_of)
+    return EvalBatches(pool, Augmentation(data.mean, data.std), rank_of=runtime.ranks.rank_of)
 
 
 def mix_batch(images: Tensor, ranks: Ranks) -> Tensor:
-    """Return this rank's rows of the mixup of a batch; one λ per batch.
-
-    Args:
-        images: This rank's rows, float (b,3,H,W) of a batch (B,3,H,W).
-        ranks: Those that share the batch: an image may be mixed with another rank's.
-    """
+    """Return this rank's rows of the mixup of a batch (B,3,H,W); one λ per batch, images of any rank."""
     # Seeded for each epoch, and drawn alike on all ranks.
     lam = sample_mixup(ranks.generator(torch.device("cpu")))
     batch = ranks.gather_rows(images)  # (B,3,H,W)
@@ -174,10 +152,7 @@ def teacher_precision(config: DistillationConfig, runtime: Runtime) -> str:
 def frozen_teacher(
     task: DistillationTask, teacher: nn.Module, config: DistillationConfig, runtime: Runtime
 ) -> Callable[[Tensor], Any]:
-    """Freeze a teacher and return its forward pass: images (B,3,H,W) → outputs, in `teacher_precision`.
-
-    The teacher is on the device, and stays in eval mode.
-    """
+    """Freeze a teacher and return its forward pass: images (B,3,H,W) → outputs, in `teacher_precision`."""
     teacher.eval().requires_grad_(False)
     in_bfloat16 = teacher_precision(config, runtime) == "bfloat16"
 
@@ -203,23 +178,15 @@ def in_fast_memory_order(model: nn.Module) -> nn.Module:
 def complete_image(
     image: ImageArray, size: tuple[int, int], normalise: Augmentation, model: nn.Module
 ) -> Tensor:
-    """Return an image as a trained network takes it: at the scale of its training, complete and not cropped.
+    """Return an image uint8 (H,W,3) as a trained network takes it: at its training's scale, complete, not cropped.
 
-    Args:
-        image: Uint8 (H,W,3), any size.
-        size: Height and width that training images were brought to.
-        normalise: The training's normalisation.
-        model: Takes the image on its device.
-
-    Returns:
-        Float32 (1,3,h,w), at least `size` and of the image's own aspect.
+    The result is float32 (1,3,h,w), at least `size` and of the image's own aspect, on the model's device.
     """
     height, width = image.shape[:2]
     # Training images were scaled until they covered their size; objects are as large here as there.
     scale = max(size[0] / height, size[1] / width)
-    scaled = Image.fromarray(image).resize(
-        (round(width * scale), round(height * scale)), Image.Resampling.BILINEAR
-    )
+    wanted = (round(width * scale), round(height * scale))
+    scaled = Image.fromarray(image).resize(wanted, Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None]  # (1,3,h,w)
     x, _ = normalise(pixels.to(next(model.parameters()).device))
     return x

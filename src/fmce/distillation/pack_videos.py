@@ -1,7 +1,6 @@
 """Every n-th frame of videos as tar shards that a distillation streams.
 
-Each video is one job. If interrupted, rerun the call to resume: finished shards stay as they are, and the
-result is the same, byte for byte.
+Each video is one job. If interrupted, rerun the call to resume; the result is the same, byte for byte.
 """
 
 import time
@@ -57,9 +56,7 @@ def pack_videos(
     found = list_videos(videos, exclude=exclude or ())
     started = time.perf_counter()
     with lock_run(out, to_yaml(settings)):
-        missing = {
-            prefix: path for prefix, path in found.items() if not _is_packed(out, prefix, path)
-        }
+        missing = {name: path for name, path in found.items() if not _is_packed(out, name, path)}
         _pack(missing, len(found), out, settings, workers, max_damaged)
         result = _index(out, settings, read_stems(exclude or ()))
     return result | {"packed": len(missing), "seconds": time.perf_counter() - started}
@@ -128,8 +125,7 @@ def _index(out: Path, settings: FrameSettings, exclude: frozenset[str]) -> dict[
             continue
         num_videos += 1
         shards += [Shard.from_dict(row) for row in record["shards"]]
-    about = {"settings": asdict(settings), "damaged": damaged}
-    write_index(out, shards, about)
+    write_index(out, shards, {"settings": asdict(settings), "damaged": damaged})
     return {
         "videos": num_videos,
         "frames": sum(shard.frames for shard in shards),

@@ -79,9 +79,7 @@ def predict(
     opened = open_experiment(experiment, trust=trust)
     config, task = opened.config, opened.task
     if config.task == "classify":
-        raise ValueError(
-            f"{experiment} has task classify; class maps and boxes need task segment or detect"
-        )
+        raise ValueError(f"{experiment} has task classify; expected task segment or detect")
     if (labels if config.task == "segment" else masks) is not None:
         raise ValueError(f"masks are for task segment and labels for detect; this is {config.task}")
     paths = list_images(images)
@@ -91,17 +89,13 @@ def predict(
         )
     runtime = runtime or make_runtime()
     student_seed = config.seeds[0] if seed is None else seed
-    model = (
-        opened.load_teacher()
-        if network == "teacher"
-        else opened.load_student(network, student_seed)
-    ).to(runtime.device)
-    result: dict[str, Any] = {
-        "task": config.task,
-        "network": network,
-        "seed": None if network == "teacher" else student_seed,
-        "class_names": list(opened.data.class_names),
-    }
+    if network == "teacher":
+        model, used_seed = opened.load_teacher(), None
+    else:
+        model, used_seed = opened.load_student(network, student_seed), student_seed
+    model = model.to(runtime.device)
+    result: dict[str, Any] = {"task": config.task, "network": network, "seed": used_seed}
+    result["class_names"] = list(opened.data.class_names)
     readable = ReadableImages(paths)
     how: dict[str, Any] = {
         "size": (config.data.height, config.data.width),
@@ -124,11 +118,7 @@ def predict(
 
 
 class ReadableImages:
-    """The images of some files, one by one, with progress; those that cannot be read are left out.
-
-    Attributes:
-        unreadable: After the walk, the paths left out.
-    """
+    """The images of some files, one by one, with progress; those that cannot be read end up in `unreadable`."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths, self.unreadable = paths, list[str]()
@@ -176,11 +166,8 @@ def _write_boxes(
     names, boxes = [name for name, _ in found], [detected for _, detected in found]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "predictions_official.json", to_scalabel(names, boxes, class_names))
-    result: dict[str, Any] = {
-        "images": len(found),
-        "unreadable": readable.unreadable,
-        "scores": None,
-    }
+    result: dict[str, Any] = {"images": len(found), "unreadable": readable.unreadable}
+    result["scores"] = None
     if truth is not None:
         stems = {stem_of(path.name) for path in readable.paths}
         result["images_without_labels"] = len(stems - truth.keys())

@@ -41,15 +41,7 @@ def predict_boxes(
 def read_truth(
     labels: Path, images: Sequence[Path], class_names: Sequence[str]
 ) -> dict[str, ImageBoxes]:
-    """Read the true boxes of images.
-
-    Args:
-        labels: Scalabel JSON.
-        images: Files that will be predicted.
-        class_names: Of the ids; BDD100K's ten bring its other names along.
-
-    Returns:
-        Boxes by stem, of all images that the file names with labels.
+    """Read the true boxes by stem that a Scalabel JSON has; BDD100K's ten classes bring its other names along.
 
     Raises:
         ValueError: If the file cannot be read, has unknown classes or names none of the images, or two images
@@ -77,11 +69,6 @@ def score_boxes(
 ) -> dict[str, Any]:
     """Score the predictions of images by file name against true boxes by stem; without any, an image has no objects."""
     nothing = Classes(()).to_boxes(())
-    wanted = [
-        {
-            field: torch.from_numpy(value)
-            for field, value in truth.get(stem_of(name), nothing)._asdict().items()
-        }
-        for name in names
-    ]
+    boxes = [truth.get(stem_of(name), nothing)._asdict() for name in names]
+    wanted = [{field: torch.from_numpy(v) for field, v in one.items()} for one in boxes]
     return detection_scores(wanted, found, len(class_names)).to_dict(class_names)

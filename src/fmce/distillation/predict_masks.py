@@ -46,14 +46,10 @@ def score_masks(
     id_map: Mapping[int, int] | None = None,
     left_out: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Score a folder of predicted masks against the true ones, by BDD100K's rules.
+    """Score a folder of predicted masks of train ids against the true ones, by BDD100K's rules.
 
-    Args:
-        preds: PNGs of train ids.
-        masks: The same names, possibly with `_train_id` behind the stem; 255 is ignored.
-        class_names: Of the ids 0 … C − 1; a prediction outside them is an error.
-        id_map: Ids in the true masks → train ids or 255, for those that differ.
-        left_out: Keys of images without a prediction because they cannot be read.
+    True masks may have `_train_id` behind the stem; 255 is ignored. `id_map` maps their ids to train ids or 255,
+    where those differ. `left_out` are keys of images without a prediction because they cannot be read.
 
     Raises:
         ValueError: If names do not match, or a mask holds other ids or has another size.

@@ -31,11 +31,7 @@ _EXAMPLES = 4
 
 
 def conclude(experiment: Experiment, teacher: dict[str, Any], runtime: Runtime) -> dict[str, Any]:
-    """Write `distill.json` and example predictions of an experiment whose arms are finished, in one process.
-
-    Returns:
-        The contents of `distill.json`.
-    """
+    """Write `distill.json` and example predictions of an experiment whose arms are finished, in one process."""
     runtime = replace(runtime, ranks=ALONE)
     result = distillation_result(experiment, teacher)
     result["networks"] = _network_costs(experiment, runtime)
@@ -53,11 +49,9 @@ def distillation_result(experiment: Experiment, teacher: dict[str, Any]) -> dict
     rows = []
     for seed in config.seeds:
         for arm in config.arms:
-            folder = experiment.student_folder(arm, seed)
+            folder, kept = experiment.student_folder(arm, seed), (name, *_CURVE)
             done = read_done(folder) or {}
-            curve = [
-                {k: row[k] for k in (name, *_CURVE) if k in row} for row in read_metrics(folder)
-            ]
+            curve = [{k: row[k] for k in kept if k in row} for row in read_metrics(folder)]
             score = done["scores"][name]
             rows.append({"arm": arm, "seed": seed, "score": score, **done, "curve": curve})
     return {
@@ -186,13 +180,10 @@ def _predictions(
     """Return class maps (B,H,W), or packed boxes (B,M,6) of a score worth drawing."""
     if isinstance(task, DetectionTask):
         found = task.predict(network, batches, runtime)
-        sure = [image["scores"] >= TEACHER_SCORE for image in found]
-        return pack_boxes(
-            [
-                image_boxes(image["boxes"][keep].tolist(), image["labels"][keep].tolist())
-                for image, keep in zip(found, sure, strict=True)
-            ]
-        )
+        sure = [
+            {k: v[one["scores"] >= TEACHER_SCORE].tolist() for k, v in one.items()} for one in found
+        ]
+        return pack_boxes([image_boxes(one["boxes"], one["labels"]) for one in sure])
     assert isinstance(task, SegmentationTask)
     logits = [task.outputs(network, runtime.to_device(batch.images)) for batch in batches.epoch()]
     return torch.cat(logits).argmax(1).cpu()

@@ -19,11 +19,7 @@ from fmce.tasks.distillation import supervised_step
 
 
 def make_teacher(experiment: Experiment, runtime: Runtime) -> dict[str, Any]:
-    """Train the teacher or load the given one, unless that is done; return its scores on validation images.
-
-    Raises:
-        ValueError: If its score is undefined or below `teacher_floor`, or a given teacher does not fit.
-    """
+    """Train the teacher or load the given one, unless that is done; return its scores on validation images."""
     card_file, ranks = experiment.teacher_folder / "teacher.json", runtime.ranks
     if not ranks.on_rank_zero(card_file.exists):
         _train_or_load(experiment, runtime)
@@ -47,20 +43,19 @@ def _train_or_load(experiment: Experiment, runtime: Runtime) -> None:
     else:
         text, defaults = to_yaml(config), defaults_of(DistillationConfig)
         step, budget = supervised_step(task, teacher), config.teacher_steps
+        seed = config.teacher_seed
         with lock_run(folder, text, defaults=defaults, ranks=runtime.ranks):
-            fit_steps(
-                experiment, folder, teacher, step, labelled, budget, config.teacher_seed, runtime
-            )
+            fit_steps(experiment, folder, teacher, step, labelled, budget, seed, runtime)
     batches = inputs.evaluation_batches(data.validation, data, runtime)
     card["scores"] = task.scores(teacher, batches, runtime)
     if given is not None:  # a copy of what is refused must not claim the folder
         _check_floor(task.score_name, card["scores"][task.score_name], experiment)
-    runtime.ranks.on_rank_zero(lambda: _save(folder, teacher, card))
 
+    def save() -> None:
+        save_weights(folder / "model.safetensors", teacher.state_dict())
+        write_json(folder / "teacher.json", card)  # last: then the teacher is ready
 
-def _save(folder: Path, teacher: nn.Module, card: dict[str, Any]) -> None:
-    save_weights(folder / "model.safetensors", teacher.state_dict())
-    write_json(folder / "teacher.json", card)  # last: its presence says that the teacher is ready
+    runtime.ranks.on_rank_zero(save)
 
 
 def _check_floor(name: str, score: float | None, experiment: Experiment) -> None:
@@ -97,13 +92,7 @@ def teacher_card(experiment: Experiment) -> dict[str, Any]:
 def load_strictly(teacher: nn.Module, checkpoint: Path, experiment: Experiment) -> None:
     """Load a teacher whose task, class order and normalisation are this experiment's.
 
-    Args:
-        teacher: Gets the weights.
-        checkpoint: Weights file, with `teacher.json` beside it, or the folder of both.
-        experiment: What the teacher is needed for.
-
-    Raises:
-        ValueError: If the card is missing, or anything differs.
+    `checkpoint` is a weights file with `teacher.json` beside it, or the folder of both.
     """
     weights_file = checkpoint / "model.safetensors" if checkpoint.is_dir() else checkpoint
     card_file = weights_file.parent / "teacher.json"

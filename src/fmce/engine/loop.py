@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fmce.engine.distributed.ranks import Ranks
-from fmce.engine.distributed.sync_batch_norm import sync_batch_norm
-from fmce.engine.distributed.sync_dropout import sync_dropout
+from fmce.engine.distributed.sync_layers import sync_layers
 from fmce.engine.runtime import Runtime
 from fmce.seeding import epoch_seed, seed_epoch
 
@@ -46,11 +45,9 @@ class Batches(Protocol):
 
     def __len__(self) -> int:
         """Return the number of batches per epoch."""
-        ...
 
     def epoch(self, epoch: int) -> Iterable[Any]:
         """Yield the batches of a 1-based epoch."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def fit(
             group["lr"] = group["initial_lr"] * schedule(epoch)
         model.train()
         started = time.perf_counter()
-        with runtime.matmul_precision(), sync_batch_norm(model, ranks), sync_dropout(model, ranks):
+        with runtime.matmul_precision(), sync_layers(model, ranks):
             loss, means = _run_epoch(step, batches, optimizer, epoch, runtime, on_step_end)
         seconds = time.perf_counter() - started
         rate = float(optimizer.param_groups[0]["lr"])
@@ -124,16 +121,10 @@ def fit(
 def cosine(epochs: int) -> Callable[[int], float]:
     """Return the cosine schedule stepped per epoch: 1 in epoch 1, towards 0 after the last.
 
-    >>> half = cosine(10)
-    >>> half(1), round(half(6), 6)
+    >>> cosine(10)(1), round(cosine(10)(6), 6)
     (1.0, 0.5)
     """
     return lambda epoch: 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
-
-
-def constant(_epochs: int) -> Callable[[int], float]:
-    """Return the schedule that leaves the learning rate as it is."""
-    return lambda _epoch: 1.0
 
 
 def step_drops(epochs: int) -> Callable[[int], float]:
@@ -141,21 +132,15 @@ def step_drops(epochs: int) -> Callable[[int], float]:
 
     Not given in the papers, which use the cosine alone: the drops of the ResNet paper's CIFAR runs.
 
-    >>> rate = step_drops(8)
-    >>> [round(rate(epoch), 6) for epoch in (1, 4, 5, 6, 7, 8)]
+    >>> [round(step_drops(8)(epoch), 6) for epoch in (1, 4, 5, 6, 7, 8)]
     [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
     """
-
-    def factor(epoch: int) -> float:
-        passed = sum(epoch - 1 >= fraction * epochs for fraction in _DROPS)
-        return float(_DROP_FACTOR**passed)
-
-    return factor
+    return lambda epoch: float(_DROP_FACTOR ** sum(epoch - 1 >= f * epochs for f in _DROPS))
 
 
 SCHEDULES: dict[str, Callable[[int], Callable[[int], float]]] = {
     "cosine": cosine,
-    "constant": constant,
+    "constant": lambda _epochs: lambda _epoch: 1.0,
     "step": step_drops,
 }
 
@@ -222,9 +207,7 @@ class _EpochSums:
     def means(self, ranks: Ranks) -> tuple[float, dict[str, float]]:
         """Return the means over all ranks' samples: of the loss, and of sums and parts by name."""
         if not self.losses:
-            raise TrainingStoppedError(
-                f"epoch {self.epoch} has no batches; is the training set empty?"
-            )
+            raise TrainingStoppedError(f"epoch {self.epoch} has no batches; is the data empty?")
         self.check_finite()
         counts = torch.tensor(self.counts, dtype=torch.float64)
         counts = ranks.all_reduce(counts.to(ranks.device)).cpu()
@@ -242,11 +225,7 @@ def global_loss(output: StepOutput, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Return the factor by which this rank's loss counts, and the global batch's loss.
 
     The losses of all ranks, each times its factor, add up to that of the global batch, whatever the
-    sizes of their slices, and so do their gradients.
-
-    Args:
-        output: Outcome of this rank's slice.
-        ranks: Those that share the batch; alone the factor is 1.
+    sizes of their slices, and so do their gradients. Alone the factor is 1.
     """
     mean = output.loss.detach()
     if ranks.world_size == 1:

@@ -50,11 +50,9 @@ class Runtime:
             return type(value)(*(self.to_device(v) for v in value))
         if not isinstance(value, (Tensor, nn.Module)):
             return value
-        if self.channels_last and _has_channels(value):
-            return value.to(  # type: ignore[call-overload,return-value]
-                self.device, non_blocking=True, memory_format=torch.channels_last
-            )
-        return value.to(self.device, non_blocking=True)  # type: ignore[return-value]
+        pictures = isinstance(value, nn.Module) or (value.ndim == 4 and value.is_floating_point())
+        order = {"memory_format": torch.channels_last} if self.channels_last and pictures else {}
+        return value.to(self.device, non_blocking=True, **order)  # type: ignore[call-overload,no-any-return]
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -97,10 +95,6 @@ def _choose(kinds: Sequence[Any], precisions: Sequence[str], for_compiler: bool)
         kind.fp32_precision = precision
 
 
-def _has_channels(value: Tensor | nn.Module) -> bool:
-    return isinstance(value, nn.Module) or (value.ndim == 4 and value.is_floating_point())
-
-
 def make_runtime(
     device: str = "auto", precision: str = "float32", *, together: bool = False
 ) -> Runtime:
@@ -119,11 +113,9 @@ def make_runtime(
     device(type='cpu')
     """
     if precision not in get_args(Precision):
-        raise ValueError(
-            f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}"
-        )
-    chosen = _device(device)
-    alone = Runtime(chosen, precision)  # type: ignore[arg-type]
+        choices = ", ".join(get_args(Precision))
+        raise ValueError(f"precision must be one of {choices}, got {precision!r}")
+    alone = Runtime(_device(device), precision)  # type: ignore[arg-type]
     return _joined(alone, device) if together and ranks_started() > 1 else alone
 
 
@@ -134,14 +126,13 @@ def _device(name: str) -> torch.device:
         chosen = torch.device(name)
     except RuntimeError:
         raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} was asked for but torch sees no GPU; use --device cpu")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name!r} was asked for but there are {torch.cuda.device_count()} GPUs"
-        )
     if chosen.type not in ("cpu", "cuda"):
         raise ValueError(f"unsupported device {name!r}; use auto, cpu, cuda or cuda:N")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for but torch sees no GPU; use --device cpu")
+    gpus = torch.cuda.device_count()
+    if chosen.type == "cuda" and (chosen.index or 0) >= gpus:
+        raise ValueError(f"device {name!r} was asked for but there are {gpus} GPUs")
     return chosen
 
 

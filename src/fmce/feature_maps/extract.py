@@ -8,14 +8,12 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fmce.config.trust import Trust, function_names
 from fmce.console.log import logger
 from fmce.console.progress import Progress
 from fmce.data.batch import ImageSet
@@ -37,7 +35,7 @@ from fmce.feature_maps.zarr_shards import (
 )
 from fmce.runs.checkpoint import checkpoint_path, file_digest
 from fmce.runs.lock import locked
-from fmce.runs.run import Run, open_run
+from fmce.runs.run import Run
 
 STORE = "maps.zarr"
 BLOCK = 256  # images per forward pass
@@ -85,7 +83,13 @@ def extract(
     _stored(run, wanted)
     missing = [epoch for epoch in list(wanted)[rank::ranks] if not _is_intact(run, epoch)]
     if missing:
-        _check_disk(run, estimate_store(run, missing, runtime))
+        need = estimate_store(run, missing, runtime)
+        if need["bytes"] > need["bytes_free"]:
+            raise ValueError(
+                f"{need['maps']} maps of {run.path} are expected to take {gigabytes(need['bytes'])}, but only "
+                f"{gigabytes(need['bytes_free'])} are free there; make room, or use "
+                "fmce_net.storage=recompute, which stores nothing"
+            )
         _store_markers(run, {epoch: wanted[epoch] for epoch in missing}, runtime, workers)
     return _summary(run, wanted)
 
@@ -95,14 +99,9 @@ def _store_markers(
 ) -> None:
     title = f"storing maps of {run.path}"
     if workers > 1:
+        bare = Run(run.path, run.config)  # without the data that this process has read
         jobs = {
-            f"epoch {epoch}": (
-                str(run.path),
-                function_names(run.config),
-                epoch,
-                mark,
-                _on_gpu(runtime, index),
-            )
+            f"epoch {epoch}": (bare, epoch, mark, _on_gpu(runtime, index))
             for index, (epoch, mark) in enumerate(markers.items())
         }
         with Progress(title, len(jobs)) as progress:
@@ -111,23 +110,17 @@ def _store_markers(
     shards = len(markers) * sum(-(-len(part) // SHARD) for part in _parts(run).values())
     with Progress(title, shards) as progress:
         for epoch, mark in markers.items():
-            _store_marker(run, epoch, mark, runtime, progress.advance)
+            extract_marker(run, epoch, mark, runtime, progress.advance)
 
 
 def extract_marker(
-    path: str, trust: Trust, epoch: int, fingerprint: Fingerprint, runtime: Runtime
-) -> None:
-    """Store the maps of one marker of a run: a worker's job."""
-    _store_marker(open_run(path, trust=trust), epoch, fingerprint, runtime, lambda: None)
-
-
-def _store_marker(
     run: Run,
     epoch: int,
     fingerprint: Fingerprint,
     runtime: Runtime,
-    on_shard: Callable[[], None],
+    on_shard: Callable[[], None] = lambda: None,
 ) -> None:
+    """Store the maps of one marker of a run."""
     network = map_extractor(run, epoch, runtime)
 
     def shards(part: ImageSet) -> Iterator[Tensor]:
@@ -139,28 +132,19 @@ def _store_marker(
             on_shard()
 
     parts = {name: (len(part), shards(part)) for name, part in _parts(run).items()}
-    with _sole_writer(run, epoch):
-        write_marker(marker_folder(run.path / STORE, epoch), parts, fingerprint)
-
-
-def _sole_writer(run: Run, epoch: int) -> AbstractContextManager[None]:
     busy = (
         f"another process stores maps of epoch {epoch} of {run.path}; wait for it, or let processes "
         "share the work by --workers N or torchrun"
     )
-    return locked(run.path / f".maps-{epoch:04d}.lock", busy)
+    with locked(run.path / f".maps-{epoch:04d}.lock", busy):
+        write_marker(marker_folder(run.path / STORE, epoch), parts, fingerprint)
 
 
 def store_fingerprints(run: Run, runtime: Runtime) -> dict[int, Fingerprint]:
-    """Return what decides the maps of each marker, by epoch.
-
-    Raises:
-        FileNotFoundError: If phases or marker checkpoints are missing.
-    """
-    weights = _weights_digests(run)
+    """Return what decides the maps of each marker, by epoch."""
     images = {name: images_digest(part) for name, part in _parts(run).items()}
     common = {"images": images, "layer": run.setup.layer, "precision": runtime.precision}
-    return {epoch: {**mark, **common} for epoch, mark in weights.items()}
+    return {epoch: mark | common for epoch, mark in _weights_digests(run).items()}
 
 
 def _weights_digests(run: Run) -> dict[int, Fingerprint]:
@@ -192,11 +176,7 @@ def _on_gpu(runtime: Runtime, index: int) -> Runtime:
 
 
 def _stored(run: Run, wanted: Mapping[int, Fingerprint]) -> dict[int, Fingerprint]:
-    """Return the fingerprints of the stored maps, by epoch, if they are all as wanted.
-
-    Raises:
-        ValueError: If maps of other checkpoints or images are there.
-    """
+    """Return the fingerprints of the stored maps, by epoch; refuse maps of other checkpoints or images."""
     there = stored_markers(run.path / STORE)
     for epoch, mark in there.items():
         for key, value in wanted.get(epoch, {"weights": None}).items():
@@ -227,14 +207,9 @@ def _is_intact(run: Run, epoch: int) -> bool:
 
 
 def estimate_store(run: Run, markers: Sequence[int], runtime: Runtime) -> dict[str, Any]:
-    """Estimate the size of some markers' maps from a chunk of training images.
-
-    Returns:
-        "maps", "map_shape", "bytes" (expected), "bytes_at_most" (uncompressed), "bytes_free".
-    """
-    images = run.setup.images(run.setup.data.train, runtime)(
-        torch.arange(min(CHUNK, len(run.setup.data.train)))
-    )
+    """Estimate the size of some markers' maps from a chunk of training images: the result of a dry run."""
+    train = run.setup.data.train
+    images = run.setup.images(train, runtime)(torch.arange(min(CHUNK, len(train))))
     samples = [map_extractor(run, epoch, runtime)(images) for epoch in markers]
     ratio = sum(map(compressed_share, samples)) / len(samples)
     c, h, w = samples[0].shape[1:]
@@ -246,15 +221,6 @@ def estimate_store(run: Run, markers: Sequence[int], runtime: Runtime) -> dict[s
         "bytes_at_most": store_bytes(maps, (c, h, w)),
         "bytes_free": shutil.disk_usage(run.path).free,
     }
-
-
-def _check_disk(run: Run, need: Mapping[str, Any]) -> None:
-    if need["bytes"] > need["bytes_free"]:
-        raise ValueError(
-            f"{need['maps']} maps of {run.path} are expected to take {gigabytes(need['bytes'])}, but only "
-            f"{gigabytes(need['bytes_free'])} are free there; make room, or use fmce_net.storage=recompute, which "
-            "stores nothing"
-        )
 
 
 def gigabytes(count: int) -> str:
@@ -274,12 +240,7 @@ def _summary(run: Run, wanted: Mapping[int, Fingerprint]) -> dict[str, Any]:
     }
 
 
-def open_store(
-    runs: Sequence[Run],
-    images: ImageSet,
-    runtime: Runtime,
-    buffer: int,
-) -> StoredMaps:
+def open_store(runs: Sequence[Run], images: ImageSet, runtime: Runtime, buffer: int) -> StoredMaps:
     """Return the stored maps of some images, after checking that they are these runs' own.
 
     Raises:

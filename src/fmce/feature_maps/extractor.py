@@ -30,10 +30,5 @@ class MapExtractor:
 
 
 def map_extractor(run: Run, epoch: int, runtime: Runtime) -> MapExtractor:
-    """Return the extractor of the network as it was after an epoch.
-
-    Raises:
-        FileNotFoundError: If that epoch has no checkpoint.
-        ValueError: If the checkpoint is damaged or belongs to another network.
-    """
+    """Return the extractor of the network as it was after an epoch."""
     return MapExtractor(runtime.to_device(run.model(epoch)), run.setup.layer, runtime)

@@ -5,14 +5,13 @@ from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fmce.data.batch_slice import ALL_ROWS, own_rows
-from fmce.feature_maps.batch import MapBatch
-from fmce.feature_maps.recomputed import MapSource
+from fmce.feature_maps.shuffle_buffer import MapNumbers
+from fmce.feature_maps.source import MapBatch, MapSource
 
 
-class InMemoryMaps:
+class InMemoryMaps(MapSource):
     """All maps of a source, kept on one device."""
 
     def __init__(self, maps: MapBatch, num_images: int, num_phases: int, num_runs: int) -> None:
@@ -31,16 +30,11 @@ class InMemoryMaps:
             ValueError: If the source has no images.
         """
         total = source.num_runs * source.num_phases * source.num_images
-        everything = np.arange(total)
         kept: MapBatch | None = None
-        first_run: dict[int, int] = {}
-        for part in source.batches(everything, 1024):
+        for part in source.batches(np.arange(total), 1024):
             if kept is None:  # allocated once: concatenating at the end would hold all maps twice
                 kept = MapBatch(*(t.new_empty((total, *t.shape[1:])) for t in part))
-            for run in part.run.tolist():
-                first_run.setdefault(run, len(first_run))
-            run_position = torch.tensor([first_run[r] for r in part.run.tolist()])
-            row = run_position * source.num_phases + part.phases - 1
+            row = part.run * source.num_phases + part.phases - 1
             numbers = row * source.num_images + part.image_index
             for column, values in zip(kept, part, strict=True):
                 column[numbers.to(column.device)] = values
@@ -50,7 +44,7 @@ class InMemoryMaps:
 
     def batches(
         self,
-        numbers: NDArray[np.int64],
+        numbers: MapNumbers,
         batch_size: int,
         generator: torch.Generator | None = None,
         rank_of: tuple[int, int] = ALL_ROWS,

@@ -56,10 +56,9 @@ def split_maps(
         raise ValueError(
             f"test_fraction must be between 0 and 1, both excluded, got {test_fraction}"
         )
-    if min(num_images, num_phases, num_runs) < 1:
-        raise ValueError(
-            f"expected at least one image, phase and run, got {num_images}, {num_phases}, {num_runs}"
-        )
+    counts = (num_images, num_phases, num_runs)
+    if min(counts) < 1:
+        raise ValueError(f"expected at least one image, phase and run, got {counts}")
     draw = np.random.default_rng(seed)
     held_out = np.zeros((num_runs, num_phases, num_images), dtype=bool)
     if kind == "image":

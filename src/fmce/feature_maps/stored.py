@@ -5,13 +5,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from fmce.data.batch_slice import ALL_ROWS
-from fmce.feature_maps.batch import MapBatch
-from fmce.feature_maps.recomputed import BUFFER, with_labels
-from fmce.feature_maps.shuffle_buffer import Pieces, plan_shuffle, shuffled_maps
+from fmce.feature_maps.shuffle_buffer import BUFFER, MapNumbers, Pieces
+from fmce.feature_maps.source import BufferedMaps
 from fmce.feature_maps.zarr_shards import CHUNK, SHARD, StoredPart, chunk_ranges
 
 # A read costs about a millisecond whatever its size, so several chunks of small maps are read at once.
@@ -19,7 +16,7 @@ READ_BYTES = 2**20
 THREADS = 4
 
 
-class StoredMaps:
+class StoredMaps(BufferedMaps):
     """Feature maps of every run, phase and image, read from what `fmce extract` stored.
 
     Each epoch shuffles the ranges of every phase, takes equally many of each phase per round and shuffles
@@ -36,51 +33,25 @@ class StoredMaps:
             parts: The same part of the store of each run.
             device: Where batches are wanted.
             buffer: Maps that are shuffled with one another; memory is reserved for them.
-
-        Raises:
-            ValueError: If the stores differ in images, phases or the shape of maps.
         """
         kinds = {(p.num_phases, p.num_images, p.map_shape) for p in parts}
         if len(kinds) != 1:
-            raise ValueError(
-                f"expected stores with equal (phases, images, map shape), got {sorted(kinds)}"
-            )
+            found = sorted(kinds)
+            raise ValueError(f"expected stores with equal (phases, images, map shape), got {found}")
         ((self.num_phases, self.num_images, self.map_shape),) = kinds
         self.parts, self.device, self.buffer = parts, device, buffer
         self.num_runs = len(parts)
 
-    def batches(
-        self,
-        numbers: NDArray[np.int64],
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        rank_of: tuple[int, int] = ALL_ROWS,
-    ) -> Iterator[MapBatch]:
-        """Yield each numbered map once; see `MapSource.batches`.
-
-        Raises:
-            ValueError: If a shard is missing or damaged, or the buffer is too small.
-        """
-        rounds = plan_shuffle(self._rounds(numbers, generator), batch_size, self.buffer, generator)
-        for taken, maps in shuffled_maps(rounds, self._fetch, rank_of):
-            yield with_labels(taken, maps, self, range(self.num_runs))
-
     def _rounds(
-        self, numbers: NDArray[np.int64], generator: torch.Generator | None
-    ) -> list[NDArray[np.int64]]:
-        """Return the numbers of the maps of each round: as many ranges as a quarter of the buffer holds."""
-        rows = self.num_runs * self.num_phases
-        wanted = np.zeros((rows, self.num_images), dtype=bool)
-        wanted.reshape(-1)[numbers] = True
-        ranges = list(chunk_ranges(self.num_images, self.read_length))
-        places = [(row, one) for row in range(rows) for one in ranges]
+        self, wanted: np.ndarray, batch_size: int, generator: torch.Generator | None
+    ) -> list[MapNumbers]:
+        del batch_size  # as many ranges as a quarter of the buffer holds
+        rows, ranges = range(len(wanted)), list(chunk_ranges(self.num_images, self.read_length))
+        places = [(row, one) for row in rows for one in ranges]
         if generator is not None:  # each phase in its own order, so that a round has many images
-            orders = [
-                torch.randperm(len(ranges), generator=generator).tolist() for _ in range(rows)
-            ]
-            places = [
-                (row, ranges[i]) for turn in zip(*orders, strict=True) for row, i in enumerate(turn)
-            ]
+            orders = [torch.randperm(len(ranges), generator=generator).tolist() for _ in rows]
+            turns = zip(*orders, strict=True)
+            places = [(row, ranges[i]) for turn in turns for row, i in enumerate(turn)]
         units = [
             row * self.num_images + first + np.flatnonzero(wanted[row, first:stop])
             for row, (first, stop) in places
@@ -101,9 +72,8 @@ class StoredMaps:
             length *= 2
         return length
 
-    def _fetch(self, rounds: Sequence[NDArray[np.int64]]) -> Iterator[Pieces]:
-        """Yield the pieces of each round while the next round is read."""
-        with ThreadPoolExecutor(THREADS) as pool:
+    def _fetch(self, rounds: Sequence[MapNumbers]) -> Iterator[Pieces]:
+        with ThreadPoolExecutor(THREADS) as pool:  # the next round is read while this one is used
             following = self._start(pool, rounds[0])
             for index in range(len(rounds)):
                 reading = following
@@ -112,25 +82,23 @@ class StoredMaps:
                 yield self._pieces(reading)
 
     def _start(
-        self, pool: ThreadPoolExecutor, numbers: NDArray[np.int64]
-    ) -> list[tuple[NDArray[np.int64], Future[Tensor]]]:
+        self, pool: ThreadPoolExecutor, numbers: MapNumbers
+    ) -> list[tuple[MapNumbers, Future[Tensor]]]:
         units = numbers // self.num_images * -(-self.num_images // self.read_length)
         units += numbers % self.num_images // self.read_length
         parts = np.split(numbers, np.flatnonzero(np.diff(units)) + 1) if len(numbers) else []
         return [(part, pool.submit(self._read, part)) for part in parts]
 
-    def _read(self, numbers: NDArray[np.int64]) -> Tensor:
+    def _read(self, numbers: MapNumbers) -> Tensor:
         row, images = int(numbers[0] // self.num_images), numbers % self.num_images
         run, phase = divmod(row, self.num_phases)
         # Chunks are decoded completely anyway, so the maps between the wanted ones cost nothing more.
         first, stop = int(images[0]), int(images[-1]) + 1
-        maps: Tensor = self.parts[run].read(phase, first, stop)
+        maps = self.parts[run].read(phase, first, stop)
         if len(maps) == len(images):
             return maps
         return maps.index_select(0, torch.from_numpy(images - first))
 
-    def _pieces(
-        self, reading: Iterable[tuple[NDArray[np.int64], Future[Tensor]]]
-    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    def _pieces(self, reading: Iterable[tuple[MapNumbers, Future[Tensor]]]) -> Pieces:
         for numbers, maps in reading:
             yield numbers, maps.result().to(self.device, non_blocking=True)

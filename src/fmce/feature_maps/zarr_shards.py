@@ -32,12 +32,7 @@ def stored_markers(store: Path) -> dict[int, dict[str, Any]]:
 
 
 def store_bytes(num_maps: int, shape: tuple[int, int, int], ratio: float = 1.0) -> int:
-    """Return the disk space of feature maps in bytes.
-
-    Args:
-        num_maps: Phases times images.
-        shape: C, h, w of a map.
-        ratio: Compressed over plain size; 1 is an upper bound.
+    """Return the disk space in bytes of maps (C,h,w), compressed to `ratio` of their size.
 
     >>> store_bytes(600_000, (1024, 7, 7)) // 10**9
     60
@@ -55,11 +50,7 @@ def compressed_share(maps: Tensor) -> float:
 
 
 def to_float16(maps: Tensor) -> Tensor:
-    """Round maps to float16 on the CPU: 11 bits of fraction, a relative error below 5e-4.
-
-    Raises:
-        ValueError: If a value lies beyond ±65504 or is not finite.
-    """
+    """Round maps to float16 on the CPU: 11 bits of fraction, a relative error below 5e-4."""
     rounded = maps.to(torch.float16)
     if not torch.isfinite(rounded).all():
         raise ValueError(
@@ -78,9 +69,6 @@ def write_marker(
         folder: From `marker_folder`.
         parts: By name the number of maps N and the maps in shards (512,C,h,w), the last one smaller.
         attributes: JSON values kept in the group.
-
-    Raises:
-        ModuleNotFoundError: If zarr is not installed.
     """
     zarr = _zarr()
 
@@ -125,15 +113,7 @@ class StoredPart:
     """One part of the images in the groups of K markers; safe to read from several threads."""
 
     def __init__(self, folders: Sequence[Path], part: str) -> None:
-        """Open the markers' groups.
-
-        Args:
-            folders: Each phase's group, in the order of the phases.
-            part: "train" or "test".
-
-        Raises:
-            ModuleNotFoundError: If zarr is not installed.
-        """
+        """Open the group of each phase, in the order of the phases; `part` is "train" or "test"."""
         self.folders, self.part = list(folders), part
         self._arrays = [_zarr().open_array(folder / part, mode="r") for folder in folders]
         self.num_phases, self.num_images = len(folders), self._arrays[0].shape[0]
@@ -155,11 +135,7 @@ class StoredPart:
         return torch.from_numpy(np.asarray(maps))
 
     def verify(self) -> None:
-        """Read every map, and so check every checksum.
-
-        Raises:
-            ValueError: If a shard is missing or damaged.
-        """
+        """Read every map, and so check every checksum; errors as in `read`."""
         for phase in range(self.num_phases):
             for first, stop in chunk_ranges(self.num_images, SHARD):
                 self.read(phase, first, stop)
@@ -169,12 +145,7 @@ _REMEDY = "rerun fmce extract RUN, which rewrites the maps of that marker"
 
 
 def chunk_ranges(count: int, length: int) -> Iterator[tuple[int, int]]:
-    """Yield first and stop of consecutive ranges of images; none crosses a shard's end.
-
-    Args:
-        count: Images.
-        length: Images per range, a multiple of CHUNK that divides SHARD.
-    """
+    """Yield first and stop of consecutive ranges of images; none crosses a shard's end."""
     return ((first, min(first + length, count)) for first in range(0, count, length))
 
 
@@ -182,7 +153,5 @@ def _zarr() -> Any:
     try:
         import zarr
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "stored maps need zarr; install it with: pip install 'fmce[maps]'"
-        ) from error
+        raise ModuleNotFoundError("stored maps need zarr: pip install 'fmce[maps]'") from error
     return zarr

@@ -30,9 +30,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
 def plain_config(oracle: Run, length: Length) -> RunConfig:
     """Return the plain training that all arms beside an oracle derive from.
 
-    Args:
-        oracle: Run with phases.
-        length: "convergence" trains for the oracle's E_K epochs, "full" for all M of its run.
+    It takes the oracle's E_K epochs where `length` is "convergence", all of its run where it is "full".
     """
     config = oracle.config
     epochs = oracle.phases.convergence_epoch if length == "convergence" else config.train.epochs
@@ -59,11 +57,7 @@ def arm_config(base: RunConfig, role: str, seed: int, treatment: AuxiliaryConfig
 
 
 def check_trained_as(folder: Path, config: RunConfig, precision: str) -> None:
-    """Refuse a finished training of another length, precision or oracle: its pairs would not match.
-
-    Raises:
-        ValueError: If the folder's config is not what training `config` here would record.
-    """
+    """Refuse a finished training of another length, precision or oracle: its pairs would not match."""
     # As `train` records it: the oracle run's `runtime` section holds unless this call overrides it.
     wanted, _ = merge_runtime(config, make_runtime("cpu", precision))
     if open_run(folder, trust=function_names(wanted)).config != with_oracle_digest(wanted):

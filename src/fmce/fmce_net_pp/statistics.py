@@ -14,8 +14,7 @@ _Rows = Sequence[Mapping[str, Any]]
 def arm_summaries(rows: _Rows) -> list[dict[str, Any]]:
     """Compute mean, sd (n − 1) and epoch time of each arm, in the order of the rows.
 
-    Args:
-        rows: One per run, with arm, seed, test_accuracy (0–1) and epoch_seconds.
+    Rows have arm, seed, test_accuracy (0–1) and epoch_seconds.
 
     Returns:
         One dict per arm: arm, mean, sd (None for a single run), n (its number of runs), epoch_seconds
@@ -23,25 +22,13 @@ def arm_summaries(rows: _Rows) -> list[dict[str, Any]]:
         a baseline).
     """
     by_arm = _by_arm(rows)
-    seconds = {
-        arm: float(np.median([row["epoch_seconds"] for row in mine]))
-        for arm, mine in by_arm.items()
-    }
+    seconds = {arm: float(np.median([r["epoch_seconds"] for r in by_arm[arm]])) for arm in by_arm}
     result = []
     for arm, mine in by_arm.items():
         mean, sd = mean_sd([row["test_accuracy"] for row in mine])
-        result.append(
-            {
-                "arm": arm,
-                "mean": mean,
-                "sd": None if len(mine) < 2 else sd,
-                "n": len(mine),
-                "epoch_seconds": seconds[arm],
-                "time_over_baseline": seconds[arm] / seconds[BASELINE]
-                if BASELINE in seconds
-                else None,
-            }
-        )
+        summary = {"arm": arm, "mean": mean, "sd": None if len(mine) < 2 else sd, "n": len(mine)}
+        ratio = seconds[arm] / seconds[BASELINE] if BASELINE in seconds else None
+        result.append(summary | {"epoch_seconds": seconds[arm], "time_over_baseline": ratio})
     return result
 
 
@@ -53,26 +40,22 @@ def compare_with_baseline(rows: _Rows) -> list[dict[str, Any]]:
 def compare_pairs(rows: _Rows, pairs: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
     """Compare pairs of arms over their common seeds, p adjusted by Holm over all pairs.
 
-    Args:
-        rows: As in `arm_summaries`.
-        pairs: Name → (reference arm, arm compared with it).
+    `pairs` maps a name to (reference arm, arm compared with it); `rows` are as in `arm_summaries`.
 
     Returns:
         One dict per pair with its name as `arm`, the fields of `PairedComparison`, `p_holm` and a verdict
         in words. Pairs with fewer than two common seeds are left out. One without spread has no p, but
         counts among those that p is adjusted for.
     """
-    values = {
-        arm: {r["seed"]: r["test_accuracy"] for r in mine} for arm, mine in _by_arm(rows).items()
-    }
+    arms = _by_arm(rows)
+    values = {arm: {r["seed"]: r["test_accuracy"] for r in mine} for arm, mine in arms.items()}
     results = {}
     for name, (reference, arm) in pairs.items():
         theirs, ours = values.get(reference, {}), values.get(arm, {})
         common = [seed for seed in theirs if seed in ours]
         if len(common) >= 2:
-            results[name] = paired_comparison(
-                [theirs[s] for s in common], [ours[s] for s in common]
-            )
+            before, after = ([one[seed] for seed in common] for one in (theirs, ours))
+            results[name] = paired_comparison(before, after)
     adjusted = holm(np.array([r.p_value for r in results.values()]))
     return [
         {
@@ -86,7 +69,7 @@ def compare_pairs(rows: _Rows, pairs: Mapping[str, tuple[str, str]]) -> list[dic
 
 
 def _by_arm(rows: _Rows) -> dict[str, list[Mapping[str, Any]]]:
-    return {
-        arm: [row for row in rows if row["arm"] == arm]
-        for arm in dict.fromkeys(row["arm"] for row in rows)
-    }
+    arms: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        arms.setdefault(row["arm"], []).append(row)
+    return arms

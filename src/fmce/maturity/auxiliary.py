@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,11 +28,8 @@ Step = Callable[[ImageBatch], StepOutput]
 def training_step(setup: TrainingSetup, model: nn.Module, runtime: Runtime) -> Iterator[Step]:
     """Yield the step that the config's auxiliary section asks for, with its hooks in place meanwhile.
 
-    Args:
-        setup: The training.
-        model: The network to train, on the device; with `auxiliary.init: checkpoint` it takes the
-            weights that the oracle's run had at E_K.
-        runtime: Device and precision.
+    The network is on the device; with `auxiliary.init: checkpoint` it takes the weights that the oracle's run
+    had at E_K.
 
     Raises:
         ValueError: If the oracle does not fit the network or its maps.
@@ -52,10 +50,9 @@ def training_step(setup: TrainingSetup, model: nn.Module, runtime: Runtime) -> I
         model.load_state_dict(start.state_dict())
     if matching:
         teacher = map_extractor(oracle_run, oracle_run.phases.convergence_epoch, runtime)
+        how: dict[str, Any] = {"raf": auxiliary.raf, "ranks": runtime.ranks}
         with _capturing(model, layer, runtime) as (network, maps):
-            yield feature_matching_step(
-                network, maps, layer, teacher, raf=auxiliary.raf, ranks=runtime.ranks
-            )
+            yield feature_matching_step(network, maps, layer, teacher, **how)
         return
     oracle = runtime.to_device(load_oracle(auxiliary, oracle_run, setup.config.train.seed))
     if (shape := setup.map_shape(model)) != oracle.map_shape:
@@ -63,17 +60,10 @@ def training_step(setup: TrainingSetup, model: nn.Module, runtime: Runtime) -> I
             f"this run's maps are {shape} but the FMCE-Net of {oracle_run.path} takes {oracle.map_shape}; "
             "use an oracle of the same model and image size"
         )
+    fields = ("raf", "target_phase", "oracle_every", "oracle_batch_fraction")
+    how = {name: getattr(auxiliary, name) for name in fields}
     with _capturing(model, layer, runtime) as (network, maps):
-        yield ral_step(
-            network,
-            maps,
-            layer,
-            oracle,
-            raf=auxiliary.raf,
-            target_phase=auxiliary.target_phase,
-            oracle_every=auxiliary.oracle_every,
-            oracle_batch_fraction=auxiliary.oracle_batch_fraction,
-        )
+        yield ral_step(network, maps, layer, oracle, **how)
 
 
 @contextmanager
@@ -90,17 +80,7 @@ def _capturing(
 
 
 def load_oracle(auxiliary: AuxiliaryConfig, run: Run, seed: int) -> FMCENet:
-    """Return the frozen FMCE-Net, or for the control one of its shape with random weights.
-
-    Args:
-        auxiliary: Which FMCE-Net, and whether its weights are trained or random.
-        run: The oracle's run.
-        seed: Of the random weights.
-
-    Raises:
-        FileNotFoundError: If it was not trained yet.
-        ValueError: If it does not know the target phase, or is damaged.
-    """
+    """Return the frozen FMCE-Net, or for the control one of its shape with random weights drawn by `seed`."""
     oracle = run.fmce_net(auxiliary.oracle_split, auxiliary.oracle_width)
     check_target_phase(auxiliary, oracle.num_phases)
     if auxiliary.oracle_weights == "random":
@@ -111,11 +91,7 @@ def load_oracle(auxiliary: AuxiliaryConfig, run: Run, seed: int) -> FMCENet:
 
 
 def check_target_phase(auxiliary: AuxiliaryConfig, num_phases: int) -> None:
-    """Refuse a target phase that an oracle of so many phases does not know.
-
-    Raises:
-        ValueError: If it is none of them.
-    """
+    """Refuse a target phase that an oracle of so many phases does not know."""
     phase = auxiliary.target_phase
     if phase is not None and not 1 <= phase <= num_phases:
         raise ValueError(

@@ -66,16 +66,11 @@ class FoundPhases:
 def run_phases(run: Path, changes: Mapping[str, Any] | None = None) -> tuple[list[float], Phases]:
     """Find the phases of a run folder's training loss and write them to its `phases.json`.
 
-    Args:
-        run: The run folder.
-        changes: Fields of `PhaseConfig` that differ from the `phases` section of the run's config.
-
     Returns:
-        The task's loss of each epoch in nats, and the phases.
+        The task's loss of each epoch in nats, and the phases; `changes` replace fields of the config's section.
 
     Raises:
         ValueError: If the curve has no phases; the message gives the reason.
-        FileNotFoundError: If the folder is no run folder.
     """
     config = from_dict(PhaseConfig, changes or {}, base=run_config(run).phases)
     rows = read_metrics(run)

@@ -23,12 +23,6 @@ def prepare(
 
     Nothing is written. The oracle's network is checked when `training_step` loads it.
 
-    Args:
-        config: The training.
-        out: Its run folder.
-        runtime: Device and precision; see `merge_runtime`.
-        download: Fetch the data set first, if it is missing and torchvision can.
-
     Returns:
         The run with the config as it will be recorded, the network with fresh weights on the device,
         and the runtime that computes passes as the config says.
@@ -64,22 +58,14 @@ def merge_runtime(config: RunConfig, runtime: Runtime) -> tuple[RunConfig, Runti
 
     Where the runtime differs from the defaults, it decides; elsewhere the config does.
     """
-    chosen = {
-        f.name: getattr(runtime, f.name)
-        for f in fields(RuntimeConfig)
-        if getattr(runtime, f.name) != f.default
-    }
+    values = {f: getattr(runtime, f.name) for f in fields(RuntimeConfig)}
+    chosen = {f.name: value for f, value in values.items() if value != f.default}
     section = replace(config.runtime, **chosen)
     return replace(config, runtime=section), replace(runtime, **asdict(section))
 
 
 def with_oracle_digest(config: RunConfig) -> RunConfig:
-    """Return the config as its run folder keeps it: with the digest of the oracle's weights.
-
-    Raises:
-        ValueError: If the oracle cannot supervise this run: other images, or the same seed.
-        FileNotFoundError: If the oracle's FMCE-Net or checkpoint is missing.
-    """
+    """Return the config as its run folder keeps it: with the digest of the oracle's weights."""
     auxiliary = config.auxiliary
     if auxiliary.kind == "none":
         return config
@@ -94,9 +80,7 @@ def with_oracle_digest(config: RunConfig) -> RunConfig:
         checkpoint = checkpoint_path(oracle.path / "checkpoints", oracle.phases.convergence_epoch)
         weights = checkpoint / "model.safetensors"
         if not weights.exists():
-            raise FileNotFoundError(
-                f"feature matching needs {weights}, the oracle run's checkpoint E_K"
-            )
+            raise FileNotFoundError(f"feature matching needs {weights}, checkpoint E_K")
     else:
         oracle.fmce_net(auxiliary.oracle_split, auxiliary.oracle_width)
         weights = oracle.fmce_net_file(auxiliary.oracle_split, auxiliary.oracle_width)

@@ -7,8 +7,8 @@ import torch
 
 from fmce.config.choices import Split
 from fmce.engine.runtime import Runtime, make_runtime
-from fmce.feature_maps.batch import MapBatch
 from fmce.feature_maps.extractor import MapExtractor
+from fmce.feature_maps.source import MapBatch
 from fmce.metrics.statistics import mean_sd
 from fmce.models.fmce_net import expected_phase
 from fmce.runs.checkpoint import checkpoint_path

@@ -140,8 +140,6 @@ def _finish(run: Run, summary: dict[str, Any], keep: Keep) -> None:
         summary["no_phases_because"] = str(reason)
         logger.info("no phases: %s", reason)
         if run.config.train.epochs > run.config.phases.num_phases:
-            logger.info(
-                "other settings need no new training: fmce phases %s --threshold MU", run.path
-            )
+            logger.info("to try other settings: fmce phases %s --threshold MU", run.path)
     _prune_checkpoints(run, keep)
     mark_done(run.path, summary)

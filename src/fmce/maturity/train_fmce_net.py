@@ -16,7 +16,8 @@ from fmce.engine.runtime import Runtime, make_runtime
 from fmce.feature_maps.extract import open_store
 from fmce.feature_maps.extractor import map_extractor
 from fmce.feature_maps.in_memory import InMemoryMaps
-from fmce.feature_maps.recomputed import MapBatches, MapSource, RecomputedMaps
+from fmce.feature_maps.recomputed import RecomputedMaps
+from fmce.feature_maps.source import MapBatches, MapSource
 from fmce.feature_maps.splits import split_maps
 from fmce.files import read_json, write_json
 from fmce.metrics.phases import PhaseMetrics, phase_metrics
@@ -146,11 +147,7 @@ def measure_on_test_images(
 ) -> PhaseMetrics:
     """Measure an FMCE-Net on the maps that a run's marker checkpoints give the test images.
 
-    Args:
-        net: The FMCE-Net, on the device.
-        run: Whose maps; it need not be the run that the FMCE-Net was trained on.
-        runtime: Device and precision; of several ranks, each measures its share.
-        config: Names the storage of the maps.
+    The run need not be the one that the FMCE-Net was trained on. Of several ranks, each measures its share.
 
     Raises:
         ValueError: If the run has another number of phases than the FMCE-Net.
@@ -181,14 +178,7 @@ def map_source(
     *,
     storage: str | None = None,
 ) -> MapSource:
-    """Return the FMCS-Dataset of some runs over a split's images.
-
-    Args:
-        runs: The runs, all of the same data and with equally many phases.
-        images: The images to map.
-        runtime: Device and precision of the backbones.
-        config: Names the storage, and how many maps are shuffled with one another.
-        storage: Overrides `config.storage`.
+    """Return the FMCS-Dataset of some runs over a split's images; `storage` overrides the config's.
 
     Raises:
         FileNotFoundError: If stored maps are asked for and a run has none.

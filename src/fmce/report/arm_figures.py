@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from fmce.report.figures import ACCENT, INK, QUIET, draw_spread, panel, styled
 
@@ -29,9 +28,6 @@ def comparison_figure(
         label: Of the vertical axis.
         title: Above the axes.
         teacher: A teacher's score, drawn as a line.
-
-    Raises:
-        ValueError: If there are no rows.
     """
     if not rows:
         raise ValueError("expected at least one training to draw, got none")
@@ -59,9 +55,6 @@ def progress_figure(result: Mapping[str, Any]) -> Figure:
     """Draw score and agreement with the teacher over training length, with the spread over seeds.
 
     Agreement on unlabelled images has its own panel where images were held out for it.
-
-    Args:
-        result: Contents of `distill.json`.
     """
     rows = result["rows"]
     quantities = {result["score_name"]: "score", "agreement": "agreement with the teacher"}
@@ -79,60 +72,4 @@ def progress_figure(result: Mapping[str, Any]) -> Figure:
         axes.set(xlabel="training steps", ylabel=f"{label} (%)")
     panels[0].axhline(100 * result["teacher"][result["score_name"]], color=INK, ls="--", lw=1)
     panels[0].legend()
-    return figure
-
-
-@styled
-def accuracy_curves_figure(
-    curves: Mapping[str, NDArray[np.floating]], *, title: str = "", label: str = "accuracy (%)"
-) -> Figure:
-    """Draw an accuracy over the epochs, one line per arm: mean over seeds, band from lowest to highest.
-
-    Args:
-        curves: Arm → (seeds, epochs) fractions. The first is the reference and drawn in black.
-        title: Above the axes.
-        label: Of the vertical axis.
-
-    Raises:
-        ValueError: If there is no curve, or one has not the shape (seeds, epochs).
-    """
-    if not curves:
-        raise ValueError("expected at least one arm's curves to draw, got none")
-    figure, axes = panel(6.4, 3.8)
-    for number, (arm, values) in enumerate(curves.items()):
-        if values.ndim != 2 or not values.size:
-            raise ValueError(f"expected seeds by epochs for {arm!r}, got shape {values.shape}")
-        epochs = np.arange(1, values.shape[1] + 1)
-        draw_spread(axes, epochs, 100 * values, f"C{number - 1}" if number else INK, arm)
-    axes.set(xlabel="epoch", ylabel=label, title=title)
-    figure.legend(loc="outside right center")
-    return figure
-
-
-@styled
-def raf_bars_figure(arms: Sequence[Mapping[str, float | str | None]], *, title: str = "") -> Figure:
-    """Draw test accuracy by arm as bars with one standard deviation; the axis does not start at zero.
-
-    Args:
-        arms: Each with "arm" (its name), "mean" and "sd" (fractions; None without spread). The first
-            is the reference, whose mean is drawn as a line across all.
-        title: Above the axes.
-
-    Raises:
-        ValueError: If there are no arms.
-    """
-    if not arms:
-        raise ValueError("expected at least one arm to draw, got none")
-    means = np.array([100 * float(arm["mean"] or 0) for arm in arms])
-    spreads = np.array([100 * float(arm["sd"] or 0) for arm in arms])
-    figure, axes = panel(max(4.5, 0.95 * len(arms)), 3.8)
-    colours = [ACCENT, *[QUIET] * (len(arms) - 1)]
-    places = range(len(arms))
-    axes.bar(places, means, yerr=spreads, color=colours, ecolor=INK, capsize=3, width=0.65)
-    axes.axhline(means[0], color=ACCENT, lw=1, ls=(0, (4, 3)))
-    low, high = float((means - spreads).min()), float((means + spreads).max())
-    margin = max(0.25 * (high - low), 0.05)
-    axes.set_ylim(max(0.0, low - 2 * margin), min(100.0, high + margin))
-    axes.set_xticks(places, [str(arm["arm"]) for arm in arms], rotation=20, ha="right")
-    axes.set(ylabel="test accuracy (%)", title=title)
     return figure

@@ -21,14 +21,7 @@ _CLASS_SCORES = {"iou": "IoU", "ap_by_class": "AP"}
 
 
 def distillation_page(experiment: Path) -> str:
-    """Return the report of an experiment as HTML.
-
-    Args:
-        experiment: Folder of `fmce distill`.
-
-    Raises:
-        FileNotFoundError: If the folder holds no finished experiment.
-    """
+    """Return the report of a folder of `fmce distill` as HTML."""
     result = read_json(experiment / "distill.json")
     exported = read_json_or_none(experiment / "student" / "export.json")
     name, rows, teacher = result["score_name"], result["rows"], result["teacher"]

@@ -75,10 +75,6 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 
     SVG files carry no date and no random ids, so that they change only where the picture does.
 
-    Args:
-        figure: Any matplotlib figure.
-        path: File to write, ending in ``.png`` or ``.svg``; an existing one is replaced.
-
     Raises:
         ValueError: If the suffix is another one, or the folder does not exist.
         OSError: If the file cannot be written there.

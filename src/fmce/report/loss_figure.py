@@ -39,18 +39,14 @@ def loss_phases_figure(losses: ArrayLike, phases: Phases) -> Figure:
         losses: L_1 … L_M that ``phases`` were found on, in nats.
         phases: What ``find_phases`` returned for them.
 
-    Returns:
-        A figure of 10 × 8.6 inches, for ``save_figure``.
-
     Raises:
         ValueError: If ``losses`` does not have one value per epoch of ``phases``.
 
-    Example:
-        >>> from fmce.convergence.phases import PhaseConfig, find_phases
-        >>> losses = [2.3] + [0.001] * 59
-        >>> figure = loss_phases_figure(losses, find_phases(losses, PhaseConfig(threshold=2e-3)))
-        >>> len(figure.axes)
-        5
+    >>> from fmce.convergence.phases import PhaseConfig, find_phases
+    >>> losses = [2.3] + [0.001] * 59
+    >>> figure = loss_phases_figure(losses, find_phases(losses, PhaseConfig(threshold=2e-3)))
+    >>> len(figure.axes)
+    5
     """
     raw = np.asarray(losses, dtype=np.float64)
     if raw.shape != (phases.num_epochs,):

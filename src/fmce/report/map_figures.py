@@ -17,9 +17,6 @@ def confusion_figure(counts: NDArray[np.integer[Any]], *, title: str = "") -> Fi
     Args:
         counts: (K, K), row = true phase − 1, column = predicted phase − 1.
         title: Above the matrix.
-
-    Raises:
-        ValueError: If the matrix is not square.
     """
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise ValueError(f"expected a square matrix of counts, got shape {counts.shape}")

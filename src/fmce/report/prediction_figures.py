@@ -17,12 +17,9 @@ from fmce.report.figures import picture_grid, styled
 def predictions_figure(
     images: NDArray[np.uint8], columns: Mapping[str, NDArray[np.integer[Any]]], num_classes: int
 ) -> Figure:
-    """Draw images beside class maps: truth, teacher, students, and where teacher and student disagree.
+    """Draw images uint8 (B,H,W,3) beside class maps: truth, teacher, students, and where they disagree.
 
-    Args:
-        images: uint8 (B,H,W,3).
-        columns: Title → class ids (B,H,W), 255 = ignored; booleans are drawn as black on white.
-        num_classes: C.
+    Columns are title → class ids (B,H,W), 255 = ignored; booleans are drawn as black on white.
     """
     count, height, width = images.shape[:3]
     figure, grid = picture_grid(count, ["image", *columns], 1.9, 1.9 * height / width)
@@ -45,12 +42,9 @@ def boxes_figure(
     columns: Mapping[str, NDArray[np.floating[Any]]],
     class_names: Sequence[str],
 ) -> Figure:
-    """Draw images with the boxes that truth, teacher and students have in them, one colour per class.
+    """Draw images uint8 (B,H,W,3) with the boxes that truth, teacher and students have in them.
 
-    Args:
-        images: uint8 (B,H,W,3).
-        columns: Title → packed boxes (B,M,6); ignored ones are drawn dotted.
-        class_names: Of the ids 0 … C − 1, for the legend.
+    Columns are title → packed boxes (B,M,6), one colour per class; ignored ones are drawn dotted.
     """
     count, height, width = images.shape[:3]
     figure, grid = picture_grid(count, list(columns), 2.6, 2.6 * height / width)

@@ -22,15 +22,7 @@ from fmce.runs.log import judge_metrics, read_done, read_metrics, task_loss
 
 
 def report_page(run: Path, comparison: Path | None = None) -> str:
-    """Return the report of a run as HTML; parts whose files are missing are left out and named.
-
-    Args:
-        run: Run folder.
-        comparison: Folder of `fmce compare`, for the FMCE-Net++ part.
-
-    Raises:
-        FileNotFoundError: If `run` is no run folder, or `comparison` holds no comparison.
-    """
+    """Return the report of a run as HTML; parts whose files are missing are left out and named."""
     if not (run / "config.yaml").exists():
         raise FileNotFoundError(f"{run} is not a run folder: it has no config.yaml")
     context = {
@@ -67,20 +59,17 @@ def _curve(run: Path) -> dict[str, Any] | None:
             f"{run / 'metrics.jsonl'} has {len(losses)} epochs, but phases.json has {phases.num_epochs}; "
             f"find them again: fmce phases {run}"
         )
-    nothing = [None] * len(phases.markers)
-    columns = {
-        "phase": range(1, len(phases.markers) + 1),
-        "epoch": phases.markers,
-        "loss": [losses[epoch - 1] for epoch in phases.markers],
-        "cqi": [phases.cqi[epoch - 1] for epoch in phases.markers],
-        "step": phases.step_curve_markers or nothing,
-        "unsmoothed": phases.unsmoothed_markers or nothing,
-        "debiased": phases.debiased_markers or nothing,
+    variants = {
+        "step": phases.step_curve_markers,
+        "unsmoothed": phases.unsmoothed_markers,
+        "debiased": phases.debiased_markers,
     }
     return {
         "phases": phases,
         "markers": [
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+            {"phase": k, "epoch": epoch, "loss": losses[epoch - 1], "cqi": phases.cqi[epoch - 1]}
+            | {name: markers[k - 1] if markers else None for name, markers in variants.items()}
+            for k, epoch in enumerate(phases.markers, start=1)
         ],
         "later_epochs": len(rows) - phases.num_epochs,
         "windows": window_sensitivity(losses, phases.config),
@@ -106,9 +95,8 @@ def _fmce_nets(run: Path) -> list[dict[str, Any]]:
 def _comparison(run: Path, folder: Path) -> dict[str, Any]:
     result = read_json_or_none(folder / "compare.json")
     if result is None:
-        raise FileNotFoundError(
-            f"{folder} has no compare.json; run: fmce compare {run} --out {folder}"
-        )
+        command = f"fmce compare {run} --out {folder}"
+        raise FileNotFoundError(f"{folder} has no compare.json; run: {command}")
     tested = [r for r in result["rows"] if r["role"] != "oracle" and r["test_accuracy"] is not None]
     figure = comparison_figure(tested, title="Test accuracy by arm, one dot per seed")
     against = {c["arm"]: c for c in result["comparisons"]}
@@ -125,9 +113,8 @@ def _explain(run: Path) -> dict[str, Any] | None:
     if numbers is None:
         return None
     with np.load(run / "explain" / "grad_cam.npz") as arrays:
-        figure = grad_cam_figure(
-            arrays["images"], arrays["cams"], numbers["epochs"], numbers["classes"]
-        )
+        images, cams = arrays["images"], arrays["cams"]
+    figure = grad_cam_figure(images, cams, numbers["epochs"], numbers["classes"])
     return {**numbers, "figure": inline(figure, "Grad-CAM over the phases")}
 
 

@@ -99,11 +99,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def load_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
-    """Read a checkpoint and verify it against its digests.
-
-    Args:
-        path: A checkpoint folder, `…/epoch_0007`.
-        with_state: Also read the optimiser's state.
+    """Read a checkpoint folder, `…/epoch_0007`, and verify it; the optimiser's state only where asked for.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -118,9 +114,7 @@ def load_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
         if not file.exists():
             raise ValueError(f"{file} is missing")
         if file_digest(file) != meta["sha256"].get(name):
-            raise ValueError(
-                f"{file} is damaged: its SHA-256 is not the one noted when it was written"
-            )
+            raise ValueError(f"{file} is damaged: its SHA-256 is not the one noted with it")
     # Onto the CPU: the GPU it was saved from may not be here, and several ranks read what one saved.
     state = torch.load(path / _STATE, map_location="cpu", weights_only=True) if with_state else {}
     return Checkpoint(meta["epoch"], load_file(path / _WEIGHTS), state, meta)
@@ -137,12 +131,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint folder (verified) or of a bare safetensors file.
-
-    Raises:
-        FileNotFoundError: If nothing is there.
-        ValueError: If it is damaged, or no safetensors file.
-    """
+    """Read the weights of a checkpoint folder (verified) or of a bare safetensors file; errors as `load_checkpoint`."""
     if not path.is_file():
         return load_checkpoint(path).weights
     try:

@@ -24,12 +24,8 @@ def locked(path: Path, busy: str) -> Iterator[None]:
 
     On a file system without locks a warning takes the lock's place.
 
-    Args:
-        path: The lock file; its folder must exist.
-        busy: Message of the error if another process holds the lock.
-
     Raises:
-        BlockingIOError: If another process holds the lock.
+        BlockingIOError: If another process holds the lock; its message is `busy`.
         OSError: If the file cannot be opened or locked.
 
     >>> import tempfile
@@ -76,6 +72,4 @@ def _lock(descriptor: int, kind: int, path: Path) -> bool:
 @cache
 def _warn(folder: Path) -> None:
     """Warn once per folder, however many of its files are to be locked."""
-    logger.warning(
-        "the file system of %s has no locks; make sure that no second process writes there", folder
-    )
+    logger.warning("the file system of %s has no locks; let no second process write there", folder)

@@ -4,7 +4,6 @@
 resume rebuilds the lines from the checkpoints' `meta.json`.
 """
 
-import datetime
 import math
 import os
 import platform
@@ -33,7 +32,7 @@ if TYPE_CHECKING:  # torch, which `fmce phases` does without
     from fmce.convergence.verdict import Verdict
     from fmce.engine.distributed.ranks import Ranks
 
-_VERSIONED = (
+_PACKAGES = (
     "fmce",
     "torch",
     "torchvision",
@@ -143,10 +142,9 @@ def _difference(before: str, now: str, defaults: Mapping[str, Any]) -> str:
         return f"there {before[:40]!r}, which is no config"
     there, here = dict(_fields(defaults)) | dict(_fields(old)), dict(_fields(new))
     names = [n for n in {**here, **there} if (n in there, there.get(n)) != (n in here, here.get(n))]
-    shown = [
-        f"{n}: there {there.get(n, 'nothing')}, here {here.get(n, 'nothing')}" for n in names[:3]
-    ]
-    return "; ".join(shown) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
+    both = [(n, there.get(n, "nothing"), here.get(n, "nothing")) for n in names[:3]]
+    shown = "; ".join(f"{n}: there {old}, here {new}" for n, old, new in both)
+    return shown + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _fields(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -162,18 +160,17 @@ def environment() -> dict[str, Any]:
     """Return versions and machine, to be recorded beside results."""
     import torch
 
-    versions: dict[str, str | None] = dict.fromkeys(_VERSIONED)
+    versions: dict[str, str | None] = dict.fromkeys(_PACKAGES)
     for name in versions:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processor": platform.machine(),
         "cores": os.cpu_count(),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         **versions,
     }
 
@@ -192,15 +189,7 @@ def task_loss(row: Mapping[str, Any]) -> float:
 
 
 def judge_metrics(rows: Sequence[Mapping[str, Any]], config: "PhaseConfig") -> "Verdict":
-    """Return the verdict on a run's curve.
-
-    Args:
-        rows: Metrics lines, one per epoch.
-        config: The run's `phases` section; its threshold counts as rest.
-
-    Raises:
-        ValueError: If there are no lines.
-    """
+    """Return the verdict on the curve of one or more metrics lines; the threshold of `config` counts as rest."""
     from fmce.convergence.verdict import judge_curve
 
     validation = [row.get("validation_loss", math.nan) for row in rows]
@@ -220,14 +209,10 @@ def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
 def rewrite_metrics(
     folder: Path, up_to: int, noted: Mapping[int, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Make the metrics lines end with the checkpoint that training resumes from.
+    """Make the metrics lines end with the checkpoint that training resumes from, 0 without one.
 
-    A kill may have come between checkpoint and line, or in the middle of a line.
-
-    Args:
-        folder: The run folder.
-        up_to: Epoch of the checkpoint; 0 without one.
-        noted: Epoch → its metrics, from the checkpoints themselves.
+    A kill may have come between checkpoint and line, or in the middle of a line. `noted` holds each epoch's
+    metrics from the checkpoints themselves.
 
     Raises:
         ValueError: If an epoch up to there has neither line nor checkpoint.
@@ -254,22 +239,3 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     """Return a finished run's summary; None before the end."""
     summary: dict[str, Any] | None = read_json_or_none(folder / "DONE.json")
     return summary
-
-
-def record_result(path: Path, row: Mapping[str, Any], *, key: Sequence[str]) -> None:
-    """Put a result row into a JSON-lines file, in place of an earlier row with the same key fields.
-
-    Args:
-        path: Such as `results/digits.jsonl`; made where missing.
-        row: JSON values; names what was measured, with which config and seed. Date and environment
-            are added.
-        key: Fields that tell results apart.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = read_json_lines(path)
-    row = {"date": datetime.date.today().isoformat(), **row, "environment": environment()}
-    same = [n for n, old in enumerate(rows) if all(old.get(k) == row.get(k) for k in key)]
-    kept = [old for n, old in enumerate(rows) if n not in same]
-    # It keeps its place: pages made from the rows show them in the file's order.
-    kept.insert(same[0] if same else len(kept), row)
-    write_json_lines(path, kept)

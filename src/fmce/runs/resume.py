@@ -131,11 +131,7 @@ def _check_finite(row: Mapping[str, Any]) -> None:
 
 
 def _resume(folder: Path, model: nn.Module) -> tuple[MetricsRows, dict[str, Any] | None]:
-    """Load the newest intact checkpoint.
-
-    Returns:
-        The metrics lines up to it, one per epoch, and the optimiser's state; None without a checkpoint.
-    """
+    """Load the newest checkpoint; return its metrics lines and the optimiser's state, None without a checkpoint."""
     checkpoint = newest_resumable(folder / "checkpoints")
     if checkpoint is None:
         return rewrite_metrics(folder, 0, {}), None

@@ -102,12 +102,7 @@ class Run:
         return model.to(device).eval()
 
     def fmce_net_folder(self, split: str, width: float | None = None) -> Path:
-        """Return the folder of the FMCE-Net trained on a split, whether it exists or not.
-
-        Args:
-            split: What was held out.
-            width: Fraction of the published network's channels; None is that of the run's config.
-        """
+        """Return the folder of the FMCE-Net of a split and width, the config's by default, whether it exists or not."""
         width = self.config.fmce_net.width if width is None else width
         return self.path / "fmce_net" / (split if width == 1 else f"{split}-width{width:g}")
 
@@ -165,11 +160,7 @@ def open_run(path: str | Path, *, trust: Trust = False) -> Run:
 
 
 def check_same_data(config: RunConfig, other: Run) -> None:
-    """Refuse runs whose splits differ: test images of one could be training images of the other.
-
-    Raises:
-        ValueError: If the data set, its place, its split or its subset differ.
-    """
+    """Refuse runs whose splits differ: test images of one could be training images of the other."""
     for name in ("name", "root", "split_seed", "train_images"):
         here, there = getattr(config.data, name), getattr(other.config.data, name)
         if name == "root":

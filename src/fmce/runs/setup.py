@@ -1,8 +1,9 @@
 """What the config of a training asks for: data, network, layer and batches, made on demand."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,27 +24,16 @@ class TrainingSetup:
     @cached_property
     def data(self) -> ClassificationData:
         """The data set of the original task."""
-        section = self.config.data
-        return load_classification(
-            section.name,
-            split_seed=section.split_seed,
-            root=section.root,
-            image_size=section.image_size,
-            train_images=section.train_images,
-        )
+        section = asdict(self.config.data)
+        options = {k: section[k] for k in ("split_seed", "root", "image_size", "train_images")}
+        return load_classification(section["name"], **options)
 
     @property
     def transform(self) -> ImageTransform:
         """From stored images to the network's input, with the data set's statistics."""
         section = self.config.data
-        return ImageTransform(
-            section.image_size,
-            self.data.mean,
-            self.data.std,
-            shift=section.shift,
-            noise=section.noise,
-            flip=section.flip,
-        )
+        variation: dict[str, Any] = {n: getattr(section, n) for n in ("shift", "noise", "flip")}
+        return ImageTransform(section.image_size, self.data.mean, self.data.std, **variation)
 
     @cached_property
     def layer(self) -> str:
@@ -55,21 +45,13 @@ class TrainingSetup:
         return self.config.model.layer or default_layer(model, self.config.model.name)
 
     def new_model(self, num_classes: int | None = None) -> nn.Module:
-        """Build the network with fresh weights.
-
-        Args:
-            num_classes: Number of logits; None takes it from the data set, which is then read.
-        """
+        """Build the network with fresh weights; without `num_classes` the data set is read for it."""
         num_classes = num_classes or len(self.data.class_names)
         section = self.config.model
         return build_model(section.name, num_classes, options=section.options)
 
     def map_shape(self, model: nn.Module) -> tuple[int, int, int]:
-        """Return the shape (C, H, W) of the feature maps that the network gives here.
-
-        Raises:
-            ValueError: If the layer is unknown or gives no feature maps.
-        """
+        """Return the shape (C, H, W) of the feature maps that the network gives here."""
         side = self.config.data.image_size
         device = next(model.parameters()).device
         return feature_shape(model, self.layer_of(model), (3, side, side), device)
@@ -81,31 +63,23 @@ class TrainingSetup:
         return replace(runtime, channels_last=channels_last, tf32=runtime.tf32 or section.tf32)
 
     def training_batches(self, runtime: Runtime, seed: int | None = None) -> ImageBatches:
-        """Return the shuffled and varied training batches; of several ranks, each gets its share.
-
-        Args:
-            runtime: Where they are wanted.
-            seed: Decides order and variation; None is that of the config.
-        """
+        """Return the shuffled and varied training batches of a seed, by default the config's; ranks share them."""
         section = self.config.train
-        return ImageBatches(
-            self.data.train,
-            self.transform,
-            section.batch_size,
-            seed=section.seed if seed is None else seed,
-            device=runtime.device,
-            rank_of=runtime.ranks.rank_of,
-        )
+        seed = section.seed if seed is None else seed
+        return self.batches(self.data.train, runtime, section.batch_size, seed)
 
-    def batches(self, part: ImageSet, runtime: Runtime, batch_size: int = 512) -> ImageBatches:
-        """Return unvaried batches of a split, in order; of several ranks, each gets its share."""
-        return ImageBatches(
-            part, self.transform, batch_size, device=runtime.device, rank_of=runtime.ranks.rank_of
-        )
+    def batches(
+        self, part: ImageSet, runtime: Runtime, batch_size: int = 512, seed: int | None = None
+    ) -> ImageBatches:
+        """Return batches of a split, unvaried and in order without a seed; ranks share them."""
+        place: dict[str, Any] = {"device": runtime.device, "rank_of": runtime.ranks.rank_of}
+        return ImageBatches(part, self.transform, batch_size, seed=seed, **place)
 
     def images(self, part: ImageSet, runtime: Runtime) -> Callable[[Tensor], Tensor]:
         """Return the map from positions in a split (B,) to unvaried network input (B,3,H,W)."""
         stored, transform = part.placed(runtime.device).images, self.transform
-        return lambda index: transform(
-            stored[index.to(stored.device, non_blocking=True)].to(runtime.device)
-        )
+
+        def chosen(index: Tensor) -> Tensor:
+            return stored[index.to(stored.device, non_blocking=True)].to(runtime.device)
+
+        return lambda index: transform(chosen(index))

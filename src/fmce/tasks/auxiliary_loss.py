@@ -22,7 +22,6 @@ class CapturedMaps(Protocol):
 
     def single(self, name: str) -> Tensor:
         """Return the maps (B,C,h,w) of a submodule."""
-        ...
 
 
 def ral_step(
@@ -54,11 +53,16 @@ def ral_step(
         logits = model(batch.images)
         base = F.cross_entropy(logits.float(), batch.targets)
         if batch.step % oracle_every:
-            return classifier_output(raf * base, logits, batch, **_seen_sums(base, None, 0, batch))
-        judged = _part(maps.single(layer), oracle_batch_fraction)  # (b,C,h,w), b ≤ B
+            none = _seen_sums(base, base.new_zeros(()), 0, batch)
+            return classifier_output(raf * base, logits, batch, **none)
+        # The first maps (b,C,h,w), b ≤ B, of a batch, which is shuffled: any part represents it.
+        judged = maps.single(layer)
+        if oracle_batch_fraction != 1:
+            judged = judged[: max(1, round(oracle_batch_fraction * len(judged)))]
         phase_logits = oracle(judged)
+        weights = (raf, target_phase)
         loss = representation_auxiliary_loss(
-            base, phase_logits, raf, target_phase, oracle_every=oracle_every
+            base, phase_logits, *weights, oracle_every=oracle_every
         )
         # The curve stays the task's, so that CQI and phases mean the same with and without RAL.
         pull = fmcs_loss(phase_logits.detach(), target_phase)
@@ -66,11 +70,6 @@ def ral_step(
         return classifier_output(loss, logits, batch, **sums)
 
     return step
-
-
-def _part(maps: Tensor, share: float) -> Tensor:
-    """Return the first maps of a batch, which is shuffled, so that any part represents it."""
-    return maps if share == 1 else maps[: max(1, round(share * len(maps)))]
 
 
 def feature_matching_step(
@@ -111,16 +110,10 @@ def _sums(base: Tensor, auxiliary: Tensor, batch: ImageBatch) -> dict[str, Tenso
     return {"task_loss": base.detach() * count, "auxiliary_loss": auxiliary.detach() * count}
 
 
-def _seen_sums(
-    base: Tensor, auxiliary: Tensor | None, seen: int, batch: ImageBatch
-) -> dict[str, Tensor]:
+def _seen_sums(base: Tensor, auxiliary: Tensor, seen: int, batch: ImageBatch) -> dict[str, Tensor]:
     """Return the sums of a step whose oracle saw `seen` images; `mean_auxiliary` turns them into a mean."""
-    total = base.new_zeros(()) if auxiliary is None else auxiliary * seen
-    return {
-        "task_loss": base.detach() * len(batch.targets),
-        "auxiliary_loss": total,
-        "auxiliary_share": base.new_full((), seen),
-    }
+    sums = {"auxiliary_loss": auxiliary * seen, "auxiliary_share": base.new_full((), seen)}
+    return {"task_loss": base.detach() * len(batch.targets), **sums}
 
 
 def mean_auxiliary(means: Mapping[str, float]) -> dict[str, float | None]:

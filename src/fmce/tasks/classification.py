@@ -52,9 +52,7 @@ def evaluate_classifier(model: nn.Module, batches: Batches, runtime: Runtime) ->
         batches: Unvaried images. Each of several ranks evaluates its share, and all get the scores of the full set.
         runtime: Device and precision.
     """
-    loss = torch.zeros((), dtype=torch.float64, device=runtime.device)
-    correct = torch.zeros((), dtype=torch.int64, device=runtime.device)
-    total = torch.zeros((), dtype=torch.int64, device=runtime.device)
+    sums = torch.zeros(3, dtype=torch.float64, device=runtime.device)  # loss, correct, images
     with eval_mode(model):
         for batch in batches.epoch(0):
             if not len(batch.targets):
@@ -62,9 +60,8 @@ def evaluate_classifier(model: nn.Module, batches: Batches, runtime: Runtime) ->
             images, targets = runtime.to_device(batch.images), runtime.to_device(batch.targets)
             with runtime.autocast():
                 logits = model(images).float()
-            loss += F.cross_entropy(logits, targets, reduction="sum")
-            correct += (logits.argmax(1) == targets).sum()
-            total += len(targets)
-    sums = runtime.ranks.all_reduce(torch.stack([loss, correct.double(), total.double()]))
-    loss_sum, num_correct, num_images = sums.tolist()
-    return ClassifierScores(loss_sum / num_images, num_correct / num_images)
+            sums[0] += F.cross_entropy(logits, targets, reduction="sum")
+            sums[1] += (logits.argmax(1) == targets).sum()
+            sums[2] += len(targets)
+    loss, correct, images = runtime.ranks.all_reduce(sums).tolist()
+    return ClassifierScores(loss / images, correct / images)

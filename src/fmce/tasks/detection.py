@@ -1,6 +1,7 @@
 """Detection with raw FCOS outputs: supervised losses, function matching, COCO scores, agreement."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -52,35 +53,27 @@ class DetectionTask:
                 raise ValueError("scores need labelled images; these have no targets")
             truth += unpack_boxes(batch.targets.cpu())
             predictions += _detect(output, batch)
-        truth, predictions = (
-            [image for part in runtime.ranks.all_gather_objects(own) for image in part]
-            for own in (truth, predictions)
-        )
+        gather = runtime.ranks.all_gather_objects
+        truth, predictions = (list(chain(*gather(own))) for own in (truth, predictions))
         return detection_scores(truth, predictions, self.num_classes).to_dict(self.class_names)
 
     def agreement(
         self, student: nn.Module, teacher: nn.Module, batches: Batches, runtime: Runtime
     ) -> Mapping[str, Any]:
         """Return AP with the teacher's boxes (score ≥ 0.3) as truth, and the mean class KL in nats."""
-        total = DetectionAgreement(self.num_classes)
-        both = zip(
-            self._run(student, batches, runtime), self._run(teacher, batches, runtime), strict=True
-        )
-        for (batch, ours), (_, theirs) in both:
+        total, none = DetectionAgreement(self.num_classes), DetectionAgreement(self.num_classes)
+        both = (self._run(network, batches, runtime) for network in (student, teacher))
+        for (batch, ours), (_, theirs) in zip(*both, strict=True):
             found = (_detect(ours, batch), _detect(theirs, batch))
             total.update(*found, ours.class_logits, theirs.class_logits)
-        return sum(
-            runtime.ranks.all_gather_objects(total), DetectionAgreement(self.num_classes)
-        ).compute()
+        return sum(runtime.ranks.all_gather_objects(total), none).compute()
 
     def predict(
         self, model: nn.Module, batches: Batches, runtime: Runtime
     ) -> list[dict[str, Tensor]]:
         """Return the boxes detected in each image, on the CPU."""
-        found = []
-        for batch, output in self._run(model, batches, runtime):
-            found += _detect(output, batch)
-        return found
+        run = self._run(model, batches, runtime)
+        return [image for batch, output in run for image in _detect(output, batch)]
 
     @torch.inference_mode()
     def _run(

@@ -14,11 +14,7 @@ from torch import Tensor, nn
 from fmce.data.batch import PoolBatch
 from fmce.engine.loop import Batches, StepOutput
 from fmce.engine.runtime import Runtime
-from fmce.losses.distillation import (
-    IGNORE_INDEX,
-    kl_distillation,
-    segmentation_cross_entropy,
-)
+from fmce.losses.distillation import IGNORE_INDEX, kl_distillation, segmentation_cross_entropy
 from fmce.metrics.agreement import Agreement
 from fmce.metrics.segmentation import confusion, segmentation_scores
 from fmce.models.features import eval_mode
@@ -39,25 +35,20 @@ class DistillationTask(Protocol):
 
     def supervised_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> StepOutput:
         """Return the task's own loss on labelled images."""
-        ...
 
     def outputs(self, model: nn.Module, images: Tensor) -> Any:
         """Return the outputs that the student imitates."""
-        ...
 
     def distillation_loss(self, student: Any, teacher: Any, temperature: float) -> StepOutput:
         """Return the distance of the student's outputs from the teacher's, and its parts."""
-        ...
 
     def scores(self, model: nn.Module, batches: Batches, runtime: Runtime) -> dict[str, Any]:
         """Evaluate against labels; the result holds `score_name`."""
-        ...
 
     def agreement(
         self, student: nn.Module, teacher: nn.Module, batches: Batches, runtime: Runtime
     ) -> Mapping[str, Any]:
         """Compare both networks' answers, without labels; the result holds `agreement_name` and "mean_kl"."""
-        ...
 
 
 class LogitsTask:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fmce.engine.loop import StepOutput
 from fmce.engine.runtime import Runtime
-from fmce.feature_maps.batch import MapBatch
+from fmce.feature_maps.source import MapBatch
 from fmce.models.features import eval_mode
 
 

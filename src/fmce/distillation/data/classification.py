@@ -12,11 +12,7 @@ from fmce.distillation.data.pools import DistillationData, sample_indices, with_
 
 
 def classification_data(config: DistillationDataConfig) -> DistillationData:
-    """Load a data set of `fmce train`; targets are class indices int64 (N,).
-
-    Raises:
-        ValueError: If the data set is unknown.
-    """
+    """Load a data set of `fmce train`; targets are class indices int64 (N,)."""
     from sklearn.model_selection import train_test_split
 
     data = load_classification(config.name, split_seed=config.seed, root=config.root)

@@ -31,10 +31,6 @@ _READERS = {
 def load_distillation_data(task: TaskName, config: DistillationDataConfig) -> DistillationData:
     """Read or render all images of an experiment.
 
-    Args:
-        task: "segment", "classify" or "detect".
-        config: Which images, how many labelled, which unlabelled.
-
     Raises:
         ValueError: If the data set is unknown or incomplete, or the images would not fit in memory.
     """
@@ -51,10 +47,7 @@ def load_distillation_data(task: TaskName, config: DistillationDataConfig) -> Di
 def prepare_distillation_data(
     folder: Path, task: TaskName, config: DistillationDataConfig
 ) -> DistillationData:
-    """Return the experiment's images, from its folder if they were prepared there before.
-
-    Otherwise they are loaded as by `load_distillation_data`, and written to `data.safetensors` and `data.json`.
-    """
+    """Return the experiment's images, from its folder if `load_distillation_data` prepared them there before."""
     if not (folder / "data.json").exists():
         data = load_distillation_data(task, config)
         tensors = {}
@@ -76,10 +69,7 @@ def prepare_distillation_data(
 
 
 def read_distillation_data(folder: Path, *, workers: int = 0) -> DistillationData:
-    """Read what `prepare_distillation_data` wrote; the images are mapped, not copied.
-
-    `workers` processes decode frames in files, where the config sets none.
-    """
+    """Read what was prepared; images are mapped, and `workers` decode frames in files where the config sets none."""
     about = read_json(folder / "data.json")
     with safe_open(folder / "data.safetensors", framework="pt") as file:
         names = set(file.keys())

@@ -7,7 +7,7 @@ import numpy as np
 
 from fmce.config.distillation import DistillationDataConfig
 from fmce.data.detection.boxes import ImageBoxes, pack_boxes, resize_and_center_crop_boxes
-from fmce.data.detection.files import DetectionFiles
+from fmce.data.detection.files import DetectionFiles, JoinOptions
 from fmce.data.detection.formats import (
     coco_detection,
     kitti_detection,
@@ -36,12 +36,13 @@ def detection_data(config: DistillationDataConfig) -> DistillationData:
     if config.name == "scenes":
         data = scene_data(config, _with_boxes, SCENE_BOX_CLASSES)
     else:
-        train, validation = (
-            files.tolerating(config.max_damaged) for files in _train_and_validation(config)
-        )
-        for files in (train, validation):
-            files.check()
-        data = data_from_files(config, train, validation, _read, check=DetectionFiles.require_boxes)
+        train = detection_files(config, "train")
+        # Each of COCO's files numbers categories in its own way, and need not have all of the other's.
+        unnamed = replace(config, class_names=()) if config.name == "coco" else config
+        validation = detection_files(unnamed, "val")
+        validation = validation.renumbered(train.class_names, drop=bool(config.class_names))
+        check = DetectionFiles.require_boxes
+        data = data_from_files(config, train, validation, _read, check=check)
     for name in ("labelled", "validation"):
         targets = getattr(data, name).targets
         if not ((targets[..., 4] >= 0) & (targets[..., 5] == 0)).any():
@@ -58,45 +59,29 @@ def _with_boxes(scenes: SceneBatch) -> ImagePool:
     return ImagePool(as_pool(scenes.images).images, pack_boxes(boxes))
 
 
-def _train_and_validation(config: DistillationDataConfig) -> tuple[DetectionFiles, DetectionFiles]:
-    """Find both splits; the validation images get the class ids of the training images."""
-    train = detection_files(config, "train")
-    # Each of COCO's files numbers categories in its own way, and need not have all of the other's.
-    unnamed = replace(config, class_names=()) if config.name == "coco" else config
-    validation = detection_files(unnamed, "val")
-    return train, validation.renumbered(train.class_names, drop=bool(config.class_names))
-
-
 def detection_files(config: DistillationDataConfig, split: str) -> DetectionFiles:
-    """Find the labelled images of a split, "train" or "val".
-
-    Raises:
-        ValueError: If the data set's name is unknown, or it is incomplete.
-    """
-    exclude, unannotated = config.exclude or (), config.unannotated_images
+    """Find the labelled images of a split, "train" or "val"."""
     if config.name not in ("bdd100k", "kitti", "coco", "yolo", "voc"):
         raise ValueError(
             f"unknown detection data {config.name!r}; choose from scenes, bdd100k, kitti, coco, yolo, voc"
         )
     root, names = required_root(config), config.class_names
-    if names and config.name in ("bdd100k", "kitti"):
-        raise ValueError(
-            f"data.class_names is {', '.join(names)}, but {config.name} has its own classes; leave it out"
-        )
-    if config.name == "bdd100k":
-        return bdd100k_detection(root, split, unannotated=unannotated, exclude=exclude)
-    if config.name == "kitti":
-        return kitti_detection(root, split, unannotated=unannotated, exclude=exclude)
+    options: JoinOptions = {
+        "unannotated": config.unannotated_images,
+        "exclude": config.exclude or (),
+    }
+    if config.name in ("bdd100k", "kitti"):
+        if names:
+            raise ValueError(
+                f"data.class_names is {', '.join(names)}, but {config.name} has its own classes; leave it out"
+            )
+        own = bdd100k_detection if config.name == "bdd100k" else kitti_detection
+        return own(root, split, **options)
     if config.name == "coco":
-        return coco_detection(
-            root / split,
-            root / "annotations" / f"instances_{split}.json",
-            class_names=names,
-            unannotated=unannotated,
-            exclude=exclude,
-        )
+        labels = root / "annotations" / f"instances_{split}.json"
+        return coco_detection(root / split, labels, class_names=names, **options)
     read = yolo_detection if config.name == "yolo" else voc_detection
-    return read(root, split, class_names=names, unannotated=unannotated, exclude=exclude)
+    return read(root, split, class_names=names, **options)
 
 
 def _read(files: DetectionFiles, size: tuple[int, int]) -> ImagePool:

@@ -1,13 +1,14 @@
 """The images of an experiment whose labels are in files: which are labelled, which join the unlabelled ones."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from fmce.config.distillation import DistillationDataConfig
-from fmce.data.labelled_files import LabelledFiles
+from fmce.data.detection.files import DetectionFiles
 from fmce.data.pools import ImagePool
+from fmce.data.segmentation import SegmentationFiles
 from fmce.distillation.data.pools import (
     DistillationData,
     image_bytes,
@@ -16,7 +17,7 @@ from fmce.distillation.data.pools import (
 )
 from fmce.distillation.data.unlabelled import unlabelled_pools
 
-Files = TypeVar("Files", bound=LabelledFiles[Any])
+Files = TypeVar("Files", DetectionFiles, SegmentationFiles)
 
 
 def data_from_files(
@@ -37,10 +38,10 @@ def data_from_files(
         read: Files and (height, width) → their images and targets of that size.
         masks: Whether the targets are masks, which take a byte per pixel.
         check: Refuses labelled or validation images that nothing can be learned from.
-
-    Raises:
-        ValueError: If the images do not fit in memory, or as in `check` and `unlabelled_pools`.
     """
+    train, validation = (one.tolerating(config.max_damaged) for one in (train, validation))
+    for files in (train, validation):
+        files.check()  # a mask of other ids, say, must not pass for a damaged file
     size = (config.height, config.width)
     order = np.random.default_rng(config.seed).permutation(len(train))
     count = min(config.labelled or len(train), len(train))
@@ -50,7 +51,6 @@ def data_from_files(
         check(files)
     left_out = [train.image_paths[i] for i in np.sort(order[count:])]
     others = image_bytes(config, len(labelled) + len(few), masks=masks)
-    pool, held_out = unlabelled_pools(
-        config, validation.stems, labelled.stems, left_out, others=others
-    )
+    stems = (validation.stems, labelled.stems)
+    pool, held_out = unlabelled_pools(config, *stems, left_out, others=others)
     return with_statistics(read(labelled, size), pool, held_out, read(few, size), train.class_names)

@@ -72,35 +72,23 @@ def with_statistics(
     class_names: Sequence[str],
 ) -> DistillationData:
     """Return the data of an experiment, normalised with the channel statistics of its labelled images."""
-    mean, std = channel_statistics(labelled.images)
-    return DistillationData(
-        labelled, unlabelled, held_out, validation, tuple(class_names), mean, std
-    )
+    statistics = channel_statistics(labelled.images)  # mean, std
+    pools = (labelled, unlabelled, held_out, validation)
+    return DistillationData(*pools, tuple(class_names), *statistics)
 
 
 def required_root(config: DistillationDataConfig) -> Path:
-    """Return the data set's folder.
-
-    Raises:
-        ValueError: If the config names none.
-    """
+    """Return the data set's folder, which the config must name."""
     if config.root is None:
-        raise ValueError(
-            f"data.root is not set; give the folder of {config.name}: --set data.root=FOLDER"
-        )
+        raise ValueError(f"data.root is not set: give {config.name}'s, --set data.root=FOLDER")
     return Path(config.root)
 
 
 def stays_on_disk(storage: str, pool_bytes: int, other_bytes: int) -> bool:
-    """Decide whether a pool stays in files.
-
-    Args:
-        storage: "memory", "files" or "auto".
-        pool_bytes: What its images would take.
-        other_bytes: What is in memory anyway.
+    """Decide whether a pool stays in files, by `storage`: "memory", "files" or "auto".
 
     Raises:
-        ValueError: If what must be in memory does not fit.
+        ValueError: If what must be in memory, `other_bytes` anyway, does not fit.
     """
     free = available_memory()
     room = float("inf") if free is None else _MEMORY_SHARE * free - other_bytes

@@ -22,30 +22,26 @@ def scene_data(
     with_targets: Callable[[SceneBatch], ImagePool],
     class_names: Sequence[str],
 ) -> DistillationData:
-    """Render all images of an experiment.
-
-    Args:
-        config: How many, of which size, and the seed.
-        with_targets: Labelled scenes → their images and targets.
-        class_names: Names of the targets' ids.
+    """Render all images of an experiment; `with_targets` turns labelled scenes into their images and targets.
 
     Raises:
         ValueError: If the images would not fit in memory.
     """
-    labelled = config.labelled or _LABELLED
-    validation = config.validation or _VALIDATION
-    start, extra = labelled, config.unlabelled or _UNLABELLED
+    labelled, extra = config.labelled or _LABELLED, config.unlabelled or _UNLABELLED
+    validation, used = config.validation or _VALIDATION, labelled + extra
     # Labelled images are held twice for a while.
     count = 2 * (labelled + validation) + extra + config.held_out
     stays_on_disk("memory", image_bytes(config, count), 0)
-    size = {"height": config.height, "width": config.width}
+    size, other = (config.height, config.width), validation_scenes_seed(config.seed)
+
+    def labelled_pool(number: int, seed: int) -> ImagePool:
+        return with_targets(render_scenes(range(number), seed=seed, height=size[0], width=size[1]))
+
     return with_statistics(
-        with_targets(render_scenes(range(labelled), seed=config.seed, **size)),
-        _unlabelled(range(start, start + extra), config),
-        _unlabelled(range(start + extra, start + extra + config.held_out), config),
-        with_targets(
-            render_scenes(range(validation), seed=validation_scenes_seed(config.seed), **size)
-        ),
+        labelled_pool(labelled, config.seed),
+        _unlabelled(range(labelled, used), config),
+        _unlabelled(range(used, used + config.held_out), config),
+        labelled_pool(validation, other),
         class_names,
     )
 
@@ -53,7 +49,6 @@ def scene_data(
 def _unlabelled(numbers: range, config: DistillationDataConfig) -> ImagePool:
     if not numbers:
         return empty_pool(config.height, config.width)
-    scenes = (
-        render_scene(i, seed=config.seed, height=config.height, width=config.width) for i in numbers
-    )
-    return ImagePool(stack_images((scene.image for scene in scenes), len(numbers)))
+    size = {"height": config.height, "width": config.width}
+    images = (render_scene(i, seed=config.seed, **size).image for i in numbers)
+    return ImagePool(stack_images(images, len(numbers)))

@@ -33,21 +33,12 @@ def segmentation_data(config: DistillationDataConfig) -> DistillationData:
     """
     if config.name == "scenes":
         return scene_data(config, lambda s: as_pool(s.images, s.masks), SCENE_CLASSES)
-    train, validation = (
-        segmentation_files(config, split).tolerating(config.max_damaged)
-        for split in ("train", "val")
-    )
-    for files in (train, validation):
-        files.check()  # a mask of other ids must not pass for a damaged file
+    train, validation = (segmentation_files(config, split) for split in ("train", "val"))
     return data_from_files(config, train, validation, _read, masks=True)
 
 
 def segmentation_files(config: DistillationDataConfig, split: str) -> SegmentationFiles:
-    """Find the labelled images of a split, "train" or "val".
-
-    Raises:
-        ValueError: If the data set's name is unknown, or it is incomplete.
-    """
+    """Find the labelled images of a split, "train" or "val"."""
     root, exclude = required_root(config), config.exclude or ()
     if config.name == "camvid":
         return camvid(root, split, exclude=exclude)
@@ -55,9 +46,7 @@ def segmentation_files(config: DistillationDataConfig, split: str) -> Segmentati
         return bdd100k_segmentation(root, split, exclude=exclude)
     if config.name == "folder":
         if not config.class_names:
-            raise ValueError(
-                "data.class_names is empty; name the classes of the masks' ids 0 … C − 1"
-            )
+            raise ValueError("data.class_names is empty; name the classes of the ids 0 … C − 1")
         images, masks = (root / kind / split for kind in ("images", "masks"))
         return folder_pair(images, masks, config.class_names, exclude=exclude)
     raise ValueError(

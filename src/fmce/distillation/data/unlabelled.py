@@ -42,18 +42,13 @@ def unlabelled_pools(
 
     Returns:
         The pool, possibly empty, and the frames held out of it.
-
-    Raises:
-        ValueError: If a folder holds no frames, or those to be in memory do not fit.
     """
     size = (config.height, config.width)
-    forbidden = forbidden_stems(config, validation)
-    known = frozenset(labelled)
+    forbidden, known = forbidden_stems(config, validation), frozenset(labelled)
     files = _files(config, left_out, forbidden, known)
     table, held = _choose(config, files, forbidden, known)
-    pool = FramePool(
-        table, *size, shuffle_buffer=config.shuffle_buffer, max_damaged=config.max_damaged
-    )
+    limits: dict[str, Any] = {n: getattr(config, n) for n in ("shuffle_buffer", "max_damaged")}
+    pool = FramePool(table, *size, **limits)
     held_out = replace(pool, table=held).in_memory()
     pool_bytes, held_bytes = (image_bytes(config, len(p)) for p in (pool, held_out))
     if stays_on_disk(config.storage, pool_bytes, held_bytes + others):
@@ -102,13 +97,8 @@ def _choose(
         for start, folder in zip(starts, folders, strict=False)
         for place in excluded_frames(folder, exclude | known)
     ]
-    return choose_frames(
-        sources,
-        dropped,
-        held_out=config.held_out,
-        limit=config.unlabelled,
-        seed=config.seed + 1,
-    )
+    limits: dict[str, Any] = {"held_out": config.held_out, "limit": config.unlabelled}
+    return choose_frames(sources, dropped, **limits, seed=config.seed + 1)
 
 
 def write_frames(folder: Path, pool: FramePool, config: DistillationDataConfig) -> None:
@@ -118,10 +108,7 @@ def write_frames(folder: Path, pool: FramePool, config: DistillationDataConfig) 
 
 
 def read_frames(folder: Path, workers: int) -> FramePool | None:
-    """Return the pool that `write_frames` recorded; None where the frames are in memory.
-
-    `workers` processes decode it, where the config sets none.
-    """
+    """Return the pool that `write_frames` recorded, None where it is in memory; `workers` as the config or as given."""
     found: dict[str, Any] | None = read_json_or_none(folder / _FILE)
     if found is None:
         return None

@@ -1,7 +1,7 @@
 """When a process of a distributed training is gone: which one, what to do, and an end in bounded time.
 
-A process that lost another cannot continue, and torchrun stops it a moment later. What the user needs
-is a line that says which rank ended first and that a rerun resumes; one survivor per host writes it.
+A process that lost another cannot continue, and torchrun stops it a moment later. One survivor per host
+writes which rank ended first and that a rerun resumes.
 """
 
 import os
@@ -60,11 +60,7 @@ class Peers:
         return self.me.rank == min(peer.rank for peer in self.local() if peer not in ended)
 
     def message(self, reason: str = "") -> str:
-        """Return a line that says who is gone and what to do.
-
-        Args:
-            reason: Error of a collective operation; "" where torchrun stops this process.
-        """
+        """Return a line that says who is gone and what to do; `reason` is the error of a collective operation."""
         if ended := self.ended():
             names = ", ".join(f"{p.rank} (process {p.process} on {p.host})" for p in ended)
             many = "s" if len(ended) > 1 else ""
@@ -88,21 +84,14 @@ class Peers:
 
 def is_running(process: int) -> bool:
     """Return whether a process of this host runs; one that ended but is not yet waited for does not."""
-    if not Path("/proc/self/stat").exists():
-        return _answers(process)
     try:
+        if not Path("/proc/self/stat").exists():
+            os.kill(process, 0)
+            return True
         stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
-
-
-def _answers(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except OSError:
-        return False
-    return True
 
 
 def report_on_sigterm(peers: Peers) -> None:

@@ -125,19 +125,24 @@ class Ranks:
                 outcome[1] = error
         with self._reachable():
             dist.broadcast_object_list(outcome, src=0)
-        value, failure = outcome
-        if failure is not None:
-            raise failure
-        result: _T = value
-        return result
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]  # type: ignore[no-any-return]
 
     def on_rank_zero_slowly(self, action: Callable[[], _T]) -> _T:
         """As `on_rank_zero`, for an action that may take longer than ranks wait for one another."""
         if self.world_size == 1:
             return action()
         result: Future[_T] = Future()
+
+        def resolve() -> None:
+            try:
+                result.set_result(action())
+            except Exception as error:
+                result.set_exception(error)
+
         if self.is_main:
-            threading.Thread(target=_resolve, args=(result, action), daemon=True).start()
+            threading.Thread(target=resolve, daemon=True).start()
         # The first rank reports every few seconds that it is alive, and so do the others.
         while not self.on_rank_zero(lambda: not wait([result], timeout=_HEARTBEAT).not_done):
             pass
@@ -181,13 +186,6 @@ class Ranks:
         except RuntimeError as error:
             assert self.peers is not None
             raise self.peers.end_after(error) from error
-
-
-def _resolve(result: "Future[_T]", action: Callable[[], _T]) -> None:
-    try:
-        result.set_result(action())
-    except Exception as error:
-        result.set_exception(error)
 
 
 ALONE = Ranks()

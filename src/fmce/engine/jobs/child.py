@@ -1,7 +1,7 @@
 """Entry of a process that does jobs for another: `python -m fmce.engine.jobs.child DESCRIPTOR THREADS`.
 
 Jobs come through the connection of that descriptor, one after another, and each one's end is sent back.
-The process ends when the other side closes, and so with the process that started it, however that ended.
+The process ends with the one that started it, however that ended.
 """
 
 import os

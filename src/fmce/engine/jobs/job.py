@@ -41,16 +41,12 @@ class Workers(Protocol):
 
     def __enter__(self) -> Self:
         """Make ready."""
-        ...
 
     def __exit__(self, *_error: object) -> None:
         """Stop."""
-        ...
 
     def submit(self, name: str, function: Callable[..., Any], *args: Any) -> None:
         """Take a job."""
-        ...
 
     def wait(self) -> Finished:
         """Return the next job that ended."""
-        ...

@@ -38,6 +38,13 @@ class _Child:
         self.read += len(text)
         return [line for line in text.decode(errors="replace").splitlines() if line.strip()]
 
+    def death(self) -> str:
+        """Say in one line how the process died, with the last lines that it wrote."""
+        code = self.process.wait()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended ({code})"
+        lines = self.output()[-3:]
+        return f"its process {how}" + (f": {' | '.join(lines)}" if lines else "")
+
     def end(self) -> None:
         self.process.terminate()
         self.process.wait()
@@ -48,21 +55,17 @@ class _Child:
 class LocalWorkers:
     """Up to `count` processes of this machine, sharing its cores; none outlives this process."""
 
-    def __init__(self, count: int, threads: int | None = None) -> None:
-        """Start nothing yet.
-
-        Args:
-            count: Jobs at a time.
-            threads: Threads of torch in each; by default the cores divided by `count`, not by the jobs
-                left: sums depend on the number of threads, and a job repeated after a kill must come
-                out the same.
+    def __init__(self, count: int) -> None:
+        """Start nothing yet; `count` is the number of jobs at a time.
 
         Raises:
             ValueError: If `count` is below 1.
         """
         if count < 1:
             raise ValueError(f"expected at least 1 training at a time, got {count}")
-        self.count, self.threads = count, threads or max(1, cores() // count)
+        # Not divided by the jobs left: sums depend on the number of threads, and a job repeated after a
+        # kill must come out the same.
+        self.count, self.threads = count, max(1, cores() // count)
         self._waiting: deque[Job] = deque()
         self._children: list[_Child] = []
 
@@ -71,8 +74,8 @@ class LocalWorkers:
 
     def __exit__(self, *_error: object) -> None:
         # Checkpoints are complete at any moment, so a job that is interrupted need not finish its epoch.
-        for child in list(self._children):
-            self._end(child)
+        while self._children:
+            self._children.pop().end()
 
     def submit(self, name: str, function: Callable[..., Any], *args: Any) -> None:
         """Start a job, or queue it while all processes are busy; see `Job`."""
@@ -80,11 +83,7 @@ class LocalWorkers:
         self._start_jobs()
 
     def wait(self) -> Finished:
-        """Return the next job that ended; what it wrote is passed on as warnings.
-
-        Raises:
-            ValueError: If no job was submitted.
-        """
+        """Return the next job that ended; what it wrote is passed on as warnings."""
         busy = {child.connection: child for child in self._children if child.job is not None}
         if not busy:
             raise ValueError("no job is running; submit one first")
@@ -93,12 +92,13 @@ class LocalWorkers:
         try:
             ended: Finished = child.connection.recv()
         except (EOFError, ConnectionResetError):
-            ended = Finished(name, _death(child))
+            ended = Finished(name, child.death())
         for line in child.output():
             logger.warning("%s: %s", name, line)
         if ended.error is not None:
             # What the failure left in that process, such as memory, must not harm the next job.
-            self._end(child)
+            self._children.remove(child)
+            child.end()
         self._start_jobs()
         return ended
 
@@ -113,7 +113,8 @@ class LocalWorkers:
         for child in [child for child in self._children if child.job is None]:
             if child.process.poll() is None:
                 return child
-            self._end(child)  # killed between two jobs
+            self._children.remove(child)  # killed between two jobs
+            child.end()
         return self._new_child() if len(self._children) < self.count else None
 
     def _new_child(self) -> _Child:
@@ -132,18 +133,6 @@ class LocalWorkers:
         theirs.close()  # so that the end of the process is the end of the pipe
         self._children.append(_Child(process, ours, log))
         return self._children[-1]
-
-    def _end(self, child: _Child) -> None:
-        self._children.remove(child)
-        child.end()
-
-
-def _death(child: _Child) -> str:
-    """Say in one line how a process died, with the last lines that it wrote."""
-    code = child.process.wait()
-    how = f"was killed by signal {-code}" if code < 0 else f"ended ({code})"
-    lines = child.output()[-3:]
-    return f"its process {how}" + (f": {' | '.join(lines)}" if lines else "")
 
 
 def run_jobs(

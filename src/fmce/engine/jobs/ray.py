@@ -1,18 +1,24 @@
-"""Jobs as tasks of a Ray cluster; Ray moves a job whose worker process died to another one."""
+"""Jobs as tasks of a Ray cluster, whose nodes must have the same code and see the shared folder.
 
+Ray moves a job whose worker process died to another one.
+"""
+
+import hashlib
 import os
+import secrets
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
+import fmce
 from fmce.engine.jobs.job import Finished, Job
-from fmce.engine.jobs.ray_nodes import alive, check_nodes
 
 # Seconds to wait for the head of a cluster to answer; Ray itself would ask for minutes.
 _ANSWERS_WITHIN = 5.0
+PACKAGE = Path(fmce.__file__).resolve().parent
 
 
 class RayWorkers:
@@ -36,9 +42,6 @@ class RayWorkers:
             cpus: Processors that a job asks Ray for; torch gets as many threads.
             gpus: GPUs that a job asks Ray for; None takes one where the cluster has any.
             max_restarts: How often a job restarts after its worker process died.
-
-        Raises:
-            ValueError: If a number is out of its range.
         """
         if cpus <= 0 or (gpus is not None and gpus < 0) or max_restarts < 0:
             raise ValueError(
@@ -55,8 +58,7 @@ class RayWorkers:
 
         Raises:
             ConnectionError: If no cluster answers at the address, or it refuses this process.
-            ValueError: If the address is malformed, no node is large enough, or a node has other code than
-                this machine or does not see the shared folder.
+            ValueError: If the address is malformed, no node is large enough, or one fails `check_nodes`.
         """
         ray = _import_ray()
         if not ray.is_initialized():
@@ -91,9 +93,9 @@ class RayWorkers:
                 # A process stays on the GPU that it used first, whichever Ray gives it next.
                 max_calls=1 if self.gpus else 0,
             )(_do)
-        threads = max(1, int(self.cpus))
-        task = self._task.options(name=name)
-        reference = task.remote(Job(name, function, args), threads, os.getcwd(), _settings())
+        settings = {n: value for n, value in os.environ.items() if n.startswith("FMCE_")}
+        place = (max(1, int(self.cpus)), os.getcwd(), settings)
+        reference = self._task.options(name=name).remote(Job(name, function, args), *place)
         self._names[reference] = name
 
     def wait(self) -> Finished:
@@ -138,11 +140,9 @@ def _join(ray: Any, address: str | None) -> None:
 
 
 def check_answers(address: str, own_ip: Callable[[], str]) -> None:
-    """Refuse the address of a cluster where nothing listens, within seconds.
+    """Refuse the address HEAD:PORT of a cluster where nothing listens, within seconds.
 
-    Args:
-        address: HEAD:PORT, with or without `ray://` before it.
-        own_ip: Returns the address that Ray uses for this machine, in place of 127.0.0.1.
+    `own_ip` returns the address that Ray uses for this machine, in place of 127.0.0.1.
 
     Raises:
         ValueError: If the address has another form.
@@ -173,16 +173,73 @@ def check_answers(address: str, own_ip: Callable[[], str]) -> None:
         ) from error
 
 
-def _settings() -> dict[str, str]:
-    """Return this package's environment variables, such as FMCE_DATA."""
-    return {name: value for name, value in os.environ.items() if name.startswith("FMCE_")}
+class Answer(NamedTuple):
+    """A node's answer: whether it sees the file and may write beside it, and the digest of its code."""
+
+    shares: bool
+    code: str
+
+
+def check_nodes(ray: Any, folder: Path) -> None:
+    """Refuse the cluster if a node cannot run this package, has other code of it or cannot write to the folder."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    folder.mkdir(parents=True, exist_ok=True)
+    token = folder / f".shared-{secrets.token_hex(8)}"
+    token.touch()
+    try:
+        replies = {}
+        for node in alive(ray):
+            where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(answer).options(num_cpus=0, scheduling_strategy=where)
+            replies[task.remote(token)] = node
+        for reply, node in replies.items():
+            name = f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
+            try:
+                check_answer(ray.get(reply), folder, name)
+            except ray.exceptions.RayError as error:
+                reason = " ".join(str(error).split())[-200:]
+                raise ValueError(f"the Ray node {name} cannot run fmce: {reason}") from error
+    finally:
+        token.unlink()
+
+
+def alive(ray: Any) -> list[dict[str, Any]]:
+    """Return Ray's description of each node that answers."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def answer(token: Path) -> Answer:
+    """Answer from another machine; a folder of the same name that is not shared lacks the file."""
+    return Answer(token.exists() and os.access(token.parent, os.W_OK), code_digest())
+
+
+def check_answer(answer: Answer, folder: Path, node: str) -> None:
+    """Refuse a node that does not share the folder, or would train with other code."""
+    if answer.code != code_digest():
+        raise ValueError(
+            f"the Ray node {node} has other code of fmce than this machine, so its rows would not be comparable; "
+            "install the same version on every node"
+        )
+    if not answer.shares:
+        raise ValueError(
+            f"the Ray node {node} does not share the folder {folder}, or may not write to it; put it on a file "
+            "system that all nodes mount at the same path"
+        )
+
+
+def code_digest() -> str:
+    """Return the SHA-256 of this package's source files, in hexadecimal."""
+    digest = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        digest.update(str(file.relative_to(PACKAGE)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _do(job: Job, threads: int, folder: str, settings: Mapping[str, str]) -> Finished:
     """Do a job in a worker of the cluster; its exceptions come back as values, only deaths as Ray's.
 
-    Data sets are looked up as where the job was submitted: a node's own environment and folder are those
-    of whoever started Ray there.
+    Data sets are looked up as where the job was submitted, not as where Ray was started on the node.
     """
     import torch
 

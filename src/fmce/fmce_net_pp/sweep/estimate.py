@@ -16,10 +16,6 @@ from fmce.runs.log import read_metrics
 def sweep_estimate(config: CompareConfig | SweepConfig, out: Path) -> dict[str, Any]:
     """List the trainings of a comparison or sweep with the time that each still takes; train nothing.
 
-    Args:
-        config: The experiment.
-        out: Its folder, which need not exist; what is done in it takes no more time.
-
     Returns:
         `runs`, one dict per training with name, status, epochs, `at_most` (E_K is unknown before the
         oracle is trained, so all its epochs are counted) and seconds (None where no epoch of its kind is

@@ -9,14 +9,7 @@ from pathlib import Path
 from fmce.config.io import with_settings
 from fmce.config.presets import make_config
 from fmce.config.run import AuxiliaryConfig, RunConfig
-from fmce.config.sweep import (
-    BASELINE,
-    ORACLE,
-    TREATMENT,
-    ArmsConfig,
-    CompareConfig,
-    SweepConfig,
-)
+from fmce.config.sweep import BASELINE, ORACLE, TREATMENT, ArmsConfig, CompareConfig, SweepConfig
 from fmce.config.trust import Trust
 from fmce.data.classification.catalog import spec_of
 from fmce.fmce_net_pp.arms import arm_config, plain_config
@@ -85,10 +78,8 @@ class Group:
     @property
     def options(self) -> list[SweepRun]:
         """Each RAF and variant that selection chooses from."""
-        return [
-            SweepRun(TREATMENT, self.config.seeds[0], raf, variant)
-            for raf, variant in itertools.product(self.config.rafs, self.config.variants)
-        ]
+        choices = itertools.product(self.config.rafs, self.config.variants)
+        return [SweepRun(TREATMENT, self.config.seeds[0], *choice) for choice in choices]
 
     @property
     def selection_seeds(self) -> tuple[int, ...]:
@@ -138,12 +129,7 @@ class Group:
         return {oracle.fmce_net_folder(self.config.oracle_split, w): w for w in widths}
 
     def config_of(self, run: SweepRun, selected: SweepRun | None = None) -> RunConfig:
-        """Return the config of an arm's training; the oracle must have its phases.
-
-        Args:
-            run: Baseline, FMCE-Net++ or control.
-            selected: The selected candidate, for runs without their own RAF.
-        """
+        """Return the config of an arm's training; `selected` is the candidate for runs without their own RAF."""
         source = run if run.raf is not None else selected
         treatment = AuxiliaryConfig() if source is None else self.treatment(source)
         treatment = replace(treatment, same_seed=run.seed == self.oracle.config.train.seed)
@@ -152,12 +138,8 @@ class Group:
 
     def treatment(self, candidate: SweepRun) -> AuxiliaryConfig:
         """Return the auxiliary loss of a candidate."""
-        auxiliary = AuxiliaryConfig(
-            kind="ral",
-            oracle=str(self.oracle.path.resolve()),
-            oracle_split=self.config.oracle_split,
-            raf=float(candidate.raf or 0),
-        )
+        oracle, split = str(self.oracle.path.resolve()), self.config.oracle_split
+        auxiliary = AuxiliaryConfig("ral", oracle, split, raf=float(candidate.raf or 0))
         chosen = [s for s in self.config.settings if _is_auxiliary(s)]
         base = replace(self.oracle.config, auxiliary=auxiliary)
         return with_settings(base, [*chosen, *candidate.variant]).auxiliary
@@ -168,11 +150,6 @@ def make_groups(
 ) -> list[Group]:
     """Lay out a comparison or sweep, and refuse what could only fail later.
 
-    Args:
-        config: The experiment.
-        out: Its folder.
-        trust: Whether functions that an oracle's config names may run; a sweep's own names may.
-
     Raises:
         ValueError: If a name or setting is unknown, an oracle fits no group or two, or an arm has its seed.
         FileNotFoundError: If a given oracle has no phases or no FMCE-Net.
@@ -181,7 +158,12 @@ def make_groups(
         trust = trust or {*config.models, *config.data}
     oracles = [open_run(Path(path).absolute(), trust=trust) for path in config.oracles]
     groups = lay_out(config, out, oracles)
-    _check_all_used(groups, oracles)
+    used = {group.oracle.path for group in groups}
+    for run in (run for run in oracles if run.path not in used):
+        raise ValueError(
+            f"the oracle {run.path} belongs to {run.config.model.name} on {run.config.data.name}, which is no "
+            "group of this sweep, or the sweep's settings are not its own"
+        )
     for group in groups:
         _check_group(group)
     _check_models([group.oracle.config for group in groups if not group.oracle_given])
@@ -192,34 +174,23 @@ def lay_out(config: CompareConfig | SweepConfig, out: Path, oracles: Sequence[Ru
     """Return the groups of a comparison or sweep, unchecked: one of a comparison, in `out` itself."""
     if isinstance(config, CompareConfig):
         return [Group(config, out.absolute(), oracle, oracle_given=True) for oracle in oracles]
-    grid = list(itertools.product(config.models, config.data, config.group_settings))
-    fields = [[setting.partition(".")[2] for setting in settings] for _, _, settings in grid]
-    names = [_slug(" ".join([*cell[:2], *f])) for cell, f in zip(grid, fields, strict=True)]
-    _check_names(names)
-    return [
-        _grid_group(config, out.absolute() / name, *cell, oracles)
-        for name, cell in zip(names, grid, strict=True)
-    ]
-
-
-def _grid_group(
-    config: SweepConfig,
-    folder: Path,
-    model: str,
-    data: str,
-    settings: tuple[str, ...],
-    oracles: Sequence[Run],
-) -> Group:
-    plain = [s for s in (*config.settings, *settings) if not _is_auxiliary(s)]
-    fitting = [run for run in oracles if _fits(run, model, data, plain)]
-    if len(fitting) > 1:
-        places = ", ".join(str(run.path) for run in fitting)
-        raise ValueError(f"expected one oracle for {folder.name}, got {len(fitting)}: {places}")
-    if fitting:
-        return Group(config, folder, fitting[0], oracle_given=True, settings=settings)
-    made = make_config(config.preset, data, settings=[f"model.name={model}", *plain])
-    made = replace(made, train=replace(made.train, seed=config.oracle_seed))
-    return Group(config, folder, Run(folder / ORACLE, made), oracle_given=False, settings=settings)
+    groups = []
+    cells = itertools.product(config.models, config.data, config.group_settings)
+    for model, data, settings in cells:
+        fields = [setting.partition(".")[2] for setting in settings]
+        folder = out.absolute() / _slug(" ".join([model, data, *fields]))
+        plain = [s for s in (*config.settings, *settings) if not _is_auxiliary(s)]
+        fitting = [run for run in oracles if _fits(run, model, data, plain)]
+        if len(fitting) > 1:
+            places = ", ".join(str(run.path) for run in fitting)
+            raise ValueError(f"expected one oracle for {folder.name}, got {len(fitting)}: {places}")
+        if not fitting:
+            made = make_config(config.preset, data, settings=[f"model.name={model}", *plain])
+            made = replace(made, train=replace(made.train, seed=config.oracle_seed))
+        oracle = fitting[0] if fitting else Run(folder / ORACLE, made)
+        groups.append(Group(config, folder, oracle, bool(fitting), settings))
+    _check_names([group.name for group in groups])
+    return groups
 
 
 def _fits(run: Run, model: str, data: str, settings: Sequence[str]) -> bool:
@@ -236,16 +207,6 @@ def _check_names(names: Sequence[str]) -> None:
             f"two parts of the sweep would share the folder {twice[0]!r}: their names differ only in characters "
             "that folder names leave out; move one to another sweep"
         )
-
-
-def _check_all_used(groups: Sequence[Group], oracles: Sequence[Run]) -> None:
-    used = {group.oracle.path for group in groups}
-    for run in oracles:
-        if run.path not in used:
-            raise ValueError(
-                f"the oracle {run.path} belongs to {run.config.model.name} on {run.config.data.name}, which is no "
-                "group of this sweep, or the sweep's settings are not its own"
-            )
 
 
 def _check_group(group: Group) -> None:

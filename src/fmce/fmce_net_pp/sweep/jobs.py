@@ -21,7 +21,7 @@ from fmce.maturity.prepare import merge_runtime
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.runs.log import mark_done, read_done
-from fmce.runs.run import Run, open_run
+from fmce.runs.run import open_run
 from fmce.tasks.classification import evaluate_classifier
 
 # Hidden, so that it may lie in a folder that is to become a run folder.
@@ -55,14 +55,9 @@ class Task:
 
 def run_task(task: Task, attempt: int) -> None:
     """Note since when and where a task runs, then run it."""
-    note_state(
-        task.folder,
-        state="running",
-        attempt=attempt,
-        since=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        host=platform.node(),
-        pid=os.getpid(),
-    )
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    where = {"since": since, "host": platform.node(), "pid": os.getpid()}
+    note_state(task.folder, state="running", attempt=attempt, **where)
     task.function(*task.args)
 
 
@@ -80,16 +75,12 @@ def read_state(folder: Path) -> dict[str, Any]:
 def train_oracle(
     config: RunConfig, folder: Path, split: Split, widths: Sequence[float], placement: Placement
 ) -> None:
-    """Train the original task, find its phases, and train its FMCE-Net, once in each width that arms need.
-
-    Raises:
-        ValueError: If the loss curve has no phases, so that there is nothing to train an FMCE-Net on.
-    """
+    """Train the original task, find its phases, and train its FMCE-Net, once in each width that arms need."""
     runtime = make_runtime(placement.device, placement.precision)
     run = train_classifier(config, folder, runtime=runtime, keep="markers", read_test=False)
     if not run.has_phases:
-        reason = (run.done or {}).get("no_phases_because")
-        raise ValueError(f"the oracle's run has no phases: {reason}")
+        why = (run.done or {}).get("no_phases_because")
+        raise ValueError(f"the oracle's run has no phases: {why}")
     for width in widths:
         section = replace(run.config.fmce_net, width=width)
         train_fmce_net(run, split, config=section, runtime=runtime)
@@ -102,23 +93,13 @@ def train_group_arm(config: RunConfig, folder: Path, placement: Placement) -> No
 
 
 def read_test(folders: Sequence[Path], device: str, trust: Trust) -> None:
-    """Evaluate finished runs on the test images and add that to their DONE.json, once each.
-
-    Args:
-        folders: Run folders with their last checkpoint.
-        device: Where to evaluate; precision is the run's own.
-        trust: Which functions their configs may name.
-    """
+    """Evaluate finished runs on the test images, in their own precision; add that to their DONE.json, once each."""
     for folder in folders:
-        done = read_done(folder)
+        run, done = open_run(folder, trust=trust), read_done(folder)
         if done is not None and "test_accuracy" not in done:
-            scores = _test_scores(open_run(folder, trust=trust), device)
-            mark_done(folder, done | scores)
-
-
-def _test_scores(run: Run, device: str) -> dict[str, float]:
-    # As the run itself computes its passes, so that the number is the one `fmce train` would note.
-    _, runtime = merge_runtime(run.config, make_runtime(device))
-    model = runtime.to_device(run.model(run.config.train.epochs))
-    scores = evaluate_classifier(model, run.setup.batches(run.setup.data.test, runtime), runtime)
-    return {"test_accuracy": scores.accuracy, "test_loss": scores.loss}
+            # As the run itself computes its passes, so that the number is the one `fmce train` would note.
+            _, runtime = merge_runtime(run.config, make_runtime(device))
+            model = runtime.to_device(run.model(run.config.train.epochs))
+            test = run.setup.batches(run.setup.data.test, runtime)
+            scores = evaluate_classifier(model, test, runtime)
+            mark_done(folder, done | {"test_accuracy": scores.accuracy, "test_loss": scores.loss})

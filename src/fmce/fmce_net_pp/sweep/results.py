@@ -156,35 +156,33 @@ def group_rows(group: Group, out: Path) -> list[dict[str, Any]]:
         "settings": " ".join(group.settings),
         "oracle_markers": " ".join(map(str, markers)),
     }
-    rows = [about | _row(group, run, selection, out) for run in group.runs]
-    return [{name: row[name] for name in COLUMNS} for row in rows]
+    rows = [about | _row(group, run, selection, out.absolute()) for run in group.runs]
+    return [{name: row.get(name) for name in COLUMNS} for row in rows]
 
 
 def _row(
     group: Group, run: SweepRun, selection: Mapping[str, Any] | None, out: Path
 ) -> dict[str, Any]:
+    """Return the columns that a training has."""
     folder, status = group.folder_of(run), run_status(group, run)
     lines, done = read_metrics(folder), read_done(folder)
     last = lines[-1] if done is not None and lines else {}
     seconds = [line["time_seconds"] for line in lines]
     raf, variant = _raf_and_variant(run, selection)
+    measured = ("validation_accuracy", "validation_loss", "auxiliary_loss")
     return {
+        **{name: last.get(name) for name in measured},
+        **(done or {}),
         "role": run.role,
         "arm": run.arm,
         "raf": raf,
         "variant": variant,
         "seed": run.seed,
-        "epochs": None if done is None else done["epochs"],
-        **{
-            name: last.get(name)
-            for name in ("validation_accuracy", "validation_loss", "auxiliary_loss")
-        },
-        **{name: (done or {}).get(name) for name in ("test_accuracy", "test_loss")},
         "seconds": sum(seconds) if seconds else None,
         "epoch_seconds": float(np.median(seconds)) if seconds else None,
         "status": status,
         "error": read_state(folder)["error"] if status == "failed" else "",
-        "folder": _relative(folder, out),
+        "folder": str(folder.relative_to(out) if folder.is_relative_to(out) else folder),
     }
 
 
@@ -231,11 +229,6 @@ def unread_folders(group: Group) -> list[Path]:
     return [f for f, done in finished.items() if done is not None and "test_accuracy" not in done]
 
 
-def _relative(folder: Path, out: Path) -> str:
-    inside = folder.is_relative_to(out.absolute())
-    return str(folder.relative_to(out.absolute())) if inside else str(folder)
-
-
 def unread_error(group: Group) -> str | None:
     """Return why a group's test images could not be read; None where they were, or were not tried."""
     state = read_state(group.folder)
@@ -244,23 +237,14 @@ def unread_error(group: Group) -> str | None:
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], out: Path, table: TableFormat) -> Path:
-    """Write the rows as `sweep.csv` or `sweep.parquet`, columns in the order of `COLUMNS`.
-
-    Raises:
-        ModuleNotFoundError: If parquet is asked for without pyarrow, the extra `tables`.
-    """
+    """Write the rows as `sweep.csv` or `sweep.parquet`, columns in the order of `COLUMNS`."""
     path = out / f"sweep.{table}"
-    if table == "parquet":
-        _write_parquet(rows, path)
+    if table == "csv":
+        with replacing(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
         return path
-    with replacing(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -271,3 +255,4 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
     with replacing(path) as beside:
         pyarrow.parquet.write_table(pyarrow.table(columns), beside)
+    return path

@@ -99,7 +99,12 @@ def run_groups(
     pool = workers or make_workers("local", out, None, placement.device)
     claim = lock_run(out, to_yaml(config), defaults=defaults_of(type(config)))
     with pool, claim:  # workers first: a cluster that is not there must not leave a claimed folder
-        with _progress(groups, out) as progress:
+        # A given oracle is no training of this experiment.
+        runs = [
+            (g, run) for g in groups for run in g.runs if run.role != ORACLE or not g.oracle_given
+        ]
+        done = sum(read_done(group.folder_of(run)) is not None for group, run in runs)
+        with Progress(f"trainings of {out.name}", len(runs), start=done) as progress:
             waves = {group.name: _waves(group, placement, leave_out_failed) for group in groups}
             _run_all(waves, pool, retries, progress)
         result = sweep_result(groups, out)
@@ -135,15 +140,10 @@ def make_workers(
         cpus: Processors that a training asks the cluster for.
         gpus: GPUs that a training asks the cluster for; None takes one where there are any, none for
             the CPU.
-
-    Raises:
-        ValueError: If options of one engine were given for the other.
     """
     if engine == "ray":
         if jobs is not None:
-            raise ValueError(
-                "--jobs applies to this machine alone; on Ray, --cpus and --gpus decide how many fit"
-            )
+            raise ValueError("--jobs is for this machine; on Ray, --cpus and --gpus decide")
         from fmce.engine.jobs.ray import RayWorkers
 
         if gpus is None and device == "cpu":
@@ -153,13 +153,6 @@ def make_workers(
         raise ValueError("--address names a Ray cluster; add --engine ray")
     on_cpu = make_runtime(device).device.type == "cpu"
     return LocalWorkers(jobs if jobs is not None else cores() if on_cpu else 1)
-
-
-def _progress(groups: Sequence[Group], out: Path) -> Progress:
-    """Count trainings, finished ones included."""
-    runs = [group.folder_of(run) for group in groups for run in group.runs]
-    done = sum(read_done(folder) is not None for folder in runs)
-    return Progress(f"trainings of {out.name}", len(runs), start=done)
 
 
 def _run_all(
@@ -196,9 +189,8 @@ def _note_end(task: Task, ended: Finished, attempt: int, progress: Progress) -> 
         if task.function is not read_test:
             progress.advance(task.name)
         return
-    note_state(
-        task.folder, state="failed", attempt=attempt, error=ended.error, details=ended.details
-    )
+    about = {"error": ended.error, "details": ended.details}
+    note_state(task.folder, state="failed", attempt=attempt, **about)
 
 
 def _waves(group: Group, placement: Placement, leave_out_failed: bool) -> Iterator[list[Task]]:

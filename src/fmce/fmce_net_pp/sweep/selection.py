@@ -15,14 +15,7 @@ def select(group: Group, *, leave_out_failed: bool = False) -> SweepRun | None:
 
     The lower validation loss decides between equals. The choice is final: test images are read after it,
     and must not be read twice to choose again. So it waits until every candidate has all its trainings,
-    unless the caller leaves out the failed ones.
-
-    Args:
-        group: Group whose candidates ended, each done or failed.
-        leave_out_failed: Choose among the complete candidates; `selection.json` names the others.
-
-    Returns:
-        The selected option, or None where none can be selected yet.
+    unless the caller leaves out the failed ones, which `selection.json` then names.
     """
     selection = read_selection(group)
     if selection is None:
@@ -49,11 +42,8 @@ def read_selection(group: Group) -> dict[str, Any] | None:
 
 def candidate_rows(group: Group) -> list[dict[str, Any]]:
     """Return each candidate's mean validation accuracy and loss over its seeds, or the seeds it lacks."""
-    return [
-        _row(group, [replace(option, seed=seed) for seed in group.selection_seeds])
-        for option in group.options
-        if group.selection_seeds
-    ]
+    options, seeds = group.options if group.selection_seeds else [], group.selection_seeds
+    return [_row(group, [replace(option, seed=seed) for seed in seeds]) for option in options]
 
 
 def _row(group: Group, runs: list[SweepRun]) -> dict[str, Any]:

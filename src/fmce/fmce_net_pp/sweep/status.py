@@ -20,16 +20,10 @@ from fmce.runs.run import Run
 def sweep_status(out: Path) -> dict[str, Any]:
     """Return the state of each training of a comparison or sweep.
 
-    Args:
-        out: Its folder.
-
     Returns:
         `active`, whether a process works on it; `counts` by status; `runs`, one dict per training with
         name, status (done, trained, running, stopped, failed, waiting), progress and note; `notes` on the
         groups.
-
-    Raises:
-        FileNotFoundError: If there is no comparison or sweep.
     """
     config = _config_of(out)
     # Unchecked: what the experiment was begun with may be gone, or refused by now.

@@ -1,12 +1,11 @@
-"""Batch norm over the global batch when several processes train together, on any device.
+"""Batch norm and dropout over the global batch when several processes train together, on any device.
 
-Each rank sees only its slice of a batch, so its own mean and variance are not those that one process
-would normalise with. torch's SyncBatchNorm does not run on CPUs; here the counts, means and variances
-of all slices are combined (Chan et al., 1979), so slices of unlike sizes are exact too.
+torch's SyncBatchNorm does not run on CPUs; here the counts, means and variances of all slices are
+combined (Chan et al., 1979), so slices of unlike sizes are exact too.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,36 +15,83 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from fmce.engine.distributed.layers import Forward, replaced_forward
 from fmce.engine.distributed.ranks import Ranks
 
+_OF_CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
-def sync_batch_norm(model: nn.Module, ranks: Ranks) -> AbstractContextManager[None]:
-    """Let a model's batch norm layers, when in training mode, normalise over all ranks' samples.
 
-    Layers that derive from torch's are included (timm's with an activation, say); their state and
-    the names of their weights stay as they are. The model is left as found.
+@contextmanager
+def sync_layers(model: nn.Module, ranks: Ranks) -> Iterator[None]:
+    """Let a model's batch norm and dropout layers, when in training mode, act as in one process.
+
+    Batch norm normalises over all ranks' samples; dropout drops what one process would. On GPUs the latter
+    holds for layers that drop entire channels; elements are drawn there by a kernel that cannot be asked
+    for some rows, so theirs are as many, but others. Layers that derive from torch's batch norm are
+    included (timm's with an activation, say). The model is left as found.
 
     Args:
         model: The network in training.
         ranks: Alone, nothing is changed.
     """
-    layers = [m for m in model.modules() if ranks.world_size > 1 and _is_local(m)]
+    layers: list[Any] = []
+    for layer in model.modules() if ranks.world_size > 1 else ():
+        if isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm):
+            forward = _normalising(layer, ranks)
+        elif isinstance(layer, (nn.Dropout, *_OF_CHANNELS)):
+            forward = _dropping(layer, ranks)
+        else:
+            continue
+        layers.append(layer)
+        # Compiled code cannot hold what the ranks tell each other; it is cut in two here.
+        # An attribute of the instance hides the class's method, and deleting it brings that back.
+        layers[-1].forward = torch.compiler.disable(forward)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
 
-    def replacement(layer: Any, plain: Forward) -> Forward:
-        def forward(*args: Any, **kwargs: Any) -> Tensor:
-            if not layer.training:
-                return plain(*args, **kwargs)
-            with _OverRanks(ranks):
-                return plain(*args, **kwargs)
 
-        return forward
+def _normalising(layer: Any, ranks: Ranks) -> Callable[..., Tensor]:
+    plain = layer.forward
 
-    return replaced_forward(layers, replacement)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not layer.training:
+            return plain(*args, **kwargs)
+        with _OverRanks(ranks):
+            return plain(*args, **kwargs)
+
+    return forward
 
 
-def _is_local(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+def _dropping(layer: Any, ranks: Ranks) -> Callable[..., Tensor]:
+    plain, of_channels = layer.forward, isinstance(layer, _OF_CHANNELS)
+
+    def forward(x: Tensor) -> Any:
+        rate = float(layer.p)
+        if not layer.training or not 0 < rate < 1:
+            return plain(x)
+        return x * _dropout_scale(x, of_channels, 1 - rate, ranks)
+
+    return forward
+
+
+def _dropout_scale(x: Tensor, of_channels: bool, kept: float, ranks: Ranks) -> Tensor:
+    """Return this rank's rows of what the global batch is multiplied by: 0, or 1 / kept where kept.
+
+    Each rank draws for the global batch from the same generator and takes its own rows.
+    """
+    sizes = ranks.all_gather(torch.tensor(len(x), device=x.device)).tolist()
+    shape = [sum(sizes), *x.shape[1:]]
+    if of_channels:
+        shape[2:] = [1] * (x.ndim - 2)
+    # PyTorch draws in the order in which the elements lie in memory.
+    channels_last = x.ndim == 4 and not of_channels and not x.is_contiguous()
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    noise = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=order)
+    noise.bernoulli_(kept, generator=ranks.generator(x.device)).div_(kept)
+    before = sum(sizes[: ranks.rank])
+    return noise[before : before + len(x)]
 
 
 class _OverRanks(TorchFunctionMode):
@@ -82,20 +128,9 @@ def batch_norm_over_ranks(
 ) -> Tensor:
     """Normalise as `F.batch_norm` in training would normalise all ranks' samples in one tensor.
 
-    Args:
-        x: (B,C,…), this rank's slice; B may differ between ranks but not be 0.
-        running_mean: (C,), updated in place alike on all ranks; None for none.
-        running_var: (C,), updated with the unbiased variance; None for none.
-        weight: (C,) or None.
-        bias: (C,) or None.
-        training: Must be True.
-        momentum: Fraction of the new statistics in the running ones.
-        eps: Added to the variance.
-        ranks: Those that share the batch.
-
-    Returns:
-        As `x`. Gradients of `weight` and `bias` are this rank's part, to be summed over ranks like
-        all others; that of `x` is complete.
+    `x` (B,C,…) is this rank's slice; B may differ between ranks but not be 0. Other arguments are those of
+    `F.batch_norm`; `training` must be True. Gradients of `weight` and `bias` are this rank's part, to be
+    summed over ranks like all others; that of `x` is complete.
     """
     assert training
     y, mean, var, count = _Normalise.apply(x, weight, bias, eps, ranks)
@@ -105,8 +140,7 @@ def batch_norm_over_ranks(
         if running_var is not None:
             unbiased = var * (count / (count - 1))
             running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-    result: Tensor = y
-    return result
+    return y  # type: ignore[no-any-return]
 
 
 class _Normalise(torch.autograd.Function):
