@@ -34,7 +34,7 @@ from fmce.config.distillation import (
 )
 from fmce.config.io import to_dict
 from fmce.data.batch import ImageSet
-from fmce.data.classification.catalog import spec_of
+from fmce.data.classification.catalog import CHANNEL_STATISTICS
 from fmce.data.classification.classification import ClassificationData, load_classification
 from fmce.distillation.distill import distill
 from fmce.files import read_json_lines
@@ -150,9 +150,7 @@ def compact(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def classification(name: str, labelled: int, width: int) -> DistillationConfig:
     """Return a teacher of width 16 and a narrower student, at 16 px."""
-    spec = spec_of(name)
-    assert spec.mean is not None
-    assert spec.std is not None
+    mean, std = CHANNEL_STATISTICS[name]
     budget = StepsConfig(steps=125, batch_size=64, learning_rate=4e-3, interval=25)
     return DistillationConfig(
         task="classify",
@@ -165,8 +163,8 @@ def classification(name: str, labelled: int, width: int) -> DistillationConfig:
             held_out=HELD_OUT,
             validation=5000,
             # Of all images, so that students with more labels can have the same teacher.
-            mean=spec.mean,
-            std=spec.std,
+            mean=mean,
+            std=std,
         ),
         augmentation=AugmentationConfig(zoom=ZOOM),
         teacher=NetConfig("tiny", {"width": 16}),

@@ -1,7 +1,6 @@
-"""Files on disk: atomic writes, text in any marked encoding, JSON and JSON lines, errors that name their file.
+"""Files on disk: atomic writes, JSON and JSON lines.
 
-A write is complete or absent. It goes to a hidden file beside the target, is flushed to disk and then
-takes the target's name in one step, so that a kill or a full disk never leaves half a file.
+A write goes to a hidden file beside the target, is flushed, and takes its name in one step: complete or absent.
 """
 
 import io
@@ -126,21 +125,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text`, atomically.
-
-    Raises:
-        OSError: As `replacing`.
-    """
+    """Replace the file at `path` by `text`, atomically, as `replacing` does."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
-    """Replace the file at `path` by `value` as JSON, atomically.
+    """Replace the file at `path` by `value` as JSON, atomically, as `replacing` does.
 
     Raises:
         ValueError: If a number is NaN or infinite; callers write null.
-        OSError: As `replacing`.
     """
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -197,11 +191,10 @@ def read_json_lines(path: Path, *, until_damage: bool = False) -> list[dict[str,
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace the file at `path` by one line of JSON per row, atomically.
+    """Replace the file at `path` by one line of JSON per row, atomically, as `replacing` does.
 
     Raises:
         ValueError: If a number is NaN or infinite.
-        OSError: As `replacing`.
     """
     write_text(path, "".join(map(_json_line, rows)))
 
@@ -223,13 +216,9 @@ def _json_line(row: Mapping[str, Any]) -> str:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make the folder `path` appear with all its files at once.
+    """Make the folder `path` appear, or be replaced, with all the files at once that `fill` writes into it.
 
     Call it only where no other process writes this folder: what a killed write left is removed first.
-
-    Args:
-        path: The folder; one of that name is replaced.
-        fill: Writes the files into the empty folder it is given.
     """
     remove_leftovers(path)
     beside = _beside(path)

@@ -1,8 +1,6 @@
-"""Every seed formula of the package: what a random draw depends on, and nothing before it.
+"""Every seed formula of the package. They decide all recorded results and must not change.
 
-A resumed training is identical to an uninterrupted one without saved generator states, since each draw's
-seed follows from the run's seed and its place in the training. These formulas decide all recorded results
-and must not change.
+A draw's seed follows from the run's seed and its place in the training, so resuming needs no generator states.
 """
 
 import random
@@ -17,15 +15,12 @@ def seed_epoch(seed: int, epoch: int, rank: int = 0) -> int:
     """Seed Python's, NumPy's and torch's generators for one epoch of one process.
 
     Whatever an epoch draws depends on (seed, epoch, rank) alone, so a run that is killed and resumes
-    at an epoch's beginning draws the same. Epoch 0 is the time before training: initial weights.
+    at an epoch's beginning draws the same. The 63-bit number that all were seeded with is returned.
 
     Args:
         seed: The run's seed, 0 or more.
-        epoch: 1-based epoch, or 0 for what comes before the first.
+        epoch: 1-based epoch, or 0 for what comes before the first: initial weights.
         rank: Index of the process among those that train together.
-
-    Returns:
-        The 63-bit number that all generators were seeded with.
 
     Raises:
         ValueError: If an argument is negative.
@@ -42,9 +37,6 @@ def seed_epoch(seed: int, epoch: int, rank: int = 0) -> int:
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
     """Return the number that `seed_epoch` seeds with, and seed nothing.
-
-    Raises:
-        ValueError: If an argument is negative.
 
     >>> epoch_seed(0, 1), epoch_seed(0, 2), epoch_seed(0, 1, rank=1)
     (2918264622725855778, 8597659618385908031, 1554199118406742183)

@@ -1,8 +1,4 @@
-"""Locate convergence epoch and epoch markers on a loss sequence (FMCE, sections IV-B and IV-C).
-
-Holds the settings and the bare algorithm. What a result carries beside its markers, and how it is
-stored, is in ``phases.py``.
-"""
+"""Settings of the phases, and the bare algorithm that locates their markers (FMCE, sections IV-B and IV-C)."""
 
 import math
 from dataclasses import dataclass
@@ -67,8 +63,10 @@ class PhaseConfig:
             self._set("relative_threshold", share)
         self._set("decay", checked_decay(self.decay))
         self._set("window", checked_count(self.window, "window"))
-        _check_choice(self.smoothing, "smoothing", SMOOTHINGS)
-        _check_choice(self.if_not_converged, "if_not_converged", ("error", "last"))
+        known = {"smoothing": SMOOTHINGS, "if_not_converged": ("error", "last")}
+        for name, choices in known.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
     def _set(self, name: str, value: float) -> None:
         object.__setattr__(self, name, value)  # the way past `frozen` in __post_init__
@@ -85,17 +83,10 @@ class Located(NamedTuple):
 
 
 def locate_markers(losses: NDArray[np.float64], config: PhaseConfig) -> Located:
-    """Find E_0, E_K and the markers between them (FMCE, sections IV-B and IV-C).
-
-    Args:
-        losses: L_1 … L_M, float64, finite and ≥ 0.
-        config: The settings.
-
-    Returns:
-        The markers with the smoothed losses and CQI.
+    """Find E_0, E_K and the markers between them in L_1 … L_M, finite and ≥ 0 (FMCE, sections IV-B and IV-C).
 
     Raises:
-        NoPhasesError: The curve has no phases under these settings; the message says why.
+        NoPhasesError: If the curve has no phases under these settings; the message says why.
 
     >>> curve = np.array([8.0, 4.0, 2.0, 1.0, 1.0, 1.0])
     >>> config = PhaseConfig(num_phases=3, threshold=0.5, smoothing="none", window=1)
@@ -115,7 +106,10 @@ def locate_markers(losses: NDArray[np.float64], config: PhaseConfig) -> Located:
     unit = _times_two_to_the(-exponent, losses)
     smoothed = smooth_losses(unit, config.decay, config.smoothing)
     indicator = cqi(smoothed, config.window)
-    end, converged = _convergence_epoch(indicator, _threshold(smoothed, config, exponent), config)
+    threshold = float(_times_two_to_the(-exponent, config.threshold))
+    if config.relative_threshold is not None:
+        threshold = config.relative_threshold * float(smoothed.max() - smoothed.min())
+    end, converged = _convergence_epoch(indicator, threshold, config)
     start = int(np.argmax(unit)) + 1
     return Located(
         markers=_place_markers(smoothed, start, end, config.num_phases),
@@ -124,12 +118,6 @@ def locate_markers(losses: NDArray[np.float64], config: PhaseConfig) -> Located:
         smoothed=_times_two_to_the(exponent, smoothed),
         cqi=_times_two_to_the(exponent, indicator),
     )
-
-
-def _threshold(smoothed: NDArray[np.float64], config: PhaseConfig, exponent: int) -> float:
-    if config.relative_threshold is not None:
-        return config.relative_threshold * float(smoothed.max() - smoothed.min())
-    return float(_times_two_to_the(-exponent, config.threshold))
 
 
 def _convergence_epoch(
@@ -201,8 +189,3 @@ def _checked_positive(value: object, name: str, below: float) -> float:
     if not 0 < number < below:
         raise ValueError(f"{name} must be a number above 0 and below {below:g}; got {value!r}")
     return number
-
-
-def _check_choice(value: str, name: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")

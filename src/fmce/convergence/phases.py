@@ -1,8 +1,4 @@
-"""Divide a training run into convergence phases by its losses (FMCE, sections IV-B and IV-C).
-
-Joins a curve's epoch markers with what they owe to the smoother and to the learning rate, and
-stores the result. Reads no files and touches no model.
-"""
+"""Divide a training run into convergence phases by its losses (FMCE, sections IV-B and IV-C)."""
 
 import json
 import math
@@ -10,6 +6,7 @@ import operator
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from decimal import ROUND_CEILING, Context
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +23,7 @@ __all__ = ["NoPhasesError", "PhaseConfig", "Phases", "find_phases"]
 # smoother made the markers; below this share of its peak at E_K, the learning rate made the convergence.
 _SMOOTHING_DRIVEN_FROM = 0.75
 _SCHEDULE_DRIVEN_BELOW = 0.25
+_TWO_DIGITS = Context(prec=2, rounding=ROUND_CEILING)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +101,9 @@ class Phases:
     @property
     def smoothing_distance(self) -> float | None:
         """Mean absolute difference in epochs to the step curve's markers; None without them."""
-        return _mean_distance(self.markers, self.step_curve_markers)
+        if self.step_curve_markers is None:
+            return None
+        return float(np.mean(np.abs(np.subtract(self.markers, self.step_curve_markers))))
 
     @property
     def smoothing_share(self) -> float | None:
@@ -113,19 +113,13 @@ class Phases:
         return min((self.step_curve_markers[-1] - 1) / (self.markers[-1] - self.start_epoch), 1.0)
 
     def phase_at(self, epoch: int) -> int:
-        """Return the phase of an epoch.
+        """Return the phase, 1 … K, of an epoch.
 
         A marker ends its phase: phase k is the epochs after E_{k−1} up to E_k. Not given in the
         paper: epochs up to E_0 count as phase 1, epochs after E_K as phase K.
 
-        Args:
-            epoch: 1 … M.
-
-        Returns:
-            1 … K.
-
         Raises:
-            ValueError: ``epoch`` is no whole number in 1 … M.
+            ValueError: If ``epoch`` is no whole number in 1 … M.
         """
         try:
             index = operator.index(epoch)
@@ -136,27 +130,17 @@ class Phases:
         return min(bisect_left(self.markers, index) + 1, len(self.markers))
 
     def to_json(self) -> str:
-        """Write as strict JSON, one field a line, NaN as null; ``from_json`` restores it exactly.
-
-        Returns:
-            A JSON object with the names of the fields.
-        """
+        """Write as strict JSON, one field a line, NaN as null; ``from_json`` restores it exactly."""
         plain = asdict(self) | {"cqi": [None if math.isnan(c) else c for c in self.cqi]}
         lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in plain.items()]
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Phases":
-        """Read what ``to_json`` wrote.
-
-        Args:
-            text: The JSON object.
-
-        Returns:
-            Phases equal to those that were written.
+        """Read what ``to_json`` wrote; the result equals the phases that were written.
 
         Raises:
-            ValueError: No JSON, other fields than these, or values that cannot be phases.
+            ValueError: If it is no JSON, has other fields, or values that cannot be phases.
         """
         try:
             return cls(**_restore(json.loads(text), {field.name for field in fields(cls)}))
@@ -256,13 +240,8 @@ def working_threshold(
 ) -> tuple[float, float, int] | None:
     """Return CQI's last value, a threshold with which the curve has phases, and its convergence epoch.
 
-    Args:
-        curve: L_1 … L_M, finite and ≥ 0.
-        config: The settings; their thresholds are replaced.
-
-    Returns:
-        The smallest threshold that works, to two digits (of a curve that never moves by as much as the one
-        given, a thousandth of its range if that works); None where none does.
+    The threshold is the smallest that works, to two digits (of a curve that never moves by as much as the
+    one given, a thousandth of its range if that works); without one that works, None is returned.
     """
     if curve.size < 3 or not curve.any():
         return None
@@ -274,9 +253,8 @@ def working_threshold(
     if config.relative_threshold is None and positive.max() <= config.threshold:
         candidates = np.append(1e-3 * np.ptp(curve), candidates)
     for value in candidates:
-        digits = 1 - int(np.floor(np.log10(value)))
-        threshold = float(np.ceil(value * 10.0**digits) / 10.0**digits)
-        tried = replace(config, threshold=round(threshold, digits), relative_threshold=None)
+        threshold = float(_TWO_DIGITS.create_decimal(repr(float(value))))
+        tried = replace(config, threshold=threshold, relative_threshold=None)
         try:
             located = locate_markers(curve, replace(tried, if_not_converged="error"))
         except NoPhasesError:
@@ -288,15 +266,7 @@ def working_threshold(
 def window_sensitivity(
     losses: ArrayLike, config: PhaseConfig, windows: Sequence[int] = (1, 3, 5, 10)
 ) -> dict[int, tuple[int, ...] | None]:
-    """Find the markers under other CQI windows B, which the paper uses and never gives.
-
-    Args:
-        losses: L_1 … L_M, as for ``find_phases``.
-        config: The settings; only ``window`` is varied.
-        windows: Values of B to try.
-
-    Returns:
-        B to markers, or to None where the curve has no phases with that B.
+    """Find the markers, or None, under other CQI windows B, which the paper uses and never gives.
 
     Raises:
         ValueError: As ``find_phases`` for losses that are no curve.
@@ -314,12 +284,6 @@ def _markers_or_none(curve: NDArray[np.float64], config: PhaseConfig) -> tuple[i
         return locate_markers(curve, config).markers
     except NoPhasesError:
         return None
-
-
-def _mean_distance(markers: tuple[int, ...], other: tuple[int, ...] | None) -> float | None:
-    if other is None:
-        return None
-    return float(np.mean(np.abs(np.subtract(markers, other))))
 
 
 def _checked_non_negative(values: ArrayLike, name: str) -> NDArray[np.float64]:

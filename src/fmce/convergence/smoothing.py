@@ -1,8 +1,4 @@
-"""Smooth a loss sequence before its convergence is judged (FMCE, section IV-B, first equation).
-
-Offers the recursive average that fits the paper's table, its debiased form, and the two-tap filter
-that the paper prints. Judges nothing itself and knows nothing of phases.
-"""
+"""Smooth a loss sequence before its convergence is judged (FMCE, section IV-B, first equation)."""
 
 import math
 from numbers import Real
@@ -39,7 +35,7 @@ def smooth_losses(
         M float64 values in the unit of ``losses``, each within the range of the losses so far.
 
     Raises:
-        ValueError: ``losses`` is not a non-empty 1-d sequence of finite numbers, ``decay`` is
+        ValueError: If ``losses`` is not a non-empty 1-d sequence of finite numbers, ``decay`` is
             outside [0, 1), or ``method`` is unknown.
 
     >>> smooth_losses([2.0, 1.0, 1.0], decay=0.5).tolist()
@@ -47,26 +43,23 @@ def smooth_losses(
     """
     values = checked_sequence(losses, "losses")
     alpha = checked_decay(decay)
-    if method == "ema":
-        return _recursive_average(values, alpha)
-    if method == "debiased_ema":
-        return _debiased_average(values, alpha)
-    if method == "two_tap":
-        return _two_tap(values, alpha)
+    if method not in SMOOTHINGS:
+        raise ValueError(f"method must be one of {', '.join(SMOOTHINGS)}; got {method!r}")
     if method == "none":
         return values.copy()
-    raise ValueError(f"method must be one of {', '.join(SMOOTHINGS)}; got {method!r}")
+    raw = values.tolist()
+    smoothed = raw[:1]  # for two_tap not given in the paper: L̃_1, which has no predecessor, is L_1
+    past = 1.0  # α^0 + … + α^(m−1), the weight of all losses up to here
+    for m in range(1, len(raw)):
+        total = 1 + alpha * past
+        weight = alpha * past / total if method == "debiased_ema" else alpha
+        smoothed.append(_mix((raw if method == "two_tap" else smoothed)[m - 1], raw[m], weight))
+        past = total
+    return np.array(smoothed)
 
 
 def checked_sequence(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    """Read a sequence of numbers as a float64 vector, or say what is wrong with it.
-
-    Args:
-        values: Anything that numpy reads as a vector of real numbers.
-        name: What to call it in an error.
-
-    Returns:
-        A float64 vector of at least one element, all finite.
+    """Read a sequence of numbers, called `name` in errors, as a finite float64 vector of at least one element.
 
     Raises:
         ValueError: Text, booleans, complex numbers, ragged or nested lists, nothing at all, or a
@@ -100,16 +93,10 @@ def checked_sequence(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 
 def checked_decay(decay: object) -> float:
-    """Return the decay as a float, or refuse one outside [0, 1).
-
-    Args:
-        decay: Weight of the past.
-
-    Returns:
-        The same number as a Python float.
+    """Return the decay, the weight of the past, as a float.
 
     Raises:
-        ValueError: Not a number, or outside [0, 1).
+        ValueError: If it is not a number, or outside [0, 1).
     """
     value = float_or_nan(decay)
     # The paper allows α = 1, with which the average would never leave its first value.
@@ -124,11 +111,7 @@ def checked_decay(decay: object) -> float:
 def float_or_nan(value: object) -> float:
     """Return a real number as a float, and NaN for anything else, so that one check refuses both.
 
-    Args:
-        value: Anything; booleans and text do not count as numbers.
-
-    Returns:
-        The number; NaN if it is none, or too large for a float.
+    Booleans, text and numbers too large for a float are NaN.
 
     >>> float_or_nan(1), float_or_nan("1")
     (1.0, nan)
@@ -139,30 +122,6 @@ def float_or_nan(value: object) -> float:
         return float(value)
     except OverflowError:
         return math.nan
-
-
-def _recursive_average(losses: NDArray[np.float64], decay: float) -> NDArray[np.float64]:
-    smoothed = losses.tolist()
-    for m in range(1, len(smoothed)):
-        smoothed[m] = _mix(smoothed[m - 1], smoothed[m], decay)
-    return np.array(smoothed)
-
-
-def _debiased_average(losses: NDArray[np.float64], decay: float) -> NDArray[np.float64]:
-    smoothed = losses.tolist()
-    past = 1.0  # α^0 + … + α^(m−1), the weight of all losses up to here
-    for m in range(1, len(smoothed)):
-        total = 1 + decay * past
-        smoothed[m] = _mix(smoothed[m - 1], smoothed[m], decay * past / total)
-        past = total
-    return np.array(smoothed)
-
-
-def _two_tap(losses: NDArray[np.float64], decay: float) -> NDArray[np.float64]:
-    values = losses.tolist()
-    mixed = [_mix(values[m - 1], values[m], decay) for m in range(1, len(values))]
-    # Not given in the paper: L̃_1, which has no predecessor, is L_1.
-    return np.array(values[:1] + mixed)
 
 
 def _mix(old: float, new: float, weight: float) -> float:

@@ -1,11 +1,7 @@
-"""Augmented views of images: zoom, window, flip, brightness, drawn once and applied to image and labels alike.
-
-In function matching teacher and student must see the very same view, so a view is made once, before
-either network sees it.
-"""
+"""Augmented views, drawn once per step: teacher, student and labels get the very same view."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -115,46 +111,43 @@ def augmentation_generator(device: torch.device, seed: int, step: int) -> torch.
     return torch.Generator(device).manual_seed(augmentation_seed(seed, step))
 
 
+@dataclass(eq=False)
 class StepBatches(Generic[_Pool]):
     """Batches of augmented views from a pool: an endless sequence, cut into intervals of training steps.
 
     Batch s takes the places s·B … (s+1)·B of a sequence in which every image occurs once before any
-    occurs again, so that a training resumes in the middle of a pass.
+    occurs again, so that a training resumes in the middle of a pass. Nothing is read yet.
+
+    Attributes:
+        pool: Where images come from.
+        augmentation: How they are varied.
+        batch_size: B, of all processes together.
+        interval: Steps per "epoch" of the training loop.
+        seed: Draws the order of images and their views.
+        device: Where views are made, wherever the pool is; by default where it is.
+        rank_of: Rank of this process and how many share each batch; together they see the images, in
+            the order and views, that one process alone would see.
+
+    Raises:
+        ValueError: If the pool is empty, or a batch has fewer images than processes share it.
     """
 
-    def __init__(
-        self,
-        pool: _Pool,
-        augmentation: Augmentation,
-        batch_size: int,
-        interval: int,
-        *,
-        seed: int,
-        device: torch.device | None = None,
-        rank_of: tuple[int, int] = ALL_ROWS,
-    ) -> None:
-        """Describe the batches; nothing is read yet.
+    pool: _Pool
+    augmentation: Augmentation
+    batch_size: int
+    interval: int
+    _: KW_ONLY
+    seed: int
+    device: torch.device | None = None
+    rank_of: tuple[int, int] = ALL_ROWS
 
-        Args:
-            pool: Where images come from.
-            augmentation: How they are varied.
-            batch_size: B, of all processes together.
-            interval: Steps per "epoch" of the training loop.
-            seed: Draws the order of images and their views.
-            device: Where views are made, wherever the pool is; by default where it is.
-            rank_of: Rank of this process and how many share each batch; together they see the images, in
-                the order and views, that one process alone would see.
-
-        Raises:
-            ValueError: If the pool is empty, or a batch has fewer images than processes share it.
-        """
-        if len(pool) == 0:
+    def __post_init__(self) -> None:
+        if len(self.pool) == 0:
             raise ValueError("expected a pool with images, got an empty one")
+        batch_size, rank_of = self.batch_size, self.rank_of
         require_row_per_rank(batch_size, batch_size, rank_of, "images", "batch_size")
         self.batch_slice = rank_slice(batch_size, *rank_of)
-        self.pool, self.augmentation = pool, augmentation
-        self.batch_size, self.interval, self.seed = batch_size, interval, seed
-        self.device = device or pool.device
+        self.home = self.device or self.pool.device
 
     def __len__(self) -> int:
         return self.interval
@@ -172,9 +165,9 @@ class TrainBatches(StepBatches[ImagePool]):
             index = self._positions(step)[self.batch_slice.rows]
             images, targets = self.pool.take(index)
             # Copied before they are varied: views are floats, of four times as many bytes.
-            images = images.to(self.device)
-            targets = None if targets is None else targets.to(self.device)
-            generator = augmentation_generator(self.device, self.seed, step)
+            images = images.to(self.home)
+            targets = None if targets is None else targets.to(self.home)
+            generator = augmentation_generator(self.home, self.seed, step)
             yield PoolBatch(*self.augmentation(images, targets, generator, self.batch_slice), index)
 
     def _positions(self, step: int) -> Tensor:
@@ -190,19 +183,15 @@ class TrainBatches(StepBatches[ImagePool]):
         return torch.stack([kept[p // size][p % size] for p in wanted])
 
 
+@dataclass(eq=False)
 class EvalBatches:
     """A pool's images as they are, in order; of several processes, each gives its share of each batch."""
 
-    def __init__(
-        self,
-        pool: ImagePool,
-        augmentation: Augmentation,
-        batch_size: int = 32,
-        *,
-        rank_of: tuple[int, int] = ALL_ROWS,
-    ) -> None:
-        self.pool, self.augmentation, self.batch_size = pool, augmentation, batch_size
-        self.rank_of = rank_of
+    pool: ImagePool
+    augmentation: Augmentation
+    batch_size: int = 32
+    _: KW_ONLY
+    rank_of: tuple[int, int] = ALL_ROWS
 
     def __len__(self) -> int:
         return -(-len(self.pool) // self.batch_size)

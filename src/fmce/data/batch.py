@@ -1,8 +1,4 @@
-"""Batches of images, and sets of images that are stored as uint8.
-
-The images stay on the network's device where they fit; otherwise each batch is cut on the host and copied.
-Resizing and variation run on the device either way, with the same values.
-"""
+"""Batches of images stored as uint8, on the network's device where they fit, else cut on the host and copied."""
 
 import itertools
 from collections.abc import Iterator, Sequence

@@ -23,10 +23,7 @@ class BatchSlice(NamedTuple):
 def rank_slice(batch_size: int, rank: int, world_size: int) -> BatchSlice:
     """Return a rank's slice of a batch: contiguous; no two slices differ by more than one row.
 
-    Args:
-        batch_size: Rows of the batch; with fewer rows than ranks some slices are empty.
-        rank: From 0.
-        world_size: Number of ranks that share the batch.
+    With fewer rows than ranks some slices are empty.
 
     >>> [rank_slice(5, rank, 2).rows for rank in (0, 1)]
     [slice(0, 2, None), slice(2, 5, None)]

@@ -1,8 +1,4 @@
-"""Losses of FMCE-Net++: the representation auxiliary loss (Eq. 5) and its parts.
-
-The loss adds a frozen FMCE-Net's opinion of the feature maps to the task's own. The caller runs and freezes that
-network; these are functions of tensors.
-"""
+"""Losses of FMCE-Net++: the representation auxiliary loss (Eq. 5) and its parts, as functions of tensors."""
 
 import math
 

@@ -1,7 +1,6 @@
-"""Losses of detectors with FCOS outputs: from labels, and by function matching from a teacher.
+"""Losses of detectors with FCOS outputs (Tian et al., ICCV 2019): from labels, and by function matching.
 
-FCOS (Tian et al., ICCV 2019) as torchvision computes it; function matching after "Effectiveness of
-Function Matching in Driving Scene Recognition" (2022), which gives no formula for detection.
+"Effectiveness of Function Matching in Driving Scene Recognition" (2022) gives no formula for detection.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,6 @@
 """Losses of function matching: KL(teacher‖student) per position, mixup, cross-entropy.
 
-Beyer et al., CVPR 2022, and "Effectiveness of Function Matching in Driving Scene Recognition"
-(2022). No label enters the distillation loss. These are functions of tensors; no network is run here.
+Beyer et al., CVPR 2022, and "Effectiveness of Function Matching in Driving Scene Recognition" (2022).
 """
 
 from typing import Any
@@ -180,8 +179,8 @@ def segmentation_cross_entropy(
 ) -> Tensor:
     """Compute mean cross-entropy over labelled pixels, plus 0.4 times the auxiliary head's.
 
-    Zhao et al., CVPR 2017, section 3.3. Computed in float32 also under autocast. Class ids are not
-    checked here (the host would wait for the device each step); the loaders check them once.
+    Zhao et al., CVPR 2017, section 3.3. Computed in float32 also under autocast; 0 nats, with a zero
+    gradient, where every pixel is ignored. Class ids are not checked here, which would make the host wait.
 
     Args:
         logits: Float (B, C, H, W).
@@ -189,9 +188,6 @@ def segmentation_cross_entropy(
         auxiliary_logits: The auxiliary head's logits, same shape as `logits`, or None.
         auxiliary_weight: Weight of the auxiliary term, at least 0.
         ignore_index: Target value left out.
-
-    Returns:
-        Scalar loss in nats; 0, with a zero gradient, where every pixel is ignored.
 
     Raises:
         ValueError: If shapes do not fit, targets are not integers, or the weight is negative.

@@ -1,7 +1,6 @@
-"""Agreement of a student with its teacher, streamed: argmax, mean KL, mIoU against the teacher's classes.
+"""Agreement of a student with its teacher, without labels: argmax, mean KL, mIoU against the teacher's classes.
 
-After the last figure of the function-matching slides (2022). It needs no label, so it also works on unlabelled
-frames. (B,C) logits of a classifier are positions like the pixels of (B,C,H,W).
+After the last figure of the function-matching slides (2022). A classifier's logits (B,C) are positions like pixels.
 """
 
 import math

@@ -1,8 +1,6 @@
-"""Detection scores: COCO's average precision, and how alike a student and its teacher detect.
+"""COCO's average precision by faster-coco-eval, and how alike a student and its teacher detect.
 
-Computed by faster-coco-eval. Boxes are x1, y1, x2, y2 with x2 and y2 exclusive, so a box of BDD100K,
-whose ends are inclusive, has the width x2 − x1 + 1 of its own numbers here. Ignored boxes are COCO's
-crowds: what lies in one is neither right nor wrong.
+Boxes are x1, y1, x2, y2 with x2 and y2 exclusive. What lies in an ignored box is neither right nor wrong.
 """
 
 import math
@@ -172,6 +170,7 @@ def class_kl_sum(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return (p.sigmoid() * (log(p) - log(q)) + (-p).sigmoid() * (log(-p) - log(-q))).sum()
 
 
+@dataclass
 class DetectionAgreement:
     """Collects detections of a student and its teacher over images; needs no label.
 
@@ -179,13 +178,15 @@ class DetectionAgreement:
         num_classes: C.
         kl_sum: KL over the locations so far, in nats.
         places: Number of locations so far.
+        truth: The teacher's boxes of each image.
+        predictions: The student's.
     """
 
-    def __init__(self, num_classes: int) -> None:
-        self.num_classes = num_classes
-        self.kl_sum, self.places = 0.0, 0
-        self._truth: list[Boxes] = []
-        self._predictions: list[Boxes] = []
+    num_classes: int
+    kl_sum: float = 0.0
+    places: int = 0
+    truth: tuple[Boxes, ...] = ()
+    predictions: tuple[Boxes, ...] = ()
 
     def update(
         self,
@@ -195,22 +196,20 @@ class DetectionAgreement:
         teacher_logits: Tensor,
     ) -> None:
         """Add the predictions for each image of a batch, of the same views, and raw class logits (B, A, C)."""
-        self._predictions += student
-        self._truth += [teacher_as_truth(image) for image in teacher]
+        self.predictions += tuple(student)
+        self.truth += tuple(map(teacher_as_truth, teacher))
         self.kl_sum += class_kl_sum(student_logits, teacher_logits).item()
         self.places += student_logits[..., 0].numel()
 
     def __add__(self, other: "DetectionAgreement") -> "DetectionAgreement":
         """Return the detections over the images of both."""
-        both = DetectionAgreement(self.num_classes)
-        both.kl_sum, both.places = self.kl_sum + other.kl_sum, self.places + other.places
-        both._truth = self._truth + other._truth
-        both._predictions = self._predictions + other._predictions
-        return both
+        kl_sum, places = self.kl_sum + other.kl_sum, self.places + other.places
+        truth, predictions = self.truth + other.truth, self.predictions + other.predictions
+        return DetectionAgreement(self.num_classes, kl_sum, places, truth, predictions)
 
     def compute(self) -> dict[str, float | int | None]:
         """Return AP with the teacher's boxes as truth, mean class KL per location, and what was compared."""
-        scores = detection_scores(self._truth, self._predictions, self.num_classes)
+        scores = detection_scores(self.truth, self.predictions, self.num_classes)
         return {
             "ap_to_teacher": none_if_nan(scores.ap),
             "ap50_to_teacher": none_if_nan(scores.values["ap50"]),

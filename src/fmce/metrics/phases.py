@@ -1,7 +1,4 @@
-"""Metrics of FMCE-Net's phase predictions: the FMCE paper's four, and some for ordered classes.
-
-Computed in float64 on the CPU over a complete set at once; nothing is accumulated over batches.
-"""
+"""Metrics of FMCE-Net's phase predictions, in float64: the FMCE paper's four, and some for ordered classes."""
 
 import math
 from typing import Any, NamedTuple

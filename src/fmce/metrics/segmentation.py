@@ -1,7 +1,6 @@
 """Segmentation scores from int64 confusion counts, by the rules of the BDD100K benchmark.
 
-mIoU is the mean over the classes present in the truth, taken once over the complete set and not per
-image. Counts of several batches or processes are added before they are scored.
+mIoU is taken once over the complete set; counts of batches or processes are added before they are scored.
 """
 
 import math

@@ -1,8 +1,4 @@
-"""Statistics over paired runs: does a treatment beat its baseline by more than the seeds' spread?
-
-The FMCE-Net++ paper compares single runs; the paired interval, t-test and Holm's adjustment are the
-textbook ones. Nothing here knows what was measured, and torch is not needed.
-"""
+"""Statistics over paired runs, by the textbook: does a treatment beat its baseline by more than the seeds' spread?"""
 
 import math
 from dataclasses import dataclass

@@ -1,8 +1,4 @@
-"""Build a classifier from its name and find the module whose maps FMCE measures.
-
-Names are "tiny", "torchvision:resnet50", "timm:NAME" and "my.module:function". Models start from
-scratch, as in the papers; pretrained weights are an option. Nothing is trained or moved here.
-"""
+"""Build a classifier from its name, and find the module whose maps FMCE measures."""
 
 import difflib
 import importlib

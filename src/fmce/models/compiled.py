@@ -1,7 +1,6 @@
 """A model trained through `torch.compile` that still returns the maps of one submodule.
 
-Hooks added to a compiled model never fire, so the hook is placed before compilation, and the maps leave
-the compiled code as a second output, gradients included.
+Hooks added to a compiled model never fire: the hook is placed before, and the maps leave as a second output.
 """
 
 from typing import Any, Self

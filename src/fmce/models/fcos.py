@@ -1,8 +1,6 @@
 """FCOS (Tian et al., ICCV 2019) with a feature pyramid, built from torchvision's parts.
 
-The network returns its raw outputs at every location of every level, in train and in eval mode alike, so
-that a teacher's and a student's can be compared. Images are neither resized nor normalised nor padded, so
-that boxes are in pixels of the very frame that both networks were given.
+It returns its raw outputs in train and in eval mode, and changes no image, so that boxes are in its pixels.
 """
 
 from collections import OrderedDict

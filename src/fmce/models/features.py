@@ -1,8 +1,4 @@
-"""Feature maps of a network's named submodules, captured by forward hooks.
-
-The FMCE papers use the maps before global pooling; any submodule that returns maps will do. Nothing
-here changes the network: on leaving, it is as it was found.
-"""
+"""Feature maps of a network's named submodules, captured by forward hooks; the network is left as found."""
 
 import difflib
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,6 @@
 """FMCE-Net: the classifier that predicts from a feature map which training phase it comes from.
 
-FMCE paper, sections IV-E and V-C: two convolutional blocks and one linear layer. It returns logits,
-where the paper prints probabilities, and scores hold only for the run it was trained on.
+FMCE paper, sections IV-E and V-C; it returns logits, where the paper prints probabilities.
 """
 
 import json
@@ -145,12 +144,9 @@ class FMCENet(nn.Module):
         return logits
 
     def save(self, path: str | os.PathLike[str], *, trained_on: str = "") -> None:
-        """Write weights, shape and origin to one safetensors file, atomically.
+        """Write or replace one safetensors file with weights, shape and origin, atomically.
 
-        Args:
-            path: File to write; an existing one is replaced.
-            trained_on: The run whose maps it was trained on; empty keeps `self.trained_on`. Scores
-                hold for that run only.
+        `trained_on` is the run whose maps it was trained on, for which alone scores hold; empty keeps it.
         """
         self.trained_on = trained_on or self.trained_on
         config: dict[str, Any] = {"map_shape": self.map_shape, "num_phases": self.num_phases}

@@ -1,7 +1,6 @@
-"""Grad-CAM over the phases of a training, and numbers that say what its pictures show.
+"""Grad-CAM (Selvaraju et al., arXiv:1610.02391, by captum) over the phases of a training, and numbers of it.
 
-Grad-CAM is Selvaraju et al.'s (arXiv:1610.02391), computed by captum; the FMCE paper (section V-D)
-shows its pictures only, the numbers are ours. Drawing and resizing are the report's.
+The FMCE paper (section V-D) shows its pictures only; the numbers are ours.
 """
 
 from typing import NamedTuple
@@ -100,9 +99,6 @@ def cam_numbers(cam: Tensor | ArrayLike, previous: Tensor | ArrayLike | None = N
     Args:
         cam: (B, h, w) maps, finite and at least 0; for signed ones pass `cam.clip(0)`.
         previous: (B, h, w) maps of the previous phase for the same images; None for the first.
-
-    Returns:
-        Four arrays (B,).
 
     Raises:
         ValueError: If a map is not (B, h, w), finite and non-negative, or the shapes differ.

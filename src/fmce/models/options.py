@@ -25,13 +25,8 @@ def check_options(
 ) -> None:
     """Refuse options that neither a builder nor its network's constructor has a parameter for.
 
-    Builders of libraries pass on what they do not know, also to functions that load files.
-
-    Args:
-        name: Of the network, for the message.
-        builder: Called without arguments, it builds the network.
-        options: Options by name.
-        further: What the library itself takes for any network.
+    Builders of libraries pass on what they do not know, also to functions that load files. `further` are
+    options that the library itself takes for any network.
 
     Raises:
         ValueError: If an option is unknown, or would load weights.

@@ -1,8 +1,4 @@
-"""PSPNet (Zhao et al., CVPR 2017) on any timm encoder that can be dilated to output stride 8.
-
-Encoder, pyramid pooling over 1, 2, 3 and 6 bins, a classifier, and an auxiliary FCN head for
-supervised training. It neither normalises images nor computes losses.
-"""
+"""PSPNet (Zhao et al., CVPR 2017) on any timm encoder that can be dilated to output stride 8."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

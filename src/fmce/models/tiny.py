@@ -1,7 +1,4 @@
-"""A small residual network for low-resolution images, quick enough to train on a processor.
-
-It stands in for the papers' ResNet-50 and ShuffleNet v2 in the demo; the papers do not contain it.
-"""
+"""A small residual network for low-resolution images, in place of the papers' networks in the demo."""
 
 from torch import Tensor, nn
 
@@ -64,12 +61,7 @@ class TinyNet(nn.Module):
 
 
 def tiny(num_classes: int, in_channels: int = 3, width: int = 16) -> TinyNet:
-    """Build a `TinyNet` with freshly drawn weights.
-
-    Args:
-        num_classes: Number of logits, at least 1.
-        in_channels: Channels of the images, at least 1.
-        width: Channels of the first block; the next two have twice and four times as many.
+    """Build a `TinyNet` with freshly drawn weights; `width` is the number of channels of the first block.
 
     Raises:
         ValueError: If one of the three is below 1.

@@ -1,7 +1,4 @@
-"""The data sets known by name: size, classes, channel statistics, augmentation.
-
-Plain facts without torch, since configs are made from them; the other files of this room read images.
-"""
+"""The data sets known by name: size, classes, channel statistics, augmentation; without torch, for configs."""
 
 import difflib
 import os
@@ -19,8 +16,6 @@ class DataSpec:
     """What is known of a data set before it is read; classes may be known from its files only.
 
     Attributes:
-        name: Of the data set.
-        reader: The kind of files.
         size: Native side in pixels; for image folders a suggestion.
         flip: Whether a mirrored image still belongs to its class.
         num_classes: None where only the files say.
@@ -76,11 +71,7 @@ _CUSTOM = DataSpec("module:function", "function", 32, flip=False)
 
 
 def spec_of(name: str) -> DataSpec:
-    """Return what is known of a data set.
-
-    Args:
-        name: A name of the table, "image-folder:FOLDER" (a folder under the data root) or
-            "my.module:function".
+    """Return what is known of a data set, "image-folder:FOLDER" or "my.module:function".
 
     Raises:
         ValueError: If no data set has that name; the choices are listed.

@@ -1,8 +1,4 @@
-"""Data sets of the original task in three parts: by name, from image folders, or from a custom function.
-
-The test split of the files is used where they have one. Validation images are drawn from the training
-images (the papers name none).
-"""
+"""Data sets of the original task in three parts: by name, from image folders, or from a custom function."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,9 +83,8 @@ def load_classification(
     """Load a data set by name.
 
     Args:
-        name: "digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "mini-imagenet" (an image
-            folder of that name), "image-folder" (the root itself), "image-folder:FOLDER" (a folder
-            under the root) or "my.module:function" (see `custom.call_custom`).
+        name: One of `catalog.SPECS` ("mini-imagenet" is an image folder of that name, "image-folder" the
+            root itself), "image-folder:FOLDER" under the root or "my.module:function" (`call_custom`).
         split_seed: Draws validation images, test images where the files have none, and the subset.
         root: Folder of all data sets; $FMCE_DATA or ./data by default.
         image_size: Side in pixels that the files of an image folder are resized to when read; the

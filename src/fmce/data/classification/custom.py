@@ -19,12 +19,6 @@ def call_custom(name: str, *, root: Path, image_size: int | None, split_seed: in
     (images, targets); optionally "class_names" → names. Images are uint8: arrays (N,H,W) or (N,H,W,C),
     or tensors (N,C,H,W); targets are class indices. Missing splits are drawn from the training images.
 
-    Args:
-        name: "my.module:function"; the module is installed or on PYTHONPATH.
-        root: Folder of all data sets.
-        image_size: Side in pixels that images will be resized to.
-        split_seed: Draws splits.
-
     Raises:
         ValueError: If the module or function does not exist, or the function needs other arguments.
     """

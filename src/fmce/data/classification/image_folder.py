@@ -1,7 +1,4 @@
-"""Images in one folder per class: Mini-ImageNet (FMCE paper, Section V-A) or a custom set.
-
-Every image is decoded and resized once, to uint8 in memory; nothing is cropped or stored on disk.
-"""
+"""Images in one folder per class, read once to uint8: Mini-ImageNet (FMCE paper, section V-A) or a custom set."""
 
 import os
 from collections.abc import Sequence
@@ -29,14 +26,10 @@ _Files = list[tuple[Path, int]]
 
 
 def read_image_folder(root: Path, size: int) -> DataParts:
-    """Read every image of a folder, resized to a square.
+    """Read every image of a folder, resized to a square, bilinear, without keeping proportions.
 
     Layouts: ROOT/CLASS/… has no split; ROOT/train/CLASS/… with ROOT/test/CLASS/… has both; with
     ROOT/val alone, `val` are the test images; with val and test, each is what its name says.
-
-    Args:
-        root: The folder; class names are the names of its subfolders, in alphabetical order.
-        size: Side in pixels that images are resized to, bilinear, without keeping proportions.
 
     Raises:
         FileNotFoundError: If there is no such folder.

@@ -1,6 +1,6 @@
 """The splits of classification data: those of its files, and how missing ones are drawn, class by class.
 
-Drawing is not given in the papers, which name no validation images and no subsets.
+The papers name no validation images and no subsets.
 """
 
 from dataclasses import dataclass
@@ -44,11 +44,19 @@ def to_image_set(images: Any, targets: Any, where: str, num_classes: int | None 
     Raises:
         ValueError: If type, shape, number or range differs.
     """
-    stored = images if isinstance(images, Tensor) else _channels_first(np.asarray(images), where)
-    if stored.dtype != torch.uint8 or stored.ndim != 4 or stored.shape[1] not in (1, 3):
+    stored = images
+    if not isinstance(images, Tensor):
+        array = np.asarray(images)
+        array = array[..., None] if array.ndim == 3 else array
+        stored = array
+        if array.dtype == np.uint8 and array.ndim == 4:
+            # Copied: arrays of files are read-only, and cutting batches from a strided view would be slow.
+            stored = torch.from_numpy(array.transpose(0, 3, 1, 2).copy(order="C"))
+    fits = isinstance(stored, Tensor) and stored.dtype == torch.uint8
+    if not fits or stored.ndim != 4 or stored.shape[1] not in (1, 3):
         raise ValueError(
-            f"{where}: expected uint8 images, arrays N×H×W or N×H×W×C or tensors N×C×H×W with 1 or 3 "
-            f"channels, got {stored.dtype} {tuple(np.shape(images))}"
+            f"{where}: expected uint8 images N×H×W or N×H×W×C (as tensors N×C×H×W) with 1 or 3 channels, "
+            f"got {stored.dtype} {tuple(np.shape(images))}"
         )
     classes = np.asarray(targets)
     if classes.shape == (len(stored), 1):
@@ -65,17 +73,6 @@ def to_image_set(images: Any, targets: Any, where: str, num_classes: int | None 
             f"{where}: expected class indices 0 to {(num_classes or high + 1) - 1}, got {low} to {high}"
         )
     return ImageSet(stored.contiguous(), torch.from_numpy(classes.astype(np.int64)))
-
-
-def _channels_first(images: NDArray[Any], where: str) -> Tensor:
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise ValueError(
-            f"{where}: expected uint8 images N×H×W or N×H×W×C, got {images.dtype} {images.shape}"
-        )
-    if images.ndim == 3:
-        images = images[..., None]
-    # Copied: arrays of files are read-only, and cutting batches from a strided view would be slow.
-    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy(order="C"))
 
 
 def hold_out(targets: Index, count: int, seed: int) -> tuple[Index, Index]:

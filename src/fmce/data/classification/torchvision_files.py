@@ -1,7 +1,6 @@
 """MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 in torchvision's layout, or as one `.npz` file.
 
-Nothing is downloaded unless asked for. Files are checked first, so that the error names a missing or
-damaged one; then torchvision reads them.
+Files are checked before torchvision reads them, so that the error names a missing or damaged one.
 """
 
 import math

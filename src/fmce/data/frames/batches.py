@@ -1,8 +1,6 @@
 """Batches from a pool of frames in files: threads fetch and processes decode ahead of the training.
 
-Threads of the training process read chunks of frames into a bounded window; worker processes decode them
-and, where the network runs on the CPU, augment them. The contents of a batch depend on its number alone,
-neither on the workers nor on where a training was resumed.
+The contents of a batch depend on its number alone, neither on the workers nor on where a training resumed.
 """
 
 import itertools
@@ -15,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fmce.data.augmentation import Augmentation, StepBatches, augmentation_generator
 from fmce.data.batch import PoolBatch
-from fmce.data.batch_slice import ALL_ROWS, BatchSlice
+from fmce.data.batch_slice import BatchSlice
 from fmce.data.frames.order import FrameOrder
 from fmce.data.frames.pool import FramePool, decode_batch
 from fmce.data.frames.table import Numbers, Payload
@@ -53,19 +52,15 @@ class _Decoded(NamedTuple):
     damaged: list[tuple[int, str]]
 
 
+@dataclass(eq=False)
 class _Decoder(Dataset[_Decoded]):
     """The work of a worker process; it holds no frames, so its memory does not grow with the pool."""
 
-    def __init__(
-        self,
-        height: int,
-        width: int,
-        augmentation: Augmentation | None,
-        seed: int,
-        batch_slice: BatchSlice,
-    ) -> None:
-        self.height, self.width, self.augmentation = height, width, augmentation
-        self.seed, self.batch_slice = seed, batch_slice
+    height: int
+    width: int
+    augmentation: Augmentation | None
+    seed: int
+    batch_slice: BatchSlice
 
     def __getitem__(self, job: _Job) -> _Decoded:
         images, damaged = decode_batch(job.payloads, self.height, self.width)
@@ -86,24 +81,13 @@ class FrameBatches(StepBatches[FramePool]):
         waited_seconds: How long `epoch` has kept its caller waiting for batches.
     """
 
-    def __init__(
-        self,
-        pool: FramePool,
-        augmentation: Augmentation,
-        batch_size: int,
-        interval: int,
-        *,
-        seed: int,
-        device: torch.device | None = None,
-        rank_of: tuple[int, int] = ALL_ROWS,
-    ) -> None:
-        super().__init__(
-            pool, augmentation, batch_size, interval, seed=seed, device=device, rank_of=rank_of
-        )
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes, window = self.pool.table.sizes, self.pool.shuffle_buffer
         self.order = FrameOrder(
-            pool.table.sizes, pool.shuffle_buffer, batch_size, seed=seed, rank_of=rank_of
+            sizes, window, self.batch_size, seed=self.seed, rank_of=self.rank_of
         )
-        self.failures = ReadFailures(pool.max_damaged)
+        self.failures = ReadFailures(self.pool.max_damaged)
         self.waited_seconds = 0.0
         self._next_step = -1
         self._jobs: Iterator[_Job] | None = None
@@ -141,7 +125,7 @@ class FrameBatches(StepBatches[FramePool]):
 
     def _start(self, step: int) -> None:
         self.close()
-        workers, on_gpu = self.pool.workers, self.device.type == "cuda"
+        workers, on_gpu = self.pool.workers, self.home.type == "cuda"
         augmentation = None if on_gpu else self.augmentation
         decoder = _Decoder(
             self.pool.height, self.pool.width, augmentation, self.seed, self.batch_slice
@@ -198,8 +182,8 @@ class FrameBatches(StepBatches[FramePool]):
     def _on_device(self, decoded: _Decoded, step: int) -> PoolBatch:
         images = self._standing_in(decoded, step) if decoded.images is None else decoded.images
         if images.dtype == torch.uint8:  # views on a GPU, queued behind the step that it works on
-            images = images.to(self.device, non_blocking=True)
-            generator = augmentation_generator(self.device, self.seed, step)
+            images = images.to(self.home, non_blocking=True)
+            generator = augmentation_generator(self.home, self.seed, step)
             images, _ = self.augmentation(images, None, generator, self.batch_slice)
         return PoolBatch(images, None, decoded.frames)
 

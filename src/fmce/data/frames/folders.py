@@ -1,8 +1,4 @@
-"""Unlabelled frames: nested folders of images in a fixed order, without excluded stems.
-
-BDD100K's leak rule is built in: no frame of a validation or test video may enter the pool. `shards.py`
-reads shards of frames, `video.py` decodes videos.
-"""
+"""Unlabelled frames in nested folders, in a fixed order, without excluded stems; BDD100K's leak rule is built in."""
 
 import re
 import warnings
@@ -57,15 +53,9 @@ def is_excluded_name(stem: str, exclude: frozenset[str]) -> bool:
 def list_frames(
     roots: Path | str | Sequence[Path | str], *, exclude: Stems = ()
 ) -> tuple[Path, ...]:
-    """Return the frames of one or several folders.
+    """Return the frames of one or several folders, nested or not: by root, sorted by path inside each.
 
-    Args:
-        roots: Folders of images, nested or not.
-        exclude: Images to leave out.
-
-    Returns:
-        Files by root in the order given, sorted by path inside each; a file that several roots reach
-        appears once.
+    A file that several roots reach appears once.
 
     Raises:
         ValueError: If a folder is missing or no image is left.
@@ -89,10 +79,7 @@ def bdd100k_excluded_stems(root: Path | str) -> frozenset[str]:
 
     The train set of 10k overlaps the val set of 100k, so the held-out stems of both are needed. They come
     from images and labels in folders named val or test, and from the frames and videos that label lists
-    such as det_val.json name.
-
-    Args:
-        root: Folder of the data set, with images/ and labels/.
+    such as det_val.json name. The root holds images/ and labels/.
 
     Raises:
         ValueError: If the folder is missing, holds no val or test set, or a label list is no JSON.
@@ -138,12 +125,10 @@ def _held_out_split(path: Path) -> str | None:
 
 def _collection(path: Path) -> str:
     """Return the collection, "10k" or "100k", of a file of a held-out set."""
-    if "100k" in path.parts:
-        return "100k"
-    ten = "10k" in path.parts or not _SEGMENTATION_LABELS.isdisjoint(path.parts)
     # Not given in the paper: the sample layout images/{split} beside masks/{split} is 10k's.
-    ten = ten or path.parts[0] == "images"
-    return "10k" if ten or path.stem.startswith(tuple(_SEGMENTATION_LABELS)) else "100k"
+    ten = path.parts[0] == "images" or not {"10k", *_SEGMENTATION_LABELS}.isdisjoint(path.parts)
+    ten = ten or path.stem.startswith(tuple(_SEGMENTATION_LABELS))
+    return "10k" if ten and "100k" not in path.parts else "100k"
 
 
 def _names_in(path: Path) -> list[str]:

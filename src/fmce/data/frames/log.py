@@ -1,6 +1,7 @@
 """Text files of the frames that each interval of a training saw: evidence that none was lost."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from fmce.data.batch import PoolBatch
@@ -11,28 +12,23 @@ Frames = list[list[int]]
 """Numbers of the frames of each step."""
 
 
+@dataclass(eq=False)
 class LoggedBatches:
-    """Batches that record the keys of their frames, in the order of use, at the end of each interval."""
+    """Batches that record the keys of their frames, in the order of use, at the end of each interval.
 
-    def __init__(
-        self,
-        batches: FrameBatches,
-        folder: Path,
-        *,
-        gather: Callable[[Frames], list[Frames]] = lambda own: [own],
-        writes: bool = True,
-    ) -> None:
-        """Describe the batches to record.
+    Attributes:
+        batches: Those of this rank.
+        folder: Gets `epoch_0001.txt`, …, one key per line; an interval repeated after a kill
+            replaces its file.
+        gather: This rank's frames → the frames of all ranks, in the order of ranks.
+        writes: Whether this rank writes the files.
+    """
 
-        Args:
-            batches: The batches.
-            folder: Gets `epoch_0001.txt`, …, one key per line; an interval repeated after a kill
-                replaces its file.
-            gather: This rank's frames → the frames of all ranks, in the order of ranks.
-            writes: Whether this rank writes the files.
-        """
-        self.batches, self.folder = batches, folder
-        self.gather, self.writes = gather, writes
+    batches: FrameBatches
+    folder: Path
+    _: KW_ONLY
+    gather: Callable[[Frames], list[Frames]] = lambda own: [own]
+    writes: bool = True
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -1,9 +1,7 @@
 """The order of the frames of a table: a pure function of seed and step, for any number of ranks.
 
-The chunks of all shards are shuffled and concatenated; then one window of some thousand frames at a time
-is shuffled. Each row of the batches gets consecutive chunks of its window. So a rank, which takes some of
-the rows, reads little more than its part of the window; a batch mixes frames of as many places as it has
-rows; and one process sees the same batches that several share.
+The chunks are shuffled, then one window of some thousand frames at a time. Each row of the batches gets
+consecutive chunks of its window, so a rank, which takes some of the rows, reads little more than its part.
 """
 
 import itertools

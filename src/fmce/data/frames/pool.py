@@ -27,9 +27,6 @@ class FramePool:
     """Unlabelled frames in files and shards, resized to one size when they are read.
 
     Attributes:
-        table: The frames.
-        height: Pixels.
-        width: Pixels.
         shuffle_buffer: Frames shuffled with one another.
         workers: Processes that decode; 0 decodes in the process that trains.
         max_damaged: Fraction of reads that may fail.

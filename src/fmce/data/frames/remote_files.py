@@ -1,7 +1,6 @@
 """Reading files at any fsspec address: lost connections are retried, outages distinguished from damage.
 
-fsspec's backends raise different errors for a lost connection (those of aiohttp are no OSError), so every
-error counts as one unless it is known to last.
+Backends raise different errors for a lost connection, so every error counts as one unless it is known to last.
 """
 
 import time

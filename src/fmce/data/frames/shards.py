@@ -1,8 +1,6 @@
-"""Tar shards of frames in WebDataset form, and the index that lets any part of them be read alone.
+"""Tar shards of frames in WebDataset form, and the index `shards.json`.
 
-A folder of shards holds `*.tar` and `shards.json`. The index has the byte offset of every 16th frame, so
-a reader fetches a chunk of 16 frames in one request, from a disk or any fsspec address, without the rest
-of the tar. The webdataset package writes and parses the tars.
+It has the byte offset of every 16th frame, so a reader fetches 16 frames of a local or remote tar in one request.
 """
 
 import io

@@ -1,6 +1,5 @@
 """Millions of frames by number: images in memory, image files and shards, in chunks that are read together.
 
-A chunk is the result of one read: up to 16 consecutive frames of a shard, one file, or one image in memory.
 Only chunks are listed, so a table of 16 million frames takes a few megabytes.
 """
 

@@ -1,7 +1,4 @@
-"""The canvas of built-in road scenes: a camera, and parts painted far to near into one map.
-
-Each part has a class, a colour and an object number, so masks and boxes are exact by construction.
-"""
+"""A camera, and a canvas where parts are painted far to near, so that masks and boxes are exact by construction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -61,7 +58,6 @@ class Canvas:
     """A street that is being painted; part 0 is the sky, where nothing else is.
 
     Attributes:
-        camera: The view.
         rng: Draws the scene; what stands where depends on nothing else.
         parts: Table of parts, by part number.
         object_classes: Class of each object, by object number − 1.

@@ -1,25 +1,12 @@
-"""The things in a built-in road scene: cars, pedestrians, signs, poles, trees, buildings.
+"""The things in a built-in road scene: each function paints one at x metres to the right and z ahead.
 
-Each function paints one thing at x metres to the right and z metres ahead. Not given in the paper, which
-uses real videos: every measure, colour and probability here.
+Every measure, colour and probability here is not given in the paper, which uses real videos.
 """
 
 import math
 
-from fmce.data.road_scenes.canvas import (
-    BUILDING,
-    CAR,
-    PEDESTRIAN,
-    POLE,
-    ROAD,
-    SIGN,
-    VEGETATION,
-    Canvas,
-    Colour,
-    Palette,
-    Part,
-    Point,
-)
+from fmce.data.road_scenes import canvas as kinds
+from fmce.data.road_scenes.canvas import Canvas, Colour, Palette, Part, Point
 
 _BUILDINGS: Palette = (
     (150, 90, 70),
@@ -48,41 +35,36 @@ def _trapezoid(x: float, lower: float, upper: float, y: tuple[float, float]) -> 
 def paint_building(canvas: Canvas, x: float, z: tuple[float, float], outward: float) -> None:
     """Paint a building: its front along the street from z[0] to z[1], and the end that faces the camera.
 
-    Args:
-        canvas: The canvas.
-        x: Position of the front.
-        z: Near and far end.
-        outward: 1 on the right of the street, −1 on the left.
+    `outward` is 1 on the right of the street, −1 on the left.
     """
     rng, (near, far) = canvas.rng, z
     colour = canvas.choose(_BUILDINGS, 25)
     top = rng.uniform(4, 9) if canvas.chance(0.4) else rng.uniform(9, 26)
-    front = [
-        canvas.camera.project(x, y, d) for d, y in ((near, 0), (near, top), (far, top), (far, 0))
-    ]
-    canvas.polygon(front, Part(BUILDING, colour, grain=0.12))
+    corners = ((near, 0), (near, top), (far, top), (far, 0))
+    front = [canvas.camera.project(x, y, depth) for depth, y in corners]
+    canvas.polygon(front, Part(kinds.BUILDING, colour, grain=0.12))
     half = rng.uniform(4, 8)
     end = _trapezoid(x + outward * half, half, half, (0, top))
-    canvas.upright(end, near, Part(BUILDING, _shade(colour, 0.8), grain=0.12))
+    canvas.upright(end, near, Part(kinds.BUILDING, _shade(colour, 0.8), grain=0.12))
 
 
 def paint_tree(canvas: Canvas, x: float, z: float) -> None:
     """Paint a tree; trunk and leaves are vegetation."""
     rng, leaves = canvas.rng, canvas.choose(_LEAVES, 12)
     crown, middle, half = rng.uniform(0.6, 3.0), rng.uniform(1.5, 5.5), rng.uniform(0.1, 0.22)
-    wood = Part(VEGETATION, canvas.vary((75, 60, 48), 15))
+    wood = Part(kinds.VEGETATION, canvas.vary((75, 60, 48), 15))
     canvas.upright(_trapezoid(x, half, half, (0, middle)), z, wood)
     for light in (0.75, 1.0, 1.2):
         at = x + crown * rng.uniform(-0.6, 0.6), middle + crown * rng.uniform(-0.5, 0.6)
         radii = crown * rng.uniform(0.5, 0.9), crown * rng.uniform(0.4, 0.8)
-        canvas.disc(at, z, radii, Part(VEGETATION, _shade(leaves, light), grain=0.22))
+        canvas.disc(at, z, radii, Part(kinds.VEGETATION, _shade(leaves, light), grain=0.22))
 
 
 def paint_lamp(canvas: Canvas, x: float, z: float) -> None:
     """Paint a street lamp: a pole with an arm over the road."""
     top, reach = canvas.rng.uniform(5.5, 9.0), canvas.rng.uniform(0.8, 2.5)
     tip = (x - math.copysign(reach, x), top + 0.3)
-    canvas.bar([(x, 0), (x, top), tip], z, 0.15, Part(POLE, canvas.vary(_STEEL, 40)))
+    canvas.bar([(x, 0), (x, top), tip], z, 0.15, Part(kinds.POLE, canvas.vary(_STEEL, 40)))
 
 
 def paint_sign(canvas: Canvas, x: float, z: float) -> None:
@@ -90,9 +72,9 @@ def paint_sign(canvas: Canvas, x: float, z: float) -> None:
     rng, corners = canvas.rng, int(canvas.rng.choice([3, 4, 8, 12]))
     size, middle = rng.uniform(0.35, 0.75), rng.uniform(1.9, 3.2)
     canvas.bar(
-        [(x, 0), (x, middle)], z, rng.uniform(0.1, 0.24), Part(POLE, canvas.vary(_STEEL, 40))
+        [(x, 0), (x, middle)], z, rng.uniform(0.1, 0.24), Part(kinds.POLE, canvas.vary(_STEEL, 40))
     )
-    rim = Part(SIGN, canvas.choose(_SIGNS, 20), canvas.new_object(SIGN))
+    rim = Part(kinds.SIGN, canvas.choose(_SIGNS, 20), canvas.new_object(kinds.SIGN))
     inner = (215, 215, 215) if canvas.chance(0.6) else rim.colour
     face = rim._replace(colour=canvas.vary(inner, 25))
     angles = [math.tau * (i + 0.5) / corners + math.pi / 2 for i in range(corners)]
@@ -103,9 +85,9 @@ def paint_sign(canvas: Canvas, x: float, z: float) -> None:
 
 def paint_pedestrian(canvas: Canvas, x: float, z: float) -> None:
     """Paint a standing or walking person: legs, body, head."""
-    rng, person = canvas.rng, canvas.new_object(PEDESTRIAN)
+    rng, person = canvas.rng, canvas.new_object(kinds.PEDESTRIAN)
     tall = rng.uniform(1.0, 1.4) if canvas.chance(0.15) else rng.uniform(1.55, 1.95)
-    legs = Part(PEDESTRIAN, _shade(canvas.choose(_CLOTHES), 0.8), person)
+    legs = Part(kinds.PEDESTRIAN, _shade(canvas.choose(_CLOTHES), 0.8), person)
     stride, hip, w = tall * rng.uniform(0.02, 0.2), 0.5 * tall, 0.06 * tall
     for foot in (x - stride, x + stride):
         canvas.upright([(foot - w, 0), (foot + w, 0), (x + w, hip), (x - w, hip)], z, legs)
@@ -122,8 +104,8 @@ def paint_car(canvas: Canvas, x: float, z: float, oncoming: bool) -> None:
     belt, inset, far = 0.56 * tall, 0.16, z + long
     if canvas.chance(1 / 6):
         half, tall, belt, inset = 1.2 * half, 1.8 * tall, 0.8 * tall, 0.04
-    canvas.ground(_trapezoid(x, half + 0.1, half + 0.1, (z, far)), Part(ROAD, _DARK))
-    car = Part(CAR, canvas.choose(_CARS, 15), canvas.new_object(CAR))
+    canvas.ground(_trapezoid(x, half + 0.1, half + 0.1, (z, far)), Part(kinds.ROAD, _DARK))
+    car = Part(kinds.CAR, canvas.choose(_CARS, 15), canvas.new_object(kinds.CAR))
     # The flank that the camera sees: the left one of a car on the right, and so on.
     inward = -math.copysign(1, x)
     edge, roof = x + inward * half, x + inward * (half - inset)

@@ -1,7 +1,6 @@
-"""Built-in road scenes: random street images with exact masks and boxes, as unlimited as video.
+"""Built-in road scenes: random street images with exact masks and boxes, a pure function of (seed, index).
 
-Scene i is a pure function of (seed, i) and its size; nothing is stored or downloaded. The scenes stand in
-for real data in demos and tests; they are no benchmark.
+They stand in for real data in demos and tests; they are no benchmark.
 """
 
 from collections.abc import Iterable
@@ -53,19 +52,12 @@ class SceneBatch(NamedTuple):
 
 
 def render_scene(index: int, *, seed: int = 0, height: int = 64, width: int = 128) -> Scene:
-    """Render one scene.
+    """Render scene `index` of a world, at least 0; two worlds, by their seed of at least 0, share no scene.
 
-    Args:
-        index: Number of the scene, at least 0.
-        seed: Number of the world, at least 0; two worlds share no scene.
-        height: Pixels down, at least 16.
-        width: Pixels across, at least 16. The same index shows the same street at every size.
-
-    Returns:
-        The scene; the same for the same arguments.
+    The same index shows the same street at every size.
 
     Raises:
-        ValueError: If index or seed is negative, or a side below 16.
+        ValueError: If index or seed is negative, or a side below 16 pixels.
 
     >>> render_scene(0).image.shape, render_scene(0).mask.shape
     ((64, 128, 3), (64, 128))
@@ -87,7 +79,7 @@ def render_scene(index: int, *, seed: int = 0, height: int = 64, width: int = 12
 def render_scenes(
     indices: Iterable[int], *, seed: int = 0, height: int = 64, width: int = 128
 ) -> SceneBatch:
-    """Render several scenes; arguments and errors as in `render_scene`.
+    """Render several scenes.
 
     Raises:
         ValueError: If there is no index, or as in `render_scene`.
@@ -111,9 +103,8 @@ def _boxes(
     for row, number in enumerate(seen):
         rows, columns = places[number]
         boxes[row] = columns.start, rows.start, columns.stop, rows.stop
-    ids = {name: i for i, name in enumerate(SCENE_BOX_CLASSES)}
-    names = [SCENE_CLASSES[canvas.object_classes[number]] for number in seen]
-    labels = np.array([ids[name] for name in names], dtype=np.int64)
+    names = (SCENE_CLASSES[canvas.object_classes[number]] for number in seen)
+    labels = np.array([SCENE_BOX_CLASSES.index(name) for name in names], dtype=np.int64)
     return boxes, labels, counts[seen].astype(np.int64)
 
 

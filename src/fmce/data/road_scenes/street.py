@@ -1,7 +1,6 @@
 """A random street for built-in road scenes: ground, background, and which things stand where.
 
-Not given in the paper, which uses real videos: every measure and probability here. They are chosen so
-that thin, far and hidden things and look-alike colours are common.
+Not given in the paper: every measure here, chosen so that thin, far and hidden things and look-alikes are common.
 """
 
 import math
@@ -11,26 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmce.data.road_scenes.canvas import (
-    BUILDING,
-    IGNORED,
-    MARKING,
-    ROAD,
-    SIDEWALK,
-    VEGETATION,
-    Camera,
-    Canvas,
-    Palette,
-    Part,
-)
-from fmce.data.road_scenes.objects import (
-    paint_building,
-    paint_car,
-    paint_lamp,
-    paint_pedestrian,
-    paint_sign,
-    paint_tree,
-)
+from fmce.data.road_scenes import canvas as kinds
+from fmce.data.road_scenes import objects
+from fmce.data.road_scenes.canvas import Camera, Canvas, Palette, Part
 
 # Depths that bending edges are drawn through; the first lies below the lower edge of the picture.
 _DEPTHS_M = (1.2, 3.0, 6.0, 10.0, 16.0, 26.0, 45.0, 80.0, 150.0)
@@ -62,13 +44,7 @@ class Street(NamedTuple):
 
 
 def paint_street(rng: np.random.Generator, height: int, width: int) -> Canvas:
-    """Paint a random street, far to near; its size in pixels changes nothing else.
-
-    Args:
-        rng: Source of randomness.
-        height: Pixels down.
-        width: Pixels across.
-    """
+    """Paint a random street, far to near; its size in pixels changes nothing else."""
     camera = Camera(
         width,
         height,
@@ -92,7 +68,7 @@ def paint_street(rng: np.random.Generator, height: int, width: int) -> Canvas:
     if canvas.chance(0.15):  # the camera's own bonnet belongs to no class
         left, right, top = rng.uniform(0, 0.2), rng.uniform(0.8, 1), rng.uniform(0.88, 0.95)
         corners = ((left, 1.0), (left + 0.1, top), (right - 0.1, top), (right, 1.0))
-        bonnet = Part(IGNORED, canvas.vary((60, 60, 65), 40))
+        bonnet = Part(kinds.IGNORED, canvas.vary((60, 60, 65), 40))
         canvas.polygon([(u * width, v * height) for u, v in corners], bonnet)
     return canvas
 
@@ -114,19 +90,21 @@ def _paint_background(canvas: Canvas, street: Street) -> None:
             top = camera.horizon - camera.focal * tall * part / z
             outline += [(i * step, top)] if trees else [(i * step, top), ((i + 1) * step, top)]
         outline.append((camera.width + 1.0, camera.horizon + 2))
-        canvas.polygon(outline, Part(VEGETATION if trees else BUILDING, colour, grain=0.12))
+        canvas.polygon(
+            outline, Part(kinds.VEGETATION if trees else kinds.BUILDING, colour, grain=0.12)
+        )
 
 
 def _paint_ground(canvas: Canvas, street: Street) -> None:
     paving = canvas.choose(_PAVING, 15)
-    around = Part(SIDEWALK, canvas.vary(paving, 15))
+    around = Part(kinds.SIDEWALK, canvas.vary(paving, 15))
     if not canvas.chance(0.25 + 0.5 * street.urban):
-        around = Part(VEGETATION, canvas.choose(_GRASS, 15), grain=0.2)
+        around = Part(kinds.VEGETATION, canvas.choose(_GRASS, 15), grain=0.2)
     _ribbon(canvas, -400.0, 400.0, around)
     for side, kerb in street.sides:
         if canvas.chance(0.85):
-            _ribbon(canvas, kerb, kerb + side * street.walk, Part(SIDEWALK, paving))
-    _ribbon(canvas, street.left, street.right, Part(ROAD, canvas.choose(_ASPHALT, 14)))
+            _ribbon(canvas, kerb, kerb + side * street.walk, Part(kinds.SIDEWALK, paving))
+    _ribbon(canvas, street.left, street.right, Part(kinds.ROAD, canvas.choose(_ASPHALT, 14)))
 
 
 def _paint_markings(canvas: Canvas, street: Street) -> None:
@@ -134,7 +112,7 @@ def _paint_markings(canvas: Canvas, street: Street) -> None:
     worn = 205 * rng.uniform(0.55, 1.0)  # worn paint is hardly brighter than the road
     for i in range(street.lanes + 1):
         x, half = street.lane_edge(i), rng.uniform(0.09, 0.18)
-        part = Part(MARKING, canvas.vary((worn, worn, worn), 10), grain=0.12)
+        part = Part(kinds.MARKING, canvas.vary((worn, worn, worn), 10), grain=0.12)
         if i in (0, street.lanes):
             if canvas.chance(0.55):
                 edge = x + (0.15 if i == 0 else -0.15)
@@ -144,12 +122,8 @@ def _paint_markings(canvas: Canvas, street: Street) -> None:
         else:
             length, gap = rng.uniform(2, 4), rng.uniform(3, 7)
             for z in np.arange(rng.uniform(1.2, 1.2 + length + gap), 70, length + gap):
-                corners = [
-                    (x - half, z),
-                    (x + half, z),
-                    (x + half, z + length),
-                    (x - half, z + length),
-                ]
+                far = z + length
+                corners = [(x - half, z), (x + half, z), (x + half, far), (x - half, far)]
                 canvas.ground(corners, part)
 
 
@@ -160,17 +134,16 @@ def _roadside(canvas: Canvas, street: Street) -> Iterator[Thing]:
         yield from _frontage(canvas, street, side, kerb + side * street.walk)
         z = rng.uniform(5, 14)
         while z < 90:  # a row of lamps or trees along the kerb
-            paint = paint_lamp if canvas.chance(0.5) else paint_tree
+            paint = objects.paint_lamp if canvas.chance(0.5) else objects.paint_tree
             if canvas.chance(0.55):
                 yield z, partial(paint, canvas, kerb + side * rng.uniform(0.4, 0.9), z)
             z += rng.uniform(9, 22)
         for _ in range(rng.integers(3)):
             z = rng.uniform(5, 45)
-            yield z, partial(paint_sign, canvas, kerb + side * rng.uniform(0.3, 0.8), z)
+            yield z, partial(objects.paint_sign, canvas, kerb + side * rng.uniform(0.3, 0.8), z)
         for _ in range(rng.integers(2 + round(3 * street.urban))):
-            yield from _people(
-                canvas, kerb + side * 0.4, kerb + side * street.walk, rng.uniform(5, 40)
-            )
+            outer = kerb + side * street.walk
+            yield from _people(canvas, kerb + side * 0.4, outer, rng.uniform(5, 40))
 
 
 def _frontage(canvas: Canvas, street: Street, side: float, outer: float) -> Iterator[Thing]:
@@ -182,10 +155,13 @@ def _frontage(canvas: Canvas, street: Street, side: float, outer: float) -> Iter
         if canvas.chance(0.15 + 0.75 * street.urban):
             x = outer + side * rng.uniform(0.2, 4.0 + 6.0 * (1 - street.urban))
             # Its far end decides: what stands beside it nearer than that is painted later.
-            yield far, partial(paint_building, canvas, x, (z, far), side)
+            yield far, partial(objects.paint_building, canvas, x, (z, far), side)
         else:
             for at in rng.uniform(z, far, rng.integers(1, 4)):
-                yield at, partial(paint_tree, canvas, outer + side * rng.uniform(0.5, 9), at)
+                yield (
+                    at,
+                    partial(objects.paint_tree, canvas, outer + side * rng.uniform(0.5, 9), at),
+                )
         z = far + (rng.uniform(1, 10) if canvas.chance(0.4) else 0.0)
 
 
@@ -198,13 +174,20 @@ def _traffic(canvas: Canvas, street: Street) -> Iterator[Thing]:
             if canvas.chance(0.6):
                 yield (
                     z,
-                    partial(paint_car, canvas, kerb - side * rng.uniform(1.3, 1.5), z, side < 0),
+                    partial(
+                        objects.paint_car, canvas, kerb - side * rng.uniform(1.3, 1.5), z, side < 0
+                    ),
                 )
             z += rng.uniform(5.5, 8)
     for i in range(street.lanes):
         middle, z = street.lane_edge(i + 0.5), rng.uniform(6, 30)
         while z < 90 and canvas.chance(0.6):
-            yield z, partial(paint_car, canvas, middle + rng.uniform(-0.3, 0.3), z, middle < -1.6)
+            yield (
+                z,
+                partial(
+                    objects.paint_car, canvas, middle + rng.uniform(-0.3, 0.3), z, middle < -1.6
+                ),
+            )
             z += rng.uniform(8, 40)
     if canvas.chance(0.35):
         yield from _people(canvas, street.left, street.right, rng.uniform(6, 28))
@@ -214,4 +197,9 @@ def _people(canvas: Canvas, start: float, end: float, z: float) -> Iterator[Thin
     """Yield one to three people between two x, about z ahead."""
     for _ in range(canvas.rng.integers(1, 4)):
         at = z + canvas.rng.uniform(-0.6, 0.6)
-        yield at, partial(paint_pedestrian, canvas, start + (end - start) * canvas.rng.random(), at)
+        yield (
+            at,
+            partial(
+                objects.paint_pedestrian, canvas, start + (end - start) * canvas.rng.random(), at
+            ),
+        )
