@@ -23,7 +23,7 @@ LAYERS = [
         "data",
         "config",
     ),
-    *("engine", "runs", "feature_maps", "tasks", "report"),
+    *("engine", "runs", "recorder", "feature_maps", "tasks", "report"),
     *("maturity", "fmce_net_pp", "distillation", "demo", "cli", "__main__"),
 ]
 

@@ -30,6 +30,23 @@ from .runs.run import Run as Run
 from .runs.run import open_run as open_run
 from .seeding import seed_epoch as seed_epoch
 
+# Any training loop, recorded
+from .recorder.alarms import Alarm as Alarm
+from .recorder.alarms import find_alarms as find_alarms
+from .recorder.check import check_model as check_model
+from .recorder.check import compare_weights as compare_weights
+from .recorder.clocks import ModuleClock as ModuleClock
+from .recorder.clocks import ModuleTable as ModuleTable
+from .recorder.clocks import module_clock as module_clock
+from .recorder.clocks import module_table as module_table
+from .recorder.gram import debiased_cka as debiased_cka
+from .recorder.gram import effective_rank as effective_rank
+from .recorder.gram import gram_matrix as gram_matrix
+from .recorder.gram import gram_triangle as gram_triangle
+from .recorder.meter import ModuleMeter as ModuleMeter
+from .recorder.recorder import Recorder as Recorder
+from .recorder.status import Status as Status
+
 # Method 2, FMCE-Net++: training with a frozen FMCE-Net, and paired comparisons
 from .config.sweep import CompareConfig as CompareConfig
 from .config.sweep import SweepConfig as SweepConfig

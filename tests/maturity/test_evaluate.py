@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fmce.maturity.evaluate import evaluate, runs_trained_on
-from fmce.maturity.phases import run_phases
 from fmce.maturity.train_fmce_net import train_fmce_net
+from fmce.runs.phases import run_phases
 from fmce.runs.run import open_run
 
 

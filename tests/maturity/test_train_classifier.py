@@ -12,11 +12,12 @@ from fmce.convergence.phases import PhaseConfig
 from fmce.engine.loop import TrainingStoppedError
 from fmce.engine.runtime import make_runtime
 from fmce.maturity.auxiliary import load_oracle
-from fmce.maturity.phases import run_phases
-from fmce.maturity.train_classifier import current_cqi, train_classifier
+from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.models.fmce_net import FMCENet
+from fmce.recorder.status import current_cqi
 from fmce.runs.checkpoint import checkpoint_path, file_digest, load_checkpoint, load_weights
+from fmce.runs.phases import run_phases
 from fmce.tasks.classification import evaluate_classifier
 
 
@@ -244,7 +245,7 @@ def test_an_oracle_trained_anew_is_noticed_on_resume(own_run, tmp_path):
 
 
 def test_an_oracle_of_other_markers_is_refused(own_run, tmp_path):
-    from fmce.maturity.phases import run_phases
+    from fmce.runs.phases import run_phases
 
     run_phases(own_run.path, {"num_phases": 2})
     with pytest.raises(ValueError, match=r"was trained on markers .* but phases.json now has"):

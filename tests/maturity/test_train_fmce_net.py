@@ -124,7 +124,7 @@ def test_runs_of_unlike_models_or_phases_do_not_join(own_run, finished_run, othe
     config = replace(own_run.config, model=replace(own_run.config.model, options={"width": 8}))
     with pytest.raises(ValueError, match="differ in model or image size"):
         train_fmce_net(finished_run, "run", others=[replace(own_run, config=config)])
-    from fmce.maturity.phases import run_phases
+    from fmce.runs.phases import run_phases
 
     run_phases(own_run.path, {"num_phases": 2})
     with pytest.raises(ValueError, match=r"the runs have \[2, 3\] phases"):

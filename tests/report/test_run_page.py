@@ -9,11 +9,11 @@ import pytest
 
 from fmce.config.run import FMCENetConfig
 from fmce.maturity.explain import explain
-from fmce.maturity.phases import run_phases
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.report.run_page import report_page
 from fmce.report.write import report
+from fmce.runs.phases import run_phases
 from fmce.runs.run import open_run
 
 

@@ -9,6 +9,7 @@ Init = Literal["scratch", "checkpoint"]
 Split = Literal["map", "image", "run", "test"]
 Storage = Literal["recompute", "memory", "stored"]
 Keep = Literal["all", "markers", "last"]
+KeepRecorded = Literal["all", "thinned", "none"]
 Precision = Literal["float32", "bfloat16"]
 
 Control = Literal["random_oracle", "phase_1", "scaled_rate", "feature_matching"]

@@ -165,6 +165,24 @@ class RuntimeConfig:
 
 
 @config_class
+class RecorderConfig:
+    """What is measured of the network's modules at the end of each epoch."""
+
+    modules: tuple[str, ...] | None = None
+    """Submodules; None takes the children with parameters."""
+    probe_images: Natural = 128
+    """Validation images that the modules' outputs are measured on; 0 measures weights alone."""
+    frozen: tuple[str, ...] = ()
+    """Modules that are meant to be frozen."""
+    keep: choices.KeepRecorded = "thinned"
+    """Of a training loop of your own: which checkpoints stay."""
+    model: str | None = None
+    """Of a training loop of your own: class of the network and digest of its parameters' names and shapes."""
+    probe: str | None = None
+    """Of a training loop of your own: size and digest of the probe."""
+
+
+@config_class
 class RunConfig:
     """One training of the original task, with all that later commands derive from it."""
 
@@ -177,6 +195,7 @@ class RunConfig:
     fmce_net: FMCENetConfig = field(default_factory=FMCENetConfig)
     auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    recorder: RecorderConfig = field(default_factory=RecorderConfig)
 
 
 def run_config(folder: Path) -> RunConfig:

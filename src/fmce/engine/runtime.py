@@ -3,7 +3,6 @@
 import atexit
 import os
 import signal
-import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fmce.config.choices import Precision
-from fmce.engine.distributed.rank_failure import Peer, Peers, report_on_sigterm
-from fmce.engine.distributed.ranks import ALONE, Ranks
+from fmce.engine.distributed.rank_failure import report_on_sigterm
+from fmce.engine.distributed.ranks import ALONE, Ranks, known_peers
 
 _T = TypeVar("_T")
 # Seconds that ranks wait for one another; $FMCE_RANK_TIMEOUT sets another.
@@ -158,8 +157,7 @@ def _joined(alone: Runtime, device: str) -> Runtime:
         )
         atexit.register(_leave)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), own)
-    me = Peer(ranks.rank, socket.gethostname(), os.getpid())
-    peers = Peers(me, tuple(ranks.all_gather_objects(me)), seconds)
+    peers = known_peers(ranks, seconds)
     report_on_sigterm(peers)
     return replace(alone, device=own, ranks=replace(ranks, peers=peers))
 

@@ -13,8 +13,8 @@ from fmce.convergence.files.tensorboard import holds_events, read_event_curve
 from fmce.convergence.phases import NoPhasesError, PhaseConfig, Phases, find_phases
 from fmce.convergence.prediction import PredictedEpoch, predict_convergence_epoch
 from fmce.convergence.verdict import RELATIVE_THRESHOLD, Verdict, judge_curve
-from fmce.files import write_text
-from fmce.runs.log import judge_metrics, read_done, read_metrics, task_loss
+from fmce.runs.log import judge_metrics, known_rates, read_done, read_metrics, task_loss
+from fmce.runs.phases import run_phases
 
 
 @dataclass(frozen=True)
@@ -61,25 +61,6 @@ class FoundPhases:
             "provisional": self.provisional,
             "predicted_convergence_epoch": self.predicted and asdict(self.predicted),
         }
-
-
-def run_phases(run: Path, changes: Mapping[str, Any] | None = None) -> tuple[list[float], Phases]:
-    """Find the phases of a run folder's training loss and write them to its `phases.json`.
-
-    Returns:
-        The task's loss of each epoch in nats, and the phases; `changes` replace fields of the config's section.
-
-    Raises:
-        ValueError: If the curve has no phases; the message gives the reason.
-    """
-    config = from_dict(PhaseConfig, changes or {}, base=run_config(run).phases)
-    rows = read_metrics(run)
-    if not rows:
-        raise ValueError(f"{run} has no metrics yet; train it first: fmce train --out {run}")
-    losses = [task_loss(row) for row in rows]
-    found = find_phases(losses, config, learning_rates=[row["learning_rate"] for row in rows])
-    write_text(run / "phases.json", found.to_json())
-    return losses, found
 
 
 def phases(
@@ -167,7 +148,7 @@ def _of_run(run: Path, changes: Mapping[str, Any], figure: Path) -> FoundPhases:
     except NoPhasesError as reason:
         refusal = str(reason)
     rows = read_metrics(run)
-    losses, rates = [task_loss(row) for row in rows], [row["learning_rate"] for row in rows]
+    losses, rates = [task_loss(row) for row in rows], known_rates(rows)
     predicted = None
     if running and refusal is not None:
         predicted = predict_convergence_epoch(losses, config)

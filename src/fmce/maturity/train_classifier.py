@@ -10,16 +10,14 @@ from fmce.config.choices import Keep
 from fmce.config.io import defaults_of, to_yaml
 from fmce.config.run import RunConfig
 from fmce.console.log import logger
-from fmce.convergence.cqi import cqi
-from fmce.convergence.phases import PhaseConfig
-from fmce.convergence.smoothing import smooth_losses
 from fmce.engine.loop import EpochResult
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.maturity.auxiliary import training_step
-from fmce.maturity.phases import run_phases
 from fmce.maturity.prepare import prepare
+from fmce.recorder.status import current_cqi
 from fmce.runs.checkpoint import delete_checkpoints
 from fmce.runs.log import lock_run, mark_done, task_loss
+from fmce.runs.phases import run_phases
 from fmce.runs.resume import MetricsRows, Optimization, fit_resumable
 from fmce.runs.run import Run
 from fmce.tasks.auxiliary_loss import mean_auxiliary
@@ -117,18 +115,6 @@ def _measure(
         }
 
     return measure
-
-
-def current_cqi(losses: list[float], config: PhaseConfig) -> float | None:
-    """Return the CQI of the newest epoch; None in the first, where it is undefined.
-
-    >>> current_cqi([2.0, 1.5, 1.4], PhaseConfig(smoothing="none", window=2))
-    0.30000000000000004
-    """
-    if len(losses) < 2:
-        return None
-    smoothed = smooth_losses(losses, config.decay, config.smoothing)
-    return float(cqi(smoothed, config.window)[-1])
 
 
 def _finish(run: Run, summary: dict[str, Any], keep: Keep) -> None:

@@ -54,7 +54,7 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def _running_eagerly(model: nn.Module) -> Iterator[None]:
+def running_eagerly(model: nn.Module) -> Iterator[None]:
     """Let modules compiled in place by `module.compile()` run uncompiled inside the block.
 
     Hooks added after compilation never fire (measured with torch 2.14).
@@ -118,7 +118,7 @@ class FeatureMaps:
         if self._cleanup is not None:
             raise ValueError("this FeatureMaps is already active; make a second one to nest")
         with ExitStack() as stack:
-            stack.enter_context(_running_eagerly(self.model))
+            stack.enter_context(running_eagerly(self.model))
             # The wrapper's own hooks do fire, so a call of it at least drops stale maps.
             for module in {self.model, self._wrapper}:
                 stack.callback(module.register_forward_pre_hook(self._clear).remove)

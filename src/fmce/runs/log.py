@@ -184,18 +184,27 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def task_loss(row: Mapping[str, Any]) -> float:
-    """Return the task's own loss of a metrics line, which with RAL is only a part of the loss."""
-    return float(row.get("task_loss", row["loss"]))
+    """Return the task's own loss of a metrics line, which with RAL is only a part of the loss; NaN for none."""
+    loss = row.get("task_loss", row["loss"])
+    return math.nan if loss is None else float(loss)
+
+
+def known_rates(rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """Return the learning rate of each metrics line; None where one is not known or all are 0."""
+    rates = [row.get("learning_rate") for row in rows]
+    known = [float(rate) for rate in rates if rate is not None]
+    return known if len(known) == len(rows) and any(known) else None
 
 
 def judge_metrics(rows: Sequence[Mapping[str, Any]], config: "PhaseConfig") -> "Verdict":
     """Return the verdict on the curve of one or more metrics lines; the threshold of `config` counts as rest."""
     from fmce.convergence.verdict import judge_curve
 
-    validation = [row.get("validation_loss", math.nan) for row in rows]
+    found = [row.get("validation_loss") for row in rows]
+    validation = [math.nan if value is None else value for value in found]
     return judge_curve(
         [task_loss(row) for row in rows],
-        [row["learning_rate"] for row in rows],
+        known_rates(rows),
         None if all(map(math.isnan, validation)) else validation,
         None if config.relative_threshold is not None else config.threshold,
     )

@@ -3,18 +3,20 @@
 Alone, every operation returns what it was given. `runtime.py` joins the process group.
 """
 
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fmce.engine.distributed.rank_failure import Peers
+from fmce.engine.distributed.rank_failure import Peer, Peers
 
 _T = TypeVar("_T")
 # Seconds between signs of life from a rank that works alone for long.
@@ -189,3 +191,27 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def current_ranks(device: torch.device) -> Ranks:
+    """Return this process among those of the default process group; alone where there is none.
+
+    Args:
+        device: Where this process trains; with NCCL that is its GPU.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return ALONE
+    home = device if dist.get_backend() == "nccl" else torch.device("cpu")
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), home)
+    return replace(ranks, peers=known_peers(ranks))
+
+
+def known_peers(ranks: Ranks, timeout: float = 600.0) -> Peers:
+    """Let all processes tell each other who they are.
+
+    Args:
+        ranks: This process among them.
+        timeout: Seconds that they wait for one another.
+    """
+    me = Peer(ranks.rank, socket.gethostname(), os.getpid())
+    return Peers(me, tuple(ranks.all_gather_objects(me)), timeout)

@@ -1,0 +1,1 @@
+"""Any training loop, recorded: curve, checkpoints, alarms, and each module's own clock."""

@@ -1,0 +1,236 @@
+"""Two checks before a long training: do all modules learn from a step, and were the weights loaded at all."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fmce.recorder.alarms import Alarm, find_alarms
+from fmce.recorder.meter import ModuleMeter
+from fmce.recorder.probe import bare_model, call_model, moved_to, untouched
+from fmce.runs.checkpoint import load_weights
+
+# Prefixes that wrappers and frameworks put before names.
+PREFIXES = (
+    *("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "network.", "student."),
+    *("teacher.", "ema.", "base_model.", "state_dict."),
+)
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "weights", "params", "ema")
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """What one training step did to each module.
+
+    Args:
+        loss: The step's loss.
+        facts: Module → its facts, see `ModuleMeter.measure`.
+        alarms: What is wrong; empty where every module learns.
+    """
+
+    loss: float
+    facts: dict[str, dict[str, Any]]
+    alarms: tuple[Alarm, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.alarms
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the check as JSON values."""
+        return {
+            "loss": self.loss,
+            "modules": self.facts,
+            "alarms": [asdict(a) for a in self.alarms],
+        }
+
+
+def check_model(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Any,
+    loss_fn: Callable[[Any], Tensor],
+    *,
+    modules: Sequence[str] | None = None,
+    frozen: Sequence[str] = (),
+) -> ModelCheck:
+    """Take one training step on a copy of the model, and say which modules would not learn.
+
+    The model, its gradients and the optimizer are left as they were.
+
+    Args:
+        model: The network.
+        optimizer: The one that will train it.
+        batch: What `forward` takes: a tensor, or a dict, list or tuple; see `Probe`.
+        loss_fn: The model's output → the loss, a scalar; closes over the targets.
+        modules: Submodules to check; None takes the children with parameters.
+        frozen: Modules that are meant to be frozen.
+
+    Raises:
+        ValueError: If a module is unknown, the model cannot take the batch, or the loss is no finite scalar.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    >>> forgotten = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    >>> check_model(model, forgotten, torch.ones(8, 4), lambda y: y.mean()).alarms[0].kind
+    'not_in_optimizer'
+    """
+    with untouched(bare_model(model), training=True):
+        twin, own = copy.deepcopy((bare_model(model), optimizer))
+    meter = ModuleMeter(Path(), twin, modules, optimizers=[own], frozen=frozen)
+    with untouched(twin, training=True), torch.enable_grad():
+        meter.begin_check()
+        output = call_model(twin, moved_to(batch, twin))
+        loss = loss_fn(output)
+        if not (isinstance(loss, Tensor) and loss.numel() == 1 and torch.isfinite(loss)):
+            shown = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
+            raise ValueError(f"loss_fn returned {shown!r:.100}, expected one finite number")
+        own.zero_grad()
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        meter.before_step()
+        own.step()
+    facts = meter.measure_weights()
+    return ModelCheck(loss.item(), facts, tuple(find_alarms([{"epoch": 1, "modules": facts}])))
+
+
+@dataclass(frozen=True)
+class WeightsComparison:
+    """How a checkpoint fits a model, module by module.
+
+    Args:
+        modules: Module → counts: "tensors" of the model, "equal" to the checkpoint's, "different", "missing" from
+            the checkpoint, "wrong_shape".
+        unused: Names of the checkpoint that the model does not have.
+        prefix: What makes more names fit: ("backbone.", "") means to replace the first by the second in the
+            checkpoint's names; None where they fit best as they are.
+        fitting: Names that fit with `prefix` replaced.
+    """
+
+    modules: dict[str, dict[str, int]]
+    unused: tuple[str, ...]
+    prefix: tuple[str, str] | None
+    fitting: int
+
+    @property
+    def loaded(self) -> bool:
+        """Whether every tensor of the model equals the checkpoint's."""
+        return all(one["equal"] == one["tensors"] for one in self.modules.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as JSON values."""
+        return asdict(self) | {"loaded": self.loaded}
+
+
+def compare_weights(
+    model: nn.Module,
+    checkpoint: str | Path | Mapping[str, Any],
+    *,
+    modules: Sequence[str] | None = None,
+) -> WeightsComparison:
+    """Say which weights of a model are those of a checkpoint, and which prefix would make the rest fit.
+
+    Args:
+        model: The network as it is after loading.
+        checkpoint: A state dict, a safetensors or `torch.save` file (read without running code from it), or a
+            checkpoint folder. Containers such as {"state_dict": …} are looked into.
+        modules: Submodules to report; None takes the children.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no state dict.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2))
+    >>> saved = {f"module.{name}": value for name, value in model.state_dict().items()}
+    >>> compare_weights(model, saved).prefix
+    ('module.', '')
+    """
+    theirs = read_state_dict(checkpoint)
+    bare = bare_model(model)
+    ours = bare.state_dict()
+    names = [name for name, _ in bare.named_children()] if modules is None else list(modules)
+    found = {name: _compared(name, ours, theirs) for name in names or [""]}
+    prefix, fitting = _best_prefix(ours, theirs)
+    unused = tuple(name for name in theirs if name not in ours)
+    return WeightsComparison(found, unused, prefix, fitting)
+
+
+def read_state_dict(checkpoint: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a state dict, a file or a checkpoint folder, by name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no state dict, or cannot be read without running code from it.
+    """
+    values: Any = checkpoint
+    if isinstance(checkpoint, str | Path):
+        path = Path(checkpoint)
+        if not path.exists():
+            raise FileNotFoundError(f"no checkpoint {path}")
+        if path.is_dir() or path.suffix == ".safetensors":
+            return load_weights(path)
+        try:
+            values = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(
+                f"{path} cannot be read as weights alone ({' '.join(str(error).split())[:200]}); save its "
+                "state dict apart: torch.save(model.state_dict(), path)"
+            ) from error
+    for _ in range(3):
+        if isinstance(values, Mapping) and any(isinstance(v, Tensor) for v in values.values()):
+            return {str(k): v for k, v in values.items() if isinstance(v, Tensor)}
+        inner = next((k for k in _CONTAINERS if isinstance(values, Mapping) and k in values), None)
+        if inner is None:
+            break
+        values = values[inner]
+    raise ValueError(f"expected a state dict of tensors, got a {type(values).__name__} without any")
+
+
+def _compared(
+    module: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+) -> dict[str, int]:
+    counts = dict.fromkeys(("tensors", "equal", "different", "missing", "wrong_shape"), 0)
+    for name, own in ours.items():
+        if module and not name.startswith(f"{module}."):
+            continue
+        counts["tensors"] += 1
+        other = theirs.get(name)
+        if other is None:
+            counts["missing"] += 1
+        elif other.shape != own.shape:
+            counts["wrong_shape"] += 1
+        else:
+            same = torch.equal(own.detach().cpu(), other.detach().cpu().to(own.dtype))
+            counts["equal" if same else "different"] += 1
+    return counts
+
+
+def _best_prefix(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+) -> tuple[tuple[str, str] | None, int]:
+    """Return the replacement of a prefix with which most names fit, and how many then do."""
+    names = [name.split(".") for name in (*theirs, *ours)]
+    heads = {".".join(parts[:n]) + "." for parts in names for n in (1, 2) if len(parts) > n}
+    known = {"", *PREFIXES, *heads}
+    best: tuple[str, str] | None = None
+    most = _fitting("", "", ours, theirs)
+    for old in sorted(known, key=len):
+        for new in sorted(known, key=len):
+            if old != new and (not old or any(name.startswith(old) for name in theirs)):
+                count = _fitting(old, new, ours, theirs)
+                if count > most:
+                    best, most = (old, new), count
+    return best, most
+
+
+def _fitting(old: str, new: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> int:
+    count = 0
+    for name, value in theirs.items():
+        if name.startswith(old):
+            own = ours.get(new + name[len(old) :])
+            count += own is not None and own.shape == value.shape
+    return count
