@@ -58,7 +58,9 @@ def _bdd100k(root):
             for path in (image, mask):
                 path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (16, 8), (10 * number, 0, 0)).save(image)
-            Image.new("L", (16, 8), 1).save(mask)
+            Image.fromarray(
+                np.repeat([[0], [1]], [4, 4], axis=0).repeat(16, 1).astype(np.uint8)
+            ).save(mask)
     for folder, stem in (("100k/val", names["train"][3]), ("100k/test", "x"), ("10k/test", "y")):
         path = root / "images" / folder / f"{stem}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ Length = Literal["convergence", "full"]
 TaskName = Literal["segment", "classify", "detect"]
 ImageStorage = Literal["auto", "memory", "files"]
 UnannotatedImages = Literal["empty", "skip", "error"]
+LabelColumns = Literal["auto", "box", "polygon"]
 TeacherPrecision = Literal["auto", "float32", "bfloat16"]
 Arm = Literal["supervised", "distilled", "function_matching"]
 ARMS: tuple[Arm, ...] = ("supervised", "distilled", "function_matching")

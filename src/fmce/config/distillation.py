@@ -63,6 +63,9 @@ class DistillationDataConfig:
     """For `folder`, `coco`, `yolo`, `voc`: names of the class ids 0 … C − 1."""
     unannotated_images: choices.UnannotatedImages = "empty"
     """Detect: an image without annotation has no objects (empty), is left out (skip), or is an error."""
+    label_columns: choices.LabelColumns = "auto"
+    """For `yolo`: what lines of more than 6 columns are, a box with further values behind it or a polygon; auto takes
+    only what data.yaml or varying numbers of columns make clear."""
     mean: tuple[Real, ...] = ()
     """Three channel means on the 0–1 scale; empty takes ImageNet's where a network starts from its
     weights, and those of the labelled images elsewhere."""

@@ -5,6 +5,8 @@ files, the deterministic substitute, and lists of stems to leave out. `image_rea
 """
 
 import os
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from typing import TypeVar
 
 from fmce.console.log import logger
 from fmce.data.image_reader import DAMAGE_ERRORS
+from fmce.files import read_text
 
 Item = TypeVar("Item")
 Stems = Path | str | Iterable[str]
@@ -33,10 +36,11 @@ class UnreadableDataError(ValueError):
 def read_stems(exclude: Stems) -> frozenset[str]:
     """Read the stems to leave out from a text file, one per line, or from an iterable.
 
-    In a file "#" starts a comment. An image suffix is dropped, so lists of file names work too.
+    In a file "#" at the start of a line or behind a blank starts a comment. Folders and endings of images and
+    videos are dropped, so lists of file names work too, with either separator.
 
     Raises:
-        ValueError: If the text file does not exist.
+        ValueError: If the text file does not exist, or is in an encoding that nothing in it marks.
 
     >>> sorted(read_stems(["0001.jpg", "0002", ""]))
     ['0001', '0002']
@@ -45,19 +49,20 @@ def read_stems(exclude: Stems) -> frozenset[str]:
         path = Path(exclude)
         if not path.is_file():
             raise ValueError(f"expected a text file with one stem per line, found none at {path}")
-        exclude = [line.partition("#")[0] for line in path.read_text("utf-8").splitlines()]
-    return frozenset(stem_of(name.strip()) for name in exclude if name.strip())
+        lines = read_text(path, "one stem per line").splitlines()
+        exclude = [re.split(r"(?:^|\s)#", line, maxsplit=1)[0] for line in lines]
+    return frozenset(stem_of(name) for name in exclude if name.strip())
 
 
 def stem_of(name: str) -> str:
-    """Return the name of a file without folders and image suffix.
+    r"""Return the name of a file without folders and the ending of images and videos, in one spelling of accents.
 
-    >>> stem_of("images/0001.v2.jpg"), stem_of("0001.v2")
-    ('0001.v2', '0001.v2')
+    >>> stem_of("images/0001.v2.jpg"), stem_of("0001.v2"), stem_of("cam\\0002.jpg ")
+    ('0001.v2', '0001.v2', '0002')
     """
-    name = name.rsplit("/", 1)[-1]
+    name = unicodedata.normalize("NFC", re.split(r"[/\\]", name)[-1].strip())
     stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in IMAGE_SUFFIXES else name
+    return stem if suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES else name
 
 
 def walk_files(root: Path, seen: set[str] | None = None) -> Iterator[Path]:

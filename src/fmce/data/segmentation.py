@@ -33,6 +33,7 @@ CAMVID_CLASSES = (
     *("pedestrian", "bicyclist"),
 )
 CAMVID_VOID = 11
+MASK_SUFFIXES = (".png", ".webp", ".bmp", ".tif", ".tiff")
 _WRONG = 254  # marks values of the id table that are no class; never a train id itself
 Unpaired = Literal["error", "skip"]
 
@@ -142,7 +143,7 @@ def _id_table(num_classes: int, id_map: Mapping[int, int]) -> ImageArray:
 def _by_key(folder: Path, suffixes: tuple[str, ...], ending: str = "") -> dict[str, Path]:
     """Return files by their path inside the folder, without suffix and without `ending`."""
     files: dict[str, Path] = {}
-    for path in list_images(folder, suffixes):
+    for path in list_images(folder, suffixes, aloud=True):
         key = path.relative_to(folder).with_suffix("").as_posix()
         if not key.endswith(ending):
             continue
@@ -167,7 +168,7 @@ def folder_pair(
 
     Args:
         images: Folder of images.
-        masks: Folder of PNG or lossless WebP masks of class ids.
+        masks: Folder of masks of class ids, in formats without loss.
         class_names: Names of the train ids 0 … C − 1.
         mask_ending: What the stem of a mask adds to that of its image, for instance "_train_id".
         id_map: Ids in the files to train ids, where they differ.
@@ -186,7 +187,7 @@ def folder_pair(
         {key: path for key, path in found.items() if stem_of(key) not in left_out}
         for found in (
             _by_key(images, IMAGE_SUFFIXES),
-            _by_key(masks, (".png", ".webp"), mask_ending),
+            _by_key(masks, MASK_SUFFIXES, mask_ending),
         )
     )
     alone = sorted(image_files.keys() ^ mask_files.keys())

@@ -15,7 +15,7 @@ from fmce.data.frames.folders import is_excluded_name
 from fmce.data.frames.shards import Shard, write_index
 from fmce.data.frames.video import FrameSettings, list_videos
 from fmce.data.frames.video_to_shards import fingerprint, pack_video, read_record, record_names
-from fmce.data.image_files import first_names, read_stems
+from fmce.data.image_files import first_names, read_stems, stem_of
 from fmce.engine.jobs.local import run_jobs
 from fmce.engine.runtime import cores
 from fmce.runs.log import lock_run
@@ -118,7 +118,7 @@ def _index(out: Path, settings: FrameSettings, exclude: frozenset[str]) -> dict[
     for prefix in record_names(out):
         record = read_record(out, prefix)
         assert record is not None
-        if is_excluded_name(Path(record["video"]).stem, exclude):
+        if is_excluded_name(stem_of(record["video"]), exclude):
             continue
         if "damaged" in record:
             damaged[record["video"]] = record["damaged"]

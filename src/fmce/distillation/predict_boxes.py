@@ -51,7 +51,11 @@ def read_truth(
     classes = BDD100K_NAMES if official else Classes(tuple(class_names))
     raw = read_scalabel(labels)
     classes.refuse_unknown(raw, str(labels))
-    truth = {stem: classes.to_boxes(rows) for stem, rows in raw.items() if rows is not None}
+    truth = {
+        stem: classes.to_boxes(image.boxes)
+        for stem, image in raw.items()
+        if image.boxes is not None
+    }
     stems = by_stem(((str(path), path) for path in images), "images to score")
     if not truth.keys() & stems.keys():
         raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fmce.data.augmentation import Augmentation
 from fmce.data.image_files import list_images
 from fmce.data.image_reader import ImageArray, read_ids
+from fmce.data.segmentation import MASK_SUFFIXES
 from fmce.distillation.inputs import complete_image
 from fmce.metrics.segmentation import confusion, segmentation_scores
 from fmce.tasks.distillation import SegmentationTask
@@ -56,7 +57,7 @@ def score_masks(
     """
     classes = len(class_names)
     counts = torch.zeros(classes, classes, dtype=torch.int64)
-    truths = {mask_key(path, masks): path for path in list_images(masks, (".png", ".webp"))}
+    truths = {mask_key(path, masks): path for path in list_images(masks, MASK_SUFFIXES)}
     truths = {key: path for key, path in truths.items() if key not in left_out}
     predicted = {mask_key(path, preds): path for path in list_images(preds, (".png",))}
     missing = sorted(truths.keys() - predicted.keys())

@@ -1,6 +1,7 @@
 """Boxes of every format in one form, on small files and on the real samples."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -14,9 +15,8 @@ from fmce.data.detection.formats import (
     coco_detection,
     kitti_detection,
     voc_detection,
-    yolo_detection,
 )
-from fmce.data.detection.labels import Classes, RawBox
+from fmce.data.detection.labels import Classes, RawBox, RawImage
 from fmce.data.detection.scalabel import (
     BDD100K_BOX_CLASSES,
     BDD100K_NAMES,
@@ -24,6 +24,8 @@ from fmce.data.detection.scalabel import (
     read_scalabel,
     to_scalabel,
 )
+from fmce.data.detection.yolo import yolo_detection
+from tests.inputs import INPUTS
 
 DATA = Path(os.environ.get("FMCE_DATA", "/nonexistent"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="FMCE_DATA names no folder of real data")
@@ -170,12 +172,15 @@ def test_scalabel_labels_of_another_form_are_named(tmp_path, labels, message):
 
 
 @pytest.mark.parametrize(
-    ("crowd", "ignored"), [(True, True), (False, False), ("true", True), ("false", False)]
+    ("flag", "ignored"), [(True, True), (False, False), ("true", True), ("false", False), (1, True)]
 )
-def test_crowds_are_read_as_booleans_or_their_texts(tmp_path, crowd, ignored):
-    rows = [label("car", 1, 1, 2, 2, attributes={"Crowd": crowd})]
+@pytest.mark.parametrize("name", ["crowd", "Crowd", "ignored"])
+def test_crowds_and_ignored_boxes_are_read_as_booleans_or_their_texts(
+    tmp_path, name, flag, ignored
+):
+    rows = [label("car", 1, 1, 2, 2, attributes={name: flag})]
     write(tmp_path / "x.json", [{"name": "a.jpg", "labels": rows}])
-    assert [row.ignored for row in read_scalabel(tmp_path / "x.json")["a"]] == [ignored]
+    assert [row.ignored for row in read_scalabel(tmp_path / "x.json")["a"].boxes] == [ignored]
 
 
 def test_official_predictions_are_read_back_as_they_were(tmp_path):
@@ -187,7 +192,7 @@ def test_official_predictions_are_read_back_as_they_were(tmp_path):
     frames = to_scalabel(["a.jpg"], [found], BDD100K_BOX_CLASSES)
     assert frames[0]["labels"][0]["box2d"] == box2d(2, 3, 11.5, 12)
     write(tmp_path / "p.json", frames)
-    (row,) = read_scalabel(tmp_path / "p.json")["a"]
+    (row,) = read_scalabel(tmp_path / "p.json")["a"].boxes
     assert row == RawBox("traffic light", (2, 3, 12.5, 13))
 
 
@@ -211,7 +216,9 @@ def test_kitti_lines(tmp_path):
     assert kitti_detection(tmp_path, "val").stems == ("000003",)
     assert kitti_detection(tmp_path, "train", unannotated="skip").stems == ("000000",)
     write(tmp_path / "training" / "label_2" / "000000.txt", "Car 0 0 0 1 2 three 4")
-    with pytest.raises(ValueError, match=r"line 1, got \['1', '2', 'three', '4'\]"):
+    with pytest.raises(
+        ValueError, match=r"15 columns, or 16 with a score, in .*0\.txt, line 1, got 8"
+    ):
         kitti_detection(tmp_path, "train")
 
 
@@ -300,7 +307,7 @@ def test_label_files_that_cannot_be_read_are_named(tmp_path, content):
     labels.unlink()
     if content is not None:
         labels.write_bytes(content)
-    with pytest.raises(ValueError, match=r"expected (a file of labels at|UTF-8 text in) .*labels"):
+    with pytest.raises(ValueError, match=r"labels\.json: expected labels"):
         coco_detection(images, labels)
 
 
@@ -371,15 +378,56 @@ def test_yolo_folders(tmp_path, names):
     assert yolo_detection(tmp_path, "train", unannotated="skip").stems == ("a",)
 
 
-def test_yolo_polygons_become_their_bounds_and_confidences_are_passed_over(tmp_path):
+def test_yolo_polygons_become_their_bounds_and_confidences_are_passed_over(tmp_path, caplog):
     lines = "0 0.5 0.2 0.75 0.4 0.25 0.6\n\n1 0.5 0.5 0.25 0.2 0.9\n"
-    files = yolo_detection(yolo(tmp_path, lines), "train")
+    with caplog.at_level(logging.INFO, "fmce"):
+        files = yolo_detection(yolo(tmp_path, lines), "train", columns="polygon")
+    assert f"{tmp_path}/labels/train: lines of 7 columns are read as polygons" in caplog.text
     assert files.boxes[0].labels.tolist() == [0, 1]
     # The corners' least and largest x (0.25, 0.75) of 40 pixels and y (0.2, 0.6) of 30.
     np.testing.assert_allclose(files.boxes[0].boxes, [[10, 6, 30, 18], [15, 12, 25, 18]], atol=1e-4)
     for wrong in ("0 0.5 0.2 0.75 0.4 0.25 0.6 0.1", "0 0.5 0.2 0.75 0.4 0.25 x"):
-        with pytest.raises(ValueError, match=r"expected .* of a box.* in .*a\.txt, line 2, got"):
-            yolo_detection(yolo(tmp_path, f"\n{wrong}"), "train")
+        with pytest.raises(ValueError, match=r"expected .* in .*a\.txt, line 2, got"):
+            yolo_detection(yolo(tmp_path, f"\n{wrong}"), "train", columns="polygon")
+
+
+def test_yolo_columns_decide_nothing_where_they_may_be_several_things(tmp_path):
+    triangle, square = "0 0.5 0.2 0.75 0.4 0.25 0.6", "0 0 0 0.5 0 0.5 0.5 0 0.5"
+    # Numbers of corners vary in polygons alone.
+    (mixed,) = yolo_detection(yolo(tmp_path, f"{triangle}\n{square}\n"), "train").boxes[:1]
+    np.testing.assert_allclose(mixed.boxes, [[10, 6, 30, 18], [0, 0, 20, 15]], atol=1e-4)
+    for lines in (triangle, square, f"{square}\n0 0.5 0.5 0.1 0.1"):
+        with pytest.raises(
+            ValueError, match=r"a\.txt, line 1, got [79]: a polygon, or a box with a"
+        ):
+            yolo_detection(yolo(tmp_path, lines), "train")
+    pose = "0 0.5 0.5 0.3 0.2 0.45 0.45 2"
+    with pytest.raises(ValueError, match=r"got 8: a box .*label_columns=box$"):
+        yolo_detection(yolo(tmp_path, pose), "train")
+    about = "names: [car]\nkpt_shape: [1, 3]"
+    boxes = yolo_detection(yolo(tmp_path, pose, about), "train").boxes[0].boxes
+    np.testing.assert_allclose(boxes, [[14, 12, 26, 18]], atol=1e-4)
+    with pytest.raises(ValueError, match=r"confidence from 0 to 1 as column 6 .*line 1, got 1\.57"):
+        yolo_detection(yolo(tmp_path, "0 0.5 0.5 0.3 0.2 1.57"), "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"), [("11-yolo-track1", 7), ("11-yolo-track7", 7), ("11-yolo-pose", 9)]
+)
+def test_track_ids_and_keypoints_are_refused_or_passed_over(name, columns):
+    with pytest.raises(
+        ValueError, match=rf"train0\.txt, line 1, got {columns}: a polygon, or a box"
+    ):
+        yolo_detection(INPUTS / "labels" / name, "train")
+    files = yolo_detection(INPUTS / "labels" / name, "train", columns="box")
+    np.testing.assert_allclose(files.boxes[0].boxes, [[33.6, 25.6, 62.4, 38.4]], atol=1e-4)
+
+
+@pytest.mark.parametrize("ending", [".TXT", ".Txt"])
+def test_endings_of_labels_may_be_in_capitals(tmp_path, ending):
+    root = yolo(tmp_path, "1 0.5 0.5 0.25 0.2")
+    (root / "labels" / "train" / "a.txt").rename(root / "labels" / "train" / f"a{ending}")
+    assert yolo_detection(root, "train").boxes[0].labels.tolist() == [1]
 
 
 def test_yolo_text_files_are_nested_as_the_images_are(tmp_path):
@@ -442,17 +490,130 @@ def test_pascal_voc(tmp_path):
         voc_detection(tmp_path, "val")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "declared"),
+    [
+        ("gb2312", "gb2312"),
+        ("gb18030", "GBK"),
+        ("big5", "big5"),
+        ("shift_jis", "Shift_JIS"),
+        ("utf-16", "utf-16"),
+        ("utf-8-sig", "utf-8"),
+        ("utf-8", None),
+    ],
+)
+def test_voc_in_every_encoding_that_it_declares(tmp_path, encoding, declared):
+    root = tmp_path
+    picture(root / "JPEGImages" / "a.jpg")
+    head = f'<?xml version="1.0" encoding="{declared}"?>\n' if declared else ""
+    text = head + VOC.replace("<annotation>", "<annotation><folder>道路</folder>")
+    (root / "Annotations").mkdir()
+    (root / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    write(root / "ImageSets" / "Main" / "train.txt", "a")
+    assert voc_detection(root, "train").boxes[0].boxes.tolist() == [[0, 2, 10, 12], [4, 4, 40, 30]]
+
+
+@pytest.mark.parametrize("declared", ["utf-8", "ascii", "klingon"])
+def test_voc_in_another_encoding_than_declared_names_its_file(tmp_path, declared):
+    picture(tmp_path / "JPEGImages" / "a.jpg")
+    (tmp_path / "Annotations").mkdir()
+    head = f'<?xml version="1.0" encoding="{declared}"?>'
+    text = head + VOC.replace("car", "道路")
+    (tmp_path / "Annotations" / "a.xml").write_bytes(text.encode("gb2312"))
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", "a")
+    with pytest.raises(ValueError, match=r"expected VOC's XML .*a\.xml|a\.xml: expected VOC's XML"):
+        voc_detection(tmp_path, "train")
+
+
+@pytest.mark.parametrize("name", ["09-voc-gb2312", "09-voc-blank"])
+def test_voc_as_people_have_it(name):
+    files = voc_detection(INPUTS / "labels" / name, "train")
+    assert len(files) == 6
+    assert [boxes.boxes.tolist() for boxes in files.boxes] == [[[48, 32, 88, 56]]] * 6
+    files.check()
+
+
+def test_lists_of_one_class_have_a_number_behind_the_name(tmp_path):
+    for name in ("a", "b c", "d 1"):
+        picture(tmp_path / "JPEGImages" / f"{name}.jpg")
+        write(tmp_path / "Annotations" / f"{name}.xml", VOC)
+    write(tmp_path / "ImageSets" / "Main" / "car_train.txt", "a  1\nb c -1\nd 1\n")
+    assert voc_detection(tmp_path, "car_train").stems == ("a", "b c", "d 1")
+
+
+def test_sizes_that_labels_state_are_compared_with_the_files(tmp_path):
+    root = INPUTS / "labels" / "02-coco-size"
+    files = coco_detection(root / "train", root / "annotations" / "instances_train.json")
+    with pytest.raises(ValueError, match=r"train0\.jpg is 192×128, its labels are for 96×64 "):
+        files.check()
+    picture(tmp_path / "JPEGImages" / "a.jpg")
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", "a")
+    for width, height, fits in ((40, 30, True), (0, 0, True), ("", "", True), (30, 40, False)):
+        size = f"<annotation><size><width>{width}</width><height>{height}</height></size>"
+        write(tmp_path / "Annotations" / "a.xml", VOC.replace("<annotation>", size))
+        voc = voc_detection(tmp_path, "train")
+        if fits:
+            voc.check()
+        else:
+            with pytest.raises(ValueError, match=r"is 40×30, its labels are for 30×40 .*EXIF"):
+                voc.check()
+    frame = {"name": "a.jpg", "labels": [label("car", 1, 1, 9, 9)]}
+    for content in (
+        [frame | {"size": {"width": 80, "height": 60}}],
+        {"frames": [frame], "config": {"imageSize": {"width": 80, "height": 60}}},
+    ):
+        write(tmp_path / "x.json", content)
+        joined = join_labels(
+            tmp_path / "JPEGImages", read_scalabel(tmp_path / "x.json"), BDD100K_NAMES, name="x"
+        )
+        with pytest.raises(ValueError, match="labels are for 80×60"):
+            joined.check()
+
+
+def test_labels_of_phone_pictures_are_those_of_the_upright_image():
+    for name, box in (("01-exif6-yolo", [6.4, 2.4, 25.6, 21.6]), ("01-exif3-yolo", None)):
+        files = yolo_detection(INPUTS / "images" / name, "train")
+        files.check()
+        image, boxes = files[0]
+        assert image.shape[:2] == ((96, 64) if box else (64, 96))
+        if box:
+            np.testing.assert_allclose(boxes.boxes, [box], atol=1e-4)
+
+
+def test_names_with_either_separator_meet_their_images():
+    root = INPUTS / "labels" / "08-backslash"
+    files = coco_detection(root / "train", root / "annotations" / "instances_train.json")
+    assert (len(files), files.stems[0]) == (6, "train0")
+    assert files.boxes[0].boxes.tolist() == [[8, 32, 48, 56]]
+
+
+def test_accents_in_either_spelling_are_one_name(tmp_path):
+    picture(tmp_path / "images" / "strae\u0301e.jpg")  # as macOS stores it
+    write(tmp_path / "x.json", [{"name": "stra\u00e9e.jpg", "labels": [label("car", 1, 1, 9, 9)]}])
+    files = join_labels(
+        tmp_path / "images", read_scalabel(tmp_path / "x.json"), BDD100K_NAMES, name="x"
+    )
+    assert len(files.boxes[0].labels) == 1
+
+
+@pytest.mark.parametrize("flag", [{"iscrowd": 1}, {"ignore": True}, {"ignore": "1", "iscrowd": 0}])
+def test_coco_has_two_flags_of_ignored_regions(tmp_path, flag):
+    box = {"image_id": 7, "category_id": 3, "bbox": [1, 1, 4, 4]}
+    files = coco_detection(*coco(tmp_path, annotations=[box | flag, box | {"iscrowd": 0}]))
+    assert files.boxes[0].ignored.tolist() == [True, False]
+
+
 def test_a_damaged_image_is_replaced_and_an_empty_set_refused(tmp_path):
     picture(tmp_path / "b.jpg")
     (tmp_path / "a.jpg").write_bytes(b"no image")
-    raw = {"a": [], "b": [RawBox("car", (1, 1, 9, 9))]}
+    raw = {"a": RawImage([]), "b": RawImage([RawBox("car", (1, 1, 9, 9))])}
     files = join_labels(tmp_path, raw, Classes(("car",)), name="two")
     files.check()
     assert files[0].boxes.labels.tolist() == [0]
     assert files.failures.failed_items == [0]
     assert files.select([1]).stems == ("b",)
     with pytest.raises(ValueError, match="at least one labelled image"):
-        DetectionFiles(name="none", image_paths=[], boxes=[], class_names=("car",))
+        DetectionFiles(name="none", image_paths=[], boxes=[], stated_sizes=[], class_names=("car",))
 
 
 @needs_data
@@ -543,7 +704,7 @@ def test_every_format_gives_the_same_boxes_of_the_real_images(tmp_path):
 @needs_data
 def test_real_scalabel_file_with_an_ignored_person():
     rows = read_scalabel(DATA / "bdd100k-label-samples" / "example_ignore_annotation.json")
-    first = BDD100K_NAMES.to_boxes(rows["00091078-875c1f73-0000166"])
+    first = BDD100K_NAMES.to_boxes(rows["00091078-875c1f73-0000166"].boxes)
     assert {BDD100K_BOX_CLASSES[i] for i in first.labels} == {"pedestrian"}
     assert first.ignored.tolist() == [True, False]
     assert first.boxes[1] == pytest.approx([68.0515, 301.7666, 109.7226, 427.2931], abs=1e-3)

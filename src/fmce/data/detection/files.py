@@ -12,8 +12,9 @@ from typing import ClassVar, Literal, NamedTuple, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from fmce.console.log import logger
 from fmce.data.detection.boxes import ImageBoxes, crop_image_boxes
-from fmce.data.detection.labels import Classes, RawLabels, by_stem
+from fmce.data.detection.labels import Classes, RawImage, RawLabels, by_stem
 from fmce.data.image_files import Stems, first_names, list_images, read_stems, stem_of
 from fmce.data.image_reader import DAMAGE_ERRORS, ImageArray, image_size, read_rgb
 from fmce.data.labelled_files import LabelledFiles
@@ -36,10 +37,12 @@ class DetectionFiles(LabelledFiles[BoxedImage]):
 
     Attributes:
         boxes: Boxes of each image, as in its file.
+        stated_sizes: Width and height of each image as its label file states them, else None.
     """
 
     boxes: Sequence[ImageBoxes]
-    per_image: ClassVar[tuple[str, ...]] = ("image_paths", "boxes")
+    stated_sizes: Sequence[tuple[int, int] | None]
+    per_image: ClassVar[tuple[str, ...]] = ("image_paths", "boxes", "stated_sizes")
 
     def read(self, index: int) -> BoxedImage:
         """Decode an image and cut its boxes at its edges; errors as in `LabelledFiles.read`."""
@@ -79,18 +82,19 @@ class DetectionFiles(LabelledFiles[BoxedImage]):
             )
 
     def check(self) -> dict[str, int]:
-        """Refuse boxes that cannot be right; only the header of each image is read.
+        """Refuse labels that cannot be right; only the header of each image is read.
 
         Returns:
             Boxes by class name, ignored ones under "ignored".
 
         Raises:
-            ValueError: If boxes are inverted, empty or outside their image; the message names the first.
+            ValueError: If boxes are inverted, empty or outside their image, or an image has another size than its
+                label file states; the message names the first.
         """
         problems = [p for i in range(len(self)) for p in self._problems(i)]
         if problems:
             raise ValueError(
-                f"{self.name}, {len(problems)} boxes are wrong: "
+                f"{self.name}, {len(problems)} labels are wrong: "
                 f"{first_names(problems, separator='; ')}"
             )
         labels = np.concatenate([b.labels[~b.ignored] for b in self.boxes])
@@ -104,6 +108,17 @@ class DetectionFiles(LabelledFiles[BoxedImage]):
             width, height = image_size(path)
         except DAMAGE_ERRORS:
             return []  # counted when it is read
+        stated = self.stated_sizes[index]
+        if stated not in (None, (width, height)):
+            turned = (
+                "; the labels may have been made without regard to its EXIF orientation"
+                if stated == (height, width)
+                else ""
+            )
+            return [
+                f"{path} is {width}×{height}, its labels are for {'×'.join(map(str, stated or ()))} "
+                f"(width × height){turned}; take the images that were labelled, or scale the boxes"
+            ]
         found = []
         for box in self.boxes[index].boxes.tolist():
             x1, y1, x2, y2 = box
@@ -141,7 +156,7 @@ def join_labels(
 
     Args:
         images: Folder of images, or the files.
-        labels: Raw boxes by stem.
+        labels: What the label files say.
         classes: What becomes of the class names in the files.
         name: What messages call the set.
         options: See `JoinOptions`.
@@ -159,17 +174,26 @@ def join_labels(
             f"{name}: labels of {first_names(alone)} have no image; exclude these stems"
         )
     classes.refuse_unknown(labels, name)
-    bare = [stem for stem in files if labels.get(stem) is None]
+    raw = {stem: labels.get(stem, RawImage(None)) for stem in files}
+    bare = [stem for stem, image in raw.items() if image.boxes is None]
     if bare and unannotated == "error":
         raise ValueError(
             f"{name}: {len(bare)} images have no annotation, {first_names(bare)}; take them as "
             "images without objects (unannotated='empty') or leave them out ('skip')"
         )
-    taken = [stem for stem in files if unannotated != "skip" or labels.get(stem) is not None]
+    if bare:
+        fate = "are left out" if unannotated == "skip" else "count as images without objects"
+        logger.info(
+            "%s: %d of %d images have no annotation and %s", name, len(bare), len(raw), fate
+        )
+    taken = [
+        stem for stem, image in raw.items() if unannotated != "skip" or image.boxes is not None
+    ]
     return DetectionFiles(
         name=name,
         image_paths=[files[stem] for stem in taken],
-        boxes=[classes.to_boxes(labels.get(stem) or ()) for stem in taken],
+        boxes=[classes.to_boxes(raw[stem].boxes or ()) for stem in taken],
+        stated_sizes=[raw[stem].size for stem in taken],
         class_names=classes.names,
     )
 

@@ -6,10 +6,10 @@ The readers of all formats share this form; here the names become class ids.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fmce.data.detection.boxes import ImageBoxes, image_boxes
-from fmce.data.image_files import first_names, stem_of
+from fmce.data.image_files import first_names, list_images, stem_of
 from fmce.files import read_text
 
 _T = TypeVar("_T")
@@ -30,8 +30,20 @@ class RawBox(NamedTuple):
     ignored: bool = False
 
 
-RawLabels = Mapping[str, Sequence[RawBox] | None]
-"""Raw boxes by stem of the image; None where the file lists the image without annotation."""
+class RawImage(NamedTuple):
+    """What a label file says of an image.
+
+    Attributes:
+        boxes: Its boxes; None where the file lists it without annotation.
+        size: Width and height in pixels, where the file states them.
+    """
+
+    boxes: Sequence[RawBox] | None
+    size: tuple[int, int] | None = None
+
+
+RawLabels = Mapping[str, RawImage]
+"""What files say of images, by stem."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +79,8 @@ class Classes:
         """
         wrong = [
             f"{stem}: {row.category!r}"
-            for stem, rows in labels.items()
-            for row in rows or ()
+            for stem, image in labels.items()
+            for row in image.boxes or ()
             if not self.knows(row.category)
         ]
         if wrong:
@@ -89,6 +101,30 @@ class Classes:
             labels += [self.names.index(n) for n in which]
             ignored += [crowd or category in self.ignored or name == EVERY_CLASS] * len(which)
         return image_boxes(boxes, labels, ignored)
+
+
+def stated_size(width: Any, height: Any) -> tuple[int, int] | None:
+    """Return width and height as a file states them; None where it does not, or with 0.
+
+    >>> stated_size("640", 360.0), stated_size(None, 360), stated_size(0, 0)
+    ((640, 360), None, None)
+    """
+    try:
+        size = round(float(width)), round(float(height))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return size if min(size) > 0 else None
+
+
+def is_flagged(value: Any) -> bool:
+    """Return whether an attribute is set: true, a number other than 0, or their text.
+
+    >>> [is_flagged(value) for value in (True, 1, "true", "1", False, None, "0", "False", "")]
+    [True, True, True, True, False, False, False, False, False]
+    """
+    if isinstance(value, str):
+        return value.strip().lower() not in ("", "0", "false", "no", "none", "null")
+    return bool(value)
 
 
 def by_stem(named: Iterable[tuple[str, _T]], where: str) -> dict[str, _T]:
@@ -124,3 +160,26 @@ def read_label_text(path: Path) -> str:
         return read_text(path, "labels")
     except OSError as error:
         raise ValueError(str(error)) from error
+
+
+def by_place(folder: Path, ending: str) -> dict[str, Path]:
+    """Return the label files of a folder by their place in it without ending, which may be in capitals."""
+    if not folder.is_dir():
+        raise ValueError(f"expected a folder of labels at {folder}, found none")
+    return {place(path, folder): path for path in list_images(folder, (ending,))}
+
+
+def place(path: Path, folder: Path) -> str:
+    """Return the path of a file below a folder, without ending, as labels and images share it."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def numbers(fields: Sequence[Any], count: int, where: str) -> list[float]:
+    """Return `count` fields of a box as numbers; `where` names them in the error."""
+    try:
+        values = [float(value) for value in fields]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) != count:
+        raise ValueError(f"expected {count} numbers of a box in {where}, got {fields}")
+    return values

@@ -11,7 +11,15 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from fmce.data.detection.files import DetectionFiles, JoinOptions, join_labels
-from fmce.data.detection.labels import Classes, RawBox, by_stem, read_label_text
+from fmce.data.detection.labels import (
+    Classes,
+    RawBox,
+    RawImage,
+    by_stem,
+    is_flagged,
+    read_label_text,
+    stated_size,
+)
 
 BDD100K_BOX_CLASSES = (
     *("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
@@ -30,11 +38,12 @@ BDD100K_NAMES = Classes(
 )
 
 
-def read_scalabel(path: Path) -> dict[str, list[RawBox] | None]:
+def read_scalabel(path: Path) -> dict[str, RawImage]:
     """Read the boxes of a Scalabel file: a list of frames, one frame, or frames under "frames".
 
     Labels without a box (lanes, drivable areas) are skipped. An image whose "labels" are null or missing
-    gets None. The first release's files of one image have "objects" instead.
+    gets None. The first release's files of one image have "objects" instead. The attributes "crowd" and "ignored" make
+    an ignored region, as in the official evaluation.
 
     Raises:
         ValueError: If the file is no such JSON, names an image twice, or a label lacks its category or a
@@ -43,7 +52,7 @@ def read_scalabel(path: Path) -> dict[str, list[RawBox] | None]:
     return by_stem(_frames(path), str(path))
 
 
-def _frames(path: Path) -> Iterable[tuple[str, list[RawBox] | None]]:
+def _frames(path: Path) -> Iterable[tuple[str, RawImage]]:
     text = read_label_text(path)
     try:
         content = json.loads(text)
@@ -52,6 +61,8 @@ def _frames(path: Path) -> Iterable[tuple[str, list[RawBox] | None]]:
     frames = content.get("frames", [content]) if isinstance(content, dict) else content
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise ValueError(f"expected a list of frames, or one frame, in {path}")
+    whole = content.get("config") if isinstance(content, dict) else None
+    every = whole.get("imageSize") if isinstance(whole, dict) else None
     for frame in frames:
         # The file of a single image names it outside the frame, or only by its own name.
         outside = content.get("name") if isinstance(content, dict) else None
@@ -59,7 +70,10 @@ def _frames(path: Path) -> Iterable[tuple[str, list[RawBox] | None]]:
         labels = frame.get("labels", frame.get("objects"))
         if not isinstance(name, str) or not isinstance(labels, list | None):
             raise ValueError(f"expected frames with a name and a list of labels in {path}")
-        yield name, None if labels is None else [*_boxes(labels, f"{path}, {name}")]
+        size = frame.get("size") or every
+        sides = (size.get("width"), size.get("height")) if isinstance(size, dict) else (None, None)
+        boxes = None if labels is None else [*_boxes(labels, f"{path}, {name}")]
+        yield name, RawImage(boxes, stated_size(*sides))
 
 
 def _boxes(labels: Iterable[Any], where: str) -> Iterable[RawBox]:
@@ -75,16 +89,15 @@ def _boxes(labels: Iterable[Any], where: str) -> Iterable[RawBox]:
             raise ValueError(f"expected box2d with x1, y1, x2, y2 in {where}, got {box}") from error
         if not isinstance(category, str):
             raise ValueError(f"expected a category beside the box {box} in {where}")
-        yield RawBox(category, (x1, y1, x2 + 1, y2 + 1), _is_crowd(label, where))
+        yield RawBox(category, (x1, y1, x2 + 1, y2 + 1), _is_ignored(label, where))
 
 
-def _is_crowd(label: Mapping[str, Any], where: str) -> bool:
-    """Return the attribute "crowd", a boolean or in some files its text."""
+def _is_ignored(label: Mapping[str, Any], where: str) -> bool:
+    """Return whether the attribute "crowd" or "ignored" is set, a boolean or in some files its text."""
     attributes = label.get("attributes") or {}
     if not isinstance(attributes, dict):
         raise ValueError(f"expected attributes as a JSON object in {where}, got {attributes!r}")
-    crowd = {k.lower(): v for k, v in attributes.items()}.get("crowd")
-    return crowd.lower() == "true" if isinstance(crowd, str) else bool(crowd)
+    return any(is_flagged(v) for k, v in attributes.items() if k.lower() in ("crowd", "ignored"))
 
 
 def bdd100k_detection(

@@ -37,8 +37,13 @@ def is_excluded(path: Path, exclude: frozenset[str]) -> bool:
     >>> is_excluded(Path("clips/b1c81faa-3df17268.jpg"), held_out)
     False
     """
-    folder = _video_of(path.parent.name)
-    return is_excluded_name(stem_of(path.name), exclude) or folder in exclude
+    return not excluding_names(path).isdisjoint(exclude)
+
+
+def excluding_names(path: Path) -> set[str | None]:
+    """Return the names by which a list may exclude a frame: its stem, and the videos that stem and folder name."""
+    stem = stem_of(path.name)
+    return {stem, _video_of(stem), _video_of(path.parent.name)}
 
 
 def is_excluded_name(stem: str, exclude: frozenset[str]) -> bool:

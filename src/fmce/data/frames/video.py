@@ -14,8 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fmce.data.frames.folders import is_excluded_name
-from fmce.data.image_files import VIDEO_SUFFIXES, Stems, list_images, read_stems
+from fmce.console.log import logger
+from fmce.data.frames.folders import excluding_names, is_excluded_name
+from fmce.data.image_files import (
+    VIDEO_SUFFIXES,
+    Stems,
+    first_names,
+    list_images,
+    read_stems,
+    stem_of,
+)
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -105,7 +113,15 @@ def list_videos(sources: Sequence[Path | str], *, exclude: Stems = ()) -> dict[s
     """
     out = read_stems(exclude)
     found = list(dict.fromkeys(path for source in sources for path in _videos_of(Path(source))))
-    kept = [path for path in found if not is_excluded_name(path.stem, out)]
+    kept = [path for path in found if not is_excluded_name(stem_of(path.name), out)]
+    unmatched = sorted(map(str, out.difference(*map(excluding_names, found))))
+    if unmatched:
+        logger.warning(
+            "%d of %d stems to leave out match no video: %s",
+            len(unmatched),
+            len(out),
+            first_names(unmatched),
+        )
     if not kept:
         raise ValueError(
             f"expected videos ({', '.join(VIDEO_SUFFIXES)}), found {len(found)}, all excluded"

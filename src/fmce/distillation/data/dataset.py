@@ -14,7 +14,7 @@ from fmce.data.image_files import first_names
 from fmce.data.pools import ImagePool
 from fmce.distillation.data.classification import classification_data
 from fmce.distillation.data.detection import detection_data
-from fmce.distillation.data.pools import POOLS, DistillationData
+from fmce.distillation.data.pools import POOLS, DistillationData, warn_of_unmatched_stems
 from fmce.distillation.data.segmentation import segmentation_data
 from fmce.distillation.data.unlabelled import read_frames, write_frames
 from fmce.files import read_json, remove_leftovers, replacing, write_json
@@ -41,6 +41,7 @@ def load_distillation_data(task: TaskName, config: DistillationDataConfig) -> Di
             f"so leave the folders out or name other data: --set data.name={other}"
         )
     data = _READERS[task](config)
+    warn_of_unmatched_stems(config)
     return replace(data, mean=config.mean, std=config.std) if config.mean else data
 
 

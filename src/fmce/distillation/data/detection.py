@@ -12,9 +12,9 @@ from fmce.data.detection.formats import (
     coco_detection,
     kitti_detection,
     voc_detection,
-    yolo_detection,
 )
 from fmce.data.detection.scalabel import bdd100k_detection
+from fmce.data.detection.yolo import yolo_detection
 from fmce.data.image_reader import ImageArray
 from fmce.data.pools import ImagePool, as_pool, resize_and_center_crop, stack_images
 from fmce.data.road_scenes.canvas import SCENE_BOX_CLASSES
@@ -80,8 +80,10 @@ def detection_files(config: DistillationDataConfig, split: str) -> DetectionFile
     if config.name == "coco":
         labels = root / "annotations" / f"instances_{split}.json"
         return coco_detection(root / split, labels, class_names=names, **options)
-    read = yolo_detection if config.name == "yolo" else voc_detection
-    return read(root, split, class_names=names, **options)
+    if config.name == "voc":
+        return voc_detection(root, split, class_names=names, **options)
+    columns = config.label_columns
+    return yolo_detection(root, split, class_names=names, columns=columns, **options)
 
 
 def _read(files: DetectionFiles, size: tuple[int, int]) -> ImagePool:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from fmce.config.distillation import DistillationDataConfig
-from fmce.data.frames.folders import bdd100k_excluded_stems
+from fmce.console.log import logger
+from fmce.data.frames.folders import bdd100k_excluded_stems, excluding_names
 from fmce.data.frames.pool import FramePool
-from fmce.data.image_files import read_stems
+from fmce.data.frames.shards import holds_shards, open_shards
+from fmce.data.image_files import first_names, read_stems, walk_files
 from fmce.data.memory import available_memory
 from fmce.data.pools import ImagePool
 from fmce.data.transforms import channel_statistics
@@ -52,6 +54,35 @@ def forbidden_stems(config: DistillationDataConfig, validation: Iterable[str]) -
     if config.name == "bdd100k":
         forbidden |= bdd100k_excluded_stems(required_root(config))
     return frozenset(forbidden)
+
+
+def warn_of_unmatched_stems(config: DistillationDataConfig) -> None:
+    """Warn of stems to exclude that name no image of the experiment: a list of others excludes nothing."""
+    if config.exclude is None:
+        return
+    listed = read_stems(config.exclude)
+    unmatched: set[str | None] = set(listed)
+    for folder in (config.root, *config.folders):
+        if folder is not None and holds_shards(folder):
+            for shard in open_shards(folder).shards:
+                keys = {
+                    s
+                    for s in unmatched
+                    if s and f"{s.replace('.', '_')}-".startswith(f"{shard.prefix}-")
+                }
+                unmatched -= keys | excluding_names(Path(shard.prefix))
+        elif folder is not None:
+            for path in walk_files(Path(folder)):
+                unmatched -= excluding_names(path)
+    if unmatched:
+        names = first_names(sorted(map(str, unmatched)))
+        logger.warning(
+            "%s: %d of %d stems match no image or video: %s",
+            config.exclude,
+            len(unmatched),
+            len(listed),
+            names,
+        )
 
 
 def sample_indices(count: int, most: int | None, seed: int) -> list[int]:
