@@ -109,14 +109,14 @@ class DetectionFiles(LabelledFiles[BoxedImage]):
         except DAMAGE_ERRORS:
             return []  # counted when it is read
         stated = self.stated_sizes[index]
-        if stated not in (None, (width, height)):
+        if stated is not None and stated != (width, height):
             turned = (
                 "; the labels may have been made without regard to its EXIF orientation"
                 if stated == (height, width)
                 else ""
             )
             return [
-                f"{path} is {width}×{height}, its labels are for {'×'.join(map(str, stated or ()))} "
+                f"{path} is {width}×{height}, its labels are for {stated[0]}×{stated[1]} "
                 f"(width × height){turned}; take the images that were labelled, or scale the boxes"
             ]
         found = []

@@ -78,7 +78,8 @@ def _report_absent_classes(
     for which in ("labelled", "validation"):
         targets = getattr(data, which).targets
         if masks:
-            counts = sum(torch.bincount(mask.flatten(), minlength=256) for mask in targets)
+            pixels = (torch.bincount(mask.flatten(), minlength=256) for mask in targets)
+            counts = sum(pixels, torch.zeros(256, dtype=torch.int64))
             ignored, counts = int(counts[IGNORE_INDEX]), counts[: len(names)]
         else:
             kinds = targets[..., 4][targets[..., 5] == 0].long()
