@@ -20,7 +20,7 @@ from fmce.data.detection.labels import (
 from fmce.data.image_files import first_names, list_images, read_stems, stem_of
 from fmce.data.image_reader import DAMAGE_ERRORS, image_size
 
-LabelColumns = Literal["auto", "box", "polygon"]
+LongLines = Literal["auto", "box", "polygon"]
 _YOLO_BOX = 6  # most columns of a box: class, centre, size, confidence
 _COLUMNS = {
     "box": "boxes with further values behind them",
@@ -33,7 +33,7 @@ def yolo_detection(
     split: str,
     *,
     class_names: Sequence[str] = (),
-    columns: LabelColumns = "auto",
+    columns: LongLines = "auto",
     **options: Unpack[JoinOptions],
 ) -> DetectionFiles:
     """Read YOLO's folders: images/{split} and labels/{split}/*.txt.
@@ -97,7 +97,7 @@ def _yolo_lines(path: Path) -> list[_YoloLine]:
     return [_YoloLine(row.split(), f"{path}, line {number}") for number, row in rows if row.strip()]
 
 
-def _yolo_columns(lines: Sequence[_YoloLine]) -> LabelColumns:
+def _yolo_columns(lines: Sequence[_YoloLine]) -> LongLines:
     """Return what the long lines of a set are: numbers of columns that vary, all odd, are polygons."""
     long = [line for line in lines if len(line.fields) > _YOLO_BOX]
     counts = {len(line.fields) for line in long}
@@ -145,7 +145,7 @@ def _yolo_names(about: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 
 
 def _yolo_boxes(
-    lines: Sequence[_YoloLine] | None, image: Path, names: Sequence[str], columns: LabelColumns
+    lines: Sequence[_YoloLine] | None, image: Path, names: Sequence[str], columns: LongLines
 ) -> RawImage:
     if lines is None:
         return RawImage(None)
@@ -160,7 +160,7 @@ def _yolo_boxes(
 
 
 def _yolo_corners(
-    fields: Sequence[str], where: str, columns: LabelColumns
+    fields: Sequence[str], where: str, columns: LongLines
 ) -> tuple[float, float, float, float]:
     """Return x1, y1, x2, y2 of a box, or of the bounds of a polygon."""
     if columns == "polygon" and len(fields) >= _YOLO_BOX:
