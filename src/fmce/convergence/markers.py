@@ -43,7 +43,7 @@ class PhaseConfig:
         if_not_converged: ``error``, or ``last`` to take the last epoch as convergence epoch.
 
     Raises:
-        ValueError: A value is out of its range; the message names the choices.
+        ValueError: If a value is out of its range; the message names the choices.
     """
 
     num_phases: int = 10
@@ -152,8 +152,7 @@ def _place_markers(
     if end - start < num_phases:
         raise NoPhasesError(
             f"{num_phases} phases need at least {num_phases} epochs from the largest loss to "
-            f"convergence; got {end - start} (epochs {start} to {end}): lower the threshold or "
-            "num_phases"
+            f"convergence; got {end - start} (epochs {start} to {end}): lower the threshold or num_phases"
         )
     logs = np.log(np.maximum(smoothed, LOG_FLOOR * smoothed.max()))
     progress = logs[start - 1] - logs  # signed: a rise is no progress
@@ -161,8 +160,7 @@ def _place_markers(
     if not whole > 0:
         raise NoPhasesError(
             f"no progress: the smoothed loss at convergence (epoch {end}) is not below that at "
-            f"the largest loss (epoch {start}); use another smoothing, a lower decay or a lower "
-            "threshold"
+            f"the largest loss (epoch {start}); use another smoothing, a lower decay or a lower threshold"
         )
     markers = [start]
     for k in range(1, num_phases):

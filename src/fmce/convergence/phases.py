@@ -51,7 +51,7 @@ class Phases:
         config: The settings they were found with.
 
     Raises:
-        ValueError: The fields contradict each other.
+        ValueError: If the fields contradict each other.
     """
 
     markers: tuple[int, ...]
@@ -230,8 +230,8 @@ def find_phases(
         config=config,
     )
     share = made.smoothing_share
-    return replace(
-        made, smoothing_driven=None if share is None else share >= _SMOOTHING_DRIVEN_FROM
+    return (
+        made if share is None else replace(made, smoothing_driven=share >= _SMOOTHING_DRIVEN_FROM)
     )
 
 
@@ -299,10 +299,8 @@ def _checked_non_negative(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 def _checked_rates(learning_rates: ArrayLike, num_epochs: int) -> NDArray[np.float64]:
     rates = _checked_non_negative(learning_rates, "learning_rates")
-    if rates.size != num_epochs:
-        raise ValueError(
-            f"learning_rates must hold one value per epoch, {num_epochs}; got {rates.size}"
-        )
+    if (got := rates.size) != num_epochs:
+        raise ValueError(f"learning_rates must hold one value per epoch, {num_epochs}; got {got}")
     if not rates.any():
         raise ValueError("learning_rates must hold a value above 0; got only zeros: leave them out")
     return rates

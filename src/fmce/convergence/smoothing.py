@@ -71,8 +71,7 @@ def checked_sequence(values: ArrayLike, name: str) -> NDArray[np.float64]:
         raise ValueError(f"{name} must be a 1-d sequence of numbers; got {error}") from error
     if array.ndim != 1:
         raise ValueError(
-            f"{name} must be 1-d, one number per epoch; got shape {array.shape}: "
-            "pass a flat list or array"
+            f"{name} must be 1-d, one number per epoch; got shape {array.shape}: pass a flat list or array"
         )
     if array.size == 0:
         raise ValueError(f"{name} must hold at least one number; got an empty sequence")

@@ -15,14 +15,12 @@ def _in_float32(values: Tensor) -> Tensor:
 def fmcs_loss(phase_logits: Tensor, target_phase: int | None = None) -> Tensor:
     """Compute how far feature maps are from the target phase, L_FMCS = −mean log q_target(map).
 
-    FMCE-Net++ paper, Eq. 4: cross-entropy of the frozen FMCE-Net towards the last phase, K.
+    FMCE-Net++ paper, Eq. 4: cross-entropy of the frozen FMCE-Net towards the last phase, K; a scalar in
+    nats, in float32 (float64 for float64 logits).
 
     Args:
         phase_logits: (B, K) logits of FMCE-Net, B and K at least 1; index = phase − 1.
         target_phase: Phase in 1 … K; None is K, as in the paper.
-
-    Returns:
-        Scalar in nats, at least 0, in float32 (float64 for float64 logits).
 
     Raises:
         ValueError: If the logits are not (B, K) or the target phase is outside 1 … K.
@@ -87,8 +85,7 @@ def representation_auxiliary_loss(
         )
     if base_loss.ndim != 0:
         raise ValueError(
-            f"expected a scalar base_loss, got shape {tuple(base_loss.shape)}; "
-            "average it over the batch first"
+            f"expected a scalar base_loss, got shape {tuple(base_loss.shape)}; average it over the batch first"
         )
     # Not given in the paper, which knows oracle_every = 1 only.
     weight = oracle_every * (1 - raf)
@@ -108,9 +105,6 @@ def feature_matching_loss(
         teacher_maps: Maps of checkpoint E_K for the same images, same shape; taken as constants.
         mean_square: Scalar, mean square of the teacher's maps of the complete batch, where these are a part of it;
             None takes that of these maps.
-
-    Returns:
-        Scalar, at least 0, in float32 (float64 for float64 inputs).
 
     Raises:
         ValueError: If the shapes differ or the maps are empty.

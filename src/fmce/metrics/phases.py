@@ -59,12 +59,8 @@ def phase_metrics(
         phases: (B,) true phases, integers in 1 … K.
         num_phases: K, only to check the logits against; None takes it from them.
 
-    Returns:
-        The metrics over all B maps.
-
     Raises:
-        ValueError: If shapes do not fit, a logit is not finite, or a phase is no integer in
-            1 … K.
+        ValueError: If shapes do not fit, a logit is not finite, or a phase is no integer in 1 … K.
 
     >>> metrics = phase_metrics([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0]], [1, 2, 2])
     >>> round(metrics.accuracy, 3), metrics.confusion.tolist()

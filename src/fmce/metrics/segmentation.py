@@ -44,10 +44,8 @@ def confusion(
     [[1, 1], [0, 0]]
     """
     if preds.shape != targets.shape:
-        raise ValueError(
-            f"expected preds and targets of one shape, got {tuple(preds.shape)} and "
-            f"{tuple(targets.shape)}"
-        )
+        shapes = f"{tuple(preds.shape)} and {tuple(targets.shape)}"
+        raise ValueError(f"expected preds and targets of one shape, got {shapes}")
     preds, targets = _integers(preds, "preds").flatten(), _integers(targets, "targets").flatten()
     _refuse_out_of_range(
         preds, num_classes, "predicted class ids", "predictions outside the classes are errors"

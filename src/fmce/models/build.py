@@ -50,7 +50,7 @@ def build_model(
     options: Options | None = None,
     weights: str | None = None,
 ) -> nn.Module:
-    """Build a classifier by name.
+    """Build a classifier by name, on the CPU and in training mode.
 
     Args:
         name: "tiny", "torchvision:NAME", "timm:NAME", or "my.module:function", a function of your
@@ -61,9 +61,6 @@ def build_model(
         options: Further keyword arguments of the model's constructor.
         weights: None trains from scratch. "DEFAULT" or another of torchvision's weight names, or
             "pretrained" for timm, starts from downloaded weights with a new classifier layer.
-
-    Returns:
-        The model on the CPU, in training mode.
 
     Raises:
         ValueError: If the name, weights or options are unknown (near names are listed), a number is

@@ -75,8 +75,7 @@ def _convolutions(map_shape: tuple[int, int, int], net_width: float) -> nn.Seque
     for following in blocks:
         # Not given in the paper: a side of 1 cannot be halved, so the block keeps the size.
         if min(height, width) >= 2:
-            layers.append(_ConvBeforePool(channels, following, 3, padding=1))
-            layers.append(nn.MaxPool2d(2))
+            layers += [_ConvBeforePool(channels, following, 3, padding=1), nn.MaxPool2d(2)]
             height, width = height // 2, width // 2
         else:
             layers.append(nn.Conv2d(channels, following, 3, padding=1))
@@ -120,10 +119,7 @@ class FMCENet(nn.Module):
         self.num_phases, self.width = num_phases, float(width)
         self.trained_on = ""
         self.convolutions = _convolutions(self.map_shape, self.width)
-        for layer in self.convolutions:
-            if isinstance(layer, nn.Conv2d):
-                channels = layer.out_channels
-        self.head = nn.Linear(channels, num_phases)
+        self.head = nn.Linear(_channels(channels, self.width)[-1], num_phases)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return phase logits (B, num_phases) of feature maps (B, C, H, W) of any float dtype.

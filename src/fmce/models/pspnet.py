@@ -17,13 +17,11 @@ MIN_HEAD_CHANNELS = 32
 class SegmentationOutput(NamedTuple):
     """What a segmentation model returns, in train and in eval mode alike.
 
-    A model of your own may also return bare logits, or torchvision's {"out": …, "aux": …};
-    `segmentation_output` brings them into this form.
+    A custom model may also return bare logits, or torchvision's {"out": …, "aux": …}.
 
     Attributes:
         logits: Float (B, num_classes, H, W) at the size of the images.
-        auxiliary_logits: The same shape from the auxiliary head; None in eval mode or without that
-            head.
+        auxiliary_logits: The same shape from the auxiliary head; None in eval mode or without that head.
     """
 
     logits: Tensor
