@@ -21,7 +21,12 @@ import torch.nn.functional as F
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from experiments.distillation_runs import without_places
+from experiments.distillation_runs import (
+    FOLDERS,
+    data_folder,
+    unlabelled_folders,
+    without_places,
+)
 from experiments.result_rows import select
 from experiments.script import options_parser, record, run_script
 from fmce.config.choices import ARMS, Arm
@@ -31,6 +36,7 @@ from fmce.config.distillation import (
     DistillationDataConfig,
     NetConfig,
     StepsConfig,
+    distillation_preset,
 )
 from fmce.config.io import to_dict
 from fmce.data.batch import ImageSet
@@ -92,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.plan:
             print(*about.values(), experiment.what)
             continue
-        config, result = trained(experiment, seed, options.out)
+        config, result = trained(experiment, seed, data_folder(parser), options.out)
         record(options.results, "patience", experiment.what, config, result, **about)
 
 
@@ -110,16 +116,19 @@ def queue(options: Any) -> Iterator[tuple[Experiment, int]]:
                     yield experiment, seed
 
 
-def trained(experiment: Experiment, seed: int, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def trained(
+    experiment: Experiment, seed: int, data: Path, out: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the config of an experiment's row, and what its students of a seed came to."""
-    folder, base = out / experiment.case, CASES[experiment.case]()
+    case = CASES[experiment.case](data, out)
+    base, folder = case, out / experiment.case
     name = f"{experiment.part}-{experiment.what.replace(' ', '-')}"
     teacher = folder / "teacher"
     if experiment.own_teacher:
-        base, teacher = experiment.change(base), folder / f"teacher-{name}"
+        base, teacher = experiment.change(case), folder / f"teacher-{name}"
     # Whatever else it trains is short; a teacher is trained once.
     distill(replace(base, arms=SUPERVISED, seeds=(SETTINGS_SEED,)), teacher, jobs=1)
-    changed = experiment.change(CASES[experiment.case]())
+    changed = experiment.change(case)
     steps = changed.student_steps.steps * experiment.multiple
     config = replace(
         changed,
@@ -174,7 +183,47 @@ def classification(name: str, labelled: int, width: int) -> DistillationConfig:
     )
 
 
-def data(**fields: Any) -> Change:
+def camvid(data: Path, _out: Path) -> DistillationConfig:
+    """Return CamVid with a quarter of its labels; the pool is the rest of its own frames."""
+    budget = StepsConfig(steps=50, batch_size=16, learning_rate=4e-3, interval=10)
+    return DistillationConfig(
+        data=DistillationDataConfig(
+            name="camvid",
+            root=str(data / "camvid"),
+            height=48,
+            width=64,
+            labelled=367 // 4,
+            unlabelled=None,
+            held_out=60,
+        ),
+        student=NetConfig(
+            options={"encoder_options": {"channels": [6, 8, 12, 16], "stem_width": 6}}
+        ),
+        teacher_steps=replace(budget, steps=2000, interval=200),
+        student_steps=budget,
+    )
+
+
+def kitti(data: Path, out: Path) -> DistillationConfig:
+    """Return KITTI's frames at a size at which more of its cars are seen; the pool is of other places."""
+    config = distillation_preset("kitti")
+    folders = unlabelled_folders(data, ("camvid/train", *FOLDERS), out / "clip-frames")
+    return replace(
+        config,
+        data=replace(
+            config.data,
+            root=str(data / "kitti101"),
+            height=96,
+            width=312,
+            folders=folders,
+            held_out=60,
+        ),
+        teacher_steps=replace(config.teacher_steps, steps=2000),
+        student_steps=replace(config.student_steps, steps=50, interval=10),
+    )
+
+
+def images(**fields: Any) -> Change:
     """Return the change of some fields of `data`."""
     return lambda config: replace(config, data=replace(config.data, **fields))
 
@@ -208,7 +257,7 @@ def shuffled(config: DistillationConfig) -> DistillationConfig:
 
 def own_function(name: str) -> Change:
     """Return the change of the data to what a function of this file makes of them."""
-    return data(name=f"experiments.patience:{name}")
+    return images(name=f"experiments.patience:{name}")
 
 
 class OtherCrop(TinyNet):
@@ -279,16 +328,19 @@ def with_pool(
     return replace(found, train=ImageSet(mixed, found.train.targets))
 
 
-CASES: dict[str, Callable[[], DistillationConfig]] = {
-    CHEAPEST: lambda: classification(CHEAPEST, LABELS, WIDTH),
-    "cifar10": lambda: classification("cifar10", 4500, 8),
+CASES: dict[str, Callable[[Path, Path], DistillationConfig]] = {
+    CHEAPEST: lambda _data, _out: classification(CHEAPEST, LABELS, WIDTH),
+    "cifar10": lambda _data, _out: classification("cifar10", 4500, 8),
+    "camvid": camvid,
+    "kitti": kitti,
 }
+"""Name → config of the shortest schedule, by the folder of data sets and that of the runs."""
 _DECIDERS: tuple[tuple[str, Change], ...] = (
-    ("500 unlabelled images", data(unlabelled=500)),
-    ("8000 unlabelled images", data(unlabelled=8000)),
+    ("500 unlabelled images", images(unlabelled=500)),
+    ("8000 unlabelled images", images(unlabelled=8000)),
     ("a pool of CIFAR-10", own_function("pool_of_cifar10")),
     ("other crop for the student", student("experiments.patience:other_crop")),
-    ("2000 unlabelled images", data(unlabelled=2000)),
+    ("2000 unlabelled images", images(unlabelled=2000)),
     ("mixup", student_steps(mixup=True)),
     ("temperature 4", temperature(4)),
     ("a pool of MNIST", own_function("pool_of_mnist")),
@@ -328,7 +380,7 @@ PARTS: dict[str, list[Experiment]] = {
         ),
     ],
     "labels": [
-        Experiment(CHEAPEST, "labels", f"{n} labels", arms=SUPERVISED, change=data(labelled=n))
+        Experiment(CHEAPEST, "labels", f"{n} labels", arms=SUPERVISED, change=images(labelled=n))
         for n in (1000, 2000, 4000)
     ],
 }

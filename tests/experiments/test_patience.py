@@ -90,6 +90,13 @@ def test_the_broken_view_is_for_training_alone():
     assert patience.other_window(images).shape == images.shape
 
 
+def test_every_experiment_has_a_config(tmp_path):
+    (tmp_path / "driving-clips").mkdir()
+    for experiment in (e for part in patience.PARTS.values() for e in part):
+        config = experiment.change(patience.CASES[experiment.case](tmp_path, tmp_path))
+        assert config.student_steps.steps % patience.INTERVALS == 0
+
+
 def test_the_plan_names_what_is_missing_and_trains_nothing(tmp_path, capsys):
     results = tmp_path / "rows.jsonl"
     options = ["--out", str(tmp_path / "runs"), "--results", str(results), "--plan", "--small"]
