@@ -134,6 +134,10 @@ def test_arguments_that_do_not_parse_exit_with_2(arguments, capsys):
         ),
         ("phases NOWHERE.csv", "NOWHERE.csv"),
         ("phases LOSSES --column train", "train"),
+        ("phases LOSSES --column loss --tag loss", "all name the loss; got loss and loss"),
+        ("phases LOSSES --format excel", "unknown format 'excel'; expected one of csv"),
+        ("phases LOSSES NOWHERE.csv", "1 of 2 sources could not be read; see their rows"),
+        ("phases LOSSES --steps-per-epoch 0", "steps_per_epoch must be at least 1; got 0"),
         (
             "phases LOSSES --set if_not_converged=last --figure /proc/x.png",
             "cannot write /proc/x.png: No such file",

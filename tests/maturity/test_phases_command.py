@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from fmce.convergence.files.curves import CurveOptions
 from fmce.convergence.phases import PhaseConfig, find_phases
-from fmce.maturity.phases import phases, run_phases
+from fmce.maturity.phases import phases, phases_of_each, run_phases
 
 LOSSES = [2.0 * 0.8**i + 0.1 for i in range(60)]
 
@@ -19,7 +20,9 @@ def curve(tmp_path):
 
 
 def test_a_file_gives_what_the_library_gives(curve, capsys):
-    found = phases(curve, {"threshold": 1e-2, "num_phases": 5}, column="train_loss")
+    found = phases(
+        curve, {"threshold": 1e-2, "num_phases": 5}, options=CurveOptions(column="train_loss")
+    )
     assert found.phases == find_phases(LOSSES, PhaseConfig(num_phases=5, threshold=1e-2))
     assert (found.losses, found.curve.column) == (LOSSES, "train_loss")
     assert found.figure is None
@@ -27,7 +30,7 @@ def test_a_file_gives_what_the_library_gives(curve, capsys):
 
 
 def test_learning_rates_of_the_file_say_how_far_the_schedule_had_fallen(curve):
-    found = phases(curve, {"threshold": 1e-2}, lr_column="rate").phases
+    found = phases(curve, {"threshold": 1e-2}, options=CurveOptions(lr_column="rate")).phases
     expected = (0.1 - (found.convergence_epoch - 1) * 0.001) / 0.1
     assert found.lr_fraction == pytest.approx(expected)
 
@@ -36,7 +39,7 @@ def test_steps_are_averaged_by_epoch(tmp_path):
     path = tmp_path / "steps.jsonl"
     rows = [{"epoch": e, "loss": loss + d} for e, loss in enumerate(LOSSES) for d in (-0.05, 0.05)]
     path.write_text("\n".join(map(json.dumps, rows)))
-    found = phases(path, {"threshold": 1e-2}, key="loss", epoch_column="epoch")
+    found = phases(path, {"threshold": 1e-2}, options=CurveOptions(column="loss"))
     assert found.phases.markers == find_phases(LOSSES, PhaseConfig(threshold=1e-2)).markers
 
 
@@ -57,6 +60,48 @@ def test_the_figure_is_drawn_where_asked(curve, tmp_path, name):
     found = phases(curve, {"threshold": 1e-2}, figure=tmp_path / name)
     assert (tmp_path / name).stat().st_size > 10_000
     assert found.figure == tmp_path / name
+
+
+def test_a_curve_without_phases_is_drawn_too(tmp_path):
+    path = tmp_path / "curve.csv"
+    path.write_text("loss\n" + "\n".join(repr(loss - 3) for loss in LOSSES))
+    found = phases(path, figure=tmp_path / "losses.png")
+    assert (found.phases, found.figure) == (None, tmp_path / "losses.png")
+    assert found.figure.stat().st_size > 5_000
+
+
+def test_a_validation_loss_that_rises_for_good_is_overfitting(tmp_path):
+    path = tmp_path / "curve.csv"
+    rows = [f"{i},{loss!r},{0.5 + abs(i - 15) * 0.05!r}" for i, loss in enumerate(LOSSES)]
+    path.write_text("\n".join(["epoch,train_loss,val_loss", *rows]))
+    options = CurveOptions(validation_column="val_loss")
+    assert phases(path, options=options).verdict.state == "overfitting"
+    assert phases(path).verdict.state != "overfitting"
+
+
+def test_a_file_that_cannot_be_read_does_not_end_the_others(curve, tmp_path):
+    bad = tmp_path / "bad.csv"
+    bad.write_text("epoch,loss\n1,2\n2,nan\n")
+    found, unread = phases_of_each([bad, curve, tmp_path / "gone.csv"])
+    assert [one.source for one in found] == [curve]
+    assert list(unread) == [bad, tmp_path / "gone.csv"]
+    assert "line 3: 'loss' must be a finite number; got 'nan'" in unread[bad]
+
+
+def test_the_result_reports_how_the_file_was_read_and_no_threshold_that_was_not_used(curve):
+    plain = phases(curve).to_dict()
+    assert plain["notes"] == ["read as a table: 60 epochs from 60 rows"]
+    assert plain["column"] == "train_loss"
+    assert plain["config"]["relative_threshold"] == 1e-3
+    assert "threshold" not in plain["config"]
+    assert phases(curve, {"threshold": 1e-2}).to_dict()["config"]["threshold"] == 1e-2
+
+
+def test_one_phase_is_named_in_the_singular(tmp_path):
+    path = tmp_path / "curve.csv"
+    path.write_text("loss\n1\n")
+    refusal = phases(path, {"num_phases": 1}).refusal
+    assert refusal == "one phase needs at least 2 epochs; got 1: train longer"
 
 
 def test_a_runs_phases_are_found_again_with_other_settings(own_run):

@@ -102,18 +102,28 @@ def _supervised_by(
 def phases(
     sources: Annotated[
         Positional[tuple[Path, ...]],
-        required("run folders, CSV/TSV/JSON files, TensorBoard folders", "SOURCE …"),
+        required("run folders, training logs of any program, TensorBoard folders", "SOURCE …"),
     ],
     threshold: Annotated[
         float | None,
         option("CQI threshold µ per epoch; default of files: 0.001 of the range", "MU"),
     ] = None,
     num_phases: Annotated[int | None, option("number of phases", "K")] = None,
-    column: Annotated[str | None, option("loss column (CSV)", "NAME")] = None,
+    column: Annotated[str | None, option("loss column; A+B sums columns", "NAME")] = None,
     key: Annotated[str | None, option("loss key (JSON)", "NAME")] = None,
-    epoch_column: Annotated[str | None, option("average the rows of each epoch", "NAME")] = None,
-    lr_column: Annotated[str | None, option("learning-rate column", "NAME")] = None,
     tag: Annotated[str | None, option("loss scalar (TensorBoard)", "NAME")] = None,
+    epoch_column: Annotated[str | None, option("column of the epoch", "NAME")] = None,
+    lr_column: Annotated[str | None, option("learning-rate column", "NAME")] = None,
+    validation_column: Annotated[
+        str | None, option("validation loss, which decides overfitting", "NAME")
+    ] = None,
+    where: Annotated[Texts, option("only rows with this value; repeatable", "COLUMN=VALUE")] = (),
+    steps_per_epoch: Annotated[
+        int | None, option("averages the steps of an epoch in a log without epochs", "N")
+    ] = None,
+    format: Annotated[  # noqa: A002 (the name of the option)
+        str | None, option("program that wrote the file, or csv, tsv, json, jsonl", "NAME")
+    ] = None,
     figure: Annotated[Path | None, option("PNG or SVG to draw", "FILE")] = None,
     settings: Annotated[
         Texts, option("any phase setting; repeatable", "FIELD=VALUE", name="set")
@@ -126,26 +136,46 @@ def phases(
     """
     from fmce.cli.show_maturity import show_curves, show_phases
     from fmce.config.io import merge_options
+    from fmce.convergence.files.curves import CurveOptions
     from fmce.convergence.phases import PhaseConfig
     from fmce.maturity.phases import phases as find
+    from fmce.maturity.phases import phases_of_each
 
     if not sources:
         raise ValueError("name a run folder, a file of losses or a folder of event files")
     if figure is not None and len(sources) > 1:
         raise ValueError(f"--figure draws one curve; got {len(sources)} sources")
-    options = {"threshold": threshold, "num_phases": num_phases}
-    changes = merge_options(PhaseConfig, options, settings)
-    columns = {"column": column, "key": key, "epoch_column": epoch_column, "lr_column": lr_column}
-    found = [find(source, changes, tag=tag, figure=figure, **columns) for source in sources]
+    named = [name for name in (column, key, tag) if name is not None]
+    if len(named) > 1:
+        raise ValueError(f"--column, --key and --tag all name the loss; got {' and '.join(named)}")
+    changes = merge_options(
+        PhaseConfig, {"threshold": threshold, "num_phases": num_phases}, settings
+    )
+    options = CurveOptions(
+        column=next(iter(named), None),
+        epoch_column=epoch_column,
+        lr_column=lr_column,
+        validation_column=validation_column,
+        format=format,
+        where=tuple(where),
+        steps_per_epoch=steps_per_epoch,
+    )
+    if len(sources) == 1:
+        found = find(sources[0], changes, options=options, figure=figure)
+        print_json(found.to_dict()) if json else show_phases(found)
+        if found.refusal is not None:
+            raise ValueError(found.refusal)
+        return
+    curves, unread = phases_of_each(sources, changes, options=options)
     if json:
-        results = [one.to_dict() for one in found]
-        print_json(results if len(results) > 1 else results[0])
-    elif len(found) > 1:
-        show_curves(found)
+        refused = [{"source": str(source), "error": why} for source, why in unread.items()]
+        print_json([*(one.to_dict() for one in curves), *refused])
     else:
-        show_phases(found[0])
-    if len(found) == 1 and (refusal := found[0].refusal) is not None:
-        raise ValueError(refusal)
+        show_curves(curves, unread)
+    if unread:
+        raise ValueError(
+            f"{len(unread)} of {len(sources)} sources could not be read; see their rows"
+        )
 
 
 def extract(

@@ -19,8 +19,7 @@ def show_phases(found: "FoundPhases") -> None:
     """Print a curve's phases with what the smoother and the schedule did to them, then the verdict."""
     if found.phases is not None:
         _show_markers(found, found.phases)
-    if found.curve is not None and found.curve.skipped_rows:
-        print(f"rows without a loss, left out: {found.curve.skipped_rows}")
+    print(*found.notes, sep="\n", end="\n" if found.notes else "")
     if found.figure is not None:
         print(f"figure: {found.figure}")
     if found.provisional:
@@ -33,17 +32,26 @@ def show_phases(found: "FoundPhases") -> None:
     print(*found.verdict.lines, sep="\n")
 
 
-def show_curves(curves: "Sequence[FoundPhases]") -> None:
-    """Print one line per curve: its verdict and its published convergence epoch."""
-    rows = []
+def show_curves(curves: "Sequence[FoundPhases]", unread: Mapping[Path, str]) -> None:
+    """Print one line per curve: its verdict and its published convergence epoch; then how each file was read.
+
+    Args:
+        curves: Those that could be read.
+        unread: The other sources, with the reason.
+    """
+    rows: list[tuple[object, ...]] = []
     for one in curves:
         verdict, phases = one.verdict, one.phases
         epoch = "–" if verdict.epoch is None else _interval(verdict)
         published = "–" if phases is None or not phases.converged else phases.convergence_epoch
         state = verdict.state.replace("_", " ") + (" (provisional)" if one.provisional else "")
         rows.append((one.source, len(one.losses), state, epoch, published, verdict.advice))
+    rows.extend((source, "–", "not read", "–", "–", why) for source, why in unread.items())
     header = ("curve", "epochs", "verdict", "since epoch", "published E_K", "advice")
     print_table("Verdicts", header, rows)
+    for one in curves:
+        if one.notes:
+            print(f"{one.source}: {'; '.join(one.notes)}")
 
 
 def _interval(found: "Verdict | PredictedEpoch") -> str:

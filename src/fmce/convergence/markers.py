@@ -95,8 +95,8 @@ def locate_markers(losses: NDArray[np.float64], config: PhaseConfig) -> Located:
     """
     if losses.size <= config.num_phases:
         raise NoPhasesError(
-            f"{config.num_phases} phases need at least {config.num_phases + 1} epochs; got "
-            f"{losses.size}: train longer or lower num_phases"
+            f"{_phases_need(config.num_phases)} {config.num_phases + 1} epochs; got {losses.size}: train longer"
+            + (" or lower num_phases" if config.num_phases > 1 else "")
         )
     if not losses.any():
         raise NoPhasesError("all losses are 0, so nothing converges: check what was logged")
@@ -151,8 +151,9 @@ def _place_markers(
 ) -> tuple[int, ...]:
     if end - start < num_phases:
         raise NoPhasesError(
-            f"{num_phases} phases need at least {num_phases} epochs from the largest loss to "
-            f"convergence; got {end - start} (epochs {start} to {end}): lower the threshold or num_phases"
+            f"{_phases_need(num_phases)} {num_phases} epoch{'s' if num_phases > 1 else ''} from the largest loss to "
+            f"convergence; got {end - start} (epochs {start} to {end}): lower the threshold"
+            + (" or num_phases" if num_phases > 1 else "")
         )
     logs = np.log(np.maximum(smoothed, LOG_FLOOR * smoothed.max()))
     progress = logs[start - 1] - logs  # signed: a rise is no progress
@@ -169,6 +170,10 @@ def _place_markers(
         # Leave an epoch for each later phase, so that the markers strictly increase.
         markers.append(min(first, end - (num_phases - k)))
     return (*markers[1:], end)
+
+
+def _phases_need(count: int) -> str:
+    return "one phase needs at least" if count == 1 else f"{count} phases need at least"
 
 
 def _times_two_to_the(exponent: int, values: ArrayLike) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fmce.config.io import from_dict
 from fmce.config.run import run_config
-from fmce.convergence.files.curves import LossCurve, read_curve
+from fmce.convergence.files.curves import CurveOptions, LossCurve, read_curve
 from fmce.convergence.files.tensorboard import holds_events, read_event_curve
 from fmce.convergence.phases import NoPhasesError, PhaseConfig, Phases, find_phases
 from fmce.convergence.prediction import PredictedEpoch, predict_convergence_epoch
@@ -44,6 +44,11 @@ class FoundPhases:
     figure: Path | None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the file was read as, and what was averaged, dropped or passed over; empty for a run folder."""
+        return () if self.curve is None else (f"read as {self.curve.read_as}", *self.curve.notes)
+
+    @property
     def own_epochs(self) -> list[float] | None:
         """The markers as the file numbers its epochs; None where it counts from 1 as we do."""
         epochs = None if self.curve is None else self.curve.epochs
@@ -54,37 +59,40 @@ class FoundPhases:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of `Phases` (none without phases) with `verdict`, `provisional` and the rest."""
         plain = {} if self.phases is None else json.loads(self.phases.to_json())
-        return plain | {
-            "source": str(self.source),
-            "verdict": self.verdict.to_dict(),
-            "no_phases_because": self.refusal,
-            "provisional": self.provisional,
-            "predicted_convergence_epoch": self.predicted and asdict(self.predicted),
-        }
+        if self.phases is not None and self.phases.config.relative_threshold is not None:
+            del plain["config"]["threshold"]  # it was not used
+        read = (
+            {} if self.curve is None else {"column": self.curve.column, "notes": list(self.notes)}
+        )
+        return (
+            plain
+            | read
+            | {
+                "source": str(self.source),
+                "verdict": self.verdict.to_dict(),
+                "no_phases_because": self.refusal,
+                "provisional": self.provisional,
+                "predicted_convergence_epoch": self.predicted and asdict(self.predicted),
+            }
+        )
 
 
 def phases(
     source: Path,
     changes: Mapping[str, Any] | None = None,
     *,
-    column: str | None = None,
-    key: str | None = None,
-    epoch_column: str | None = None,
-    lr_column: str | None = None,
-    tag: str | None = None,
+    options: CurveOptions = CurveOptions(),  # noqa: B008 (frozen, so one instance may be shared)
     figure: Path | None = None,
 ) -> FoundPhases:
     """Judge a loss curve, find its phases and draw the figure of the FMCE paper (Fig. 3).
 
     Args:
-        source: Run folder; CSV, TSV, JSON or JSON-lines file of losses; or TensorBoard's event files.
+        source: Run folder, training log of any program that `docs/reading-your-files.md` lists, or TensorBoard's
+            event files.
         changes: Fields of `PhaseConfig` that differ from the run's own config, or from the defaults.
-        column: Loss column of a CSV or TSV file.
-        key: Loss key of a JSON file.
-        epoch_column: Averages a per-step log by epoch; of event files, a tag.
-        lr_column: Learning rates in the file; of event files, a tag.
-        tag: Scalar of event files that holds the loss.
-        figure: PNG or SVG to draw; by default `figures/phases.png` in a run, none for a file.
+        options: What a log does not say by itself: its columns, and which rows count.
+        figure: PNG or SVG to draw; by default `figures/phases.png` in a run, none for a file. Of a curve without
+            phases it shows the losses alone.
 
     Returns:
         The verdict and the phases. A curve without phases has the reason in `refusal`. A file's curve is
@@ -105,36 +113,51 @@ def phases(
             raise FileNotFoundError(
                 f"{source} is not a run folder: it has no config.yaml; nor does it hold event files"
             )
-        if any((column, key, epoch_column, lr_column, tag)):
+        if options != CurveOptions():
             raise ValueError(f"{source} is a run folder, whose columns are known; leave them out")
         return _of_run(source, changes or {}, figure or source / "figures" / "phases.png")
     config = from_dict(PhaseConfig, changes or {})
     if not {"threshold", "relative_threshold"} & (changes or {}).keys():
         config = replace(config, relative_threshold=RELATIVE_THRESHOLD)
-    if events:
-        if column or key:
-            raise ValueError(
-                f"{source}: in event files the loss is named by tag (--tag); got {column or key!r}"
-            )
-        curve = read_event_curve(source, tag=tag, epoch_tag=epoch_column, lr_tag=lr_column)
-    elif tag is not None:
-        raise ValueError(f"{source}: tag (--tag) is for TensorBoard's event files; got {tag!r}")
-    else:
-        columns = {"column": column, "key": key, "epoch_column": epoch_column}
-        curve = read_curve(source, lr_column=lr_column, **columns)
+    curve = (read_event_curve if events else read_curve)(source, options)
     losses, rates = list(curve.losses), curve.learning_rates
     threshold = None if config.relative_threshold is not None else config.threshold
-    verdict = judge_curve(losses, rates, threshold=threshold)
+    verdict = judge_curve(losses, rates, curve.validation_losses, threshold=threshold)
     found, refusal = _found(losses, config, rates)
-    if figure is not None and found is not None:
+    if figure is not None:
         _draw(losses, found, figure)
     return FoundPhases(
         *(source, losses, verdict, found, refusal),
         provisional=False,
         predicted=None,
         curve=curve,
-        figure=figure if found is not None else None,
+        figure=figure,
     )
+
+
+def phases_of_each(
+    sources: Sequence[Path],
+    changes: Mapping[str, Any] | None = None,
+    *,
+    options: CurveOptions = CurveOptions(),  # noqa: B008 (frozen, so one instance may be shared)
+) -> tuple[list[FoundPhases], dict[Path, str]]:
+    """Judge several curves; one that cannot be read does not keep the others from it.
+
+    Args:
+        sources: As for `phases`.
+        changes: As for `phases`.
+        options: As for `phases`, for all files.
+
+    Returns:
+        What was found, and for each other source the reason why it could not be read.
+    """
+    found, unread = [], {}
+    for source in sources:
+        try:
+            found.append(phases(source, changes, options=options))
+        except (ValueError, OSError) as error:
+            unread[source] = " ".join(str(error).split())
+    return found, unread
 
 
 def _of_run(run: Path, changes: Mapping[str, Any], figure: Path) -> FoundPhases:
@@ -155,14 +178,13 @@ def _of_run(run: Path, changes: Mapping[str, Any], figure: Path) -> FoundPhases:
         # Not written to phases.json: these phases end where the training stands.
         so_far = replace(config, if_not_converged="last")
         found, refusal = _found(losses, so_far, rates)
-    if found is not None:
-        _draw(losses, found, figure)
+    _draw(losses, found, figure)
     return FoundPhases(
         *(run, losses, judge_metrics(rows, config), found, refusal),
         provisional=running,
         predicted=predicted,
         curve=None,
-        figure=figure if found is not None else None,
+        figure=figure,
     )
 
 
@@ -176,9 +198,10 @@ def _found(
         return None, str(reason)
 
 
-def _draw(losses: Sequence[float], found: Phases, path: Path) -> None:
+def _draw(losses: Sequence[float], found: Phases | None, path: Path) -> None:
     from fmce.report.figures import save_figure
-    from fmce.report.loss_figure import loss_phases_figure
+    from fmce.report.loss_figure import loss_figure, loss_phases_figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(loss_phases_figure(losses, found), path)
+    figure = loss_figure(losses) if found is None else loss_phases_figure(losses, found)
+    save_figure(figure, path)

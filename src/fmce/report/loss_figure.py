@@ -67,6 +67,29 @@ def loss_phases_figure(losses: ArrayLike, phases: Phases) -> Figure:
     return figure
 
 
+@styled
+def loss_figure(losses: ArrayLike) -> Figure:
+    """Draw a loss curve that has no phases.
+
+    Args:
+        losses: L_1 … L_M in the curve's unit, of any sign.
+
+    Returns:
+        A figure of 7 × 4 inches, for ``save_figure``.
+
+    >>> loss_figure([2.0, 1.0]).axes[0].get_title(loc="left")
+    'Training loss, without phases'
+    """
+    raw = np.asarray(losses, dtype=np.float64)
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
+    axes.plot(range(1, len(raw) + 1), raw, color=_SMOOTHED, lw=1.7)
+    axes.set_title("Training loss, without phases", loc="left")
+    axes.set(xlabel="epoch", ylabel="loss")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, **_STEPS))
+    return figure
+
+
 def _draw_losses(axes: Axes, raw: NDArray[np.float64], phases: Phases) -> None:
     _dress(axes, phases, "a", "Training loss", "loss (nats)")
     axes.plot(_epochs(phases), raw, color=_RAW, lw=1.1, label="raw")

@@ -1,4 +1,4 @@
-"""Read a loss curve from a log file: CSV, TSV, JSON lines or JSON.
+"""Read a loss curve from a training log of whatever program: which columns and rows are the loss, and of which epoch.
 
 Serves the loss sequence L_1 … L_M of FMCE (section IV-A) to ``find_phases``, whoever trained the
 model. Judges the file, not the curve: whether losses can have phases is checked there.
@@ -6,25 +6,47 @@ model. Judges the file, not the curve: whether losses can have phases is checked
 
 import math
 import os
-from collections.abc import Collection
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fmce.convergence.files.tables import (
-    DELIMITERS,
-    Row,
-    Table,
-    check_name,
-    is_number,
-    listing,
-    read_number,
-    read_table,
-)
+from fmce.convergence.files.rows import Rows, is_numeric, where
+from fmce.convergence.files.tables import Table, counted, read_table
+from fmce.convergence.files.writers import USUAL_LOSSES, any_match, is_score, never_loss, words_of
 
-_USUAL_NAMES = ("loss", "train_loss")
-# Numbers that count or steer and so are never taken for the loss unasked.
-_NEVER_LOSSES = {"epoch", "step", "lr", "learning_rate"}
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class CurveOptions:
+    """What a user says about a log; None leaves it to the file.
+
+    Args:
+        column: Column, dotted key or tag of the loss; several joined by "+" are summed.
+        epoch_column: That of the epoch.
+        lr_column: That of the learning rate.
+        validation_column: That of the validation loss; several joined by "+" are summed.
+        format: Program that wrote the file, or csv, tsv, json or jsonl.
+        where: "COLUMN=VALUE" texts; a row must fit one of each column's.
+        steps_per_epoch: Makes epochs of steps where the log has no epochs, at least 1.
+    """
+
+    column: str | None = None
+    epoch_column: str | None = None
+    lr_column: str | None = None
+    validation_column: str | None = None
+    format: str | None = None
+    where: tuple[str, ...] = ()
+    steps_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise ValueError(f"steps_per_epoch must be at least 1; got {self.steps_per_epoch}")
 
 
 @dataclass(frozen=True)
@@ -35,10 +57,12 @@ class LossCurve:
         losses: L_1 … L_M in epoch order, in the file's unit, finite.
         learning_rates: One per epoch, finite; None where none were asked for.
         source: Path of the file.
-        column: Column or dotted key that the losses came from.
-        epochs: The file's own number of each epoch, for files that count from 0, go on from elsewhere
-            or leave epochs out; None where no column called "epoch" and no other tells.
-        skipped_rows: Rows without a loss, left out of their epoch's mean.
+        column: Columns or dotted keys that the losses came from, joined by " + ".
+        epochs: The file's own number of each epoch, for files that count from 0, start elsewhere or leave epochs
+            out; None where no column tells.
+        validation_losses: One per epoch, NaN where there is none; None where none were asked for.
+        read_as: What the file was read as, with the numbers of epochs and rows.
+        notes: What was averaged, dropped or passed over, with counts.
     """
 
     losses: tuple[float, ...]
@@ -46,153 +70,263 @@ class LossCurve:
     source: str
     column: str
     epochs: tuple[float, ...] | None = None
-    skipped_rows: int = 0
+    validation_losses: tuple[float, ...] | None = None
+    read_as: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def read_curve(
     path: str | os.PathLike[str],
-    *,
-    column: str | None = None,
-    key: str | None = None,
-    epoch_column: str | None = None,
-    lr_column: str | None = None,
+    options: CurveOptions = CurveOptions(),
 ) -> LossCurve:
-    """Read the losses, and learning rates if asked for, of a log file.
+    """Read the losses, and what else is asked for, of a log file.
 
-    The suffix says the format: ``.csv`` and ``.tsv`` with a header line, ``.jsonl`` and
-    ``.ndjson`` with an object a line, ``.json`` with one list of objects, an object of equally long
-    lists, or a plain list of losses. In objects, a dotted name such as ``train.loss`` reaches into
-    nested ones. Without ``column`` or ``key`` the losses
-    are those called ``loss``, else ``train_loss``, else the only other column of numbers.
+    The content says which program wrote it (`writers.py`), else what form it has. Without `column` the losses are
+    those that this program calls so, else those with a usual name, else the only other column of numbers; a rate,
+    a time or a count is never taken.
 
-    Without ``epoch_column`` every row is an epoch, in the file's order. With it, rows of the same epoch are averaged,
-    unweighted, in rising epoch order, whatever their order in the file, and rows without a loss
-    are skipped (loggers put validation and training on rows of their own).
+    A row is a row that has a loss. Rows of one epoch are averaged, unweighted; a fractional epoch belongs to the
+    whole one that it ends in. Where epochs or steps go back, a training was resumed, and what was written later
+    holds from there on. Without epochs and steps per epoch, each row is an epoch.
 
     Args:
         path: The file.
-        column: Name of the loss in a CSV or TSV file.
-        key: Name of the loss in a JSON file.
-        epoch_column: Column or key that holds a whole number, the epoch of the row.
-        lr_column: Column or key of the learning rate. With an epoch column the epoch's last value
-            is taken: the rate nearest to the checkpoint at its end.
+        options: What the file does not say.
 
     Returns:
-        The curve, with epochs in order and none missing.
+        The curve, with epochs in order, and what was done to get it.
 
     Raises:
-        ValueError: The file is missing, empty, of another format or damaged; a name is unknown or
-            none can be chosen; a value is no finite number (named with its line); epochs are
-            missing, or repeat or go back without ``epoch_column``.
+        ValueError: If the file is empty, damaged or of another kind; a name is unknown or none can be chosen; rows
+            of several trainings or kinds cannot be told apart; a value is no finite number (named with its
+            place); or epochs are missing.
+        OSError: If it cannot be read.
     """
-    table = read_table(Path(path))
-    name = _loss_name(table, column, key, {epoch_column, lr_column})
-    for other in filter(None, (epoch_column, lr_column)):
-        check_name(table, other)
-    return curve_of(table, name, epoch_column, lr_column)
+    return curve_of(read_table(Path(path), options.format), options)
 
 
-def curve_of(
-    table: Table, name: str, epoch_column: str | None = None, lr_column: str | None = None
-) -> LossCurve:
+def curve_of(table: Table, options: CurveOptions) -> LossCurve:
     """Return the curve of a table that was read before, from whatever kind of log; see `read_curve`.
 
-    Args:
-        table: The log.
-        name: Its column of losses.
-        epoch_column: Column to average rows by.
-        lr_column: Column of the learning rate.
-
     Raises:
-        ValueError: A value is no finite number, or epochs are missing or repeat, as in `read_curve`.
+        ValueError: As `read_curve`.
     """
-    if epoch_column is None:
-        return _row_per_epoch(table, name, lr_column)
-    return _mean_per_epoch(table, name, epoch_column, lr_column)
-
-
-def _loss_name(
-    table: Table, column: str | None, key: str | None, taken: Collection[str | None]
-) -> str:
-    is_csv = table.source.suffix.lower() in DELIMITERS
-    right, wrong, asked = ("column", "key", key) if is_csv else ("key", "column", column)
-    if asked is not None:
-        raise ValueError(
-            f"{table.source}: in this format the loss is named by {right} (--{right}); got "
-            f"{wrong}={asked!r}"
+    if options.where:
+        table = where(table, options.where)
+    named = [n for n in (options.epoch_column, options.lr_column) if n is not None]
+    for name in named:
+        table.check(name)
+    loss = _loss_columns(table, options.column, named)
+    validation = options.validation_column and _asked_columns(table, options.validation_column)
+    values, what = _summed(table, loss), " + ".join(loss)
+    if values.empty:
+        raise ValueError(f"{table.source}: no row has {what}; name another column")
+    beside = [n for n in (*loss, options.lr_column, *(validation or ())) if n is not None]
+    rows = Rows(table, values, beside, options.epoch_column, options.steps_per_epoch)
+    held = rows.latest(rows.losses, what)
+    if len(values) < len(table.frame) and table.unit != "point":
+        rows.notes.append(
+            f"{counted(len(table.frame) - len(values), 'row')} without {what} left out"
         )
-    name = column if is_csv else key
-    if name is not None:
-        return check_name(table, name)
-    for usual in _USUAL_NAMES:
-        if usual in table.columns:
-            return usual
-    others = [c for c in table.columns if c not in taken and c.lower() not in _NEVER_LOSSES]
-    numeric = [name for name in others if _is_numeric(table, name)]
-    if len(numeric) == 1:
-        return numeric[0]
-    raise ValueError(
-        f"{table.source}: which {right} is the loss? None is called {' or '.join(_USUAL_NAMES)}; "
-        f"name it with {right} (--{right}), one of: {listing(table)}"
+    points = _Points(rows, held)
+    rates = others = None
+    if options.lr_column is not None:
+        found = rows.latest(table.numbers(options.lr_column), options.lr_column)
+        rates = points.rates(found, options.lr_column)
+    if validation:
+        found = rows.latest(_summed(table, validation, finite=False), " + ".join(validation))
+        others = points.last(found)
+    return LossCurve(
+        points.means(held),
+        rates,
+        str(table.source),
+        what,
+        points.own_epochs,
+        others,
+        f"{table.title}: {points.summary(held)}",
+        tuple(rows.notes),
     )
 
 
-def _is_numeric(table: Table, name: str) -> bool:
-    cells = (row.cells[name] for row in table.rows if name in row.cells)
-    return all(map(is_number, cells))
+def _summed(table: Table, names: Sequence[str], *, finite: bool = True) -> "pd.Series[float]":
+    """Return the sum of columns in the rows that have all of them."""
+    columns = [table.numbers(name, strict=finite) for name in names]
+    return sum(columns[1:], columns[0]).dropna().reindex(table.frame.index).dropna()
 
 
-def _row_per_epoch(table: Table, name: str, lr_column: str | None) -> LossCurve:
-    _refuse_other_order(table)
-    rates = None
-    if lr_column is not None:
-        rates = tuple(read_number(table, row, lr_column) for row in table.rows)
-    losses = tuple(read_number(table, row, name) for row in table.rows)
-    numbers = [row.cells.get("epoch") for row in table.rows]
-    epochs = tuple(float(n) for n in numbers if is_number(n))
-    whole = epochs if len(epochs) == len(losses) else None
-    return LossCurve(losses, rates, str(table.source), name, whole)
+def _asked_columns(table: Table, asked: str) -> list[str]:
+    parts = [part.strip() for part in asked.split("+")]
+    if asked not in table.columns and len(parts) > 1 and set(parts) <= set(table.columns):
+        return parts
+    return [table.check(asked)]
 
 
-def _refuse_other_order(table: Table) -> None:
-    """Refuse a log per step, or newest first, that would pass for one row an epoch without anybody noticing."""
-    last = -math.inf
-    for row in table.rows:
-        epoch = row.cells.get("epoch")
-        if not is_number(epoch):
-            continue
-        if epoch <= last:
-            what = "occurs again" if epoch == last else f"follows {last}"
+def _loss_columns(table: Table, asked: str | None, taken: Sequence[str]) -> list[str]:
+    """Return the columns whose sum is the training loss."""
+    if asked is not None:
+        return _asked_columns(table, asked)
+    free = [c for c in table.columns if c not in taken and not never_loss(c)]
+    for pattern in table.writer.loss if table.writer else ():
+        matches = any_match(pattern, free)
+        if len(matches) == 1 or (matches and table.writer is not None and table.writer.summed):
+            return matches
+        if matches:
+            raise ValueError(_question(table, matches))
+    for usual in USUAL_LOSSES:
+        matches = [c for c in free if "_".join(words_of(c)) == usual]
+        if len(matches) == 1:
+            return matches
+        if matches:
+            raise ValueError(_question(table, matches))
+    others = [c for c in free if not is_score(c) and is_numeric(table.frame[c])]
+    if len(others) == 1 and not table.elsewhere:
+        return others
+    raise ValueError(_question(table, others))
+
+
+def _question(table: Table, candidates: Sequence[str]) -> str:
+    barred = [c for c in table.columns if never_loss(c) and not c.endswith(("__MIN", "__MAX"))]
+    if table.unit == "point":
+        barred.remove("step")  # which is no tag
+    never = (
+        f"{', '.join(barred[:5])} never {'is' if len(barred) == 1 else 'are'}; " if barred else ""
+    )
+    option = {"record": "key", "point": "tag"}.get(table.unit, "column")
+    beside = f"; event files also in {', '.join(table.elsewhere)}" if table.elsewhere else ""
+    return (
+        f"{table.source}: which {option} is the loss? {never}name it with --{option} (several joined by + are summed), "
+        f"one of: {', '.join(candidates[:20]) or table.listing()}{beside}"
+    )
+
+
+class _Points:
+    """The points of a curve, one an epoch, and where the rows of any column fall among them.
+
+    Args:
+        rows: The rows of the log; what is done is added to their notes.
+        held: Those of the loss.
+    """
+
+    def __init__(self, rows: Rows, held: "pd.DataFrame") -> None:
+        self._rows = rows
+        self._by = "order"
+        self._round: Callable[[float], float] = float
+        if rows.epoch_name is not None:
+            self._by = "epoch"
+            self._choose_epochs(held["epoch"])
+        elif held["step"].notna().all() and held["step"].nunique() > 1:
+            self._by = "step"
+        at = self._at(held)
+        self._moments = sorted(set(at)) if self._by == "epoch" else at
+        if self._by != "epoch" and len(at) > 1:
+            rows.notes.append(self._each_row(held["step"].dropna()))
+
+    @property
+    def own_epochs(self) -> tuple[float, ...] | None:
+        """The file's own number of each epoch."""
+        return tuple(self._moments) if self._by == "epoch" else None
+
+    def _at(self, held: "pd.DataFrame") -> list[float]:
+        """Return the moment of rows on the axis of the points."""
+        if self._by == "order":
+            return [float(place) for place in held.index]
+        return [self._round(moment) for moment in held[self._by]]
+
+    def _choose_epochs(self, epochs: "pd.Series[float]") -> None:
+        """Decide what a fractional epoch belongs to, and refuse epochs that are missing."""
+        exact = epochs.round(6)
+        fractional = exact % 1 != 0
+        if fractional.any():
+            # Counters that begin with 0.0 and end before a whole number name what was over when a batch began.
+            before = not fractional.iloc[0] and fractional.iloc[-1]
+            self._round = _floor if before else _ceiling
+        whole = exact.map(self._round)
+        present = sorted(set(whole))
+        gaps = [(low, high) for low, high in pairwise(present) if high > low + 1]
+        distances = exact.sort_values().diff().dropna()
+        if gaps and len(present) == len(whole):
+            usual = distances.median()
+            if distances.max() <= 1.5 * usual and (distances < 0.5 * usual).sum() <= 2:
+                self._round = float
+                self._rows.notes.append(
+                    f"rows stand about every {usual:g} epochs; each is a point of the curve"
+                )
+                return
+        if gaps:
+            named = [f"{a + 1:.0f}" if b == a + 2 else f"{a + 1:.0f}…{b - 1:.0f}" for a, b in gaps]
+            missing = sum(b - a - 1 for a, b in gaps)
             raise ValueError(
-                f"{table.source}, {row.place}: epoch {epoch} {what}, so rows are no "
-                "epochs in their order: pass epoch_column='epoch' (--epoch-column epoch) to average "
-                "each epoch's rows"
+                f"{self._rows.table.source}: {missing:.0f} of the epochs {present[0]:.0f}…{present[-1]:.0f} have no "
+                f"loss: {', '.join(named[:5])}{' and more' if len(gaps) > 5 else ''}; every epoch needs one: add them, "
+                "or keep the part before or after them in a file of its own"
             )
-        last = epoch
+        if fractional.any():
+            first = "0 ≤ e < 1" if self._round is _floor else "0 < e ≤ 1"
+            self._rows.notes.append(f"epochs are fractions: rows with {first} are the first epoch")
+
+    def _each_row(self, steps: "pd.Series[float]") -> str:
+        name = self._rows.step_name
+        if len(steps) < 2:
+            return "the log has no epochs: each row is taken for one"
+        if steps.nunique() == 1:
+            return f"every row has {name} {steps.iloc[0]:g}: each is taken for an epoch, in the order of writing"
+        return (
+            f"the log has no epochs: each row is taken for one, about every {steps.diff().median():g} of {name}; "
+            "--steps-per-epoch averages them"
+        )
+
+    def summary(self, held: "pd.DataFrame") -> str:
+        """Return how many epochs came from how many rows."""
+        sizes = Counter(self._at(held)).values() if self._by == "epoch" else [1]
+        text = f"{counted(len(self._moments), 'epoch')} from {counted(len(held), 'row')}"
+        if max(sizes) == 1:
+            return text
+        fewest = f"{min(sizes)} to " if min(sizes) < max(sizes) else ""
+        return f"{text}, the mean of {fewest}{max(sizes)} each"
+
+    def means(self, held: "pd.DataFrame") -> tuple[float, ...]:
+        """Return the mean of each point's rows, unweighted.
+
+        Not given in the paper: how steps make an epoch's loss. Up to a smaller last batch, the mean of the rows is
+        the mean over samples.
+        """
+        if self._by != "epoch":
+            return tuple(held["value"])
+        values: dict[float, list[float]] = {}
+        for moment, value in zip(self._at(held), held["value"], strict=True):
+            values.setdefault(moment, []).append(value)
+        return tuple(_mean(values[moment]) for moment in self._moments)
+
+    def last(self, held: "pd.DataFrame") -> tuple[float, ...]:
+        """Return each point's last value of another column, NaN where it has none."""
+        values = [math.nan] * len(self._moments)
+        for moment, value in zip(self._at(held), held["value"], strict=True):
+            values[max(bisect_right(self._moments, moment) - 1, 0)] = value
+        return tuple(values)
+
+    def rates(self, held: "pd.DataFrame", name: str) -> tuple[float, ...]:
+        """Return the latest learning rate at each point: the one nearest to the checkpoint at its end."""
+        ordered = sorted(zip(self._at(held), held["value"], strict=True), key=lambda pair: pair[0])
+        moments = [moment for moment, _ in ordered]
+        latest = [bisect_right(moments, moment) - 1 for moment in self._moments]
+        if latest[0] < 0:
+            raise ValueError(
+                f"{self._rows.table.source}: no {name!r} up to {self._by} {self._moments[0]:g}"
+            )
+        own = len(set(latest))
+        if own < len(latest):
+            self._rows.notes.append(
+                f"{name}: {len(latest) - own} of {len(latest)} epochs have none of their own; the latest holds"
+            )
+        return tuple(ordered[i][1] for i in latest)
 
 
-def _mean_per_epoch(table: Table, name: str, epoch_column: str, lr_column: str | None) -> LossCurve:
-    losses: dict[int, list[float]] = {}
-    rates: dict[int, float] = {}
-    skipped = 0
-    for row in table.rows:
-        skipped += name not in row.cells
-        if name in row.cells:
-            epoch = _epoch(table, row, epoch_column)
-            losses.setdefault(epoch, []).append(read_number(table, row, name))
-        # Loggers may write the rate on a row of its own.
-        if lr_column is not None and lr_column in row.cells:
-            rates[_epoch(table, row, epoch_column)] = read_number(table, row, lr_column)
-    epochs = sorted(losses)
-    _refuse_missing_epochs(table, epochs)
-    # Not given in the paper: how steps make an epoch's loss. Up to a smaller last batch, the mean
-    # of the rows is the mean over samples.
-    means = tuple(_mean(losses[epoch]) for epoch in epochs)
-    if lr_column is not None and (lacking := [e for e in epochs if e not in rates]):
-        raise ValueError(f"{table.source}: no {lr_column!r} in epoch {lacking[0]}")
-    used = None if lr_column is None else tuple(rates[e] for e in epochs)
-    own = tuple(map(float, epochs))
-    return LossCurve(means, used, str(table.source), name, own, skipped)
+def _floor(epoch: float) -> float:
+    return float(math.floor(round(epoch, 6)))
+
+
+def _ceiling(epoch: float) -> float:
+    return max(float(math.ceil(round(epoch, 6))), 1.0)
 
 
 def _mean(values: list[float]) -> float:
@@ -200,28 +334,3 @@ def _mean(values: list[float]) -> float:
         return math.fsum(values) / len(values)
     except OverflowError:  # a diverged run near the largest float
         return math.fsum(value / len(values) for value in values)
-
-
-def _refuse_missing_epochs(table: Table, epochs: list[int]) -> None:
-    missing = epochs[-1] - epochs[0] + 1 - len(epochs)
-    if not missing:
-        return
-    gaps = [
-        str(low + 1) if high == low + 2 else f"{low + 1}…{high - 1}"
-        for low, high in pairwise(epochs)
-        if high > low + 1
-    ]
-    more = " and more" if len(gaps) > 5 else ""
-    raise ValueError(
-        f"{table.source}: {missing} of the epochs {epochs[0]}…{epochs[-1]} have no loss: "
-        f"{', '.join(gaps[:5])}{more}; every epoch needs one"
-    )
-
-
-def _epoch(table: Table, row: Row, name: str) -> int:
-    number = read_number(table, row, name)
-    if not number.is_integer():
-        raise ValueError(
-            f"{table.source}, {row.place}: {name!r} must be a whole number; got {number}"
-        )
-    return int(number)

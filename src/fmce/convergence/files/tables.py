@@ -1,259 +1,284 @@
-"""Read a training log as a table of named cells: CSV, TSV, JSON lines or JSON.
+"""Read a training log as a table, whatever its form: CSV, TSV, JSON lines, JSON, text with JSON in it, Parquet.
 
-Holds no equation. It names file, line and value of whatever it cannot read; which cells are losses
-is decided in ``curve_files.py``.
+The form is told by the content, not by the file's name. Holds no equation; which cells are losses is decided in
+`curves.py`. pandas is imported when a file is read, so that a run folder is judged without it.
 """
 
-import csv
 import difflib
+import io
 import json
 import math
-from collections.abc import Iterable, Iterator
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+from fmce.convergence.files.records import Parsed, document, records, text_blocks
+from fmce.convergence.files.writers import WRITERS, Writer, writer_of
+from fmce.files import read_text, reading
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMS = ("csv", "tsv", "json", "jsonl")
+"""Words of `--format` for logs of one's own; the others are those of `WRITERS`."""
+_TITLES = {"table": "a table", "records": "JSON records", "lists": "JSON lists", "text": "text"}
+_MISSING = frozenset(("", "none", "null", "na", "n/a", "-", "--"))
+_EXPECTED = "a log with a row or record per epoch or step"
 
 
-class Row(NamedTuple):
-    """One line or record: where it stands and its cells, without the empty ones."""
+@dataclass
+class Table:
+    """A log file: at least one row.
 
-    place: str  # "line 7" or "record 7"
-    cells: dict[str, object]
-
-
-class Table(NamedTuple):
-    """A log file: at least one row, and the names that occur in any of them."""
+    Args:
+        source: The file or folder.
+        frame: Named columns; the index is the place of each row. Empty cells are missing.
+        unit: What the index counts: "line", "record", "step" or "point".
+        title: What the file was read as.
+        writer: The program that wrote it, if it is a known one.
+        notes: What was passed over, cut off or renamed, one sentence each.
+        part: Number of the file that each row came from, of event files; they may each begin anew.
+        elsewhere: Folders below with event files of their own, which were searched too.
+    """
 
     source: Path
-    columns: tuple[str, ...]
-    rows: list[Row]
+    frame: "pd.DataFrame"
+    unit: str
+    title: str
+    writer: Writer | None = None
+    notes: list[str] = field(default_factory=list)
+    part: "pd.Series[int] | None" = None
+    elsewhere: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that hold values."""
+        return tuple(map(str, self.frame.columns))
+
+    def place(self, row: Any) -> str:
+        """Return where a row stands, for a message."""
+        step = f" (step {self.frame['step'][row]})" if self.unit == "point" else ""
+        return f"{self.source}, {self.unit} {row}{step}"
+
+    def numbers(self, name: str, *, strict: bool = True) -> "pd.Series[float]":
+        """Return a column's numbers where it has values.
+
+        Args:
+            name: The column.
+            strict: Refuse what is no finite number; otherwise it counts as missing.
+
+        Raises:
+            ValueError: If a value is no finite number; it is named with its row.
+        """
+        cells = self.frame[name].dropna()
+        numbers = cells.map(number).astype(float)
+        bad = numbers[~numbers.map(math.isfinite)]
+        if strict and len(bad):
+            cell = str(cells[bad.index[0]])[:40]
+            raise ValueError(
+                f"{self.place(bad.index[0])}: {name!r} must be a finite number; got {cell!r}: remove that row, "
+                "or choose others with --where"
+            )
+        return numbers.drop(bad.index)
+
+    def check(self, name: str) -> str:
+        """Return the name of a column, or refuse one that does not exist with the nearest ones."""
+        if name in self.columns:
+            return name
+        raise ValueError(self.unknown(name))
+
+    def unknown(self, name: str) -> str:
+        """Return the message about a name that is no column, with the nearest ones."""
+        near = difflib.get_close_matches(name, self.columns, n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        return f"{self.source}: has no values {name!r}; {hint}It has: {self.listing()}"
+
+    def listing(self) -> str:
+        """Return the names for a message, the first 20 of them."""
+        more = f" and {len(self.columns) - 20} more" if len(self.columns) > 20 else ""
+        return ", ".join(self.columns[:20]) + more
 
 
-def read_table(path: Path) -> Table:
-    """Read a log file in the format that its suffix says.
+def counted(count: int, what: str) -> str:
+    """Return a number with its noun, such as "1 row" or "2 rows"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
-    Args:
-        path: A CSV or TSV file with a header line, JSON lines, or JSON: a list of objects, a list of
-            losses, or an object of equally long lists.
 
-    Returns:
-        The table, with the keys of nested objects joined by dots and numbers read as numbers.
+def number(cell: object) -> float:
+    """Return a cell as a number; NaN if it is none. Truth values and texts such as "1_000" are none.
 
-    Raises:
-        ValueError: The file is missing, empty, damaged, or of another format.
+    >>> number("2.5"), number(True)
+    (2.5, nan)
     """
-    suffix = path.suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise ValueError(
-            f"{path}: expected a file ending in {', '.join(_SUFFIXES)}; got "
-            f"{path.suffix or 'no suffix'}: rename or convert it"
-        )
+    if isinstance(cell, bool) or (isinstance(cell, str) and "_" in cell):
+        return math.nan
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(_parse(path, suffix, file))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text; got {error}") from error
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    if not rows:
-        raise ValueError(f"{path}: holds no values; expected a row or record per epoch or step")
-    return Table(path, tuple(dict.fromkeys(name for row in rows for name in row.cells)), rows)
-
-
-def _parse(path: Path, suffix: str, file: Iterable[str]) -> Iterator[Row]:
-    if suffix in DELIMITERS:
-        return _csv_rows(path, file, DELIMITERS[suffix])
-    if suffix == ".json":
-        return _json_list(path, "".join(file))
-    return _json_lines(path, file)
-
-
-def _csv_rows(path: Path, file: Iterable[str], delimiter: str) -> Iterator[Row]:
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
-    try:
-        first = next(filter(None, reader), [])  # blank lines read as []
-        header = _csv_header(path, first, delimiter)
-        for cells in reader:
-            if any(cell.strip() for cell in cells[len(header) :]):
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: {len(cells)} cells under a header of "
-                    f"{len(header)}: quote cells that hold a {delimiter!r}"
-                )
-            pairs = zip(header, map(str.strip, cells), strict=False)
-            # Unnamed columns are row numbers that a data frame wrote along.
-            filled: dict[str, object] = {
-                name: _number_or_text(cell) for name, cell in pairs if name and cell
-            }
-            if filled or len(cells) > 1:  # a blank line is no row, a line of empty cells is
-                yield Row(f"line {reader.line_num}", filled)
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: broken table: {error}") from error
-
-
-def _csv_header(path: Path, cells: list[str], delimiter: str) -> list[str]:
-    header = [cell.strip() for cell in cells]
-    other = next((d for d in ",;\t" if d in header[0]), None) if len(header) == 1 else None
-    if other is not None:
-        raise ValueError(
-            f"{path}, line 1: expected columns separated by {delimiter!r}; got {other!r}: save it with "
-            f"{delimiter!r}, and decimal points"
-        )
-    named = [name for name in header if name]
-    if named and all(isinstance(_number_or_text(name), float) for name in named):
-        raise ValueError(f"{path}, line 1: expected column names; got numbers: add a header line")
-    twice = [name for name in dict.fromkeys(named) if named.count(name) > 1]
-    if twice:
-        raise ValueError(f"{path}, line 1: column {twice[0]!r} occurs twice: rename one")
-    return header
-
-
-def _number_or_text(cell: str) -> float | str:
-    try:
-        return cell if "_" in cell else float(cell)  # Python would read 1_000 as a number
-    except ValueError:
-        return cell
-
-
-def _json_lines(path: Path, file: Iterable[str]) -> Iterator[Row]:
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            place = f"line {number}"
-            yield Row(place, _flat_record(path, place, _parse_json(path, place, line)))
-
-
-def _json_list(path: Path, text: str) -> Iterator[Row]:
-    if not text.strip():
-        return
-    records = _parse_json(path, "text", text)
-    if isinstance(records, dict):
-        records = _records_of(path, records)
-    if not isinstance(records, list):
-        raise ValueError(
-            f"{path}: expected a list of objects or of losses, or an object of lists; got "
-            f"{_json_type(records)}"
-        )
-    for number, record in enumerate(records, start=1):
-        place = f"record {number}"
-        # A bare number is a loss.
-        record = {"loss": record} if is_number(record) else record
-        yield Row(place, _flat_record(path, place, record))
-
-
-def _records_of(path: Path, columns: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return an object of lists, one an epoch's values, as a list of objects; other entries are left out."""
-    lists = {name: values for name, values in columns.items() if isinstance(values, list)}
-    lengths = {name: len(values) for name, values in lists.items()}
-    if len(set(lengths.values())) != 1:
-        found = ", ".join(f"{n!r} of {length}" for n, length in lengths.items()) or "no list"
-        raise ValueError(
-            f"{path}: expected an object of lists of one length; got {found}: name the file .jsonl if it holds an "
-            "object a line"
-        )
-    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
-
-
-def _parse_json(path: Path, place: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}, {place}: no valid JSON: {error}") from error
-
-
-def _flat_record(path: Path, place: str, record: Any) -> dict[str, object]:
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}, {place}: expected an object; got {_json_type(record)}")
-    flat: dict[str, object] = {}
-    pending = [("", record)]
-    while pending:
-        prefix, nested = pending.pop(0)
-        for name, value in nested.items():
-            if isinstance(value, dict):
-                pending.append((f"{prefix}{name}.", value))
-            elif value is not None:
-                # Outer names come first, so a key that itself holds the dot wins.
-                flat.setdefault(prefix + name, value)
-    return flat
-
-
-def _json_type(value: object) -> str:
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    return repr(value)[:40]
-
-
-def check_name(table: Table, name: str) -> str:
-    """Return the name of a column that holds values, or refuse it with the nearest ones.
-
-    Args:
-        table: The log.
-        name: Column or dotted key.
-
-    Returns:
-        The same name.
-
-    Raises:
-        ValueError: No row has a value of this name.
-    """
-    if name in table.columns:
-        return name
-    near = difflib.get_close_matches(name, table.columns, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    raise ValueError(f"{table.source}: has no values {name!r}; {hint}It has: {listing(table)}")
-
-
-def listing(table: Table) -> str:
-    """Return the column names for an error message, the first 20 of them.
-
-    Args:
-        table: The log.
-
-    Returns:
-        The names, separated by commas.
-    """
-    shown = ", ".join(table.columns[:20])
-    return shown + (f" and {len(table.columns) - 20} more" if len(table.columns) > 20 else "")
-
-
-def is_number(cell: object) -> TypeGuard[int | float]:
-    """Return whether a cell was read as a number; truth values and quoted JSON numbers are none.
-
-    Args:
-        cell: What a row holds.
-
-    Returns:
-        True for int and float.
-    """
-    return isinstance(cell, int | float) and not isinstance(cell, bool)
-
-
-def read_number(table: Table, row: Row, name: str) -> float:
-    """Return a cell as a finite number, or refuse it with file, line and value.
-
-    Args:
-        table: The log.
-        row: One of its rows.
-        name: Column or dotted key.
-
-    Returns:
-        The number.
-
-    Raises:
-        ValueError: The cell is empty, or holds no finite number.
-    """
-    if name not in row.cells:
-        raise ValueError(
-            f"{table.source}, {row.place}: {name!r} has no value; fill it in, or pass epoch_column "
-            "(--epoch-column) to average each epoch over the rows that have one"
-        )
-    cell = row.cells[name]
-    try:
-        number = float(cell) if is_number(cell) else math.nan
+        return float(cell)  # type: ignore[arg-type]
     except OverflowError:
-        number = math.nan
-    if not math.isfinite(number):
+        return math.inf
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def read_table(path: Path, asked: str | None = None) -> Table:
+    """Read a log file.
+
+    Args:
+        path: The file.
+        asked: Word of `--format`: a known writer's, or csv, tsv, json or jsonl. By default the content decides.
+
+    Raises:
+        ValueError: If it is empty, damaged, of another kind, or no such format is known.
+        OSError: If it cannot be read.
+        ModuleNotFoundError: If it is a Parquet file and pyarrow is not installed.
+    """
+    known = [*FORMS, *dict.fromkeys(writer.name for writer in WRITERS)]
+    if asked is not None and asked not in known:
+        raise ValueError(f"unknown format {asked!r}; expected one of {', '.join(known)}")
+    notes: list[str] = []
+    with reading(path, _EXPECTED):
+        with path.open("rb") as file:
+            parquet = file.read(4) == b"PAR1"
+        text = "" if parquet else read_text(path, _EXPECTED)
+    try:
+        parsed = _parquet(path) if parquet else _parse(_without_tail(text, notes), asked, notes)
+        frame = parsed.frame.map(_cell).dropna(axis="columns", how="all")
+        if frame.empty:
+            raise ValueError(f"holds no values; expected {_EXPECTED}")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    names = (*map(str, frame.columns), *parsed.where)
+    writer = None if asked in FORMS else writer_of(parsed.layout, names, asked)
+    unit = "record" if parsed.layout == "lists" or parsed.where else "line"
+    title = writer.title if writer else _TITLES[parsed.layout]
+    return Table(path, frame, unit, title, writer, notes)
+
+
+def _cell(cell: object) -> object:
+    stripped = cell.strip() if isinstance(cell, str) else cell
+    return None if isinstance(stripped, str) and stripped.lower() in _MISSING else stripped
+
+
+def _parquet(path: Path) -> Parsed:
+    import pandas as pd
+
+    try:
+        return Parsed("table", pd.read_parquet(path))
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"{path} is a Parquet file, which needs the package pyarrow; install fmce[tables]"
+        ) from error
+
+
+def _without_tail(text: str, notes: list[str]) -> str:
+    """Return the text up to where a crash cut it off."""
+    body = text.rstrip("\0")
+    if len(body) < len(text):
+        end = body.rfind("\n") + 1
+        lost = ", in the middle of a line, which is left out" if end < len(body) else ""
+        notes.append(f"NUL bytes at the end: the file was cut off by a crash or a full disk{lost}")
+        body = body[:end]
+    if "\0" in body:
         raise ValueError(
-            f"{table.source}, {row.place}: {name!r} must be a finite number; got {str(cell)[:40]!r}"
+            "NUL bytes inside: it is damaged, or UTF-16 without a mark; save it as UTF-8"
         )
-    return number
+    if not body.strip():
+        raise ValueError(f"holds no values; expected {_EXPECTED}")
+    return body
+
+
+def _parse(text: str, asked: str | None, notes: list[str]) -> Parsed:
+    failed = None
+    if asked in ("csv", "tsv"):
+        return Parsed("table", _read_csv(text, "," if asked == "csv" else "\t", notes))
+    if asked != "jsonl" and text.lstrip()[0] in "[{":
+        try:
+            return document(json.loads(text, parse_constant=str), notes)
+        except (json.JSONDecodeError, RecursionError) as error:
+            failed = error
+    if failed or asked == "jsonl" or re.search(r"\{.*['\"]\w+['\"] *:.*\}\s*$", text, re.MULTILINE):
+        found = records(text, notes)
+        if found is not None:
+            return found
+    if failed or asked in ("json", "jsonl"):
+        raise ValueError(f"no valid JSON: {failed or 'no line holds an object'}")
+    return text_blocks(text) or Parsed("table", _read_csv(text, None, notes))
+
+
+def _read_csv(text: str, separator: str | None, notes: list[str]) -> "pd.DataFrame":
+    """Return the columns of a table with a header line; comments, and the header where it is repeated, are no rows."""
+    import pandas as pd
+
+    lines = text.split("\n")
+    first = next((i for i, line in enumerate(lines) if line.strip() and line[0] != "#"), 0)
+    separator = separator or _separator(lines[first:])
+    above = lines[first - 1].lstrip("# ") if first else ""
+    cells, named = (len(re.split(separator, line)) for line in (lines[first], above))
+    if named == cells and _all_numbers(re.split(separator, lines[first])):
+        first -= 1  # NumPy writes the header as a comment
+        lines[first] = above
+    comments = [i for i, line in enumerate(lines) if line.startswith("#")]
+    if comments:
+        notes.append(f"{counted(len(comments), 'comment line')} passed over")
+    # A line may end with more separators than the header has; missing cells are empty in any case.
+    ends = " " if separator == r"\s+" else f" {separator}"
+    body = ["" if line.startswith("#") else line.rstrip(ends) or line for line in lines[first:]]
+    try:
+        frame = pd.read_csv(
+            io.StringIO("\n".join(body)),
+            sep=separator,
+            header=None,
+            dtype=object,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            skipinitialspace=True,
+        )
+    except pd.errors.ParserError as error:
+        counts = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+        if counts is None:
+            raise ValueError(f"broken table: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"line {int(counts[2]) + first}: {counts[3]} cells under a header of {counts[1]}: quote cells that hold a "
+            f"{separator!r}"
+        ) from error
+    frame.index = frame.index + first + 1
+    if text[-1] != "\n" and lines[-1].count(separator) < lines[first].count(separator):
+        notes.append(f"line {len(lines)}, the last, is cut short and left out")
+        frame = frame[:-1]
+    rows = _named(frame.map(_cell), notes)
+    decimal_comma = separator == ";"
+    return rows.replace(r"^(-?\d*),(\d+)", r"\1.\2", regex=True) if decimal_comma else rows
+
+
+def _separator(lines: list[str]) -> str:
+    found = max(",;\t|", key=lines[0].count)
+    if found in lines[0]:
+        return found
+    words = len(lines[0].split())
+    return r"\s+" if words > 1 and all(len(line.split()) in (0, words) for line in lines) else ","
+
+
+def _all_numbers(cells: list[str]) -> bool:
+    filled = [number(cell) for cell in cells if cell.strip()]
+    return bool(filled) and not any(map(math.isnan, filled))
+
+
+def _named(frame: "pd.DataFrame", notes: list[str]) -> "pd.DataFrame":
+    """Take the first row for the names of the columns, and leave it out wherever it is repeated."""
+    header = frame.iloc[0]
+    names = header.dropna()
+    if _all_numbers(list(names)):
+        raise ValueError(
+            f"line {header.name}: expected column names; got numbers: add a header line"
+        )
+    twice = names[names.duplicated()]
+    if len(twice):
+        raise ValueError(f"line {header.name}: column {twice.iloc[0]!r} occurs twice: rename one")
+    repeated = (frame[names.index] == names).all(axis="columns")
+    again = [str(place) for place in frame.index[repeated][1:]]
+    if again:
+        notes.append(f"the header is repeated in line {', '.join(again[:5])} and passed over")
+    # Unnamed columns are row numbers that a data frame wrote along.
+    rows = frame.loc[~repeated, names.index].set_axis(list(names), axis="columns")
+    return rows.dropna(axis="index", how="all")

@@ -1,26 +1,18 @@
-"""A loss curve from TensorBoard event files, for `fmce phases`. Needs the extra `tensorboard`, never torch."""
+"""Scalars of TensorBoard event files as a table, for `fmce phases`. Needs the extra `tensorboard`, never torch."""
 
-import difflib
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fmce.console.log import logger
-from fmce.convergence.files.curves import LossCurve, curve_of
-from fmce.convergence.files.tables import Row, Table
+from fmce.convergence.files.curves import CurveOptions, LossCurve, curve_of
+from fmce.convergence.files.tables import Table
+from fmce.convergence.files.writers import USUAL_LOSSES, words_of
 
 _MARK = "tfevents"
-_USUAL_TAGS = ("loss", "train_loss", "train/loss", "loss/train", "train_loss_epoch")
 # Length and two checksums that the file format puts around each record.
 _FRAME_BYTES = 16
-
-
-class ScalarPoint(NamedTuple):
-    """One value of a tag."""
-
-    step: int
-    value: float
 
 
 def holds_events(source: Path) -> bool:
@@ -32,41 +24,73 @@ def holds_events(source: Path) -> bool:
 
 def read_event_curve(
     source: Path,
-    *,
-    tag: str | None = None,
-    epoch_tag: str | None = None,
-    lr_tag: str | None = None,
+    options: CurveOptions = CurveOptions(),  # noqa: B008 (frozen, so one instance may be shared)
 ) -> LossCurve:
     """Read the losses that a tag holds in the event files of a training.
 
-    All event files of a folder count as one training, in the order in which they were begun. Where a
-    training was restarted, and so its steps go back, what was written later holds from there on.
+    All event files of a folder count as one training, in the order in which they were begun. Tags of folders below
+    it (`add_scalars` makes them) are searched where the folder's own do not decide, as "FOLDER/TAG".
 
-    Each point of the tag is one epoch, in the order of steps, whatever their distance. With
-    `epoch_tag` the points of one epoch are averaged instead, unweighted.
+    A scalar that holds epochs makes averages of the points of each; else each point is an epoch. What else holds of
+    a curve is in `curves.read_curve`.
 
     Args:
-        source: an event file, or the folder of one training's.
-        tag: scalar that holds the loss; one with a usual name, or the only one, by default.
-        epoch_tag: scalar written at the same steps that holds the epoch, such as Lightning's `epoch`.
-        lr_tag: scalar that holds the learning rate; at each step its latest value counts.
+        source: An event file, or the folder of one training's.
+        options: Names of the tags, and which points count.
 
     Raises:
-        ValueError: there are no event files, several trainings, or no such tag (those found are named);
-            or the points make no curve, as in `curve_files.read_curve`.
-        ModuleNotFoundError: tensorboard is not installed.
+        ValueError: If there are no event files, several trainings, or no such tag (those found are named);
+            or the points make no curve, as in `read_curve`.
+        ModuleNotFoundError: If tensorboard is not installed.
     """
-    points = _latest(_scalars(_files(source)))
-    if not points:
+    return curve_of(read_events(source, options), options)
+
+
+def read_events(source: Path, options: CurveOptions) -> Table:
+    """Return the scalars of a training as a table: a row a step, a column a tag.
+
+    Args:
+        source: An event file, or the folder of one training's.
+        options: Whose names decide whether folders below are searched.
+
+    Raises:
+        ValueError: As `read_event_curve`.
+        ModuleNotFoundError: As `read_event_curve`.
+    """
+    files = _files(source)
+    rows = _rows([("", path) for path in files])
+    tags = {tag for row in rows for tag in row}
+    below = (
+        sorted(p for p in files[0].parent.rglob(f"*{_MARK}*") if p not in files)
+        if source.is_dir()
+        else []
+    )
+    elsewhere = tuple(
+        dict.fromkeys(p.parent.relative_to(files[0].parent).as_posix() for p in below)
+    )
+    usual = {"_".join(words_of(tag)) for tag in tags} & set(USUAL_LOSSES)
+    notes = []
+    if elsewhere and (options.column not in tags if options.column else not usual):
+        named = [(f"{p.parent.relative_to(files[0].parent).as_posix()}/", p) for p in below]
+        rows = _rows([*(("", path) for path in files), *named])
+    elif elsewhere:
+        notes.append(f"event files in {', '.join(elsewhere[:5])} are passed over")
+        elsewhere = ()
+    if not rows:
         raise ValueError(f"{source}: its event files hold no scalars; expected the loss as one")
-    name = _loss_tag(source, list(points), tag)
-    for other in filter(None, (epoch_tag, lr_tag)):
-        _check_tag(source, list(points), other)
-    # A scalar called "epoch" betrays a point per step, which must not pass for one per epoch.
-    beside = epoch_tag or ("epoch" if "epoch" in points and name != "epoch" else None)
-    rows = _rows(points, name, beside, lr_tag)
-    columns = tuple(dict.fromkeys(filter(None, (name, beside, lr_tag))))
-    return curve_of(Table(source, columns, rows), name, epoch_tag, lr_tag)
+    import pandas as pd
+
+    frame = pd.DataFrame(rows)
+    part = frame.pop("part")
+    return Table(
+        source,
+        frame,
+        "point",
+        "TensorBoard event files",
+        notes=notes,
+        part=part,
+        elsewhere=elsewhere,
+    )
 
 
 def _files(source: Path) -> list[Path]:
@@ -82,15 +106,24 @@ def _files(source: Path) -> list[Path]:
     raise ValueError(f"{source}: expected the event files of one training; {found}")
 
 
-def _scalars(files: Sequence[Path]) -> Iterator[tuple[str, ScalarPoint]]:
-    """Yield tags and points as they were written, the file begun first first."""
-    loaded = [_events(path) for path in files]
-    for events in sorted(loaded, key=lambda events: float(events[0].wall_time) if events else 0.0):
+def _rows(files: Sequence[tuple[str, Path]]) -> list[dict[str, Any]]:
+    """Return the scalars as they were written, the file begun first first; tags of one step share a row."""
+    loaded = [(prefix, _events(path)) for prefix, path in files]
+    loaded.sort(key=lambda pair: float(pair[1][0].wall_time) if pair[1] else 0.0)
+    rows: list[dict[str, Any]] = []
+    for part, (prefix, events) in enumerate(loaded):
         for event in events:
             for value in event.summary.value:
-                number = _number(value)
-                if number is not None:
-                    yield str(value.tag), ScalarPoint(int(event.step), number)
+                scalar = _number(value)
+                if scalar is None:
+                    continue
+                row, tag = {"part": part, "step": int(event.step)}, f"{prefix}{value.tag}"
+                if not rows or tag in rows[-1] or rows[-1].items() & row.items() != row.items():
+                    rows.append(row)
+                rows[-1][tag] = (
+                    scalar if math.isfinite(scalar) else str(scalar)
+                )  # NaN is no missing value
+    return rows
 
 
 def _events(path: Path) -> list[Any]:
@@ -124,59 +157,3 @@ def _number(value: Any) -> float | None:
         return None
     array = tensor_util.make_ndarray(value.tensor)
     return float(array.reshape(-1)[0]) if array.size == 1 else None
-
-
-def _latest(written: Iterator[tuple[str, ScalarPoint]]) -> dict[str, list[ScalarPoint]]:
-    """Return each tag's points in the order of steps, less those that a restart wrote anew."""
-    points: dict[str, list[ScalarPoint]] = {}
-    for tag, point in written:
-        kept = points.setdefault(tag, [])
-        while kept and kept[-1].step >= point.step:
-            kept.pop()
-        kept.append(point)
-    return points
-
-
-def _loss_tag(source: Path, tags: Sequence[str], asked: str | None) -> str:
-    if asked is not None:
-        return _check_tag(source, tags, asked)
-    named = {tag.lower(): tag for tag in reversed(tags)}
-    for usual in _USUAL_TAGS:
-        if usual in named:
-            return named[usual]
-    if len(tags) == 1:
-        return tags[0]
-    raise ValueError(
-        f"{source}: which tag is the loss? Name it with tag (--tag), one of: {_listing(tags)}"
-    )
-
-
-def _check_tag(source: Path, tags: Sequence[str], name: str) -> str:
-    if name in tags:
-        return name
-    near = difflib.get_close_matches(name, tags, n=3)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    raise ValueError(f"{source}: has no scalar {name!r}; {hint}It has: {_listing(tags)}")
-
-
-def _listing(tags: Sequence[str]) -> str:
-    more = f" and {len(tags) - 20} more" if len(tags) > 20 else ""
-    return ", ".join(sorted(tags)[:20]) + more
-
-
-def _rows(
-    points: dict[str, list[ScalarPoint]], name: str, epoch_tag: str | None, lr_tag: str | None
-) -> list[Row]:
-    """Return a row for each point of the loss, with what the other tags say at its step."""
-    epochs = dict(points[epoch_tag]) if epoch_tag else {}
-    rates = points[lr_tag] if lr_tag else []
-    rate_steps = [step for step, _ in rates]
-    rows = []
-    for step, value in points[name]:
-        cells: dict[str, object] = {name: value}
-        if epoch_tag and step in epochs:
-            cells[epoch_tag] = epochs[step]
-        if lr_tag and (before := bisect_right(rate_steps, step)):
-            cells[lr_tag] = rates[before - 1].value
-        rows.append(Row(f"step {step}", cells))
-    return rows
