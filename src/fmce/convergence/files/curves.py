@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmce.convergence.files.rows import Rows, is_numeric, where
+from fmce.convergence.files.rows import LogRows, is_numeric, where
 from fmce.convergence.files.tables import Table, counted, read_table
 from fmce.convergence.files.writers import USUAL_LOSSES, any_match, is_score, never_loss, words_of
 
@@ -122,7 +122,7 @@ def curve_of(table: Table, options: CurveOptions) -> LossCurve:
     if values.empty:
         raise ValueError(f"{table.source}: no row has {what}; name another column")
     beside = [n for n in (*loss, options.lr_column, *(validation or ())) if n is not None]
-    rows = Rows(table, values, beside, options.epoch_column, options.steps_per_epoch)
+    rows = LogRows(table, values, beside, options.epoch_column, options.steps_per_epoch)
     held = rows.latest(rows.losses, what)
     if len(values) < len(table.frame) and table.unit != "point":
         rows.notes.append(
@@ -207,7 +207,7 @@ class _Points:
         held: Those of the loss.
     """
 
-    def __init__(self, rows: Rows, held: "pd.DataFrame") -> None:
+    def __init__(self, rows: LogRows, held: "pd.DataFrame") -> None:
         self._rows = rows
         self._by = "order"
         self._round: Callable[[float], float] = float

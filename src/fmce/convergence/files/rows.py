@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from fmce.convergence.files.tables import Table, counted, number
+from fmce.convergence.files.tables import Table, as_number, counted
 from fmce.convergence.files.writers import EPOCH_NAME, KIND_NAME, STEP_NAME, words_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def text_of(cell: object) -> str:
 
 def is_numeric(cells: "pd.Series[Any]") -> bool:
     """Return whether every value of a column is a number."""
-    return not cells.dropna().map(number).map(math.isnan).any()
+    return not cells.dropna().map(as_number).map(math.isnan).any()
 
 
 def where(table: Table, conditions: Sequence[str]) -> Table:
@@ -55,7 +55,7 @@ def where(table: Table, conditions: Sequence[str]) -> Table:
             )
         value = condition[len(name) + 1 :]
         cells = table.frame[name]
-        fit = (cells.map(text_of) == value) | (cells.map(number) == number(value))
+        fit = (cells.map(text_of) == value) | (cells.map(as_number) == as_number(value))
         if not fit.any():
             found = ", ".join(sorted(set(cells.dropna().map(text_of)))[:10])
             raise ValueError(f"{table.source}: no row has {name} = {value}; it has: {found}")
@@ -69,7 +69,7 @@ def where(table: Table, conditions: Sequence[str]) -> Table:
     return replace(table, frame=frame, part=part, notes=[*table.notes, note])
 
 
-class Rows:
+class LogRows:
     """The rows of a log with the moment of each, seen from those that hold the loss.
 
     Args:
@@ -145,7 +145,7 @@ class Rows:
         blocks = int((kinds != kinds.shift()).sum())
         if not counters:
             return blocks > count
-        moments = self.table.frame.loc[kinds.index, list(counters)].map(number)
+        moments = self.table.frame.loc[kinds.index, list(counters)].map(as_number)
         shared = int((kinds.groupby([moments[c] for c in counters]).nunique() > 1).sum())
         # An epoch may begin as one kind and end as the next.
         return shared > (0 if len(counters) > 1 or blocks > count else count - 1)

@@ -72,7 +72,7 @@ class Table:
             ValueError: If a value is no finite number; it is named with its row.
         """
         cells = self.frame[name].dropna()
-        numbers = cells.map(number).astype(float)
+        numbers = cells.map(as_number).astype(float)
         bad = numbers[~numbers.map(math.isfinite)]
         if strict and len(bad):
             cell = str(cells[bad.index[0]])[:40]
@@ -105,10 +105,10 @@ def counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def number(cell: object) -> float:
+def as_number(cell: object) -> float:
     """Return a cell as a number; NaN if it is none. Truth values and texts such as "1_000" are none.
 
-    >>> number("2.5"), number(True)
+    >>> as_number("2.5"), as_number(True)
     (2.5, nan)
     """
     if isinstance(cell, bool) or (isinstance(cell, str) and "_" in cell):
@@ -260,7 +260,7 @@ def _separator(lines: list[str]) -> str:
 
 
 def _all_numbers(cells: list[str]) -> bool:
-    filled = [number(cell) for cell in cells if cell.strip()]
+    filled = [as_number(cell) for cell in cells if cell.strip()]
     return bool(filled) and not any(map(math.isnan, filled))
 
 
