@@ -164,7 +164,7 @@ def test_columns_of_numbers_are_listed_for_choice(write):
         *("val_acc", "train/wps", "eta", "data_time", "gpu_memory", "num_tokens", "mAP50"),
     ],
 )
-def test_rates_times_steps_and_scores_are_never_taken_for_the_loss(write, name):
+def test_rates_times_steps_scores_and_held_out_losses_are_never_taken_for_the_loss(write, name):
     rows = "".join(f"{i},{9 - i}\n" for i in range(9))
     with pytest.raises(ValueError, match=r"which column is the loss"):
         read_curve(write("run.csv", f"epoch,{name}\n{rows}"))
@@ -413,6 +413,7 @@ def test_a_format_that_is_named_overrides_the_content(write):
         ("epoch,loss,acc\n1,2,3\n2,1", (2,), "line 3, the last, is cut short and left out"),
         ('{"loss": 2}\n{"loss": 1}\n{"loss"', (2, 1), "line 3, the last, is cut short"),
         ("loss,\n2,\n1,,,\n", (2, 1), None),
+        ("| epoch | loss |\n|---|:-:|\n| 1 | 2 |\n| 2 | 1 |\n", (2, 1), None),
         (
             "epoch,loss\n1,2\n2,None\n3,1\n".replace("3,", "2,"),
             (2, 1),
@@ -475,7 +476,14 @@ def test_a_list_of_every_second_epoch_stands_at_their_ends(write):
         ("run.csv", "loss,b\n1,2\n1,5,3\n", "line 3: 3 cells under a header of 2"),
         ("run.csv", 'loss,b\n1,"open\n', "broken table"),
         ("run.csv", b"loss\n\xe9\n", "UTF-8 text, got another byte at 5; save it as UTF-8"),
-        ("run.csv", "loss\n1\0\n2\n", "NUL bytes inside"),
+        ("run.csv", "epoch,loss,accuracy\n1,1\0\n2\n", "NUL bytes inside"),
+        (
+            "run.csv",
+            "loss\n1\n".encode("utf-16-le"),
+            "binary content, or UTF-16 without a mark; export",
+        ),
+        ("run.csv", b"PK\x03\x04\0\0\x08", "binary content.*export it as CSV or JSON"),
+        ("run.csv", b"\x89PNG\r\n\x1a\n", "binary content"),
     ],
 )
 def test_damaged_files_say_what_is_wrong(write, name, text, message):
@@ -497,3 +505,10 @@ def test_parquet_is_read(tmp_path):
     frame = pd.DataFrame({"step": [0, 1, 2], "loss": [3.0, 2.0, 1.0], "run_name": ["a"] * 3})
     frame.to_parquet(tmp_path / "run.parquet")
     assert read_curve(tmp_path / "run.parquet").losses == (3, 2, 1)
+
+
+def test_a_download_of_tensorboard_has_its_tag_in_its_name(write):
+    text = "Wall time,Step,Value\n1,0,2\n1,1,1\n"
+    assert read_curve(write("run-a-tag-train_loss.csv", text)).column == "train_loss"
+    with pytest.raises(ValueError, match=r"which column is the loss\? .*lr never"):
+        read_curve(write("run-a-tag-lr.csv", text))

@@ -7,7 +7,7 @@ import pytest
 
 from fmce import PhaseConfig, find_phases
 from fmce.convergence.files.curves import CurveOptions, read_curve
-from fmce.convergence.files.writers import WRITERS, is_score, never_loss
+from fmce.convergence.files.writers import WRITERS, is_other_measure, never_loss
 
 LOGS = Path(__file__).parent / "logs"
 PAGE = Path(__file__).parents[2] / "docs" / "reading-your-files.md"
@@ -184,4 +184,4 @@ def test_no_writer_takes_a_rate_a_time_or_a_count_for_the_loss():
     for path in LOGS.iterdir():
         for part in read_curve(path, _options(path)).column.split(" + "):
             assert not never_loss(part)
-            assert not is_score(part)
+            assert not is_other_measure(part)

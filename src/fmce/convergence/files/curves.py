@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 
 from fmce.convergence.files.rows import LogRows, is_numeric, where
 from fmce.convergence.files.tables import Table, counted, read_table
-from fmce.convergence.files.writers import USUAL_LOSSES, any_match, is_score, never_loss, words_of
+from fmce.convergence.files.writers import (
+    USUAL_LOSSES,
+    any_match,
+    is_other_measure,
+    never_loss,
+    words_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,10 +184,11 @@ def _loss_columns(table: Table, asked: str | None, taken: Sequence[str]) -> list
             return matches
         if matches:
             raise ValueError(_question(table, matches))
-    others = [c for c in free if not is_score(c) and is_numeric(table.frame[c])]
+    numbers = [c for c in free if is_numeric(table.frame[c])]
+    others = [c for c in numbers if not is_other_measure(c)]
     if len(others) == 1 and not table.elsewhere:
         return others
-    raise ValueError(_question(table, others))
+    raise ValueError(_question(table, others or numbers))
 
 
 def _question(table: Table, candidates: Sequence[str]) -> str:
@@ -193,9 +200,10 @@ def _question(table: Table, candidates: Sequence[str]) -> str:
     )
     option = {"record": "key", "point": "tag"}.get(table.unit, "column")
     beside = f"; event files also in {', '.join(table.elsewhere)}" if table.elsewhere else ""
+    found = f"one of: {', '.join(candidates[:20])}" if candidates else f"it has: {table.listing()}"
     return (
         f"{table.source}: which {option} is the loss? {never}name it with --{option} (several joined by + are summed), "
-        f"one of: {', '.join(candidates[:20]) or table.listing()}{beside}"
+        f"{found}{beside}"
     )
 
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 FORMS = ("csv", "tsv", "json", "jsonl")
 """Words of `--format` for logs of one's own; the others are those of `WRITERS`."""
 _TITLES = {"table": "a table", "records": "JSON records", "lists": "JSON lists", "text": "text"}
-_MISSING = frozenset(("", "none", "null", "na", "n/a", "-", "--"))
+_MISSING = frozenset(("none", "null", "na", "n/a"))
+# Bytes that occur in no text; marked UTF-16 is decoded before.
+_BINARY = frozenset(range(9)) | frozenset(range(14, 32)) - {27}
 _EXPECTED = "a log with a row or record per epoch or step"
 
 
@@ -139,7 +141,12 @@ def read_table(path: Path, asked: str | None = None) -> Table:
     notes: list[str] = []
     with reading(path, _EXPECTED):
         with path.open("rb") as file:
-            parquet = file.read(4) == b"PAR1"
+            head = file.read(8)
+        parquet = head.startswith(b"PAR1")
+        if not parquet and head[:1] not in b"\xff\xfe\x00" and set(head) & _BINARY:
+            raise ValueError(
+                "binary content, or UTF-16 without a mark; export it as CSV or JSON in UTF-8"
+            )
         text = "" if parquet else read_text(path, _EXPECTED)
     try:
         parsed = _parquet(path) if parquet else _parse(_without_tail(text, notes), asked, notes)
@@ -150,6 +157,9 @@ def read_table(path: Path, asked: str | None = None) -> Table:
         raise ValueError(f"{path}: {error}") from error
     names = (*map(str, frame.columns), *parsed.where)
     writer = None if asked in FORMS else writer_of(parsed.layout, names, asked)
+    tag = re.search(r"tag-(.+)", path.stem)  # TensorBoard names its downloads so
+    if tag and "Value" in frame:
+        frame = frame.rename(columns={"Value": tag[1]})
     unit = "record" if parsed.layout == "lists" or parsed.where else "line"
     title = writer.title if writer else _TITLES[parsed.layout]
     return Table(path, frame, unit, title, writer, notes)
@@ -157,7 +167,9 @@ def read_table(path: Path, asked: str | None = None) -> Table:
 
 def _cell(cell: object) -> object:
     stripped = cell.strip() if isinstance(cell, str) else cell
-    return None if isinstance(stripped, str) and stripped.lower() in _MISSING else stripped
+    if isinstance(stripped, str) and (stripped.lower() in _MISSING or not stripped.strip("-: ")):
+        return None
+    return stripped
 
 
 def _parquet(path: Path) -> Parsed:

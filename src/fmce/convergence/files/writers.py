@@ -28,6 +28,7 @@ class Writer:
 
 
 _NOT_BOUND = r"(?!.*__M(IN|AX)$)"
+_HISTORY = r"(history\.)?"
 _METRIC = r"val_.*|accuracy|acc|.*_accuracy|auc|mae|mse"
 
 # The first that fits is taken.
@@ -72,7 +73,13 @@ WRITERS = (
         "timm", "timm summary.csv", "table", (("epoch", "train_loss", "eval_.*"),), ("train_loss",)
     ),
     Writer("keras-csv", "Keras CSVLogger", "table", (("epoch", "loss", _METRIC),), ("loss",)),
-    Writer("keras-history", "Keras History", "lists", (("loss", _METRIC),), ("loss",)),
+    Writer(
+        "keras-history",
+        "Keras History",
+        "lists",
+        ((_HISTORY + "loss", _HISTORY + f"({_METRIC})"),),
+        (_HISTORY + "loss",),
+    ),
     Writer(
         "mmdetection",
         "mmdetection log.json",
@@ -91,8 +98,8 @@ WRITERS = (
         "detectron2",
         "detectron2 metrics.json",
         "records",
-        (("iteration", "total_loss", "lr|time|data_time|eta_seconds"),),
-        ("total_loss",),
+        (("iteration", "(total_)?loss", "lr|time|data_time|eta_seconds"),),
+        ("total_loss", "loss"),
     ),
     Writer(
         "nnunet",
@@ -106,7 +113,7 @@ WRITERS = (
         "fairseq",
         "fairseq log",
         "records",
-        (("train_loss", "train_(ppl|wps|nll_loss|num_updates|lr)"),),
+        (("train_loss", "train_(ppl|wps|wpb|ups|nll_loss|num_updates)"),),
         ("train_loss",),
     ),
     Writer(
@@ -172,6 +179,7 @@ _SCORES = (
     "acc|accuracy|top[0-9]|f1|m?iou|m?ap[0-9]*|ar|dice|auc|auroc|precision|recall|psnr|ssim|bleu|rouge|[wc]er|score|"
     "perplexity|ppl|fitness|kappa|r2|fid|gb|oom"
 )
+_HELD_OUT = "val|valid|validation|eval|evaluation|test|testing|dev"
 _LOSSES = "loss|losses|nll|b?ce|r?mse|mae|cross|entropy|crossentropy|elbo|objective|cost"
 
 
@@ -195,10 +203,15 @@ def never_loss(name: str) -> bool:
     return bool(any_match(_STEERS, words) or counts)
 
 
-def is_score(name: str) -> bool:
-    """Return whether a column is a score, such as an accuracy, and so is not taken for the loss unasked."""
+def is_other_measure(name: str) -> bool:
+    """Return whether a column is a score, or measured on held-out data, and so is not taken for the loss unasked.
+
+    >>> [is_other_measure(n) for n in ("val_loss", "train/acc", "nll")]
+    [True, True, False]
+    """
     words = words_of(name)
-    return bool(any_match(_SCORES, words)) and not any_match(_LOSSES, words)
+    score = any_match(_SCORES, words) and not any_match(_LOSSES, words)
+    return bool(score or any_match(_HELD_OUT, words))
 
 
 # Names of the training loss in logs of one's own, the best first; as words joined by "_".
