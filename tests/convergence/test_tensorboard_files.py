@@ -99,14 +99,14 @@ def test_other_kinds_of_summaries_are_no_scalars(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, r"which tag is the loss\? name it with --tag .*one of: train/nll, val/nll"),
+        ({}, r"which tag is the loss\? name it with --tag .*one of: train/nll, train/aux, val/nll"),
         ({"column": "train/nl"}, "has no values 'train/nl'; did you mean 'train/nll'"),
         ({"column": "train/nll", "epoch_column": "epoch"}, "has no values 'epoch'"),
         ({"column": "train/nll", "lr_column": "rate"}, "has no values 'rate'.*val/nll"),
     ],
 )
 def test_a_tag_that_is_not_there_or_not_clear_names_those_found(tmp_path, options, said):
-    write(tmp_path, train__nll=[2.0, 1.0], val__nll=[2.0, 1.0])
+    write(tmp_path, train__nll=[2.0, 1.0], train__aux=[2.0, 1.0], val__nll=[2.0, 1.0])
     with pytest.raises(ValueError, match=said):
         read_event_curve(tmp_path, CurveOptions(**options))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fmce.config.io import from_yaml
-from fmce.config.run import AuxiliaryConfig, FMCENetConfig, RunConfig
+from fmce.config.run import AuxiliaryConfig, FMCENetConfig, ModelConfig, RunConfig
 from fmce.convergence.phases import PhaseConfig
 from fmce.engine.loop import TrainingStoppedError
 from fmce.engine.runtime import make_runtime
@@ -341,3 +341,20 @@ def test_a_narrow_oracle_supervises_by_its_width(own_run, tmp_path):
     assert run.config.auxiliary.oracle_digest == narrow != published
     random = with_oracle(own_run, oracle_width=0.5, oracle_weights="random")
     assert load_oracle(random, own_run, seed=1).width == 0.5
+
+
+def test_a_last_batch_of_one_image_under_a_norm_of_one_value_is_refused_before_training(
+    finished_run, tmp_path, monkeypatch
+):
+    (tmp_path / "pooled.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes):\n"
+        "    pooled = [nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4)]\n"
+        "    return nn.Sequential(*pooled, nn.Flatten(), nn.Linear(4, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = short(finished_run, batch_size=len(finished_run.setup.data.train) - 1)
+    config = replace(config, model=ModelConfig(name="pooled:net", layer="0"))
+    with pytest.raises(ValueError, match=r"'2' normalises over the batch .*set train.batch_size"):
+        train_classifier(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -1,6 +1,7 @@
 """What is known of a model before its first epoch."""
 
 import doctest
+import re
 
 import pytest
 import torch
@@ -69,6 +70,39 @@ def _in_half():
 def test_a_model_whose_weights_cannot_be_trained_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         check_classifier(build(), 4, 10)
+
+
+def _pooled_norm():
+    """A network whose second norm layer sees 1×1 maps."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.BatchNorm2d(4),
+        nn.Flatten(),
+        nn.Linear(4, 10),
+    )
+
+
+@pytest.mark.parametrize(("images", "size"), [(33, 32), (65, 16), (7, 1)])
+def test_a_last_batch_of_one_image_is_refused_where_a_norm_gets_one_value(images, size):
+    message = r"'3' normalises over the batch .*set train.batch_size to another size, such as (\d+)"
+    with pytest.raises(ValueError, match=message) as refused:
+        check_classifier(_pooled_norm(), 8, 10, (images, size))
+    better = int(re.search(r"such as (\d+)", str(refused.value))[1])
+    assert images % better != 1
+
+
+def test_a_last_batch_of_one_image_does_elsewhere():
+    check_classifier(_pooled_norm(), 8, 10, (34, 32))
+    check_classifier(_pooled_norm(), 8, 10, (32, 32))
+    check_classifier(
+        nn.Sequential(*list(_pooled_norm())[:3], *list(_pooled_norm())[4:]), 8, 10, (33, 32)
+    )
+    frozen = _pooled_norm()
+    frozen[3].eval()
+    check_classifier(frozen, 8, 10, (33, 32))
+    assert not any(m._forward_pre_hooks for m in frozen.modules())
 
 
 def test_checking_leaves_the_model_and_random_draws_as_they_were():

@@ -38,7 +38,7 @@ def test_compiled_logits_maps_and_gradients_are_the_uncompiled_ones():
     plain = Uncompiled(plain_model, "blocks.2")
     expected = gradients_of(plain_model, lambda: plain.held, plain_model, images)
     with CompiledModel(compiled_model, "blocks.2") as compiled:
-        found = gradients_of(compiled, lambda: compiled.single("blocks.2"), compiled_model, images)
+        found = gradients_of(compiled, lambda: compiled.take("blocks.2"), compiled_model, images)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     assert compiled_model.state_dict().keys() == plain_model.state_dict().keys()
     assert not compiled_model.blocks[2]._forward_hooks
@@ -53,7 +53,7 @@ def test_maps_are_there_only_after_a_call_and_only_of_the_tap():
     with CompiledModel(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()), "0") as compiled:
         for name in ("0", "1"):
             with pytest.raises(ValueError, match=f"'{name}' is not available; captured: 0"):
-                compiled.single(name)
+                compiled.take(name)
 
 
 def test_a_tap_that_gives_no_single_map_is_said_to(monkeypatch):

@@ -1,8 +1,10 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from fmce.models.features import FeatureMaps, eval_mode, find_module
+from fmce.models.build import build_model
+from fmce.models.features import FeatureMaps, check_map, eval_mode, find_module
 from fmce.models.tiny import tiny
 
 
@@ -256,3 +258,97 @@ def test_eval_mode_gives_every_submodule_its_own_mode_back() -> None:
     with pytest.raises(RuntimeError, match="channels"), eval_mode(model):
         model(torch.zeros(1, 1, 8, 8))
     assert state_of(model) == before
+
+
+@pytest.mark.parametrize(
+    ("maps", "images"),
+    [
+        ((2, 64, 7, 7), (224, 224)),
+        ((2, 64, 3, 4), (96, 128)),
+        ((2, 64, 12, 16), (375, 500)),  # rounded up at each of five layers
+        ((2, 64, 1, 1), (96, 128)),  # pooled
+        ((2, 512, 1, 25), (32, 100)),  # a line of text: its height is used up
+        ((2, 64, 64, 64), (64, 2048)),  # a range image: narrower by 32, not lower
+        ((2, 64, 7, 7), (480, 640)),  # made square inside
+        ((2, 64, 56, 56), (32, 32)),  # enlarged inside
+        ((2, 7, 7, 7), (224, 224)),  # as many channels as rows
+    ],
+)
+def test_maps_of_the_images_proportions_pass(maps, images) -> None:
+    check_map(torch.zeros(maps), "layer", torch.Size((2, 3, *images)))
+
+
+@pytest.mark.parametrize(
+    ("maps", "images", "message"),
+    [
+        ((2, 7, 7, 768), (224, 224), r"\(2, 7, 7, 768\) for images of 224×224 .* channels last"),
+        ((2, 56, 56, 96), (224, 224), "channels last.*such as 'permute' of torchvision's Swin"),
+        ((2, 4, 4, 6), (32, 32), "channels last"),
+        ((2, 24, 32, 48), (96, 128), "channels last"),
+        ((2, 8, 11, 768), (230, 330), "channels last"),
+        (
+            (2, 12, 197, 64),
+            (224, 224),
+            "of the images' proportions; name a module whose output is a",
+        ),
+        ((2, 64, 7, 50), (224, 224), "of the images' proportions"),
+        ((128, 96, 7, 7), (224, 224), r"a batch of 2, expected .* one map per image"),
+    ],
+)
+def test_other_layouts_are_refused(maps, images, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_map(torch.zeros(maps), "layer", torch.Size((2, 3, *images)))
+
+
+def test_swin_s_stages_are_refused_and_its_permuted_maps_are_not() -> None:
+    model = build_model("torchvision:swin_t", 3).eval()
+    images = torch.zeros(1, 3, 64, 96)
+    with FeatureMaps(model, ["features.7", "permute"]) as maps, torch.no_grad():
+        model(images)
+    assert maps.single("permute").shape == (1, 768, 2, 3)
+    with pytest.raises(ValueError, match=r"'features.7' returned maps \(1, 2, 3, 768\) .*last"):
+        maps.single("features.7")
+
+
+class Backbone(nn.Module):
+    """A convolution that may run without gradients, and a head."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.first, self.conv = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 4, 1)
+        self.head = nn.Linear(4, 5)
+        if kind == "frozen":
+            self.first.requires_grad_(False)
+            self.conv.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits."""
+        if self.kind == "no_grad":
+            with torch.no_grad():
+                maps = self.conv(self.first(images))
+        elif self.kind in ("reentrant", "checkpointed"):
+            again = self.kind == "reentrant"
+            maps = checkpoint(self.conv, self.first(images), use_reentrant=again)
+        else:
+            maps = self.conv(self.first(images))
+        return self.head(maps.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["no_grad", "reentrant", "frozen"])
+def test_a_map_without_a_gradient_is_no_ground_for_a_loss(images: Tensor, kind: str) -> None:
+    with FeatureMaps(Backbone(kind), "conv", keep_gradients=True) as maps:
+        maps.model(images)
+        with pytest.raises(ValueError, match=r"'conv' carry no gradient.*use_reentrant=False"):
+            maps.take("conv")
+        assert maps.single("conv").shape == (2, 4, 8, 8)
+
+
+@pytest.mark.parametrize("kind", ["checkpointed", "plain"])
+def test_a_map_with_a_gradient_is_taken_once(images: Tensor, kind: str) -> None:
+    with FeatureMaps(Backbone(kind), "conv", keep_gradients=True) as maps:
+        for _ in range(2):
+            maps.model(images)
+            assert maps.take("conv").requires_grad
+            with pytest.raises(ValueError, match="was not called"):
+                maps.take("conv")

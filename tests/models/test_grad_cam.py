@@ -207,3 +207,28 @@ def test_maps_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         cam_numbers(cam, previous)
+
+
+def test_a_backbone_that_runs_without_gradients_is_named():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
+
+        def forward(self, images):
+            with torch.no_grad():
+                maps = self.conv(images)
+            return self.head(maps.mean(dim=(2, 3)))
+
+    with pytest.raises(ValueError, match="maps of 'conv' carry no gradient"):
+        grad_cam(Frozen(), torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long), "conv")
+
+
+def test_a_layer_with_the_channels_last_is_refused():
+    class Last(nn.Module):
+        def forward(self, maps):
+            return maps.permute(0, 2, 3, 1)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Last(), nn.Flatten(), nn.Linear(4 * 64, 5))
+    with pytest.raises(ValueError, match=r"'1' returned maps \(2, 8, 8, 4\) .*channels last"):
+        grad_cam(model, torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long), "1")

@@ -237,3 +237,27 @@ def test_the_teacher_sees_the_same_view(model, batch):
 
     gradients(model, matching(teacher, 0.5), batch)
     assert torch.equal(seen[0], batch.images)
+
+
+@pytest.mark.parametrize("auxiliary", ["ral", "feature_matching"])
+def test_maps_that_carry_no_gradient_are_refused_at_the_first_step(model, oracle, batch, auxiliary):
+    for part in (model.stem, model.blocks):
+        part.requires_grad_(False)
+    with FeatureMaps(model, TAP, keep_gradients=True) as maps:
+        if auxiliary == "ral":
+            step = ral_step(model, maps, TAP, oracle, raf=0.5)
+        else:
+            step = feature_matching_step(
+                model, maps, TAP, lambda images: torch.ones(len(images), 16, 2, 2), raf=0.5
+            )
+        with pytest.raises(ValueError, match=rf"maps of '{TAP}' carry no gradient"):
+            step(batch)
+
+
+def test_maps_of_an_earlier_step_are_not_used_again(model, oracle, batch):
+    other = copy.deepcopy(model)
+    with FeatureMaps(model, TAP, keep_gradients=True) as maps:
+        ral_step(model, maps, TAP, oracle, raf=0.5)(batch)
+        elsewhere = ral_step(other, maps, TAP, oracle, raf=0.5)
+        with pytest.raises(ValueError, match="was not called"):
+            elsewhere(batch)

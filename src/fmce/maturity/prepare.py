@@ -48,7 +48,9 @@ def prepare(
     if runtime.channels_last or runtime.compile:
         check_channels_last(model, runtime.device)
     model = runtime.to_device(model)
-    check_classifier(model, config.data.image_size, classes)
+    check_classifier(
+        model, config.data.image_size, classes, (len(data.train), config.train.batch_size)
+    )
     run.setup.map_shape(model)  # a layer that gives no maps is reported now, not epochs later
     return run, model, runtime
 

@@ -1,5 +1,8 @@
 """Checks, before the first epoch, that a model can be trained as a config asks."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import torch
 from torch import nn
 
@@ -46,14 +49,23 @@ def unsafe_in_channels_last(model: nn.Module, device: torch.device) -> str | Non
     return None
 
 
-def check_classifier(model: nn.Module, side: int, num_classes: int) -> None:
+def check_classifier(
+    model: nn.Module, side: int, num_classes: int, train_batches: tuple[int, int] | None = None
+) -> None:
     """Refuse a model that cannot take square images of a size, or returns anything but one logit per class.
 
     Runs one black image (1, 3, side, side) in eval mode; the model is left as found.
 
+    Args:
+        model: Images → logits, in the mode in which it trains.
+        side: Pixels.
+        num_classes: Classes of the data set.
+        train_batches: Number of training images and of images per batch.
+
     Raises:
         ValueError: If no weight can be trained or one is not float32, if the model fails on such an image
-            (the message holds its reason), or its output has another form.
+            (the message holds its reason), its output has another form, or a batch of one image would leave
+            a norm layer one value per channel.
 
     >>> check_classifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), 8, 5)
     """
@@ -66,7 +78,7 @@ def check_classifier(model: nn.Module, side: int, num_classes: int) -> None:
         )
     image = torch.zeros(1, 3, side, side, device=next(iter(parameters), torch.empty(0)).device)
     try:
-        with eval_mode(model), torch.no_grad():
+        with _norms_of_one_value(model) as starved, eval_mode(model), torch.no_grad():
             logits = model(image)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -82,3 +94,30 @@ def check_classifier(model: nn.Module, side: int, num_classes: int) -> None:
         )
     if not any(p.requires_grad for p in parameters):
         raise ValueError(f"{name} has no weight that trains; leave requires_grad on for some")
+    if train_batches is not None and starved:
+        images, size = train_batches
+        if (images % size or min(size, images)) == 1:
+            fits = [s for s in range(2, images + 1) if images % s != 1]
+            nearest = min(fits, key=lambda s: abs(s - size), default="one that fits more images")
+            raise ValueError(
+                f"{starved[0]!r} normalises over the batch and has one value per channel for each image, and the last "
+                f"batch of an epoch has one image ({images} images in batches of {size}); set train.batch_size to "
+                f"another size, such as {nearest}"
+            )
+
+
+@contextmanager
+def _norms_of_one_value(model: nn.Module) -> Iterator[list[str]]:
+    """Yield a list that gets the names of batch norms in training mode that see one value per channel of an image."""
+    found: list[str] = []
+
+    def note(name: str, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].numel() == len(inputs[0]) * inputs[0].shape[1]:
+            found.append(name)
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+                hook = module.register_forward_pre_hook(lambda _m, x, name=name: note(name, x))
+                hooks.callback(hook.remove)
+        yield found

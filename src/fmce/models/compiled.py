@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from fmce.models.features import find_module
+from fmce.models.features import check_map, find_module
 
 
 class CompiledModel(nn.Module):
@@ -71,17 +71,21 @@ class CompiledModel(nn.Module):
                     f"module {self.layer!r} gave {len(maps)} outputs in one call of the model, expected one "
                     "4-d tensor (B, C, H, W); name another layer, or train with runtime.compile=false"
                 )
+            check_map(maps[0], self.layer, images.shape)
             self._maps = maps[0]
         return logits
 
-    def single(self, name: str) -> Tensor:
-        """Return the maps (B, C, H, W) of the latest call, with their gradients.
+    def take(self, name: str) -> Tensor:
+        """Return the maps (B, C, H, W) of the latest call for a loss on them, and hold them no longer.
 
         Raises:
-            ValueError: If another submodule is asked for, or the model was not called yet.
+            ValueError: If another submodule is asked for, the model was not called since, or a loss on the maps
+                would reach no weights.
         """
         if name != self.layer or self._maps is None:
             raise ValueError(
-                f"{name!r} is not available; captured: {self.layer}, after the compiled model was called"
+                f"{name!r} is not available; captured: {self.layer}, once after each call of the compiled model"
             )
-        return self._maps
+        maps, self._maps = self._maps, None
+        check_map(maps, name, carries_gradient=maps.requires_grad)
+        return maps

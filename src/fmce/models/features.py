@@ -69,6 +69,67 @@ def running_eagerly(model: nn.Module) -> Iterator[None]:
             module._compiled_call_impl = implementation
 
 
+def check_map(
+    maps: Tensor, name: str, images: torch.Size | None = None, *, carries_gradient: bool = True
+) -> None:
+    """Refuse a captured map that is not what its use takes it for.
+
+    Every use of a captured map comes through here: auxiliary losses, feature matching, Grad-CAM, extraction.
+
+    Args:
+        maps: What a submodule returned, (B, C, h, w).
+        name: The submodule.
+        images: Shape (B, channels, H, W) of what this forward of the model was given, None if it was no such batch.
+        carries_gradient: Whether a loss on the map reaches weights; True where none is needed.
+
+    Raises:
+        ValueError: If a gradient is needed and absent, the batch is another, the channels are last, or height and
+            width are of another shape than the images'.
+
+    >>> check_map(torch.zeros(2, 64, 7, 7), "layer4", torch.Size((2, 3, 224, 224)))
+    """
+    if not carries_gradient:
+        raise ValueError(
+            f"the maps of {name!r} carry no gradient, without which an auxiliary loss trains nothing and Grad-CAM has "
+            "nothing to weigh: keep torch.no_grad away from the layers up to there, leave requires_grad on for some of "
+            "them, and checkpoint with use_reentrant=False"
+        )
+    if images is None:
+        return
+    batch, channels, height, width = maps.shape
+    shape = f"{tuple(maps.shape)} for images of {images[2]}×{images[3]} pixels"
+    if batch != images[0]:
+        raise ValueError(
+            f"module {name!r} returned maps {shape} and a batch of {images[0]}, expected (B, C, h, w) with one map per "
+            "image; name a module that keeps the batch"
+        )
+    off = _cells_off(height, width, images)
+    if off == 0:
+        return
+    last = _cells_off(channels, height, images)
+    if last == 0 or (last <= _ROUNDING < off):
+        raise ValueError(
+            f"module {name!r} returned maps {shape}, with the channels last, expected (B, C, h, w); name a module that "
+            "puts them first, such as 'permute' of torchvision's Swin, or wrap it in one that does"
+        )
+    # A side may shrink by another whole factor, as in range images and lines of text.
+    whole = images[2] % height == 0 and images[3] % width == 0
+    if off > _ROUNDING and not whole and height != width:
+        raise ValueError(
+            f"module {name!r} returned {shape}, expected maps (B, C, h, w) of the images' proportions; name a module "
+            "whose output is a map, or wrap it in one that reshapes it"
+        )
+
+
+# By as many cells do the sides of a map differ from the image's proportions after rounding at each layer.
+_ROUNDING = 2.0
+
+
+def _cells_off(height: int, width: int, images: torch.Size) -> float:
+    """Return by how many cells a map's sides differ from the proportions of the images; 0 if they are the same."""
+    return abs(height * images[3] - width * images[2]) / max(images[2], images[3])
+
+
 class FeatureMaps:
     """Capture the outputs of named submodules while the model runs inside the block.
 
@@ -76,7 +137,7 @@ class FeatureMaps:
     in call order if the submodule was called several times in it (a head shared over levels). Each
     forward of `model` drops what was held; direct calls of a submodule, or of a method such as
     timm's `forward_features`, do not. What the last forward left stays readable after the block.
-    Which axis holds channels is the submodule's affair; FMCE-Net expects them second.
+    Maps are checked when they are asked for: one per image, channels first, in the images' proportions.
 
     Maps are detached copies, so that later operations in place cannot change them. With
     `keep_gradients` they are the tensors themselves, on the path from the weights to the loss, and
@@ -112,6 +173,8 @@ class FeatureMaps:
         self._called_compiled = False
         self._modules = {name: find_module(self.model, name) for name in self.names}
         self._held: dict[str, list[Any]] = {name: [] for name in self.names}
+        self._images: torch.Size | None = None
+        self._carries_gradient = dict.fromkeys(self.names, False)
         self._cleanup: ExitStack | None = None
 
     def __enter__(self) -> Self:
@@ -137,7 +200,7 @@ class FeatureMaps:
 
         Raises:
             ValueError: If the name was not asked for, the submodule was not called in the latest
-                forward, or it returned something other than one 4-d tensor.
+                forward, or it returned something other than one 4-d tensor, or as `check_map`.
         """
         maps = self._maps_of(name)
         return maps[0] if len(maps) == 1 else maps
@@ -156,6 +219,20 @@ class FeatureMaps:
             )
         return maps[0]
 
+    def take(self, name: str) -> Tensor:
+        """Return the maps of the latest forward for a loss on them, and hold them no longer.
+
+        A second call before the next forward is an error, so that no step uses the maps of another.
+
+        Raises:
+            ValueError: As `single`, and if a loss on the maps would reach no weights.
+        """
+        maps = self.single(name)
+        check_map(maps, name, carries_gradient=self._carries_gradient[name])
+        if self.keep_gradients:
+            self._held[name] = []
+        return maps
+
     def clear(self) -> None:
         """Drop what the latest forward left, so that its memory is free."""
         for name in self.names:
@@ -173,6 +250,8 @@ class FeatureMaps:
                     f"module {name!r} returned {output}, expected one 4-d tensor (B, C, H, W); "
                     "name a module further inside it, or wrap it in one that returns a map"
                 )
+            # The parts of a head that is shared over levels have proportions of their own.
+            check_map(output, name, self._images if len(outputs) == 1 else None)
         return outputs
 
     def _why_empty(self, name: str) -> str:
@@ -187,18 +266,22 @@ class FeatureMaps:
             "looped over, or a part compiled on its own, never fires its hooks)"
         )
 
-    def _clear(self, module: nn.Module, _inputs: object) -> None:
+    def _clear(self, module: nn.Module, inputs: tuple[object, ...]) -> None:
         # While a compiled wrapper traces the model, hooks must leave no trace in the compiled code.
         if torch.compiler.is_compiling():
             return
         self._called_compiled = module is not self.model
         self.clear()
+        first = inputs[0] if inputs else None
+        is_batch = isinstance(first, Tensor) and first.ndim == 4
+        self._images = first.shape if is_batch else None
 
     def _holder(self, name: str) -> Any:
         def hold(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
             if torch.compiler.is_compiling():
                 return None
             held = self._held[name]
+            self._carries_gradient[name] = isinstance(output, Tensor) and output.requires_grad
             if not isinstance(output, Tensor):
                 held.append(f"a {type(output).__name__}")
             elif output.ndim != 4:

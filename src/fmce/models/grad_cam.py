@@ -73,7 +73,7 @@ def grad_cam(
 
         def target_logits(batch: Tensor) -> Tensor:
             logits: Tensor = network(batch)
-            maps.single(layer)  # names the problem where captum would fail with an assertion
+            maps.take(layer)  # names the problem where captum would fail with an assertion
             count, classes = logits.shape
             # A GPU would only report an assert.
             if targets.shape != (count,) or targets.min() < 0 or targets.max() >= classes:

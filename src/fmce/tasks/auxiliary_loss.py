@@ -20,8 +20,8 @@ class CapturedMaps(Protocol):
     They keep the autograd graph of that call, so that a loss on them reaches the model's weights.
     """
 
-    def single(self, name: str) -> Tensor:
-        """Return the maps (B,C,h,w) of a submodule."""
+    def take(self, name: str) -> Tensor:
+        """Return the maps (B,C,h,w) of a submodule, once a call; refuse maps that carry no gradient."""
 
 
 def ral_step(
@@ -56,7 +56,7 @@ def ral_step(
             none = _seen_sums(base, base.new_zeros(()), 0, batch)
             return classifier_output(raf * base, logits, batch, **none)
         # The first maps (b,C,h,w), b ≤ B, of a batch, which is shuffled: any part represents it.
-        judged = maps.single(layer)
+        judged = maps.take(layer)
         if oracle_batch_fraction != 1:
             judged = judged[: max(1, round(oracle_batch_fraction * len(judged)))]
         phase_logits = oracle(judged)
@@ -98,7 +98,7 @@ def feature_matching_step(
         with torch.no_grad():
             wanted = teacher_maps(batch.images)
         square = ranks.mean(wanted.float().square().mean(), len(wanted))
-        matching = feature_matching_loss(maps.single(layer), wanted, square)
+        matching = feature_matching_loss(maps.take(layer), wanted, square)
         loss = raf * base + (1 - raf) * matching
         return classifier_output(loss, logits, batch, **_sums(base, matching, batch))
 

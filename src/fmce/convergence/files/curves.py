@@ -188,7 +188,7 @@ def _loss_columns(table: Table, asked: str | None, taken: Sequence[str]) -> list
     others = [c for c in numbers if not is_other_measure(c)]
     if len(others) == 1 and not table.elsewhere:
         return others
-    raise ValueError(_question(table, others or numbers))
+    raise ValueError(_question(table, numbers))
 
 
 def _question(table: Table, candidates: Sequence[str]) -> str:
