@@ -273,8 +273,7 @@ class FeatureMaps:
         self._called_compiled = module is not self.model
         self.clear()
         first = inputs[0] if inputs else None
-        is_batch = isinstance(first, Tensor) and first.ndim == 4
-        self._images = first.shape if is_batch else None
+        self._images = first.shape if isinstance(first, Tensor) and first.ndim == 4 else None
 
     def _holder(self, name: str) -> Any:
         def hold(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
