@@ -52,7 +52,9 @@ def test_text_is_read_in_any_encoding_that_marks_itself(tmp_path, encoding):
 
 def test_text_in_an_unmarked_encoding_names_file_and_remedy(tmp_path):
     (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"a\.txt: expected a list .* byte at 0; save it as UTF-8"):
+    with pytest.raises(
+        ValueError, match=r"a\.txt: expected a list .* text at byte 0; save it as UTF-8"
+    ):
         read_text(tmp_path / "a.txt", "a list")
 
 

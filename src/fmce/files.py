@@ -50,7 +50,7 @@ def reading(path: str | os.PathLike[str], expected: str, remedy: str = "") -> It
         yield
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path}: expected {expected} as UTF-8 text, got another byte at {error.start}; save it as UTF-8"
+            f"{path}: expected {expected} as UTF-8 text, got no such text at byte {error.start}; save it as UTF-8"
         ) from error
     except OSError as error:
         if error.strerror is None:  # raised by hand, with a message of its own
@@ -77,13 +77,18 @@ def read_text(path: str | os.PathLike[str], expected: str = "text") -> str:
         expected: What it should hold, for the error.
 
     Raises:
-        ValueError: If it is in another encoding.
+        ValueError: If it is in another encoding or no text.
         OSError: If it cannot be read.
     """
     with reading(path, expected):
         content = Path(path).read_bytes()
         marked = (e for mark, e in _BYTE_ORDER_MARKS.items() if content.startswith(mark))
         text = content.decode(next(marked, "utf-8-sig"))
+        if "\0" in text.rstrip("\0"):
+            raise ValueError(
+                f"{path}: expected {expected} as text, got NUL bytes in it: damaged, no text, or UTF-16 without a "
+                "mark; save it as UTF-8"
+            )
     return io.StringIO(text, newline=None).read()
 
 
@@ -152,7 +157,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); it may be damaged") from error
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); it may be damaged: write or export it again"
+        ) from error
 
 
 def read_json_or_none(path: Path) -> Any:
@@ -186,7 +193,9 @@ def read_json_lines(path: Path, *, until_damage: bool = False) -> list[dict[str,
         except ValueError as error:
             if until_damage:
                 break
-            raise ValueError(f"{path}, line {number} is not valid JSON ({error})") from error
+            raise ValueError(
+                f"{path}, line {number} is not valid JSON ({error}); mend or remove that line"
+            ) from error
     return rows
 
 

@@ -59,7 +59,7 @@ def test_a_bad_csv_cell_names_file_line_and_value(write, cell):
     path = write("run.csv", f"epoch,loss\n1,2.0\n\n2,{cell}\n")
     shown = cell
     with pytest.raises(
-        ValueError, match=rf"run\.csv, line 4: 'loss' .* finite number; got '{shown}"
+        ValueError, match=rf"run\.csv, line 4: 'loss' .* finite number, got '{shown}"
     ):
         read_curve(path)
 
@@ -68,7 +68,7 @@ def test_a_bad_csv_cell_names_file_line_and_value(write, cell):
 def test_a_bad_json_value_names_file_line_and_value(write, value):
     path = write("run.jsonl", f'{{"loss": 1}}\n{{"loss": {value}}}\n')
     with pytest.raises(
-        ValueError, match=r"run\.jsonl, line 2: 'loss' must be a finite number; got"
+        ValueError, match=r"run\.jsonl, line 2: 'loss' must be a finite number, got"
     ):
         read_curve(path)
 
@@ -457,17 +457,17 @@ def test_a_list_of_every_second_epoch_stands_at_their_ends(write):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("run.csv", "", "holds no values"),
-        ("run.csv", "epoch,loss\n", "holds no values"),
-        ("run.jsonl", "\n\n", "holds no values"),
-        ("run.json", "[]", "holds no values"),
-        ("run.json", " ", "holds no values"),
+        ("run.csv", "", "got no values"),
+        ("run.csv", "epoch,loss\n", "got no values"),
+        ("run.jsonl", "\n\n", "got no values"),
+        ("run.json", "[]", "got no values"),
+        ("run.json", " ", "got no values"),
         ("run.json", "{}", "got an object of nothing; export the values"),
         ("run.json", '{"loss": 1}', "got an object of loss; export the values of every epoch"),
         ("run.json", '{"a": [1], "b": [1, 2]}', r"which key is the loss\? name it with --key"),
-        ("run.json", '{"a": [{"x": 1}], "b": [{"x": 1}]}', "one list of objects; got a, b: save"),
-        ("run.json", "[1, true]", "record 2: expected an object or a loss; got 'True'"),
-        ("run.json", '["1"]', "record 1: expected an object or a loss; got '1'"),
+        ("run.json", '{"a": [{"x": 1}], "b": [{"x": 1}]}', "one list of objects, got a, b; save"),
+        ("run.json", "[1, true]", "record 2: expected an object or a loss, got 'True'"),
+        ("run.json", '["1"]', "record 1: expected an object or a loss, got '1'"),
         ("run.json", "[{]", "no valid JSON"),
         ("run.jsonl", '{"loss": 1}\n{"loss"\n{"loss": 2}\n', "line 2: no valid JSON"),
         ("run.jsonl", "[" * 100_000, "no valid JSON"),
@@ -475,15 +475,15 @@ def test_a_list_of_every_second_epoch_stands_at_their_ends(write):
         ("run.csv", "loss,loss\n1,2\n", "column 'loss' occurs twice"),
         ("run.csv", "loss,b\n1,2\n1,5,3\n", "line 3: 3 cells under a header of 2"),
         ("run.csv", 'loss,b\n1,"open\n', "broken table"),
-        ("run.csv", b"loss\n\xe9\n", "UTF-8 text, got another byte at 5; save it as UTF-8"),
-        ("run.csv", "epoch,loss,accuracy\n1,1\0\n2\n", "NUL bytes inside"),
+        ("run.csv", b"loss\n\xe9\n", "UTF-8 text, got no such text at byte 5; save it as UTF-8"),
+        ("run.csv", "epoch,loss,accuracy\n1,1\0\n2\n", "NUL bytes in it: damaged"),
         (
             "run.csv",
             "loss\n1\n".encode("utf-16-le"),
-            "binary content, or UTF-16 without a mark; export",
+            "UTF-16 without a mark; save it as UTF-8",
         ),
-        ("run.csv", b"PK\x03\x04\0\0\x08", "binary content.*export it as CSV or JSON"),
-        ("run.csv", b"\x89PNG\r\n\x1a\n", "binary content"),
+        ("run.csv", b"PK\x03\x04\0\0\x08", "no text, or UTF-16"),
+        ("run.csv", b"\x89PNG\r\n\x1a\n", "no such text at byte 0"),
     ],
 )
 def test_damaged_files_say_what_is_wrong(write, name, text, message):

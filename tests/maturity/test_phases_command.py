@@ -85,7 +85,7 @@ def test_a_file_that_cannot_be_read_does_not_end_the_others(curve, tmp_path):
     found, unread = phases_of_each([bad, curve, tmp_path / "gone.csv"])
     assert [one.source for one in found] == [curve]
     assert list(unread) == [bad, tmp_path / "gone.csv"]
-    assert "line 3: 'loss' must be a finite number; got 'nan'" in unread[bad]
+    assert "line 3: 'loss' must be a finite number, got 'nan'" in unread[bad]
 
 
 def test_the_result_reports_how_the_file_was_read_and_no_threshold_that_was_not_used(curve):

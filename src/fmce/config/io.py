@@ -74,12 +74,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = _parse(read_text(path, "config sections in YAML"))
     except yaml.YAMLError as error:
-        place = str(error).replace("\n", " ")
-        raise ValueError(f"{path} is not valid YAML: {place}") from error
+        place = " ".join(str(error).split())
+        raise ValueError(f"{path} is not valid YAML ({place}); correct it there") from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
+        raise ValueError(
+            f"{path}: expected a mapping of sections, got {type(values).__name__}; write them as section: values"
+        )
     return values
 
 

@@ -48,7 +48,7 @@ def records(text: str, notes: list[str]) -> Parsed | None:
         if record is not None:
             found[place] = record
         elif start == 0 and (place < len(lines) or not found):
-            raise ValueError(f"line {place}: no valid JSON: {line[:40]!r}; mend or remove it")
+            raise ValueError(f"line {place}: no valid JSON ({line[:40]!r}); mend or remove it")
         elif start == 0:
             notes.append(f"line {place}, the last, is cut short and left out")
         else:
@@ -113,7 +113,7 @@ def document(content: Any, notes: list[str]) -> Parsed:
     }
     if len(under) > 1:
         raise ValueError(
-            f"expected one list of objects; got {', '.join(under)}: save the one with the losses"
+            f"expected one list of objects, got {', '.join(under)}; save the one with the losses"
         )
     for key, items in under.items():
         frame = _list(items).frame
@@ -158,7 +158,8 @@ def _list(items: list[Any]) -> Parsed:
         )
         if not isinstance(record, dict):
             raise ValueError(
-                f"record {place}: expected an object or a loss; got {str(item)[:40]!r}"
+                f"record {place}: expected an object or a loss, got {str(item)[:40]!r}; export the values of "
+                "every epoch"
             )
         found[place] = record
     return Parsed("records", _normalized(found))

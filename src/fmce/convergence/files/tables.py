@@ -24,8 +24,6 @@ FORMS = ("csv", "tsv", "json", "jsonl")
 """Words of `--format` for logs of one's own; the others are those of `WRITERS`."""
 _TITLES = {"table": "a table", "records": "JSON records", "lists": "JSON lists", "text": "text"}
 _MISSING = frozenset(("none", "null", "na", "n/a"))
-# Bytes that occur in no text; marked UTF-16 is decoded before.
-_BINARY = frozenset(range(9)) | frozenset(range(14, 32)) - {27}
 _EXPECTED = "a log with a row or record per epoch or step"
 
 
@@ -79,7 +77,7 @@ class Table:
         if strict and len(bad):
             cell = str(cells[bad.index[0]])[:40]
             raise ValueError(
-                f"{self.place(bad.index[0])}: {name!r} must be a finite number; got {cell!r}: remove that row, "
+                f"{self.place(bad.index[0])}: {name!r} must be a finite number, got {cell!r}; remove that row, "
                 "or choose others with --where"
             )
         return numbers.drop(bad.index)
@@ -141,18 +139,13 @@ def read_table(path: Path, asked: str | None = None) -> Table:
     notes: list[str] = []
     with reading(path, _EXPECTED):
         with path.open("rb") as file:
-            head = file.read(8)
-        parquet = head.startswith(b"PAR1")
-        if not parquet and head[:1] not in b"\xff\xfe\x00" and set(head) & _BINARY:
-            raise ValueError(
-                "binary content, or UTF-16 without a mark; export it as CSV or JSON in UTF-8"
-            )
+            parquet = file.read(4) == b"PAR1"
         text = "" if parquet else read_text(path, _EXPECTED)
     try:
         parsed = _parquet(path) if parquet else _parse(_without_tail(text, notes), asked, notes)
         frame = parsed.frame.map(_cell).dropna(axis="columns", how="all")
         if frame.empty:
-            raise ValueError(f"holds no values; expected {_EXPECTED}")
+            raise ValueError(f"expected {_EXPECTED}, got no values; write or export it again")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     names = (*map(str, frame.columns), *parsed.where)
@@ -191,12 +184,8 @@ def _without_tail(text: str, notes: list[str]) -> str:
         lost = ", in the middle of a line, which is left out" if end < len(body) else ""
         notes.append(f"NUL bytes at the end: the file was cut off by a crash or a full disk{lost}")
         body = body[:end]
-    if "\0" in body:
-        raise ValueError(
-            "NUL bytes inside: it is damaged, or UTF-16 without a mark; save it as UTF-8"
-        )
     if not body.strip():
-        raise ValueError(f"holds no values; expected {_EXPECTED}")
+        raise ValueError(f"expected {_EXPECTED}, got no values; write or export it again")
     return body
 
 
@@ -214,7 +203,9 @@ def _parse(text: str, asked: str | None, notes: list[str]) -> Parsed:
         if found is not None:
             return found
     if failed or asked in ("json", "jsonl"):
-        raise ValueError(f"no valid JSON: {failed or 'no line holds an object'}")
+        raise ValueError(
+            f"no valid JSON ({failed or 'no line holds an object'}); write or export it again"
+        )
     return text_blocks(text) or Parsed("table", _read_csv(text, None, notes))
 
 
@@ -227,7 +218,7 @@ def _read_csv(text: str, separator: str | None, notes: list[str]) -> "pd.DataFra
     separator = separator or _separator(lines[first:])
     above = lines[first - 1].lstrip("# ") if first else ""
     cells, named = (len(re.split(separator, line)) for line in (lines[first], above))
-    if named == cells and _all_numbers(re.split(separator, lines[first])):
+    if first and named == cells and _all_numbers(re.split(separator, lines[first])):
         first -= 1  # NumPy writes the header as a comment
         lines[first] = above
     comments = [i for i, line in enumerate(lines) if line.startswith("#")]
@@ -249,9 +240,11 @@ def _read_csv(text: str, separator: str | None, notes: list[str]) -> "pd.DataFra
     except pd.errors.ParserError as error:
         counts = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
         if counts is None:
-            raise ValueError(f"broken table: {' '.join(str(error).split())}") from error
+            raise ValueError(
+                f"broken table; mend or export it again: {' '.join(str(error).split())}"
+            ) from error
         raise ValueError(
-            f"line {int(counts[2]) + first}: {counts[3]} cells under a header of {counts[1]}: quote cells that hold a "
+            f"line {int(counts[2]) + first}: {counts[3]} cells under a header of {counts[1]}; quote cells that hold a "
             f"{separator!r}"
         ) from error
     frame.index = frame.index + first + 1
@@ -286,7 +279,7 @@ def _named(frame: "pd.DataFrame", notes: list[str]) -> "pd.DataFrame":
         )
     twice = names[names.duplicated()]
     if len(twice):
-        raise ValueError(f"line {header.name}: column {twice.iloc[0]!r} occurs twice: rename one")
+        raise ValueError(f"line {header.name}: column {twice.iloc[0]!r} occurs twice; rename one")
     repeated = (frame[names.index] == names).all(axis="columns")
     again = [str(place) for place in frame.index[repeated][1:]]
     if again:

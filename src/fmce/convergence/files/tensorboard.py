@@ -77,7 +77,9 @@ def read_events(source: Path, options: CurveOptions) -> Table:
         notes.append(f"event files in {', '.join(elsewhere[:5])} are passed over")
         elsewhere = ()
     if not rows:
-        raise ValueError(f"{source}: its event files hold no scalars; expected the loss as one")
+        raise ValueError(
+            f"{source}: its event files hold no scalars; log the loss as one with add_scalar"
+        )
     import pandas as pd
 
     frame = pd.DataFrame(rows)
@@ -139,7 +141,7 @@ def _events(path: Path) -> list[Any]:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ValueError(f"{path}: expected an event file, got: {error.strerror}") from error
     # The reader ends silently at what it cannot read.
     lost = size - sum(len(record) + _FRAME_BYTES for record in RawEventFileLoader(str(path)).Load())
     if lost > 0:
