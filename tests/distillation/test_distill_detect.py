@@ -13,6 +13,7 @@ from fmce.config.distillation import distillation_preset
 from fmce.config.io import with_settings
 from fmce.data.augmentation import Augmentation
 from fmce.data.detection.boxes import is_packed, unpack_boxes
+from fmce.data.detection.scalabel import BDD100K_BOX_CLASSES
 from fmce.data.road_scenes.scenes import render_scene
 from fmce.demo import distillation_demo
 from fmce.distillation.data.dataset import read_distillation_data
@@ -20,11 +21,12 @@ from fmce.distillation.distill import distill
 from fmce.distillation.experiment import open_experiment
 from fmce.distillation.export import export
 from fmce.distillation.predict import predict
-from fmce.distillation.predict_boxes import predict_boxes
+from fmce.distillation.predict_boxes import predict_boxes, read_truth, score_boxes
 from fmce.engine.runtime import make_runtime
 from fmce.models.detection import DetectionOutput
 from fmce.runs.checkpoint import load_checkpoint
 from fmce.tasks.detection import DetectionTask
+from tests.inputs import INPUTS
 
 pytest.importorskip("timm")
 pytest.importorskip("faster_coco_eval")
@@ -197,6 +199,65 @@ def test_labels_that_do_not_fit_are_refused_before_anything_is_predicted(
         with pytest.raises(ValueError, match=message):
             predict(experiment, pictures, tmp_path / "out", labels=labels)
     assert not (tmp_path / "out").exists()
+
+
+def test_names_and_sizes_are_checked_before_anything_is_predicted(experiment, pictures, tmp_path):
+    nested = INPUTS / "labels" / "12-nested"
+    with pytest.raises(
+        ValueError, match=r"one image per name, got .*drive1/0000\.jpg and .*drive2"
+    ):
+        predict(experiment, nested, tmp_path / "out")
+    frames = json.loads(scalabel(tmp_path / "x.json", "0.png").read_text())
+    frames[0]["size"] = {"width": 80, "height": 48}
+    (tmp_path / "size.json").write_text(json.dumps(frames))
+    frames[0] |= {"size": None}
+    frames[0]["labels"][0]["box2d"] |= {"x2": 90}
+    (tmp_path / "outside.json").write_text(json.dumps(frames))
+    for name, message in (
+        ("size", "is 40×24, its labels are for 80×48"),
+        ("outside", "outside the"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predict(experiment, pictures, tmp_path / "out", labels=tmp_path / f"{name}.json")
+    assert not (tmp_path / "out").exists()
+
+
+# What BDD100K's own evaluation (scalabel 0.3.1) gives for these files, in percent.
+OFFICIAL = (
+    (26.06913173, [32.5715, 26.5149, 26.0840, 18.5331, 26.6422]),
+    (17.45313927, [20.9499, 18.8318, 2.3944, 24.3397, 20.7499]),
+    (22.58886848, [21.1826, 19.3805, 15.6452, 25.0062, 31.7298]),  # with boxes to be ignored
+    (16.59331419, [7.8991, 16.3399, 15.8363, 18.4881, 24.4031]),
+)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_ap_is_the_official_evaluations_with_crowds_and_ignored_boxes(tmp_path, number):
+    folder = INPUTS / "labels" / "07-scalabel"
+    frames = json.loads((folder / f"pred{number}.json").read_text())
+    names = [frame["name"] for frame in frames]
+    for name in names:  # of the size that the boxes were drawn for
+        Image.new("L", (1280, 720)).save(tmp_path / name)
+    found = []
+    for frame in frames:
+        rows = frame["labels"]
+        corners = [[row["box2d"][side] for side in ("x1", "y1", "x2", "y2")] for row in rows]
+        found.append(
+            {
+                "boxes": torch.tensor(corners).reshape(-1, 4) + torch.tensor([0, 0, 1, 1]),
+                "labels": torch.tensor(
+                    [BDD100K_BOX_CLASSES.index(row["category"]) for row in rows]
+                ),
+                "scores": torch.tensor([row["score"] for row in rows]),
+            }
+        )
+    paths = [tmp_path / name for name in names]
+    truth = read_truth(folder / f"truth{number}.json", paths, BDD100K_BOX_CLASSES)
+    scores = score_boxes(names, found, truth, BDD100K_BOX_CLASSES)
+    ap, by_class = OFFICIAL[number]
+    assert 100 * scores["ap"] == pytest.approx(ap, abs=1e-6)
+    found_by_class = [100 * v for v in scores["ap_by_class"].values() if v is not None]
+    assert found_by_class == pytest.approx(by_class, abs=1e-4)
 
 
 def test_images_without_labels_and_labels_without_images_are_counted_and_told(

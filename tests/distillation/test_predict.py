@@ -19,9 +19,10 @@ from fmce.data.road_scenes.scenes import render_scenes
 from fmce.data.segmentation import BDD100K_CLASSES, folder_pair
 from fmce.distillation.distill import distill
 from fmce.distillation.predict import predict
-from fmce.distillation.predict_masks import predict_mask, score_masks
+from fmce.distillation.predict_masks import predict_mask, score_masks, true_masks
 from fmce.files import read_json
 from fmce.tasks.distillation import SegmentationTask
+from tests.inputs import INPUTS
 
 real_data = pytest.mark.skipif(
     not os.environ.get("FMCE_DATA"),
@@ -109,28 +110,99 @@ def test_scores_are_scikit_learns(pictures, predicted):
     assert result["scores"]["miou"] == pytest.approx(expected)
 
 
-def test_missing_predictions_and_ids_outside_the_classes_are_refused(pictures, predicted, tmp_path):
-    out, _ = predicted
-    shutil.copytree(out, tmp_path / "some")
-    (tmp_path / "some" / "a" / "0001.png").unlink()
-    with pytest.raises(ValueError, match=r"1 of 5 masks .* have no prediction .*: a/0001"):
-        score_masks(tmp_path / "some", pictures / "masks", [str(i) for i in range(10)])
-    Image.fromarray(np.full((32, 48), 10, np.uint8)).save(tmp_path / "some" / "a" / "0001.png")
-    with pytest.raises(
-        ValueError, match=r"0001\.png: expected predicted class ids in 0 … 9, got 10"
-    ):
-        score_masks(tmp_path / "some", pictures / "masks", [str(i) for i in range(10)])
+def write_ids(path, ids, size=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.array(ids, np.uint8)).resize(size or np.shape(ids)[::-1]).save(path)
+    return path
 
 
 def test_an_image_without_prediction_is_left_out_and_ids_of_the_files_are_mapped(tmp_path):
-    for folder, name, ids in (("p", "a", [[0, 1]]), ("t", "a", [[0, 11]]), ("t", "b", [[1, 1]])):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        Image.fromarray(np.array(ids, np.uint8)).save(tmp_path / folder / f"{name}.png")
-    folders = (tmp_path / "p", tmp_path / "t", ["sky", "road"])
-    scores = score_masks(*folders, id_map={11: 255}, left_out={"b"})
+    for name, ids in (("a", [[0, 11]]), ("b", [[1, 1]])):
+        write_ids(tmp_path / "t" / f"{name}_train_id.png", ids)
+        write_ids(tmp_path / "i" / f"{name}.jpg", ids)
+    paths = sorted((tmp_path / "i").iterdir())
+    truth = true_masks(tmp_path / "t", paths, tmp_path / "i", ["sky", "road"], {11: 255})
+    scores = score_masks(truth, {paths[0]: write_ids(tmp_path / "p.png", [[0, 1]])})
     assert (scores["miou"], scores["pixels"]) == (1.0, 1)
-    with pytest.raises(ValueError, match="b"):
-        score_masks(*folders, id_map={11: 255})
+    with pytest.raises(ValueError, match=r"a_train_id\.png holds 11, expected class ids 0 … 1"):
+        true_masks(tmp_path / "t", paths, tmp_path / "i", ["sky", "road"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_miou_of_masks_with_ignored_pixels_and_mapped_ids_is_an_independent_loops(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    classes, hits, unions, seen = 5, np.zeros(5), np.zeros(5), np.zeros(5)
+    predicted = {}
+    for i in range(4):
+        size = rng.integers(5, 30, 2)
+        ids, answer = rng.choice([0, 1, 2, 3, 11, 200, 255], size), rng.integers(0, classes, size)
+        image = write_ids(tmp_path / "i" / f"{i}.png", ids)
+        write_ids(tmp_path / "t" / f"{i}.png", ids)
+        predicted[image] = write_ids(tmp_path / "p" / f"{i}.png", answer)
+        for there, here in zip(ids.ravel(), answer.ravel(), strict=True):
+            wanted = {200: 3}.get(there, there)
+            if wanted in (11, 255):
+                continue
+            seen[wanted] += 1
+            hits[wanted] += wanted == here
+            unions[wanted] += 1
+            unions[here] += wanted != here
+    truth = true_masks(
+        tmp_path / "t", list(predicted), tmp_path / "i", tuple("abcde"), {11: 255, 200: 3}
+    )
+    scores = score_masks(truth, predicted)
+    present = seen > 0
+    assert present.tolist() == [True] * 4 + [False]
+    assert scores["miou"] == pytest.approx((hits[present] / unions[present]).mean(), abs=1e-12)
+
+
+def refused(experiment, images, out, message, **options):
+    with pytest.raises(ValueError, match=message):
+        predict(experiment, images, out, **options)
+    assert not list(out.rglob("*.png")) or out == images
+
+
+def test_masks_that_do_not_fit_are_refused_before_the_first_image(experiment, pictures, tmp_path):
+    images, out = pictures / "images", tmp_path / "out"
+    wrong = "1 of 1 masks in .*12-wrongmasks have no image in .*images: zzz; give the masks"
+    refused(experiment, images, out, wrong, masks=INPUTS / "labels" / "12-wrongmasks")
+    shutil.copytree(pictures / "masks", tmp_path / "masks")
+    mask = tmp_path / "masks" / "a" / "0001.png"
+    write_ids(mask, np.full((32, 48), 10))
+    refused(experiment, images, out, r"0001\.png holds 10, expected", masks=tmp_path / "masks")
+    write_ids(mask, np.zeros((16, 24)))
+    refused(
+        experiment, images, out, r"1 of 5 .*is 16×24, its image 32×48", masks=tmp_path / "masks"
+    )
+    mask.write_bytes(b"no mask")
+    refused(
+        experiment, images, out, r"0001\.png cannot be read \(no image", masks=tmp_path / "masks"
+    )
+    shutil.copy(pictures / "masks" / "a" / "0001.png", mask)
+    shutil.copy(mask, mask.with_name("0001_train_id.png"))
+    refused(experiment, images, out, "expected one mask per image", masks=tmp_path / "masks")
+    (tmp_path / "none").mkdir()
+    refused(experiment, images, out, "0 of 0 masks", masks=tmp_path / "none")
+
+
+def test_no_output_overwrites_another_or_what_is_read(experiment, predicted, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(INPUTS / "labels" / "12-nested", images)
+    result = predict(experiment, images, tmp_path / "out")
+    assert result["images"] == len(list((tmp_path / "out").rglob("*.png"))) == 4
+    refused_again = "holds finished predictions; choose another folder, or delete it"
+    with pytest.raises(ValueError, match=refused_again):
+        predict(experiment, images, tmp_path / "out", network="teacher")
+    refused(experiment, images, images, "expected a folder outside the images")
+    refused(experiment, images, images / "drive1" / "out", "expected a folder outside the images")
+    shutil.copytree(tmp_path / "out", tmp_path / "truth")
+    (tmp_path / "truth" / "predictions.json").unlink()
+    before = {p: p.read_bytes() for p in (tmp_path / "truth").rglob("*.png")}
+    with pytest.raises(ValueError, match=r"would overwrite .*0000\.png, .* which are read"):
+        predict(experiment, images, tmp_path / "truth", masks=tmp_path / "truth", network="teacher")
+    assert before == {p: p.read_bytes() for p in (tmp_path / "truth").rglob("*.png")}
+    shutil.copy(images / "drive1" / "0000.jpg", images / "drive1" / "0000.jpeg")
+    refused(experiment, images, tmp_path / "new", r"0000\.jpeg and .*0000\.jpg would both give")
 
 
 def test_an_experiment_that_is_not_there_is_named(tmp_path):

@@ -108,12 +108,17 @@ class SegmentationFiles(LabelledFiles[LabelledImage]):
             WrongMaskError: If ids or size do not fit.
             OSError: If a file is damaged (or another of `image_reader.DAMAGE_ERRORS`).
         """
-        mask_path = self.mask_paths[index]
-        image, ids = read_rgb(self.image_paths[index]), read_ids(mask_path)
-        if image.shape[:2] != ids.shape:
+        image = read_rgb(self.image_paths[index])
+        height, width = image.shape[:2]
+        return LabelledImage(image, self.read_mask(index, (height, width)))
+
+    def read_mask(self, index: int, size: tuple[int, int] | None) -> ImageArray:
+        """Decode a mask alone, of an image of a height and width, and translate its ids; errors as in `read`."""
+        mask_path, ids = self.mask_paths[index], read_ids(self.mask_paths[index])
+        if size is not None and size != ids.shape:
             raise WrongMaskError(
                 f"{mask_path} is {ids.shape[0]}×{ids.shape[1]}, its image "
-                f"{image.shape[0]}×{image.shape[1]} (height × width)"
+                f"{size[0]}×{size[1]} (height × width)"
             )
         mask = self._table[ids]
         if (mask == _WRONG).any():
@@ -122,7 +127,7 @@ class SegmentationFiles(LabelledFiles[LabelledImage]):
                 f"{mask_path} holds {first_names([str(i) for i in wrong])}, expected class ids "
                 f"0 … {len(self.class_names) - 1} or {IGNORE_INDEX}"
             )
-        return LabelledImage(image, mask)
+        return mask
 
 
 def _id_table(num_classes: int, id_map: Mapping[int, int]) -> ImageArray:

@@ -1,6 +1,6 @@
 """Predictions of a trained student, or its teacher, on a folder of images: class maps or boxes, with scores."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,13 +13,21 @@ from fmce.config.choices import Arm
 from fmce.config.trust import Trust
 from fmce.console.progress import Progress
 from fmce.data.augmentation import Augmentation
+from fmce.data.detection.boxes import ImageBoxes
+from fmce.data.detection.labels import by_stem
 from fmce.data.detection.scalabel import to_scalabel
-from fmce.data.image_files import IMAGE_SUFFIXES, ReadFailures, list_images, stem_of
+from fmce.data.image_files import (
+    IMAGE_SUFFIXES,
+    ReadFailures,
+    first_names,
+    list_images,
+    stem_of,
+)
 from fmce.data.image_reader import DAMAGE_ERRORS, ImageArray, read_rgb
 from fmce.data.segmentation import CAMVID_VOID
 from fmce.distillation.experiment import open_experiment
 from fmce.distillation.predict_boxes import ImageDetections, predict_boxes, read_truth, score_boxes
-from fmce.distillation.predict_masks import mask_key, predict_mask, score_masks
+from fmce.distillation.predict_masks import predict_mask, score_masks, true_masks
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.files import replacing, write_json
 from fmce.losses.distillation import IGNORE_INDEX
@@ -53,7 +61,7 @@ def predict(
     Args:
         experiment: Folder of `distill`, of task "segment" or "detect".
         images: Folder of images, nested or not.
-        out: Folder to write: new, or with the masks of an unfinished attempt.
+        out: Folder to write: new, or with the masks of an unfinished attempt; outside `images`.
         network: "teacher", or the arm of a student.
         seed: Of the student; the experiment's first by default.
         masks: For "segment": folder of true masks of the same names; the predictions are scored against them.
@@ -67,7 +75,8 @@ def predict(
 
     Raises:
         FileNotFoundError: If the experiment or the student does not exist.
-        ValueError: If the experiment classifies, there are no images, or masks or labels do not fit.
+        ValueError: If the experiment classifies, there are no images, masks or labels do not fit, or an output would
+            overwrite another, an image or a mask. All of this is checked before anything is predicted.
         UnreadableDataError: If more than one image in a hundred, and at least five, cannot be read.
 
     Example:
@@ -82,11 +91,22 @@ def predict(
         raise ValueError(f"{experiment} has task classify; expected task segment or detect")
     if (labels if config.task == "segment" else masks) is not None:
         raise ValueError(f"masks are for task segment and labels for detect; this is {config.task}")
-    paths = list_images(images)
+    if (out / "predictions.json").exists():
+        raise ValueError(f"{out} holds finished predictions; choose another folder, or delete it")
+    paths = list_images(images, aloud=True)
     if not paths:
         raise ValueError(
             f"expected images ({', '.join(IMAGE_SUFFIXES)}) below {images}, found none"
         )
+    class_names = opened.data.class_names
+    if config.task == "detect":
+        by_stem(((str(path), path) for path in paths), "images to predict")
+        truth = None if labels is None else read_truth(labels, paths, class_names)
+    else:
+        targets = _targets(paths, images, out)
+        ids = {CAMVID_VOID: IGNORE_INDEX} if config.data.name == "camvid" else {}
+        true = None if masks is None else true_masks(masks, paths, images, class_names, ids)
+        _refuse_overwriting(targets, [*paths, *(true.mask_paths if true else ())])
     runtime = runtime or make_runtime()
     student_seed = config.seeds[0] if seed is None else seed
     if network == "teacher":
@@ -95,7 +115,7 @@ def predict(
         model, used_seed = opened.load_student(network, student_seed), student_seed
     model = model.to(runtime.device)
     result: dict[str, Any] = {"task": config.task, "network": network, "seed": used_seed}
-    result["class_names"] = list(opened.data.class_names)
+    result["class_names"] = list(class_names)
     readable = ReadableImages(paths)
     how: dict[str, Any] = {
         "size": (config.data.height, config.data.width),
@@ -104,17 +124,39 @@ def predict(
     with torch.inference_mode(), runtime.autocast():
         if isinstance(task, DetectionTask):
             find_boxes = partial(predict_boxes, task, model, **how)
-            result |= _write_boxes(readable, find_boxes, out, labels, task.class_names)
+            result |= _write_boxes(readable, find_boxes, out, truth, class_names)
         else:
             assert isinstance(task, SegmentationTask)
-            result |= _write_masks(readable, partial(predict_mask, task, model, **how), images, out)
-            if masks is not None:
-                left_out = {mask_key(Path(path), images) for path in readable.unreadable}
-                ids = {CAMVID_VOID: IGNORE_INDEX} if config.data.name == "camvid" else {}
-                names = task.class_names
-                result["scores"] = score_masks(out, masks, names, id_map=ids, left_out=left_out)
+            done = _write_masks(readable, partial(predict_mask, task, model, **how), targets)
+            result |= {"images": len(done), "unreadable": readable.unreadable}
+            result["scores"] = None if true is None else score_masks(true, done)
     write_json(out / "predictions.json", result)
     return result
+
+
+def _targets(paths: Sequence[Path], root: Path, out: Path) -> dict[Path, Path]:
+    """Return the mask to write for each image, nested below `out` as the images are below `root`."""
+    if out.resolve().is_relative_to(root.resolve()):
+        raise ValueError(
+            f"expected a folder outside the images in {root}, got {out}: its masks would be the next images"
+        )
+    targets: dict[Path, Path] = {}
+    images: dict[Path, Path] = {}
+    for path in paths:
+        targets[path] = target = (out / path.relative_to(root)).with_suffix(".png")
+        other = images.setdefault(target, path)
+        if other != path:
+            raise ValueError(f"{other} and {path} would both give {target}; rename one of them")
+    return targets
+
+
+def _refuse_overwriting(targets: Mapping[Path, Path], inputs: Iterable[Path]) -> None:
+    read = {path.resolve() for path in inputs}
+    lost = [str(path) for path in targets.values() if path.resolve() in read]
+    if lost:
+        raise ValueError(
+            f"predictions would overwrite {first_names(lost)}, which are read; choose another folder to write"
+        )
 
 
 class ReadableImages:
@@ -139,31 +181,31 @@ class ReadableImages:
 
 
 def _write_masks(
-    readable: ReadableImages, answer: Callable[[ImageArray], Tensor], root: Path, out: Path
-) -> dict[str, Any]:
-    """Write one mask per image, nested below `out` as the images are below `root`."""
-    count = 0
+    readable: ReadableImages,
+    answer: Callable[[ImageArray], Tensor],
+    targets: Mapping[Path, Path],
+) -> dict[Path, Path]:
+    """Write the mask of each readable image; return those written, by image."""
+    done = {}
     for path, image in readable:
-        target = (out / path.relative_to(root)).with_suffix(".png")
+        target = targets[path]
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as beside:
             Image.fromarray(answer(image).numpy()).save(beside, "PNG")
-        count += 1
-    return {"images": count, "unreadable": readable.unreadable, "scores": None}
+        done[path] = target
+    return done
 
 
 def _write_boxes(
     readable: ReadableImages,
     answer: Callable[[ImageArray], ImageDetections],
     out: Path,
-    labels: Path | None,
+    truth: Mapping[str, ImageBoxes] | None,
     class_names: Sequence[str],
 ) -> dict[str, Any]:
-    """Write the boxes of all images as one file; score them where labels are given."""
-    truth = None if labels is None else read_truth(labels, readable.paths, class_names)
-    # Pairs, not a dict: images in different folders may have one name.
-    found = [(path.name, answer(image)) for path, image in readable]
-    names, boxes = [name for name, _ in found], [detected for _, detected in found]
+    """Write the boxes of all images as one file; score them where there are true boxes, by stem."""
+    found = {path.name: answer(image) for path, image in readable}
+    names, boxes = [*found], [*found.values()]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "predictions_official.json", to_scalabel(names, boxes, class_names))
     result: dict[str, Any] = {"images": len(found), "unreadable": readable.unreadable}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fmce.data.augmentation import Augmentation
 from fmce.data.detection.boxes import ImageBoxes
+from fmce.data.detection.files import join_labels
 from fmce.data.detection.labels import Classes, by_stem
 from fmce.data.detection.scalabel import BDD100K_BOX_CLASSES, BDD100K_NAMES, read_scalabel
 from fmce.data.image_files import first_names, stem_of
@@ -44,8 +45,8 @@ def read_truth(
     """Read the true boxes by stem that a Scalabel JSON has; BDD100K's ten classes bring its other names along.
 
     Raises:
-        ValueError: If the file cannot be read, has unknown classes or names none of the images, or two images
-            have one stem.
+        ValueError: If the file cannot be read, has unknown classes, names none of the images, or boxes or sizes do
+            not fit them.
     """
     official = tuple(class_names) == BDD100K_BOX_CLASSES
     classes = BDD100K_NAMES if official else Classes(tuple(class_names))
@@ -62,6 +63,8 @@ def read_truth(
             f"expected labels of the images in {labels}, got none of the {len(stems)}: it names "
             f"{first_names(list(truth), 3) or 'no image with labels'}, the images are {first_names(list(stems), 3)}"
         )
+    named = {stem: raw[stem] for stem in stems if stem in raw}
+    join_labels(images, named, classes, name=str(labels), unannotated="skip").check()
     return truth
 
 

@@ -1,6 +1,6 @@
 """Class maps of complete images, and their scores against true masks by BDD100K's rules."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmce.console.log import logger
 from fmce.data.augmentation import Augmentation
-from fmce.data.image_files import list_images
-from fmce.data.image_reader import ImageArray, read_ids
-from fmce.data.segmentation import MASK_SUFFIXES
+from fmce.data.image_files import first_names, list_images
+from fmce.data.image_reader import (
+    DAMAGE_ERRORS,
+    ImageArray,
+    WrongMaskError,
+    image_size,
+    read_ids,
+)
+from fmce.data.segmentation import MASK_SUFFIXES, SegmentationFiles
 from fmce.distillation.inputs import complete_image
 from fmce.metrics.segmentation import confusion, segmentation_scores
 from fmce.tasks.distillation import SegmentationTask
@@ -39,40 +46,79 @@ def mask_key(path: Path, root: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix().removesuffix("_train_id")
 
 
-def score_masks(
-    preds: Path,
+def true_masks(
     masks: Path,
+    paths: Sequence[Path],
+    root: Path,
     class_names: Sequence[str],
-    *,
     id_map: Mapping[int, int] | None = None,
-    left_out: Collection[str] = (),
-) -> dict[str, Any]:
-    """Score a folder of predicted masks of train ids against the true ones, by BDD100K's rules.
+) -> SegmentationFiles:
+    """Find the true masks of images, and read each once, so that nothing is predicted in vain.
 
-    True masks may have `_train_id` behind the stem; 255 is ignored. `id_map` maps their ids to train ids or 255,
-    where those differ. `left_out` are keys of images without a prediction because they cannot be read.
+    Args:
+        masks: Folder of masks, named and nested as the images are, possibly with `_train_id` behind the stem; 255 is
+            ignored.
+        paths: The images.
+        root: Their folder.
+        class_names: Names of the ids 0 … C − 1.
+        id_map: Ids in the masks to train ids or 255, where they differ.
 
     Raises:
-        ValueError: If names do not match, or a mask holds other ids or has another size.
+        ValueError: If a mask has no image, holds other ids, has another size than its image, or cannot be read.
     """
-    classes = len(class_names)
-    counts = torch.zeros(classes, classes, dtype=torch.int64)
-    truths = {mask_key(path, masks): path for path in list_images(masks, MASK_SUFFIXES)}
-    truths = {key: path for key, path in truths.items() if key not in left_out}
-    predicted = {mask_key(path, preds): path for path in list_images(preds, (".png",))}
-    missing = sorted(truths.keys() - predicted.keys())
-    if missing or not truths:
+    images = {mask_key(path, root): path for path in paths}
+    found: dict[str, Path] = {}
+    for path in list_images(masks, MASK_SUFFIXES):
+        other = found.setdefault(mask_key(path, masks), path)
+        if other != path:
+            raise ValueError(f"expected one mask per image, got {other} and {path}; take one away")
+    alone = sorted(found.keys() - images.keys())
+    if alone or not found:
         raise ValueError(
-            f"{len(missing)} of {len(truths)} masks in {masks} have no prediction in {preds}: "
-            f"{', '.join(missing[:5])}"
+            f"{len(alone)} of {len(found)} masks in {masks} have no image in {root}: "
+            f"{first_names(alone) or 'none is there'}; give the masks of these images"
         )
-    for key, path in truths.items():
-        pred, ids = (torch.from_numpy(read_ids(file)) for file in (predicted[key], path))
-        truth = ids.clone()
-        for there, here in (id_map or {}).items():
-            truth[ids == there] = here
+    if len(found) < len(images):
+        logger.info(
+            "%d of %d images have no mask in %s", len(images) - len(found), len(images), masks
+        )
+    files = SegmentationFiles(
+        name=str(masks),
+        image_paths=[images[key] for key in found],
+        mask_paths=[*found.values()],
+        class_names=class_names,
+        id_map=id_map or {},
+    )
+    problems = []
+    for index, (image, mask) in enumerate(zip(files.image_paths, files.mask_paths, strict=True)):
         try:
-            counts += confusion(pred, truth, classes)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    return segmentation_scores(counts).to_dict(class_names)
+            width, height = image_size(image)
+        except DAMAGE_ERRORS:
+            continue  # left out when it is read
+        try:
+            files.read_mask(index, (height, width))
+        except WrongMaskError as error:
+            problems.append(str(error))
+        except DAMAGE_ERRORS as error:
+            problems.append(f"{mask} cannot be read ({error})")
+    if problems:
+        raise ValueError(
+            f"{len(problems)} of {len(files)} masks are wrong: {first_names(problems, separator='; ')}"
+        )
+    return files
+
+
+def score_masks(truth: SegmentationFiles, predicted: Mapping[Path, Path]) -> dict[str, Any]:
+    """Score predicted masks against true ones, by BDD100K's rules.
+
+    Args:
+        truth: From `true_masks`.
+        predicted: PNG of train ids by image; images that could not be read have none.
+    """
+    classes = len(truth.class_names)
+    counts = torch.zeros(classes, classes, dtype=torch.int64)
+    for index, image in enumerate(truth.image_paths):
+        if image in predicted:
+            pred, wanted = read_ids(predicted[image]), truth.read_mask(index, None)
+            counts += confusion(torch.from_numpy(pred), torch.from_numpy(wanted), classes)
+    return segmentation_scores(counts).to_dict(truth.class_names)
