@@ -14,6 +14,7 @@ ROOT = Path(fmce.__file__).parent
 LAYERS = [
     *(
         "files",
+        "digests",
         "seeding",
         "console",
         "convergence",

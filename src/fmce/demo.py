@@ -15,11 +15,11 @@ from fmce.console.log import logger
 from fmce.console.progress import Progress
 from fmce.convergence.phases import Phases
 from fmce.convergence.verdict import Verdict
+from fmce.digests import read_record
 from fmce.distillation.distill import distill
 from fmce.distillation.export import export
 from fmce.engine.jobs.local import run_jobs
 from fmce.engine.runtime import Runtime, cores, make_runtime
-from fmce.files import read_json
 from fmce.fmce_net_pp.compare import compare
 from fmce.fmce_net_pp.sweep.results import Comparison
 from fmce.maturity.explain import explain
@@ -76,7 +76,7 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> DemoResult:
     with Progress("FMCE-Net, splits map and image", 2) as progress:
         splits = {split: (run.path, split, device) for split in ("map", "image")}
         run_jobs(_train_fmce_net, splits, cores() if device == "cpu" else 1, progress)
-    by_map, by_image = (read_json(run.fmce_net_folder(s) / "metrics.json") for s in splits)
+    by_map, by_image = (read_record(run.fmce_net_folder(s) / "metrics.json") for s in splits)
 
     logger.info("3/5 FMCE-Net++ against its baseline (8 trainings; fmce compare adds the controls)")
     plan = CompareConfig(oracle=str(run.path), rafs=(0.9, 0.75), seeds=(1, 2, 3), controls=())

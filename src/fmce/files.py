@@ -30,7 +30,8 @@ def reading(path: str | os.PathLike[str], expected: str, remedy: str = "") -> It
     """Give every error inside the block its file, what was expected and what to do, on one line.
 
     Errors that name the file already pass unchanged. What a reader meets in content of another kind (a missing
-    key, a list in place of an object) becomes a ValueError.
+    key, a list in place of an object, what a library raises about bytes it cannot parse) becomes a ValueError. Only
+    calls that read belong in the block: a mistake of ours in it would be taken for damage.
 
     Args:
         path: The file that is read.
@@ -58,7 +59,11 @@ def reading(path: str | os.PathLike[str], expected: str, remedy: str = "") -> It
         raise type(error)(f"{path}: expected {expected}, got: {error.strerror}") from error
     except RecursionError as error:
         raise ValueError(f"{path}: expected {expected}, got too deep a nesting") from error
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except MemoryError as error:
+        raise ValueError(f"{path}: expected {expected}, got more than memory holds") from error
+    except ImportError:
+        raise
+    except Exception as error:
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
         found = (

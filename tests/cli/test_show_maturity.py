@@ -9,6 +9,7 @@ import pytest
 from fmce.cli.main import main
 from fmce.cli.show_maturity import remarks, show_score
 from fmce.convergence.phases import PhaseConfig, find_phases
+from fmce.digests import read_record
 from fmce.maturity.phases import phases
 from fmce.maturity.score import score
 from fmce.maturity.train_fmce_net import train_fmce_net
@@ -106,7 +107,7 @@ def test_evaluate_prints_both_tables(own_run, capsys):
 
 def test_evaluate_prints_json_and_nothing_else(own_run, capsys):
     run("evaluate", own_run.path, "--json")
-    written = json.loads((own_run.path / "evaluation.json").read_text())
+    written = read_record(own_run.path / "evaluation.json")
     assert json.loads(capsys.readouterr().out) == written
 
 

@@ -13,6 +13,7 @@ from fmce.cli.main import main
 from fmce.config.distillation import DistillationConfig, distillation_preset
 from fmce.config.io import from_yaml, with_settings
 from fmce.data.road_scenes.canvas import SCENE_CLASSES
+from fmce.digests import read_record
 from fmce.distillation.data.dataset import read_distillation_data
 from fmce.distillation.distill import distill
 from fmce.distillation.experiment import Experiment, open_experiment
@@ -30,7 +31,7 @@ timm = pytest.importorskip("timm")
 
 
 def test_every_arm_and_seed_has_one_row_and_equal_steps(experiment):
-    result = json.loads((experiment / "distill.json").read_text())
+    result = read_record(experiment / "distill.json")
     wanted = [(a, s) for s in (1, 2) for a in ("supervised", "distilled", "function_matching")]
     assert [(r["arm"], r["seed"]) for r in result["rows"]] == wanted
     assert all([p["steps"] for p in r["curve"]] == [2, 4] for r in result["rows"])
@@ -145,7 +146,7 @@ def test_a_given_teacher_needs_no_weights_from_elsewhere(
     settings = [*small_distillation, f"teacher_checkpoint={given}", "teacher.weights=imagenet"]
     config = with_settings(DistillationConfig(), settings)
     scores = make_teacher(Experiment(config, tmp_path, data), make_runtime("cpu"))
-    assert scores == json.loads((experiment / "distill.json").read_text())["teacher"]
+    assert scores == read_record(experiment / "distill.json")["teacher"]
     assert asked_of_timm == [False]
 
 
@@ -153,7 +154,7 @@ def load_from(experiment, small_distillation, out, **card):
     checkpoint = out / "given"
     shutil.copytree(experiment / "teacher", checkpoint)
     path = checkpoint / "teacher.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | card))
+    path.write_text(json.dumps(read_record(path) | card))
     settings = [
         *small_distillation,
         f"teacher_checkpoint={checkpoint}",
@@ -165,7 +166,7 @@ def load_from(experiment, small_distillation, out, **card):
 
 def test_given_teacher_is_loaded_and_scored_alike(experiment, small_distillation, tmp_path):
     result = load_from(experiment, small_distillation, tmp_path)
-    before = json.loads((experiment / "distill.json").read_text())
+    before = read_record(experiment / "distill.json")
     assert result["teacher"] == before["teacher"]
 
 
@@ -198,7 +199,7 @@ def test_a_teacher_without_auxiliary_head_loads_and_normalisation_can_be_set(
     experiment, small_distillation, tmp_path
 ):
     weights = load_file(experiment / "teacher" / "model.safetensors")
-    card = json.loads((experiment / "teacher" / "teacher.json").read_text())
+    card = read_record(experiment / "teacher" / "teacher.json")
     given = tmp_path / "given"
     given.mkdir()
     bare = {k: v for k, v in weights.items() if not k.startswith("auxiliary.")}
@@ -335,7 +336,7 @@ def test_the_report_tells_of_damaged_images(experiment, small_distillation, tmp_
     copy = tmp_path / "copy"
     shutil.copytree(experiment, copy)
     assert "Damaged" not in report(copy).read_text()
-    about = json.loads((copy / "data.json").read_text())
+    about = read_record(copy / "data.json")
     found = {"labelled": {"count": 2, "first": "a.png, b.png"}}
     (copy / "data.json").write_text(json.dumps(about | {"damaged": found}))
     result = distill(with_settings(DistillationConfig(), small_distillation), copy)
@@ -359,7 +360,7 @@ def test_the_picture_of_disagreement_is_of_the_arm_that_the_caption_names(
 ):
     copy = tmp_path / "copy"
     shutil.copytree(experiment, copy)
-    result = json.loads((copy / "distill.json").read_text())
+    result = read_record(copy / "distill.json")
     result["arms"] = [next(a for a in result["arms"] if a["arm"] == arm) for arm in arms]
     result["rows"] = [row for arm in arms for row in result["rows"] if row["arm"] == arm]
     (copy / "distill.json").write_text(json.dumps(result))
@@ -437,7 +438,7 @@ def test_a_student_of_ones_own_goes_from_the_command_to_its_report(
             *(word for setting in settings for word in ("--set", setting)),
         ]
     )
-    result = json.loads((out / "distill.json").read_text())
+    result = read_record(out / "distill.json")
     assert [row["arm"] for row in result["rows"]] == [
         "supervised",
         "distilled",

@@ -16,6 +16,7 @@ from fmce.data.detection.boxes import is_packed, unpack_boxes
 from fmce.data.detection.scalabel import BDD100K_BOX_CLASSES
 from fmce.data.road_scenes.scenes import render_scene
 from fmce.demo import distillation_demo
+from fmce.digests import read_record
 from fmce.distillation.data.dataset import read_distillation_data
 from fmce.distillation.distill import distill
 from fmce.distillation.experiment import open_experiment
@@ -59,7 +60,7 @@ def experiment(tmp_path_factory, config):
 
 
 def test_every_arm_has_ap_and_agreement(experiment):
-    result = json.loads((experiment / "distill.json").read_text())
+    result = read_record(experiment / "distill.json")
     assert result["score_name"] == "ap"
     assert [row["arm"] for row in result["rows"]] == [
         "supervised",
@@ -160,7 +161,7 @@ def test_official_boxes_of_a_folder_are_scored_like_the_validation(experiment, t
         network="teacher",
         labels=tmp_path / "truth.json",
     )
-    teacher = json.loads((experiment / "distill.json").read_text())["teacher"]
+    teacher = read_record(experiment / "distill.json")["teacher"]
     by_class = [scores.pop("ap_by_class") for scores in (got["scores"], teacher)]
     assert by_class[0] == pytest.approx(by_class[1], abs=1e-3)
     assert got["scores"] == pytest.approx(teacher, abs=1e-3)
@@ -290,7 +291,7 @@ def test_an_undefined_score_of_the_teacher_is_told(experiment, config, tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(experiment, copy)
     card = copy / "teacher" / "teacher.json"
-    about = json.loads(card.read_text())
+    about = read_record(card)
     about["scores"]["ap"] = None
     card.write_text(json.dumps(about))
     with pytest.raises(

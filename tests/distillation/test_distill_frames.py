@@ -21,6 +21,7 @@ from fmce.data.frames.shards import open_shards
 from fmce.data.frames.video import FrameSettings
 from fmce.data.road_scenes.canvas import SCENE_CLASSES
 from fmce.data.road_scenes.scenes import render_scenes
+from fmce.digests import read_record
 from fmce.distillation.data.dataset import (
     load_distillation_data,
     prepare_distillation_data,
@@ -111,7 +112,7 @@ def test_a_pass_over_the_clips_shards_sees_every_frame_once(undisturbed, shards)
     assert len(keys) == len(set(keys)) == 80  # 6 labelled images and 78 − 4 frames
     assert len(set(keys) & clips) == 74
     assert sum(key.startswith("labelled image") for key in keys) == 6
-    result = json.loads((undisturbed / "distill.json").read_text())
+    result = read_record(undisturbed / "distill.json")
     assert result["images"]["unlabelled"] == 74
     rows = (
         (undisturbed / "runs" / "function_matching-seed1" / "metrics.jsonl")

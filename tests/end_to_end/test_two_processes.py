@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fmce.digests import read_record
 from fmce.distillation.distill import distill
 from fmce.engine.runtime import make_runtime
 from fmce.maturity.train_classifier import train_classifier
@@ -112,7 +113,7 @@ def test_two_processes_give_the_curve_and_measures_of_one_fmce_net(folder, said,
     assert sum(shares) == maps
     assert abs(shares[0] - shares[1]) <= 2  # each process computes its own part alone
     (two, rows), (one, expected) = (
-        (json.loads((path / "metrics.json").read_text()), read_metrics(path))
+        (read_record(path / "metrics.json"), read_metrics(path))
         for path in (
             open_run(folder / name).fmce_net_folder("image", 0.25) for name in ("net", "net-alone")
         )
@@ -149,7 +150,7 @@ def test_two_processes_give_the_curves_and_scores_of_one_in_function_matching(
         for field in {k for k in expected[0] if "loss" in k or k == "kl_to_teacher"}:
             wanted = [row[field] for row in expected]
             assert [row[field] for row in rows] == pytest.approx(wanted, rel=CLOSE), (run, field)
-    ours, theirs = (json.loads((out / "distill.json").read_text()) for out in (two, one))
+    ours, theirs = (read_record(out / "distill.json") for out in (two, one))
     name = theirs["score_name"]
     assert ours["teacher"][name] == pytest.approx(theirs["teacher"][name], abs=0.02)
     for row, wanted in zip(ours["rows"], theirs["rows"], strict=True):

@@ -13,6 +13,7 @@ from fmce.config.io import from_yaml, to_yaml, with_settings
 from fmce.data.frames.shards import index_shard, write_index, write_shard
 from fmce.data.road_scenes.canvas import SCENE_CLASSES
 from fmce.data.road_scenes.scenes import render_scenes
+from fmce.digests import read_record
 from fmce.distillation.distill import distill
 from fmce.runs.log import read_metrics
 from tests.end_to_end.launch import ended, rank_process, torchrun, wait_for
@@ -145,7 +146,7 @@ def test_after_a_kill_two_ranks_end_with_the_curve_and_score_of_one(folder, resu
     assert [row.keys() for row in rows] == [row.keys() for row in expected]
     for field in ("loss", "kl_to_teacher"):
         assert [r[field] for r in rows] == pytest.approx([r[field] for r in expected], rel=2e-3)
-    two, one = (json.loads((folder / n / "distill.json").read_text()) for n in ("two", "one"))
+    two, one = (read_record(folder / n / "distill.json") for n in ("two", "one"))
     assert two["rows"][0]["score"] == pytest.approx(one["rows"][0]["score"], abs=0.02)
     assert resumed.count("report: ") == 1  # the first rank's alone
     assert (folder / "two" / "report.html").exists()

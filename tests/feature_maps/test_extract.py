@@ -1,7 +1,6 @@
 """`fmce extract`: maps on disk, complete or resumed, checked when read, and what they are good for."""
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -17,11 +16,12 @@ import torch
 
 from fmce.config.run import FMCENetConfig
 from fmce.data.batch import ImageSet
+from fmce.digests import file_digest
 from fmce.engine.runtime import make_runtime
 from fmce.feature_maps.extract import extract, images_digest
+from fmce.feature_maps.zarr_shards import marker_attributes
 from fmce.maturity.evaluate import evaluate
 from fmce.maturity.train_fmce_net import map_source, train_fmce_net
-from fmce.runs.checkpoint import file_digest
 from fmce.runs.lock import locked
 from fmce.runs.run import open_run
 
@@ -79,9 +79,9 @@ def test_stored_maps_are_the_recomputed_ones_rounded_to_11_bits(stored_run):
 def test_every_marker_says_what_its_maps_are_of(stored_run):
     for phase in (1, 2, 3):
         name = marker_name(stored_run, phase)
-        mark = json.loads((stored_run.path / "maps.zarr" / name / "zarr.json").read_text())
+        mark = marker_attributes(stored_run.path / "maps.zarr" / name)
         weights = stored_run.path / "checkpoints" / name / "model.safetensors"
-        assert mark["attributes"] == {
+        assert mark == {
             "weights": file_digest(weights),
             "images": {
                 "train": images_digest(stored_run.setup.data.train),
@@ -167,7 +167,7 @@ def test_an_epoch_of_stored_maps_is_the_same_whenever_it_is_asked_for(stored_run
     assert {phase for phase, _ in early} == {1, 2, 3}  # phases are mixed from the start
 
 
-@pytest.mark.parametrize("damage", ["bit", "cut", "gone"])
+@pytest.mark.parametrize("damage", ["bit", "cut", "empty", "gone"])
 def test_a_damaged_shard_is_named_and_extract_rewrites_its_marker(own_stored_run, damage):
     run = own_stored_run
     before, marker = contents(run), marker_name(run, 2)
@@ -178,8 +178,10 @@ def test_a_damaged_shard_is_named_and_extract_rewrites_its_marker(own_stored_run
         file.unlink()
     else:
         flipped = whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]
-        file.write_bytes(flipped if damage == "bit" else whole[:half])
-    with pytest.raises(ValueError, match=r"train/c/2/0/0/0 is (damaged|missing).*fmce extract"):
+        file.write_bytes({"bit": flipped, "cut": whole[:half], "empty": b""}[damage])
+    with pytest.raises(
+        ValueError, match=r"train/c/2/0/0/0 is (damaged|missing|cut short).*fmce extract"
+    ):
         maps_of(run, "stored")
     others = {f: f.stat().st_mtime_ns for n, f in shard_files(run).items() if marker not in n.parts}
     extract(run, runtime=CPU)
@@ -194,6 +196,32 @@ def test_a_marker_without_its_arrays_metadata_is_rewritten(own_stored_run):
     extract(run, runtime=CPU)
     assert contents(run) == before
     maps_of(run, "stored", "test")
+
+
+@pytest.mark.parametrize("file", ["zarr.json", "train/zarr.json"])
+@pytest.mark.parametrize("damage", ["digit", "empty", "list"])
+def test_a_damaged_description_is_named_and_extract_rewrites_its_marker(
+    own_stored_run, file, damage
+):
+    run, before = own_stored_run, contents(own_stored_run)
+    path = run.path / "maps.zarr" / marker_name(run, 1) / file
+    text = path.read_text()
+    digit = text.replace("1257", "1258").replace("float32", "float16")
+    path.write_text({"digit": digit, "empty": "", "list": "[]"}[damage])
+    with pytest.raises(ValueError, match=f"{path}.*run"):
+        maps_of(run, "stored")
+    extract(run, runtime=CPU)
+    assert contents(run) == before
+    assert path.read_text() == text
+
+
+def test_a_damaged_marker_checkpoint_is_not_blamed_on_the_maps(own_stored_run):
+    run = own_stored_run
+    weights = run.path / "checkpoints" / marker_name(run, 2) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-2] + b"??")
+    for act in (lambda: maps_of(run, "stored"), lambda: extract(run, runtime=CPU)):
+        with pytest.raises(ValueError, match=f"{weights} is damaged"):
+            act()
 
 
 def test_a_store_of_other_checkpoints_is_refused(own_stored_run, other_run):

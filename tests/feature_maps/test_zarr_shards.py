@@ -10,6 +10,7 @@ from fmce.feature_maps.stored import StoredMaps
 from fmce.feature_maps.zarr_shards import (
     StoredPart,
     chunk_ranges,
+    marker_attributes,
     marker_folder,
     store_bytes,
     stored_markers,
@@ -54,7 +55,8 @@ def test_shards_are_written_in_order_and_read_back(tmp_path):
     read = torch.cat([part.read(0, a, b) for a, b in chunk_ranges(1100, 512)])
     assert (part.num_phases, part.num_images, part.map_shape) == (1, 1100, (1, 1, 1))
     assert torch.equal(read, maps.half())
-    assert stored_markers(tmp_path) == {7: {"layer": "x"}}
+    assert stored_markers(tmp_path) == [7]
+    assert marker_attributes(marker_folder(tmp_path, 7)) == {"layer": "x"}
 
 
 def test_an_interrupted_write_leaves_no_marker(tmp_path):
@@ -64,7 +66,7 @@ def test_an_interrupted_write_leaves_no_marker(tmp_path):
 
     with pytest.raises(RuntimeError, match="out of memory"):
         write_marker(marker_folder(tmp_path, 7), {"train": (600, shards())}, {})
-    assert stored_markers(tmp_path) == {}
+    assert stored_markers(tmp_path) == []
 
 
 def test_maps_that_are_all_zero_are_written_too(tmp_path):

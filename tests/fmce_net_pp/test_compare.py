@@ -1,6 +1,5 @@
 """`fmce compare`: paired arms, controls, and a choice of RAF that never sees the test images."""
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ import pytest
 from fmce.cli.main import main
 from fmce.config.io import to_yaml
 from fmce.config.sweep import CONTROLS, CompareConfig
+from fmce.digests import read_record, read_sealed
 from fmce.engine.jobs.local import LocalWorkers
 from fmce.fmce_net_pp.arms import check_trained_as
 from fmce.fmce_net_pp.compare import compare
@@ -130,7 +130,7 @@ def test_a_second_call_trains_nothing(compared):
     before = {p: p.stat().st_mtime_ns for p in out.rglob("epoch_*/*")}
     assert again(config, out) == result
     assert {p: p.stat().st_mtime_ns for p in out.rglob("epoch_*/*")} == before
-    assert json.loads((out / "compare.json").read_text()) == result.to_dict()
+    assert read_record(out / "compare.json") == result.to_dict()
 
 
 def test_another_config_in_the_same_folder_is_refused(compared):
@@ -185,7 +185,7 @@ def test_settings_of_the_auxiliary_loss_are_fmce_net_pps_alone(oracle, tmp_path,
     for name, run in runs_of(tmp_path / "out").items():
         form = (run.config.auxiliary.oracle_every, run.config.auxiliary.oracle_batch_fraction)
         assert form == ((2, 0.5) if name.startswith("ral") else (1, 1.0))
-    result = json.loads((tmp_path / "out" / "compare.json").read_text())
+    result = read_record(tmp_path / "out" / "compare.json")
     assert result["selection"] == {"arm": "raf0.8", "raf": 0.8, "variant": [], "candidates": []}
     assert "ral against the baseline" in capsys.readouterr().out
 
@@ -227,7 +227,7 @@ def test_a_finished_arm_of_another_config_is_not_paired(compared, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     file = copy / "runs" / "baseline-seed1" / "config.yaml"
-    file.write_text(file.read_text().replace("  epochs: ", "  epochs: 1", 1))
+    file.write_text(read_sealed(file).replace("  epochs: ", "  epochs: 1", 1))
     with pytest.raises(ValueError, match="trained with another config, oracle or precision"):
         again(config, copy)
 

@@ -20,6 +20,7 @@ from fmce.cli.main import main
 from fmce.cli.show_fmce_net_pp import show_estimate, show_sweep
 from fmce.config.io import from_yaml, to_yaml
 from fmce.config.sweep import SweepConfig
+from fmce.digests import read_record
 from fmce.engine.jobs.local import LocalWorkers
 from fmce.fmce_net_pp.sweep.estimate import sweep_estimate
 from fmce.fmce_net_pp.sweep.grid import make_groups
@@ -145,7 +146,7 @@ def test_a_second_call_trains_nothing(swept, grid):
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
     assert once(grid, out) == result
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == before
-    assert json.loads((out / "sweep.json").read_text()) == result.to_dict()
+    assert read_record(out / "sweep.json") == result.to_dict()
 
 
 def test_a_sweep_of_an_earlier_version_is_taken_up(swept, grid, tmp_path):
@@ -270,7 +271,7 @@ def test_a_finished_training_is_done_whatever_was_noted_before(swept, grid, copi
 
 def test_test_images_that_cannot_be_read_are_reported(grid, copied):
     folder = folder_of(copied, "raf0.9-seed1")
-    done = json.loads((folder / "DONE.json").read_text())
+    done = read_record(folder / "DONE.json")
     del done["test_accuracy"]
     (folder / "DONE.json").write_text(json.dumps(done))
     shutil.rmtree(folder / "checkpoints")
@@ -329,6 +330,7 @@ def test_a_dry_run_counts_the_epochs_that_a_stopped_training_lacks(grid, copied)
     (folder / "DONE.json").unlink()
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:5]))
+    shutil.rmtree(folder / "checkpoints")
     (entry,) = (e for e in sweep_estimate(grid, copied)["runs"] if e["seconds"])
     plain = [Path(grid.oracles[0])]
     plain += [

@@ -1,11 +1,11 @@
 """`fmce evaluate`: classifier by marker, FMCE-Net on test images and on other runs."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fmce.digests import read_record
 from fmce.maturity.evaluate import evaluate, runs_trained_on
 from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.runs.phases import run_phases
@@ -18,11 +18,11 @@ def test_the_classifier_has_a_row_a_marker_and_the_last_epochs_equals_done(own_r
     assert [row["phase"] for row in result["classifier"]] == [1, 2, 3]
     if own_run.phases.convergence_epoch == 8:
         assert result["classifier"][-1]["test_accuracy"] == own_run.done["test_accuracy"]
-    assert json.loads((own_run.path / "evaluation.json").read_text()) == result
+    assert read_record(own_run.path / "evaluation.json") == result
 
 
 def test_the_nets_metrics_are_those_of_its_training(own_run):
-    trained = json.loads((own_run.fmce_net_folder("map") / "metrics.json").read_text())
+    trained = read_record(own_run.fmce_net_folder("map") / "metrics.json")
     result = evaluate(own_run)
     assert result["fmce_net"]["held_out"] == trained["held_out"]
     assert result["fmce_net"]["test_images"] == trained["test_images"]
@@ -47,7 +47,7 @@ def test_without_a_net_it_says_how_to_train_one(own_run):
 
 def test_the_width_says_which_net(own_run):
     train_fmce_net(own_run, config=replace(own_run.config.fmce_net, epochs=1, width=0.25))
-    trained = json.loads((own_run.fmce_net_folder("map", 0.25) / "metrics.json").read_text())
+    trained = read_record(own_run.fmce_net_folder("map", 0.25) / "metrics.json")
     result = evaluate(own_run, settings=["width=0.25"])
     assert result["fmce_net"]["test_images"] == trained["test_images"]
     assert result["fmce_net"] != evaluate(own_run)["fmce_net"]

@@ -1,6 +1,7 @@
 """`fmce phases`: of a run, or of any loss curve alone."""
 
 import json
+import shutil
 
 import pytest
 
@@ -126,6 +127,9 @@ def test_a_folder_without_a_run_or_lines_is_refused(own_run, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config\.yaml; nor does it hold event files"):
         phases(tmp_path)
     (own_run.path / "metrics.jsonl").unlink()
+    assert phases(own_run.path).phases == own_run.phases  # from the checkpoints' own notes
+    (own_run.path / "DONE.json").unlink()
+    shutil.rmtree(own_run.path / "checkpoints")
     with pytest.raises(ValueError, match="has no metrics yet; train it first"):
         phases(own_run.path)
 

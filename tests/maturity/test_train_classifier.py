@@ -9,6 +9,7 @@ import torch
 from fmce.config.io import from_yaml
 from fmce.config.run import AuxiliaryConfig, FMCENetConfig, ModelConfig, RunConfig
 from fmce.convergence.phases import PhaseConfig
+from fmce.digests import file_digest
 from fmce.engine.loop import TrainingStoppedError
 from fmce.engine.runtime import make_runtime
 from fmce.maturity.auxiliary import load_oracle
@@ -16,7 +17,7 @@ from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.models.fmce_net import FMCENet
 from fmce.recorder.status import current_cqi
-from fmce.runs.checkpoint import checkpoint_path, file_digest, load_checkpoint, load_weights
+from fmce.runs.checkpoint import checkpoint_path, load_checkpoint, load_weights
 from fmce.runs.phases import run_phases
 from fmce.tasks.classification import evaluate_classifier
 

@@ -1,6 +1,5 @@
 """`fmce train-net`: the FMCE-Net of a run, by split."""
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from fmce.config.run import FMCENetConfig
+from fmce.digests import read_record
 from fmce.engine.runtime import make_runtime
 from fmce.feature_maps.extractor import map_extractor
 from fmce.feature_maps.splits import split_maps
@@ -21,7 +21,7 @@ QUICK = FMCENetConfig(epochs=1)
 
 
 def test_split_map_is_measured_on_a_quarter_of_each_phases_maps(finished_run):
-    metrics = json.loads((finished_run.fmce_net_folder("map") / "metrics.json").read_text())
+    metrics = read_record(finished_run.fmce_net_folder("map") / "metrics.json")
     confusion = np.array(metrics["held_out"]["confusion"])
     assert confusion.sum(axis=1).tolist() == [round(1257 / 4)] * 3
     assert (metrics["train_maps"], metrics["test_maps"]) == (3 * 1257 - 942, 942)
@@ -31,7 +31,7 @@ def test_split_map_is_measured_on_a_quarter_of_each_phases_maps(finished_run):
 
 
 def test_the_saved_net_gives_the_metrics_noted_beside_it(finished_run):
-    metrics = json.loads((finished_run.fmce_net_folder("map") / "metrics.json").read_text())
+    metrics = read_record(finished_run.fmce_net_folder("map") / "metrics.json")
     source = map_source([finished_run], finished_run.setup.data.train, CPU, QUICK)
     held_out = split_maps("map", num_images=1257, num_phases=3).test
     logits, phases = score_maps(finished_run.fmce_net("map"), source.batches(held_out, 999), CPU)
@@ -97,7 +97,7 @@ def test_maps_recomputed_in_every_epoch_train_a_net_too(own_run):
 
 def test_a_finished_net_is_not_trained_again(own_run):
     before = (own_run.fmce_net_folder("map") / "fmce_net.safetensors").stat().st_mtime_ns
-    noted = json.loads((own_run.fmce_net_folder("map") / "metrics.json").read_text())
+    noted = read_record(own_run.fmce_net_folder("map") / "metrics.json")
     assert train_fmce_net(own_run, "map") == noted
     assert (own_run.fmce_net_folder("map") / "fmce_net.safetensors").stat().st_mtime_ns == before
 

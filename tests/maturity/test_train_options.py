@@ -1,6 +1,5 @@
 """`fmce train` on other data and with other arithmetic: recorded, and within a stated tolerance."""
 
-import json
 import os
 import warnings
 
@@ -12,6 +11,7 @@ from PIL import Image
 from fmce.cli.main import main
 from fmce.config.io import with_settings
 from fmce.config.run import RunConfig
+from fmce.digests import read_record
 from fmce.engine.runtime import make_runtime
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
@@ -160,5 +160,5 @@ def test_real_mnist_trains_from_one_command(tmp_path, capsys):
     arguments += ["--set", "train.batch_size=32"]
     main(["train", "--out", str(tmp_path / "run"), *arguments, "--device", "cpu"])
     assert "1000 train, 5000 validation, 10000 test images" in capsys.readouterr().out
-    done = json.loads((tmp_path / "run" / "DONE.json").read_text())
+    done = read_record(tmp_path / "run" / "DONE.json")
     assert done["test_accuracy"] > 0.5

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from fmce.config.run import FMCENetConfig
+from fmce.digests import read_sealed
 from fmce.maturity.explain import explain
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
@@ -81,7 +82,7 @@ def test_the_numbers_are_those_of_the_files(full):
 
 def test_config_versions_and_the_warning_are_there(full):
     run, _, page, _ = full
-    assert (run.path / "config.yaml").read_text() in page.text
+    assert read_sealed(run.path / "config.yaml") in page.text
     assert "safetensors" in page.text
     assert "another seed's run it is near chance" in page.text
 
@@ -141,8 +142,13 @@ def test_a_mean_over_fewer_seeds_says_of_how_many(finished_run, compared, tmp_pa
 
 def test_damaged_files_are_named(own_run):
     (own_run.path / "metrics.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"metrics.jsonl has 0 epochs, but phases.json has 8"):
+    report(own_run.path)  # from the checkpoints' own notes
+    shutil.rmtree(own_run.path / "checkpoints")
+    with pytest.raises(ValueError, match=r"metrics.jsonl is damaged"):
         report(own_run.path)
+    (own_run.path / "phases.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"phases.json: expected phases"):
+        own_run.phases  # noqa: B018
     (own_run.path / "DONE.json").write_text("{")
     with pytest.raises(ValueError, match=r"DONE.json is not valid JSON"):
         report(own_run.path)

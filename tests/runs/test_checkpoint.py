@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from fmce.runs.checkpoint import (
     checkpoint_epochs,
-    checkpoint_metrics,
+    checkpoint_notes,
     checkpoint_path,
     delete_checkpoints,
     load_checkpoint,
@@ -44,7 +44,7 @@ def test_a_checkpoint_gives_back_weights_state_and_metrics(tmp_path):
     assert got.weights["n"].dtype == torch.int64
     assert torch.equal(got.state["optimizer"]["moments"], torch.full((2,), 7.0))
     assert got.meta["metrics"] == {"epoch": 7, "loss": 0.1}
-    assert checkpoint_metrics(tmp_path) == {7: {"epoch": 7, "loss": 0.1}}
+    assert checkpoint_notes(tmp_path)[7]["metrics"] == {"epoch": 7, "loss": 0.1}
 
 
 def test_state_saved_on_another_device_is_read_onto_the_cpu(tmp_path, monkeypatch):
@@ -145,7 +145,7 @@ def test_weights_of_a_bare_safetensors_file_are_read(tmp_path):
     save_file({"w": torch.ones(2)}, tmp_path / "some.safetensors")
     assert torch.equal(load_weights(tmp_path / "some.safetensors")["w"], torch.ones(2))
     truncate(tmp_path / "some.safetensors")
-    with pytest.raises(ValueError, match="not a complete safetensors file"):
+    with pytest.raises(ValueError, match="expected a complete safetensors file"):
         load_weights(tmp_path / "some.safetensors")
 
 

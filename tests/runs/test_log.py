@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from fmce.digests import digest_of, read_sealed
 from fmce.runs.log import (
     append_metrics,
     environment,
@@ -36,7 +37,7 @@ def with_lines(folder, rows=ROWS, tail=""):
 
 def test_a_new_folder_gets_config_and_versions(tmp_path):
     claim(tmp_path / "a" / "run")
-    assert (tmp_path / "a" / "run" / "config.yaml").read_text() == "a: 1\n"
+    assert read_sealed(tmp_path / "a" / "run" / "config.yaml") == "a: 1\n"
     versions = json.loads((tmp_path / "a" / "run" / "versions.json").read_text())
     assert versions["torch"].startswith("2.")
     assert {"fmce", "python", "cores", "gpu"} <= versions.keys()
@@ -47,7 +48,7 @@ def test_the_same_config_may_go_on_and_another_is_refused_with_the_difference(tm
     claim(tmp_path, "a: 1\nb: 2\n")
     with pytest.raises(FileExistsError, match=r"\(b: there 2, here 3\)"):
         claim(tmp_path, "a: 1\nb: 3\n")
-    assert (tmp_path / "config.yaml").read_text() == "a: 1\nb: 2\n"
+    assert read_sealed(tmp_path / "config.yaml") == "a: 1\nb: 2\n"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def claim_with_new_field(folder, value):
 def test_a_field_that_an_older_config_lacks_has_its_default(tmp_path):
     claim(tmp_path, "train: {epochs: 3}\n")
     claim_with_new_field(tmp_path, 0)
-    assert (tmp_path / "config.yaml").read_text() == "train: {epochs: 3}\n"
+    assert read_sealed(tmp_path / "config.yaml") == "train: {epochs: 3}\n"
     with pytest.raises(FileExistsError, match="holds a run of another config"):
         claim_with_new_field(tmp_path, 5)
 
@@ -99,7 +100,7 @@ def test_a_start_that_trained_nothing_gives_way_to_another_config(tmp_path):
     killed_write.mkdir(parents=True)
     (killed_write / "model.safetensors").write_text("half")
     begin(tmp_path, "a: 2\n")
-    assert (tmp_path / "config.yaml").read_text() == "a: 2\n"
+    assert read_sealed(tmp_path / "config.yaml") == "a: 2\n"
     assert {p.name for p in tmp_path.iterdir()} == {".lock", "config.yaml", "versions.json"}
 
 
@@ -113,7 +114,7 @@ def test_a_start_with_anything_else_in_its_folder_is_kept(tmp_path, trained):
     with pytest.raises(FileExistsError, match="holds a run of another config"):
         begin(tmp_path, "a: 2\n")
     assert sorted(tmp_path.rglob("*")) == before
-    assert (tmp_path / "config.yaml").read_text() == "a: 1\n"
+    assert read_sealed(tmp_path / "config.yaml") == "a: 1\n"
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
@@ -127,7 +128,7 @@ def test_what_a_kill_before_the_config_left_is_taken_up(tmp_path):
     claim(tmp_path)
     (tmp_path / "config.yaml").rename(tmp_path / ".config.yaml.1f2e.tmp")
     claim(tmp_path)
-    assert (tmp_path / "config.yaml").read_text() == "a: 1\n"
+    assert read_sealed(tmp_path / "config.yaml") == "a: 1\n"
 
 
 def test_a_file_in_the_folders_place_is_named(tmp_path):
@@ -185,28 +186,83 @@ def test_lines_are_read_back_and_a_cut_last_one_is_left_out(tmp_path):
 def test_lines_end_with_the_checkpoint_after_a_kill(tmp_path, lines, tail):
     """The kill fell between checkpoint and line, or in the line; two lines lost is a power failure."""
     with_lines(tmp_path, ROWS[:lines], tail)
-    noted = {row["epoch"]: row for row in ROWS}
+    noted = {row["epoch"]: {"metrics": row} for row in ROWS}
     assert rewrite_metrics(tmp_path, 3, noted) == ROWS
     assert read_metrics(tmp_path) == ROWS
 
 
 def test_lines_of_epochs_beyond_the_checkpoint_are_dropped(tmp_path):
     with_lines(tmp_path)
-    assert rewrite_metrics(tmp_path, 2, {2: ROWS[1]}) == ROWS[:2]
+    assert rewrite_metrics(tmp_path, 2, {2: {"metrics": ROWS[1]}}) == ROWS[:2]
     assert rewrite_metrics(tmp_path, 0, {}) == []
     assert read_metrics(tmp_path) == []
 
 
 def test_deleted_checkpoints_lines_are_kept(tmp_path):
     with_lines(tmp_path)
-    assert rewrite_metrics(tmp_path, 3, {1: ROWS[0], 3: ROWS[2]}) == ROWS
+    assert rewrite_metrics(tmp_path, 3, {1: {"metrics": ROWS[0]}, 3: {"metrics": ROWS[2]}}) == ROWS
 
 
 def test_an_epoch_that_nothing_tells_of_is_an_error(tmp_path):
     with_lines(tmp_path, ROWS[:1])
     with pytest.raises(ValueError, match=r"lacks the lines of epochs \[2\]"):
-        rewrite_metrics(tmp_path, 3, {3: ROWS[2]})
+        rewrite_metrics(tmp_path, 3, {3: {"metrics": ROWS[2]}})
     assert read_metrics(tmp_path) == ROWS[:1]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("0.5", "0.7"),
+        lambda text: text[: len(text) // 2],
+        lambda text: text + text,
+        lambda text: "",
+        lambda text: "\0" * len(text),
+        lambda text: "[1]\n" + text,
+    ],
+    ids=["flipped", "cut", "doubled", "emptied", "zeros", "another kind"],
+)
+def test_damaged_lines_of_a_finished_run_are_not_used(tmp_path, damage):
+    mark_done(with_lines(tmp_path), {"epochs": 3})
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(ValueError, match=re.escape(f"{file} is damaged")):
+        read_metrics(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(f"{file} is damaged")):
+        mark_done(tmp_path, {"epochs": 3})
+
+
+def test_a_resume_does_not_use_lines_that_are_not_what_was_noted(tmp_path):
+    with_lines(tmp_path)
+    note = {"metrics": ROWS[2], "metrics_sha256": digest_of(ROWS)}
+    assert rewrite_metrics(tmp_path, 3, {3: note}) == ROWS
+    with_lines(tmp_path, [ROWS[0] | {"loss": 9.0}])
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged"):
+        rewrite_metrics(tmp_path, 3, {3: note})
+
+
+def test_an_epoch_of_a_thousand_million_takes_no_memory(tmp_path):
+    with_lines(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks the lines of epochs \[4\]"):
+        rewrite_metrics(tmp_path, 10**9, {10**9: {}})
+
+
+@pytest.mark.parametrize("damage", ["", "a: 2\n", "# SHA-256 of the rest: 0\na: 1\n"])
+def test_a_damaged_config_is_refused(tmp_path, damage):
+    claim(tmp_path)
+    (tmp_path / "config.yaml").write_text(damage)
+    with pytest.raises((ValueError, FileExistsError), match=re.escape(str(tmp_path))):
+        claim(tmp_path)
+
+
+def test_the_owner_of_a_folder_makes_a_damaged_record_again(tmp_path, caplog):
+    claim(tmp_path)
+    mark_done(tmp_path, {"epochs": 3})
+    (tmp_path / "phases.json").write_text('{"markers"')
+    claim(tmp_path)
+    assert "phases.json is not valid JSON" in caplog.text
+    assert read_done(tmp_path) is None
+    assert (tmp_path / "phases.json.damaged").exists()
 
 
 def test_not_a_number_never_gets_into_the_lines(tmp_path):

@@ -1,5 +1,6 @@
 """`open_run`: a run read back from its folder."""
 
+import shutil
 import weakref
 from dataclasses import replace
 
@@ -40,6 +41,8 @@ def test_phases_are_those_of_the_curve(finished_run):
 
 
 def test_the_task_loss_is_the_curve_where_a_second_loss_was_added(own_run):
+    shutil.rmtree(own_run.path / "checkpoints")
+    (own_run.path / "DONE.json").unlink()
     (own_run.path / "metrics.jsonl").write_text('{"epoch": 1, "loss": 3.0, "task_loss": 2.0}\n')
     assert own_run.losses == [2.0]
 

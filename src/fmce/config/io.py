@@ -10,13 +10,22 @@ import yaml
 from pydantic_core import to_jsonable_python
 
 from fmce.config.checks import field_types, validate
-from fmce.files import read_text
+from fmce.digests import check_regular, read_sealed
 
 _C = TypeVar("_C")
 
 
+# Bytes of a config; the largest of ours has a few thousand.
+_MOST_BYTES = 2**18
+
+
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, as YAML 1.2 does; to YAML 1.1 it is text."""
+    """Reads 1e-3 as a number, as YAML 1.2 does; to YAML 1.1 it is text. Aliases, which can multiply, are refused."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not supported; write the value out")
+        return super().compose_node(parent, index)
 
 
 _Loader.add_implicit_resolver(
@@ -68,11 +77,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file of config sections, unchecked; an empty one has none.
 
     Raises:
-        ValueError: If the file is not a YAML mapping.
+        ValueError: If the file is not a YAML mapping, or not as `fmce` wrote it.
         OSError: If it cannot be read, for example because it is a folder.
     """
     try:
-        values = _parse(read_text(path, "config sections in YAML"))
+        check_regular(Path(path), _MOST_BYTES)
+        text = read_sealed(Path(path), "config sections in YAML")
+        values = _parse(text)
     except yaml.YAMLError as error:
         place = " ".join(str(error).split())
         raise ValueError(f"{path} is not valid YAML ({place}); correct it there") from error
@@ -166,7 +177,14 @@ def _value_at(values: Any, name: str) -> Any:
 
 
 def _parse(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 (it is a SafeLoader)
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (it is a SafeLoader)
+    except yaml.YAMLError:
+        raise
+    except RecursionError as error:
+        raise yaml.YAMLError("too deep a nesting") from error
+    except Exception as error:  # what its constructors make of "!!int x" or a date that is none
+        raise yaml.YAMLError(str(error)) from error
 
 
 def _overlay(kind: Any, under: Any, over: Any) -> Any:

@@ -209,6 +209,8 @@ def run_config(folder: Path) -> RunConfig:
     if not file.exists():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no config.yaml")
     values = read_yaml(file)
+    if not values:
+        raise ValueError(f"{file} is empty: it is damaged; put the original back, or train again")
     strangers = [key for key in values if key not in field_types(RunConfig)]
     if strangers:
         raise ValueError(

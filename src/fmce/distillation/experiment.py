@@ -15,6 +15,7 @@ from fmce.config.trust import Trust, check_trusted
 from fmce.data.batch import PoolBatch
 from fmce.data.frames.pool import FramePool
 from fmce.data.pools import ImagePool
+from fmce.digests import check_file, read_record
 from fmce.distillation import inputs
 from fmce.distillation.data.dataset import read_distillation_data
 from fmce.distillation.data.pools import DistillationData
@@ -74,8 +75,15 @@ class Experiment:
 
     def load_teacher(self) -> nn.Module:
         """Return the experiment's teacher, frozen and in eval mode."""
-        teacher = self.make_teacher(pretrained=False)
-        teacher.load_state_dict(load_weights(self.teacher_folder / "model.safetensors"))
+        teacher, weights = (
+            self.make_teacher(pretrained=False),
+            self.teacher_folder / "model.safetensors",
+        )
+        remedy = f"delete {self.teacher_folder} and repeat fmce distill, which trains it again"
+        card = read_record(self.teacher_folder / "teacher.json", remedy=remedy)
+        if "sha256" in card:  # since version 0.1
+            check_file(weights, card["sha256"], remedy)
+        teacher.load_state_dict(load_weights(weights))
         return teacher.eval().requires_grad_(False)
 
     def load_student(self, arm: Arm, seed: int | None = None) -> nn.Module:

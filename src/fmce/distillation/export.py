@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from fmce.config.choices import Arm
 from fmce.config.trust import Trust
+from fmce.digests import write_record
 from fmce.distillation.experiment import open_experiment
-from fmce.files import replacing, write_json
+from fmce.files import replacing
 from fmce.metrics.network_cost import for_inference, measure_network
 from fmce.runs.checkpoint import save_weights
 
@@ -68,7 +69,7 @@ def export(
         "student": measure_network(inference, images[:1]),
         "teacher": measure_network(for_inference(opened.load_teacher()), images[:1]),
     }
-    write_json(out / "export.json", result)
+    write_record(out / "export.json", result)
     return result
 
 

@@ -14,7 +14,13 @@ from fmce.console.progress import Progress
 from fmce.data.frames.folders import is_excluded_name
 from fmce.data.frames.shards import Shard, write_index
 from fmce.data.frames.video import FrameSettings, list_videos
-from fmce.data.frames.video_to_shards import fingerprint, pack_video, read_record, record_names
+from fmce.data.frames.video_to_shards import (
+    drop_damaged_shards,
+    fingerprint,
+    pack_video,
+    record_names,
+    video_record,
+)
 from fmce.data.image_files import first_names, read_stems, stem_of
 from fmce.engine.jobs.local import run_jobs
 from fmce.engine.runtime import cores
@@ -63,8 +69,8 @@ def pack_videos(
 
 
 def _is_packed(out: Path, prefix: str, video: Path) -> bool:
-    """Return whether a video's shards are complete; a damaged video is tried again."""
-    record = read_record(out, prefix)
+    """Return whether a video's shards are complete, and as they were written; a damaged video is tried again."""
+    record = video_record(out, prefix)
     if record is None or "damaged" in record:
         return False
     source = fingerprint(video)
@@ -73,7 +79,7 @@ def _is_packed(out: Path, prefix: str, video: Path) -> bool:
             f"{video} has {source['bytes']} bytes, its shards in {out} were made from another video of "
             f"{record['bytes']}; rename it, choose another folder, or delete its shards and its record"
         )
-    return True
+    return not drop_damaged_shards(out, record)
 
 
 def _pack(
@@ -88,7 +94,7 @@ def _pack(
     damaged: list[str] = []
 
     def check(prefix: str) -> None:
-        reason = (read_record(out, prefix) or {}).get("damaged")
+        reason = (video_record(out, prefix) or {}).get("damaged")
         if reason is None:
             return
         damaged.append(reason)
@@ -116,8 +122,11 @@ def _index(out: Path, settings: FrameSettings, exclude: frozenset[str]) -> dict[
     damaged: dict[str, str] = {}
     num_videos = 0
     for prefix in record_names(out):
-        record = read_record(out, prefix)
-        assert record is not None
+        record = video_record(out, prefix)
+        if record is None:  # damaged, and its video is not among those of this call
+            raise ValueError(
+                f"the record of {prefix} in {out} is damaged; name its video too, or delete the record and its shards"
+            )
         if is_excluded_name(stem_of(record["video"]), exclude):
             continue
         if "damaged" in record:

@@ -4,20 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fmce.data.augmentation import EvalBatches
 from fmce.data.detection.boxes import image_boxes, pack_boxes
 from fmce.data.frames.pool import FramePool
+from fmce.digests import write_arrays, write_record
 from fmce.distillation import inputs
 from fmce.distillation.data.dataset import damaged_images
 from fmce.distillation.data.pools import POOLS
 from fmce.distillation.experiment import Experiment
 from fmce.engine.distributed.ranks import ALONE
 from fmce.engine.runtime import Runtime
-from fmce.files import write_json
 from fmce.metrics.detection import TEACHER_SCORE
 from fmce.metrics.network_cost import for_inference, measure_network
 from fmce.metrics.statistics import mean_sd, paired_comparison
@@ -36,8 +35,8 @@ def conclude(experiment: Experiment, teacher: dict[str, Any], runtime: Runtime) 
     result = distillation_result(experiment, teacher)
     result["networks"] = _network_costs(experiment, runtime)
     if experiment.config.task != "classify":
-        _write_examples(experiment, runtime)
-    write_json(experiment.folder / "distill.json", result)
+        result["predictions_sha256"] = _write_examples(experiment, runtime)
+    write_record(experiment.folder / "distill.json", result)
     mark_done(experiment.folder, {"teacher": teacher})
     return result
 
@@ -157,8 +156,8 @@ def _network_costs(experiment: Experiment, runtime: Runtime) -> dict[str, Any]:
     return {"device": str(runtime.device), "precision": runtime.precision, **costs}
 
 
-def _write_examples(experiment: Experiment, runtime: Runtime) -> None:
-    """Keep all networks' predictions on the first validation images, for the report's pictures."""
+def _write_examples(experiment: Experiment, runtime: Runtime) -> str:
+    """Keep all networks' predictions on the first validation images, for the report's pictures; return a digest."""
     data, task = experiment.data, experiment.task
     few = data.validation.select(range(min(_EXAMPLES, len(data.validation))))
     assert few.targets is not None
@@ -170,7 +169,7 @@ def _write_examples(experiment: Experiment, runtime: Runtime) -> None:
         columns[name] = _predictions(task, network.to(runtime.device), batches, runtime)
     arrays: dict[str, Any] = {name: values.numpy() for name, values in columns.items()}
     images = few.images.permute(0, 2, 3, 1).numpy()  # (N,H,W,3)
-    np.savez_compressed(experiment.folder / "predictions.npz", images=images, **arrays)
+    return write_arrays(experiment.folder / "predictions.npz", {"images": images, **arrays})
 
 
 @torch.inference_mode()

@@ -9,10 +9,10 @@ from fmce.config.distillation import DistillationConfig
 from fmce.config.io import defaults_of, to_dict, to_yaml
 from fmce.console.log import logger
 from fmce.console.tables import percent
+from fmce.digests import check_file, file_digest, read_record, write_record
 from fmce.distillation import inputs
 from fmce.distillation.experiment import Experiment, fit_steps
 from fmce.engine.runtime import Runtime
-from fmce.files import read_json, write_json
 from fmce.runs.checkpoint import load_weights, save_weights
 from fmce.runs.log import lock_run
 from fmce.tasks.distillation import supervised_step
@@ -23,7 +23,9 @@ def make_teacher(experiment: Experiment, runtime: Runtime) -> dict[str, Any]:
     card_file, ranks = experiment.teacher_folder / "teacher.json", runtime.ranks
     if not ranks.on_rank_zero(card_file.exists):
         _train_or_load(experiment, runtime)
-    scores = dict(ranks.on_rank_zero(lambda: read_json(card_file))["scores"])
+    remedy = f"delete {experiment.teacher_folder} and repeat the command"
+    card = ranks.on_rank_zero(lambda: read_record(card_file, ("scores",), remedy))
+    scores = dict(card["scores"])
     name, count = experiment.task.score_name, len(experiment.data.validation)
     _check_floor(name, scores[name], experiment)
     if ranks.is_main:
@@ -53,7 +55,8 @@ def _train_or_load(experiment: Experiment, runtime: Runtime) -> None:
 
     def save() -> None:
         save_weights(folder / "model.safetensors", teacher.state_dict())
-        write_json(folder / "teacher.json", card)  # last: then the teacher is ready
+        card["sha256"] = file_digest(folder / "model.safetensors")
+        write_record(folder / "teacher.json", card)  # last: then the teacher is ready
 
     runtime.ranks.on_rank_zero(save)
 
@@ -101,7 +104,9 @@ def load_strictly(teacher: nn.Module, checkpoint: Path, experiment: Experiment) 
             f"{card_file} is missing; beside a teacher's weights write a JSON with task, class_names, mean "
             "and std (0–1 scale, per channel), so that they can be checked against the student's"
         )
-    theirs, ours = read_json(card_file), teacher_card(experiment)
+    theirs, ours = read_record(card_file), teacher_card(experiment)
+    if "sha256" in theirs:  # not in one written by hand
+        check_file(weights_file, theirs["sha256"], "take another copy of this teacher")
     for name in ("task", "class_names"):
         if theirs.get(name) != ours[name]:
             raise ValueError(

@@ -27,13 +27,14 @@ from fmce.feature_maps.zarr_shards import (
     StoredPart,
     chunk_ranges,
     compressed_share,
+    marker_attributes,
     marker_folder,
     store_bytes,
     stored_markers,
     to_float16,
     write_marker,
 )
-from fmce.runs.checkpoint import checkpoint_path, file_digest
+from fmce.runs.checkpoint import checkpoint_path, weights_digest
 from fmce.runs.lock import locked
 from fmce.runs.run import Run
 
@@ -80,7 +81,7 @@ def extract(
     wanted = store_fingerprints(run, runtime)
     if dry_run:
         return estimate_store(run, list(wanted), runtime)
-    _stored(run, wanted)
+    _stored(run, wanted, leave_out_damaged=True)
     missing = [epoch for epoch in list(wanted)[rank::ranks] if not _is_intact(run, epoch)]
     if missing:
         need = estimate_store(run, missing, runtime)
@@ -156,7 +157,7 @@ def _weights_digests(run: Run) -> dict[int, Fingerprint]:
             f"marker checkpoints are missing: {', '.join(missing)}; train again, or find phases with the "
             "settings that they were kept for"
         )
-    return {epoch: {"weights": file_digest(file)} for epoch, file in files.items()}
+    return {epoch: {"weights": weights_digest(file.parent)} for epoch, file in files.items()}
 
 
 def images_digest(part: ImageSet) -> str:
@@ -175,9 +176,17 @@ def _on_gpu(runtime: Runtime, index: int) -> Runtime:
     return replace(runtime, device=torch.device("cuda", index % torch.cuda.device_count()))
 
 
-def _stored(run: Run, wanted: Mapping[int, Fingerprint]) -> dict[int, Fingerprint]:
+def _stored(
+    run: Run, wanted: Mapping[int, Fingerprint], *, leave_out_damaged: bool = False
+) -> dict[int, Fingerprint]:
     """Return the fingerprints of the stored maps, by epoch; refuse maps of other checkpoints or images."""
-    there = stored_markers(run.path / STORE)
+    there = {}
+    for epoch in stored_markers(run.path / STORE):
+        try:
+            there[epoch] = marker_attributes(marker_folder(run.path / STORE, epoch))
+        except ValueError:
+            if not leave_out_damaged:
+                raise
     for epoch, mark in there.items():
         for key, value in wanted.get(epoch, {"weights": None}).items():
             if mark.get(key) != value:
@@ -198,6 +207,7 @@ def _is_intact(run: Run, epoch: int) -> bool:
     if not folder.exists():
         return False
     try:
+        marker_attributes(folder)
         for part in _parts(run):
             StoredPart([folder], part).verify()
     except (ValueError, OSError) as error:  # metadata of arrays may be damaged or missing too

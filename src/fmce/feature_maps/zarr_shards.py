@@ -5,6 +5,7 @@ a shard, which is one file. A marker's group appears under its name when all its
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmce.files import read_json, write_folder
+from fmce.digests import check_file, digest_of, file_digest, read_record
+from fmce.files import reading, write_folder
 
 CHUNK, SHARD, ZSTD_LEVEL = 64, 512, 1
+# Attributes of a group: digests of what describes its arrays, and of all other attributes.
+_ARRAYS, _SEAL = "sha256_of_arrays", "sha256"
 _INDEX_BYTES = 16 * (SHARD // CHUNK) + 4  # offset and length of each chunk, and a checksum
 
 
@@ -25,10 +29,27 @@ def marker_folder(store: Path, epoch: int) -> Path:
     return store / f"epoch_{epoch:04d}"
 
 
-def stored_markers(store: Path) -> dict[int, dict[str, Any]]:
-    """Return the attributes of each marker's group, by epoch; groups that are being written are left out."""
-    folders = sorted(store.glob("epoch_*"))
-    return {int(f.name[6:]): read_json(f / "zarr.json")["attributes"] for f in folders}
+def stored_markers(store: Path) -> list[int]:
+    """Return the epochs of the markers' groups; those that are being written are left out."""
+    names = (re.fullmatch(r"epoch_(\d{4,9})", f.name) for f in sorted(store.glob("epoch_*")))
+    return [int(name[1]) for name in names if name]
+
+
+def marker_attributes(folder: Path) -> dict[str, Any]:
+    """Return the attributes of a marker's group.
+
+    Raises:
+        ValueError: If its description, or that of one of its arrays, is damaged.
+    """
+    file = folder / "zarr.json"
+    with reading(file, "a zarr group that fmce extract wrote", _REMEDY):
+        attributes = dict(read_record(file, ("attributes",), _REMEDY)["attributes"])
+        noted, arrays = attributes.pop(_SEAL, None), attributes.pop(_ARRAYS, {})
+        if noted not in (None, digest_of({**attributes, _ARRAYS: arrays})):
+            raise ValueError(f"{file} is damaged: its attributes are not those written; {_REMEDY}")
+        for name, digest in arrays.items():
+            check_file(folder / name, digest, _REMEDY)
+    return attributes
 
 
 def store_bytes(num_maps: int, shape: tuple[int, int, int], ratio: float = 1.0) -> int:
@@ -76,6 +97,11 @@ def write_marker(
         group = zarr.open_group(target, mode="w", attributes=dict(attributes))
         for name, (count, shards) in parts.items():
             _write_part(group, name, count, iter(shards))
+        described = {
+            f"{name}/zarr.json": file_digest(target / name / "zarr.json") for name in parts
+        }
+        complete = {**attributes, _ARRAYS: described}
+        group.attrs.update({_ARRAYS: described, _SEAL: digest_of(complete)})
 
     write_folder(folder, fill)
 
@@ -128,6 +154,8 @@ class StoredPart:
         file = self.folders[phase] / self.part / "c" / f"{first // SHARD}" / "0" / "0" / "0"
         if not file.exists():  # zarr would read zeros
             raise ValueError(f"{file} is missing; {_REMEDY}")
+        if file.stat().st_size < _INDEX_BYTES:  # and of an empty one
+            raise ValueError(f"{file} is cut short; {_REMEDY}")
         try:
             maps = self._arrays[phase][first:stop]
         except (ValueError, RuntimeError, OSError) as error:

@@ -8,8 +8,8 @@ from typing import Any
 from fmce.config.choices import Split
 from fmce.config.io import read_yaml, with_settings
 from fmce.config.run import FMCENetConfig
+from fmce.digests import read_record, write_record
 from fmce.engine.runtime import Runtime, make_runtime
-from fmce.files import read_json, write_json
 from fmce.maturity.train_fmce_net import measure_on_test_images
 from fmce.runs.run import Run, check_same_data
 from fmce.tasks.classification import evaluate_classifier
@@ -48,7 +48,7 @@ def evaluate(
         check_same_data(run.config, other)
     width = _with_settings(run, settings).width
     net = run.fmce_net(split, width).to(runtime.device)
-    trained = read_json(run.fmce_net_folder(split, width) / "metrics.json")
+    trained = net_metrics(run.fmce_net_folder(split, width))
     classifier = []
     test = run.setup.batches(run.setup.data.test, runtime)
     for phase, epoch in enumerate(run.phases.markers, start=1):
@@ -66,7 +66,7 @@ def evaluate(
         "fmce_net": {key: trained[key] for key in ("held_out", "test_images")},
         "other_runs": other_runs,
     }
-    write_json(run.path / "evaluation.json", result)
+    write_record(run.path / "evaluation.json", result)
     return result
 
 
@@ -81,10 +81,23 @@ def _with_settings(run: Run, settings: Sequence[str]) -> FMCENetConfig:
     return with_settings(run.config.fmce_net, settings)
 
 
+def net_metrics(folder: Path) -> dict[str, Any]:
+    """Return what the training of an FMCE-Net noted in its folder.
+
+    Raises:
+        FileNotFoundError: If it was not finished.
+        ValueError: If the file is damaged.
+    """
+    needed = ("held_out", "test_images", "held_out_runs")
+    return read_record(
+        folder / "metrics.json", needed, f"delete {folder} and repeat fmce train-net"
+    )
+
+
 def runs_trained_on(run: Run, split: Split, width: float) -> set[Path]:
     """Return the folders of the runs whose maps an FMCE-Net was trained on, as absolute paths."""
     folder = run.fmce_net_folder(split, width)
     others = [other["path"] for other in read_yaml(folder / "config.yaml")["others"]]
-    held_out = read_json(folder / "metrics.json")["held_out_runs"]
+    held_out = net_metrics(folder)["held_out_runs"]
     known = {run.path.resolve(), *(Path(path).resolve() for path in others)}
     return known - {Path(path).resolve() for path in held_out}

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmce.digests import write_arrays, write_record
 from fmce.engine.runtime import Runtime, make_runtime
-from fmce.files import write_folder, write_json
+from fmce.files import write_folder
 from fmce.models.grad_cam import CamNumbers, cam_numbers, grad_cam
 from fmce.runs.run import Run
 
@@ -90,8 +91,8 @@ def _write(
     figure = grad_cam_figure(images, cams, result["epochs"], result["classes"])
 
     def fill(target: Path) -> None:
-        np.savez_compressed(target / "grad_cam.npz", cams=cams, images=images)
+        digest = write_arrays(target / "grad_cam.npz", {"cams": cams, "images": images})
         save_figure(figure, target / "grad_cam.png")
-        write_json(target / "numbers.json", result)
+        write_record(target / "numbers.json", {**result, "sha256": digest})
 
     write_folder(folder, fill)

@@ -9,9 +9,10 @@ from fmce.config.run import RunConfig, RuntimeConfig
 from fmce.config.trust import function_names
 from fmce.console.log import logger
 from fmce.data.classification.classification import download_data
+from fmce.digests import file_digest
 from fmce.engine.runtime import Runtime
 from fmce.models.checks import check_channels_last, check_classifier
-from fmce.runs.checkpoint import checkpoint_path, file_digest
+from fmce.runs.checkpoint import checkpoint_path, weights_digest
 from fmce.runs.run import Run, check_same_data, open_run
 from fmce.seeding import seed_epoch
 
@@ -83,6 +84,7 @@ def with_oracle_digest(config: RunConfig) -> RunConfig:
         weights = checkpoint / "model.safetensors"
         if not weights.exists():
             raise FileNotFoundError(f"feature matching needs {weights}, checkpoint E_K")
+        weights_digest(checkpoint)
     else:
         oracle.fmce_net(auxiliary.oracle_split, auxiliary.oracle_width)
         weights = oracle.fmce_net_file(auxiliary.oracle_split, auxiliary.oracle_width)

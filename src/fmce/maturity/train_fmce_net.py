@@ -12,6 +12,7 @@ from fmce.config.choices import Split
 from fmce.config.io import defaults_of, to_dict
 from fmce.config.run import FMCENetConfig
 from fmce.data.batch import ImageSet
+from fmce.digests import read_record, write_record
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.feature_maps.extract import open_store
 from fmce.feature_maps.extractor import map_extractor
@@ -19,7 +20,6 @@ from fmce.feature_maps.in_memory import InMemoryMaps
 from fmce.feature_maps.recomputed import RecomputedMaps
 from fmce.feature_maps.source import MapBatches, MapSource
 from fmce.feature_maps.splits import split_maps
-from fmce.files import read_json, write_json
 from fmce.metrics.phases import PhaseMetrics, phase_metrics
 from fmce.models.fmce_net import FMCENet
 from fmce.runs.log import lock_run, mark_done, read_done
@@ -99,9 +99,9 @@ def train_fmce_net(
                     "test_images": own.to_dict(),
                     "held_out_runs": left_out,
                 }
-                write_json(folder / "metrics.json", metrics)
+                write_record(folder / "metrics.json", metrics)
                 mark_done(folder, {"epochs": config.epochs})
-        return dict(ranks.on_rank_zero(lambda: read_json(folder / "metrics.json")))
+        return dict(ranks.on_rank_zero(lambda: read_record(folder / "metrics.json")))
 
 
 def _fit(

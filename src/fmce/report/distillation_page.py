@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fmce.files import read_json, read_json_or_none
+from fmce.digests import read_arrays, read_record, read_record_or_none, read_sealed
 from fmce.report.arm_figures import comparison_figure, progress_figure
 from fmce.report.prediction_figures import boxes_figure, predictions_figure
 from fmce.report.run_page import inline, template
@@ -22,8 +22,10 @@ _CLASS_SCORES = {"iou": "IoU", "ap_by_class": "AP"}
 
 def distillation_page(experiment: Path) -> str:
     """Return the report of a folder of `fmce distill` as HTML."""
-    result = read_json(experiment / "distill.json")
-    exported = read_json_or_none(experiment / "student" / "export.json")
+    result = read_record(
+        experiment / "distill.json", ("score_name", "rows", "teacher"), "repeat fmce distill"
+    )
+    exported = read_record_or_none(experiment / "student" / "export.json", "repeat fmce export")
     name, rows, teacher = result["score_name"], result["rows"], result["teacher"]
     label = f"{name} on validation (%)"
     arms = comparison_figure(rows, "score", label=label, teacher=teacher[name])
@@ -40,8 +42,8 @@ def distillation_page(experiment: Path) -> str:
         "compared_arm": compared_arm(result),
         "export": exported,
         "networks": result.get("networks") or exported,
-        "config": (experiment / "config.yaml").read_text(encoding="utf-8"),
-        "versions": read_json_or_none(experiment / "versions.json") or {},
+        "config": read_sealed(experiment / "config.yaml"),
+        "versions": read_record_or_none(experiment / "versions.json", "delete it") or {},
     }
     return str(template("distillation.html.j2").render(context))
 
@@ -114,8 +116,7 @@ def _predictions(experiment: Path, result: dict[str, Any]) -> Any:
     file = experiment / "predictions.npz"
     if not file.exists():
         return None
-    with np.load(file) as arrays:
-        columns = dict(arrays)
+    columns = read_arrays(file, result.get("predictions_sha256"), "repeat fmce distill")
     images = columns.pop("images")
     classes = [name for name, _scores in class_table(result)]
     if result["task"] == "detect":

@@ -13,12 +13,16 @@ from matplotlib.figure import Figure
 from fmce.config.choices import FMCE_NET_METRICS, GRAD_CAM_NUMBERS
 from fmce.config.io import read_yaml
 from fmce.config.run import run_config
-from fmce.convergence.phases import Phases, window_sensitivity
-from fmce.files import read_json_or_none
+from fmce.convergence.phases import window_sensitivity
+from fmce.digests import read_arrays, read_record, read_record_or_none, read_sealed
+from fmce.files import reading
 from fmce.report.arm_figures import comparison_figure
 from fmce.report.loss_figure import loss_phases_figure
 from fmce.report.map_figures import confusion_figure, grad_cam_figure
-from fmce.runs.log import judge_metrics, read_done, read_metrics, task_loss
+from fmce.runs.log import judge_metrics, read_done, read_metrics, read_phases, task_loss
+
+_DELETE = "delete it to make the page without it"
+_OF_NET = ("held_out", "test_images")
 
 
 def report_page(run: Path, comparison: Path | None = None) -> str:
@@ -27,8 +31,8 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
         raise FileNotFoundError(f"{run} is not a run folder: it has no config.yaml")
     context = {
         "run": str(run),
-        "config": (run / "config.yaml").read_text(encoding="utf-8"),
-        "versions": read_json_or_none(run / "versions.json") or {},
+        "config": read_sealed(run / "config.yaml"),
+        "versions": read_record_or_none(run / "versions.json", _DELETE) or {},
         "done": read_done(run),
         "verdict": _verdict(run),
         "curve": _curve(run),
@@ -50,7 +54,7 @@ def _verdict(run: Path) -> tuple[str, ...]:
 def _curve(run: Path) -> dict[str, Any] | None:
     if not (run / "phases.json").exists():
         return None
-    phases = Phases.from_json((run / "phases.json").read_text(encoding="utf-8"))
+    phases = read_phases(run)
     rows = read_metrics(run)
     # Phases found during training belong to the epochs there were then.
     losses = [task_loss(row) for row in rows[: phases.num_epochs]]
@@ -80,7 +84,8 @@ def _curve(run: Path) -> dict[str, Any] | None:
 def _fmce_nets(run: Path) -> list[dict[str, Any]]:
     fmce_nets = []
     for file in sorted((run / "fmce_net").glob("*/metrics.json")):
-        metrics, config = read_json_or_none(file), file.with_name("config.yaml")
+        metrics = read_record(file, _OF_NET, f"delete {file.parent} and run: fmce train-net {run}")
+        config = file.with_name("config.yaml")
         shown = metrics["held_out"] or metrics["test_images"]
         # The folder's name distinguishes a narrower network of the same split.
         name = file.parent.name
@@ -93,7 +98,7 @@ def _fmce_nets(run: Path) -> list[dict[str, Any]]:
 
 
 def _comparison(run: Path, folder: Path) -> dict[str, Any]:
-    result = read_json_or_none(folder / "compare.json")
+    result = read_record_or_none(folder / "compare.json", f"run: fmce compare {run} --out {folder}")
     if result is None:
         command = f"fmce compare {run} --out {folder}"
         raise FileNotFoundError(f"{folder} has no compare.json; run: {command}")
@@ -109,12 +114,16 @@ def _comparison(run: Path, folder: Path) -> dict[str, Any]:
 
 
 def _explain(run: Path) -> dict[str, Any] | None:
-    numbers = read_json_or_none(run / "explain" / "numbers.json")
+    remedy = f"run: fmce explain {run}"
+    numbers = read_record_or_none(run / "explain" / "numbers.json", remedy)
     if numbers is None:
         return None
-    with np.load(run / "explain" / "grad_cam.npz") as arrays:
-        images, cams = arrays["images"], arrays["cams"]
-    figure = grad_cam_figure(images, cams, numbers["epochs"], numbers["classes"])
+    file = run / "explain" / "grad_cam.npz"
+    arrays = read_arrays(file, numbers.get("sha256"), remedy)
+    with reading(file, "the maps that numbers.json describes", remedy):
+        figure = grad_cam_figure(
+            arrays["images"], arrays["cams"], numbers["epochs"], numbers["classes"]
+        )
     return {**numbers, "figure": inline(figure, "Grad-CAM over the phases")}
 
 

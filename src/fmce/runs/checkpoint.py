@@ -5,7 +5,6 @@ only the newest two epochs keep theirs), `meta.json` the epoch's metrics and the
 """
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -20,11 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fmce.console.log import logger
-from fmce.files import read_json, replacing, write_folder, write_json
+from fmce.digests import check_file, file_digest, read_record, write_record
+from fmce.files import reading, replacing, write_folder
 
 STATES_KEPT = 2
 _NAME = re.compile(r"epoch_(\d{4,})")
 _WEIGHTS, _STATE = "model.safetensors", "state.pt"
+_REMEDY = "name another checkpoint, or train again in another folder"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def save_checkpoint(
         save_weights(target / _WEIGHTS, weights)
         torch.save(dict(state), target / _STATE)
         digests = {name: file_digest(target / name) for name in (_WEIGHTS, _STATE)}
-        write_json(target / "meta.json", {"epoch": epoch, **meta, "sha256": digests})
+        write_record(target / "meta.json", {"epoch": epoch, **meta, "sha256": digests})
 
     folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(folder, epoch)
@@ -110,34 +111,45 @@ def load_checkpoint(path: Path, *, with_state: bool = False) -> Checkpoint:
         raise FileNotFoundError(f"no checkpoint {path}; available epochs: {epochs}")
     meta = _read_meta(path)
     for name in (_WEIGHTS, _STATE) if with_state else (_WEIGHTS,):
-        file = path / name
-        if not file.exists():
-            raise ValueError(f"{file} is missing")
-        if file_digest(file) != meta["sha256"].get(name):
-            raise ValueError(f"{file} is damaged: its SHA-256 is not the one noted with it")
-    # Onto the CPU: the GPU it was saved from may not be here, and several ranks read what one saved.
-    state = torch.load(path / _STATE, map_location="cpu", weights_only=True) if with_state else {}
-    return Checkpoint(meta["epoch"], load_file(path / _WEIGHTS), state, meta)
+        check_file(path / name, str(meta["sha256"].get(name)), _REMEDY)
+    state: dict[str, Any] = {}
+    if with_state:
+        with reading(path / _STATE, "an optimiser's state", _REMEDY):
+            # Onto the CPU: the GPU it was saved from may not be here, and several ranks read what one saved.
+            state = dict(torch.load(path / _STATE, map_location="cpu", weights_only=True))
+    with reading(path / _WEIGHTS, "weights", _REMEDY):
+        return Checkpoint(meta["epoch"], load_file(path / _WEIGHTS), state, meta)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
     file = path / "meta.json"
     if not file.exists():
-        raise ValueError(f"{path} has no meta.json; the checkpoint is damaged")
-    meta = read_json(file)
-    if not isinstance(meta, dict) or not {"epoch", "sha256"} <= meta.keys():
-        raise ValueError(f"{file} lacks epoch or sha256; it is damaged")
+        raise ValueError(f"{path} has no meta.json, the checkpoint is damaged; {_REMEDY}")
+    meta = read_record(file, ("epoch", "sha256"), _REMEDY)
+    name = path.resolve().name
+    other = _NAME.fullmatch(name) and checkpoint_path(path, meta["epoch"]).name != name
+    if other or not isinstance(meta["sha256"], dict):
+        raise ValueError(f"{file} does not belong to {path.name}; {_REMEDY}")
     return meta
+
+
+def weights_digest(path: Path) -> str:
+    """Return the SHA-256 of a checkpoint's weights, which are compared with it.
+
+    Raises:
+        ValueError: If they are missing or damaged.
+    """
+    digest = str(_read_meta(path)["sha256"].get(_WEIGHTS))
+    check_file(path / _WEIGHTS, digest, _REMEDY)
+    return digest
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Read the weights of a checkpoint folder (verified) or of a bare safetensors file; errors as `load_checkpoint`."""
     if not path.is_file():
         return load_checkpoint(path).weights
-    try:
+    with reading(path, "a complete safetensors file"):
         return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
 
 
 def newest_resumable(folder: Path) -> Checkpoint | None:
@@ -150,7 +162,10 @@ def newest_resumable(folder: Path) -> Checkpoint | None:
     checkpoint = None
     for epoch in reversed(checkpoint_epochs(folder)):
         try:
-            checkpoint = load_checkpoint(checkpoint_path(folder, epoch), with_state=True)
+            found = load_checkpoint(checkpoint_path(folder, epoch), with_state=True)
+            if "optimizer" not in found.state:
+                raise ValueError(f"{checkpoint_path(folder, epoch)} holds no optimiser's state")
+            checkpoint = found
             break
         except (ValueError, FileNotFoundError) as error:
             # Other kinds of OSError may pass: no reason to go back.
@@ -164,12 +179,14 @@ def newest_resumable(folder: Path) -> Checkpoint | None:
     return checkpoint
 
 
-def checkpoint_metrics(folder: Path) -> dict[int, dict[str, Any]]:
-    """Return the metrics that each checkpoint notes of its own epoch; damaged ones are left out."""
-    noted = {}
-    for epoch in checkpoint_epochs(folder):
-        with contextlib.suppress(ValueError, KeyError):
-            noted[epoch] = dict(_read_meta(checkpoint_path(folder, epoch))["metrics"])
+def checkpoint_notes(folder: Path, newest: int | None = None) -> dict[int, dict[str, Any]]:
+    """Return what the `meta.json` of each checkpoint says, or of the newest; damaged ones are left out."""
+    noted: dict[int, dict[str, Any]] = {}
+    for epoch in reversed(checkpoint_epochs(folder)):
+        if len(noted) == newest:
+            break
+        with contextlib.suppress(ValueError):
+            noted[epoch] = _read_meta(checkpoint_path(folder, epoch))
     return noted
 
 
@@ -193,9 +210,3 @@ def delete_checkpoints(folder: Path, *, keep: Iterable[int]) -> list[int]:
     for epoch in gone:
         shutil.rmtree(checkpoint_path(folder, epoch))
     return gone
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

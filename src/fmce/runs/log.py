@@ -4,6 +4,8 @@
 resume rebuilds the lines from the checkpoints' `meta.json`.
 """
 
+import itertools
+import json
 import math
 import os
 import platform
@@ -17,18 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fmce.files import (
-    append_json_line,
-    read_json_lines,
-    read_json_or_none,
-    write_json,
-    write_json_lines,
-    write_text,
+from fmce.console.log import logger
+from fmce.digests import (
+    check_regular,
+    digest_of,
+    read_record_or_none,
+    read_sealed,
+    seal,
+    write_record,
 )
+from fmce.files import append_json_line, read_json_lines, reading, write_json_lines, write_text
 from fmce.runs.lock import locked
 
 if TYPE_CHECKING:  # torch, which `fmce phases` does without
-    from fmce.convergence.phases import PhaseConfig
+    from fmce.convergence.phases import PhaseConfig, Phases
     from fmce.convergence.verdict import Verdict
     from fmce.engine.distributed.ranks import Ranks
 
@@ -100,8 +104,9 @@ def _own(
         raise type(error)(f"cannot write to the run folder {folder}: {error.strerror}") from error
     path = folder / "config.yaml"
     if path.exists():
-        difference = _difference(path.read_text(encoding="utf-8"), config_yaml, defaults)
+        difference = _difference(read_sealed(path), config_yaml, defaults)
         if not difference:
+            _set_damaged_aside(folder)
             return
         if not _forget_start(folder, before_training):
             raise FileExistsError(
@@ -114,8 +119,19 @@ def _own(
         raise FileExistsError(
             f"{folder} is not a run folder but holds {strangers[0]!r}; choose an empty or new folder"
         )
-    write_json(folder / "versions.json", environment())
-    write_text(path, config_yaml)
+    write_record(folder / "versions.json", environment())
+    write_text(path, seal(config_yaml))
+
+
+def _set_damaged_aside(folder: Path) -> None:
+    """Rename damaged records, and with them the mark of the end: the command that owns the folder makes them again."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            read_record_or_none(file)
+        except ValueError as error:
+            logger.warning("%s; it is renamed, and made again where this command can", error)
+            os.replace(file, file.with_name(f"{file.name}.damaged"))
+            (folder / "DONE.json").unlink(missing_ok=True)
 
 
 def _forget_start(folder: Path, names: Collection[str]) -> bool:
@@ -178,9 +194,49 @@ def environment() -> dict[str, Any]:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the metrics lines, one dict per epoch; empty where none were written.
 
-    A last line that a kill cut short is left out.
+    A last line that a kill cut short is left out. Lines that differ from what the checkpoints or the end of the
+    run noted are restored from the checkpoints.
+
+    Raises:
+        ValueError: If they are damaged and cannot be restored.
     """
-    return read_json_lines(folder / "metrics.jsonl", until_damage=True)
+    file, done = folder / "metrics.jsonl", None
+    with suppress(ValueError):
+        done = read_record_or_none(folder / "DONE.json")
+    if done is not None and "metrics_sha256" not in done:  # of a version that noted none
+        return _lines(file)
+    if done is not None and digest_of(rows := _lines(file)) == done["metrics_sha256"]:
+        return rows
+    from fmce.runs.checkpoint import checkpoint_notes  # torch
+
+    checkpoints = folder / "checkpoints"
+    # Noted first, read second: a training may add to both meanwhile.
+    newest = checkpoint_notes(checkpoints, newest=2)
+    rows = _lines(file)
+    if done is None and _as_noted(rows, newest):
+        return rows
+    notes = checkpoint_notes(checkpoints)
+    restored = _restored(folder, max(notes, default=0), notes)
+    if done is not None and digest_of(restored) != done["metrics_sha256"]:
+        raise ValueError(_lost(file))
+    logger.warning("%s is damaged; its lines are taken from the checkpoints", file)
+    return restored
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """Return the lines up to the first that is no object with an epoch."""
+    check_regular(file)
+    rows = read_json_lines(file, until_damage=True)
+    good = (isinstance(r, dict) and type(r.get("epoch")) is int for r in rows)
+    return list(itertools.compress(rows, itertools.takewhile(bool, good)))
+
+
+def _as_noted(rows: Sequence[Mapping[str, Any]], notes: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Return whether lines are those that checkpoints note; the newest one's own may be missing still."""
+    digests = {e: n["metrics_sha256"] for e, n in notes.items() if "metrics_sha256" in n}
+    if len(rows) < max(digests, default=0) - 1:
+        return False
+    return all(digest_of(rows[:e]) == digest for e, digest in digests.items() if e <= len(rows))
 
 
 def task_loss(row: Mapping[str, Any]) -> float:
@@ -216,35 +272,79 @@ def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
 
 
 def rewrite_metrics(
-    folder: Path, up_to: int, noted: Mapping[int, Mapping[str, Any]]
+    folder: Path, up_to: int, notes: Mapping[int, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Make the metrics lines end with the checkpoint that training resumes from, 0 without one.
 
-    A kill may have come between checkpoint and line, or in the middle of a line. `noted` holds each epoch's
-    metrics from the checkpoints themselves.
+    A kill may have come between checkpoint and line, or in the middle of a line. `notes` holds what each checkpoint
+    says of its epoch: its `metrics`, and `metrics_sha256` of the lines to there.
 
     Raises:
-        ValueError: If an epoch up to there has neither line nor checkpoint.
+        ValueError: If an epoch up to there has neither line nor checkpoint, or its line is not what was noted.
     """
-    known = {row["epoch"]: row for row in read_metrics(folder)}
-    known |= {epoch: dict(row) for epoch, row in noted.items()}
-    missing = [epoch for epoch in range(1, up_to + 1) if epoch not in known]
-    if missing:
-        raise ValueError(
-            f"{folder / 'metrics.jsonl'} lacks the lines of epochs {missing} and there is no checkpoint "
-            "to restore them from; train again in another folder"
-        )
-    rows = [known[epoch] for epoch in range(1, up_to + 1)]
+    rows = _restored(folder, up_to, notes)
     write_json_lines(folder / "metrics.jsonl", rows)
     return rows
 
 
+def _restored(
+    folder: Path, up_to: int, notes: Mapping[int, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the lines up to an epoch, from the checkpoints where they have them."""
+    file = folder / "metrics.jsonl"
+    known = {row.get("epoch"): row for row in _lines(file)}
+    known |= {epoch: dict(note["metrics"]) for epoch, note in notes.items() if "metrics" in note}
+    missing = [epoch for epoch in range(1, min(up_to, len(known) + 1) + 1) if epoch not in known]
+    if missing:
+        raise ValueError(
+            f"{file} lacks the lines of epochs {missing} and there is no checkpoint to restore them from; "
+            "train again in another folder"
+        )
+    rows = [known[epoch] for epoch in range(1, up_to + 1)]
+    digest = notes.get(up_to, {}).get("metrics_sha256")
+    if digest not in (None, digest_of(rows)):
+        raise ValueError(_lost(file))
+    return rows
+
+
+def _lost(file: Path) -> str:
+    return (
+        f"{file} is damaged: its lines are not those that were written, and there are no checkpoints to restore "
+        "them from; train again in another folder"
+    )
+
+
+def read_phases(folder: Path) -> "Phases":
+    """Return the phases of a run folder.
+
+    Raises:
+        FileNotFoundError: If none were found yet.
+        ValueError: If the file is damaged.
+    """
+    from fmce.convergence.phases import Phases
+
+    remedy = f"run: fmce phases {folder}"
+    record = read_record_or_none(folder / "phases.json", remedy)
+    if record is None:
+        raise FileNotFoundError(f"{folder} has no phases.json; {remedy}")
+    with reading(folder / "phases.json", "phases", remedy):
+        return Phases.from_json(json.dumps(record))
+
+
 def mark_done(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write DONE.json, the last file of a finished run."""
-    write_json(folder / "DONE.json", dict(summary))
+    lines = read_metrics(folder)
+    noted = {"metrics_sha256": digest_of(lines)} if lines else {}
+    write_record(folder / "DONE.json", {**summary, **noted})
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:
-    """Return a finished run's summary; None before the end."""
-    summary: dict[str, Any] | None = read_json_or_none(folder / "DONE.json")
-    return summary
+    """Return a finished run's summary; None before the end.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    summary = read_record_or_none(
+        folder / "DONE.json", "rerun the command that made the folder, which writes it again"
+    )
+    return summary and {k: v for k, v in summary.items() if k != "metrics_sha256"}

@@ -1,5 +1,6 @@
 """The phases of a run folder's curve, written to its `phases.json`. Never imports torch."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from fmce.config.io import from_dict
 from fmce.config.run import run_config
 from fmce.convergence.phases import PhaseConfig, Phases, find_phases
-from fmce.files import write_text
+from fmce.digests import write_record
 from fmce.runs.log import known_rates, read_metrics, task_loss
 
 
@@ -31,5 +32,5 @@ def run_phases(run: Path, changes: Mapping[str, Any] | None = None) -> tuple[lis
         raise ValueError(f"{run} has no metrics yet; train it first: fmce train --out {run}")
     losses = [task_loss(row) for row in rows]
     found = find_phases(losses, config, learning_rates=known_rates(rows))
-    write_text(run / "phases.json", found.to_json())
+    write_record(run / "phases.json", json.loads(found.to_json()), indent=None)
     return losses, found

@@ -11,6 +11,7 @@ from torch import nn
 
 from fmce.console.log import logger
 from fmce.console.progress import Progress
+from fmce.digests import digest_of
 from fmce.engine.loop import (
     SCHEDULES,
     Batches,
@@ -20,10 +21,11 @@ from fmce.engine.loop import (
     fit,
 )
 from fmce.engine.runtime import Runtime
+from fmce.files import reading
 from fmce.runs.checkpoint import (
     STATES_KEPT,
     checkpoint_epochs,
-    checkpoint_metrics,
+    checkpoint_notes,
     delete_checkpoints,
     newest_resumable,
     save_checkpoint,
@@ -100,7 +102,8 @@ def fit_resumable(
         if not ranks.is_main:
             return
         state = {"optimizer": optimizer.state_dict()}
-        save_checkpoint(checkpoints, result.epoch, model.state_dict(), state, {"metrics": row})
+        notes = {"metrics": row, "metrics_sha256": digest_of(rows)}
+        save_checkpoint(checkpoints, result.epoch, model.state_dict(), state, notes)
         append_metrics(folder, row)
         if newest_only:
             delete_checkpoints(checkpoints, keep=checkpoint_epochs(checkpoints)[-STATES_KEPT:])
@@ -135,7 +138,10 @@ def _resume(folder: Path, model: nn.Module) -> tuple[MetricsRows, dict[str, Any]
     checkpoint = newest_resumable(folder / "checkpoints")
     if checkpoint is None:
         return rewrite_metrics(folder, 0, {}), None
-    model.load_state_dict(checkpoint.weights)
+    with reading(
+        folder / "checkpoints", f"the weights of this network in epoch {checkpoint.epoch}"
+    ):
+        model.load_state_dict(checkpoint.weights)
     logger.info("resuming %s after epoch %d", folder, checkpoint.epoch)
-    rows = rewrite_metrics(folder, checkpoint.epoch, checkpoint_metrics(folder / "checkpoints"))
+    rows = rewrite_metrics(folder, checkpoint.epoch, checkpoint_notes(folder / "checkpoints"))
     return rows, checkpoint.state["optimizer"]

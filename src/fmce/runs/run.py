@@ -18,7 +18,7 @@ from fmce.convergence.phases import Phases
 from fmce.data.classification.catalog import data_root
 from fmce.models.fmce_net import FMCENet
 from fmce.runs.checkpoint import checkpoint_epochs, checkpoint_path, load_weights
-from fmce.runs.log import read_done, read_metrics, task_loss
+from fmce.runs.log import read_done, read_metrics, read_phases, task_loss
 from fmce.runs.setup import TrainingSetup
 
 
@@ -70,10 +70,9 @@ class Run:
 
         Raises:
             FileNotFoundError: If none were found yet.
+            ValueError: If the file is damaged.
         """
-        if not self.has_phases:
-            raise FileNotFoundError(f"{self.path} has no phases.json; run: fmce phases {self.path}")
-        return Phases.from_json((self.path / "phases.json").read_text(encoding="utf-8"))
+        return read_phases(self.path)
 
     def model(self, epoch: int, device: torch.device | str = "cpu") -> nn.Module:
         """Return the network with the weights it had after an epoch, in eval mode.

@@ -17,6 +17,7 @@ from fmce.data.frames.shards import (
     write_index,
     write_shard,
 )
+from fmce.digests import read_record
 
 webdataset = pytest.importorskip("webdataset")
 
@@ -142,14 +143,12 @@ def test_a_folder_without_an_index_is_refused_with_the_remedy(folder):
 
 def test_an_index_of_another_chunk_size_is_refused(folder):
     path = folder / "shards.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"chunk": 32}))
+    path.write_text(json.dumps(read_record(path) | {"chunk": 32}))
     with pytest.raises(ValueError, match="make the shards again"):
         open_shards(str(folder))
 
 
-@pytest.mark.parametrize(
-    "index", [[], {}, {"chunk": 16}, {"chunk": 16, "shards": [{"name": "a.tar"}]}]
-)
+@pytest.mark.parametrize("index", [{}, {"chunk": 16}, {"chunk": 16, "shards": [{"name": "a.tar"}]}])
 def test_an_index_of_something_else_is_refused_with_what_is_expected(folder, index):
     (folder / "shards.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"shards\.json what `fmce frames` writes.*offsets"):

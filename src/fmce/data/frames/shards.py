@@ -1,12 +1,16 @@
 """Tar shards of frames in WebDataset form, and the index `shards.json`.
 
-It has the byte offset of every 16th frame, so a reader fetches 16 frames of a local or remote tar in one request.
+It has the byte offset of every 16th frame, so a reader fetches 16 frames of a local or remote tar in one request. The
+header of each frame has the CRC-32 of its file, in the field for the name of a user.
 """
 
 import io
+import itertools
 import json
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,8 @@ from fmce.data.frames.folders import is_excluded_name
 from fmce.data.frames.remote_files import open_address, read_file, read_range
 from fmce.data.frames.video import frame_key
 from fmce.data.image_files import IMAGE_SUFFIXES, Stems, read_stems
-from fmce.files import remove_leftovers, replacing, write_json
+from fmce.digests import checked_record, write_record
+from fmce.files import reading, remove_leftovers, replacing
 
 INDEX = "shards.json"
 # Frames between two byte offsets of the index, fetched together. More would mean fewer requests, but
@@ -59,8 +64,18 @@ class Shard:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Shard":
-        """Return the shard of a row of the index."""
-        return cls(**{**values, "offsets": tuple(values["offsets"])})
+        """Return the shard of a row of the index.
+
+        Raises:
+            TypeError: If a field is missing, unknown or of another type.
+            ValueError: If there are more or fewer offsets than the frames need, or they do not ascend.
+        """
+        shard = cls(**{**values, "offsets": tuple(values["offsets"])})
+        if "/" in shard.name or shard.num_chunks != -(-shard.frames // CHUNK) or shard.frames < 1:
+            raise ValueError(f"{shard.frames} frames at {len(shard.offsets)} offsets")
+        if any(not 0 <= a < b for a, b in itertools.pairwise(shard.offsets)):
+            raise ValueError(f"offsets that do not ascend: {shard.offsets[:3]}…")
+        return shard
 
 
 @dataclass(frozen=True)
@@ -86,26 +101,25 @@ class ShardFolder:
 
 
 def write_shard(path: Path, frames: Iterable[tuple[str, bytes]]) -> None:
-    """Write one shard of keys and JPEG files atomically; the same frames give the same bytes.
-
-    Raises:
-        ModuleNotFoundError: If webdataset is not installed.
-    """
-    writer = _webdataset().TarWriter
+    """Write one shard of keys and JPEG files atomically; the same frames give the same bytes."""
     remove_leftovers(path)
-    with (
-        replacing(path) as beside,
-        open(beside, "wb") as file,
-        writer(file, user="", group="", mtime=0, encoder=False) as tar,
-    ):
+    with replacing(path) as beside, tarfile.open(beside, "w") as tar:
         for key, jpeg in frames:
-            tar.write({"__key__": key, "jpg": jpeg})
+            member = tarfile.TarInfo(f"{key}.jpg")
+            member.size, member.mode, member.uname = len(jpeg), 0o444, _checksum(jpeg)
+            tar.addfile(member, io.BytesIO(jpeg))
 
 
 def index_shard(path: Path, prefix: str, first: int, every: int) -> Shard:
-    """Read the offsets of the frames from the headers of a shard; the rest is as in `Shard`."""
-    with tarfile.open(path, "r:") as tar:
+    """Read a shard, compare its checksums, and return the offsets of its frames; the rest is as in `Shard`.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    with reading(path, "a complete shard of frames"), tarfile.open(path, "r:") as tar:
         members = tar.getmembers()
+        for member in members:
+            _content(tar, member)
         end = members[-1].offset_data + -(-members[-1].size // 512) * 512
     starts = [member.offset for member in members[::CHUNK]]
     return Shard(path.name, prefix, first, every, len(members), (*starts, end))
@@ -117,7 +131,7 @@ def write_index(folder: Path, shards: Sequence[Shard], about: Mapping[str, Any])
     `about` holds further facts to keep, such as settings and damaged videos.
     """
     rows = [asdict(shard) for shard in sorted(shards, key=lambda shard: shard.name)]
-    write_json(folder / INDEX, {**about, "chunk": CHUNK, "shards": rows}, indent=None)
+    write_record(folder / INDEX, {**about, "chunk": CHUNK, "shards": rows}, indent=None)
 
 
 def holds_shards(address: str) -> bool:
@@ -147,15 +161,16 @@ def _read_index(address: str) -> list[Shard]:
     files, root = open_address(address)
     try:
         index = json.loads(read_file(files, f"{root}/{INDEX}"))
+        index = checked_record(index, f"{address}/{INDEX}", remedy="make it again with fmce frames")
     except FileNotFoundError:
         raise ValueError(
             f"expected {INDEX} in {address}, found none; `fmce frames` writes it last, and if that made "
             "these tars, give its command again so that it ends. Tars of other programs are not read: "
             "unpack their images and name that folder"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"expected JSON in {address}/{INDEX}, got {error}.") from error
-    chunk = index.get("chunk") if isinstance(index, dict) else None
+    chunk = index.get("chunk")
     if chunk is not None and chunk != CHUNK:
         raise ValueError(
             f"{address}/{INDEX} has offsets of every {chunk}th frame, this version of "
@@ -163,7 +178,7 @@ def _read_index(address: str) -> list[Shard]:
         )
     try:
         return [Shard.from_dict(row) for row in index["shards"]]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"expected in {address}/{INDEX} what `fmce frames` writes, a table with shards that have "
             f"{', '.join(field.name for field in fields(Shard))}; got {type(error).__name__}: {error}. "
@@ -195,11 +210,10 @@ class ShardReader:
         """Connect to the folder; nothing is read yet.
 
         Raises:
-            ModuleNotFoundError: If fsspec or webdataset is not installed.
+            ModuleNotFoundError: If fsspec is not installed.
         """
         self.folder = folder
         self._files, self._root = open_address(folder.address)
-        self._parse = _webdataset().tariterators.tar_file_iterator
 
     def fetch(self, shard: Shard, chunk: int) -> list[bytes]:
         """Fetch the image files of one chunk, in the order of `Shard.chunk_keys`.
@@ -217,20 +231,31 @@ class ShardReader:
 
     def _members(self, raw: bytes) -> Iterator[tuple[str, bytes]]:
         """Yield keys and image files of part of a tar, up to the first damage."""
+        # Uncompressed alone: a few bytes of gzip could unpack to gigabytes.
         try:
-            for member in self._parse(io.BytesIO(raw)):
-                key, _, suffix = member["fname"].rsplit("/", 1)[-1].partition(".")
-                if f".{suffix.lower()}" in IMAGE_SUFFIXES:
-                    yield key, member["data"]
-        except (tarfile.TarError, EOFError, OSError):
+            with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as tar:
+                for member in tar:
+                    key, _, suffix = member.name.rsplit("/", 1)[-1].partition(".")
+                    if f".{suffix.lower()}" in IMAGE_SUFFIXES:
+                        with suppress(ValueError):  # the checksum of this one alone
+                            yield key, _content(tar, member)
+        except Exception:  # whatever tarfile makes of damaged headers
             return
 
 
-def _webdataset() -> Any:
-    try:
-        import webdataset
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "shards are tars in WebDataset form; install it with: pip install 'fmce[frames]'"
-        ) from error
-    return webdataset
+def _checksum(content: bytes) -> str:
+    return f"crc32-{zlib.crc32(content):08x}"
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """Return the file of a member, whose checksum is compared where it has one.
+
+    Raises:
+        ValueError: If it is damaged, or no regular file.
+    """
+    file = tar.extractfile(member)
+    content = b"" if file is None else file.read()
+    noted = member.uname.startswith("crc32-")  # not in tars of other programs
+    if len(content) != member.size or (noted and member.uname != _checksum(content)):
+        raise ValueError(f"{member.name} is damaged: its checksum is another")
+    return content

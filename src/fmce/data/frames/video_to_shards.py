@@ -4,10 +4,12 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmce.console.log import logger
 from fmce.data.frames.shards import Shard, index_shard, write_shard
 from fmce.data.frames.video import (
     DamagedVideoError,
@@ -17,7 +19,7 @@ from fmce.data.frames.video import (
     frame_prefix,
     to_jpeg,
 )
-from fmce.files import read_json_or_none, write_json
+from fmce.digests import check_file, file_digest, read_record_or_none, write_record
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -49,8 +51,9 @@ def pack_video(video: Path, out: Path, settings: FrameSettings, threads: int = 1
         _delete_shards(out, prefix)
         _write_record(out, prefix, {"video": video.name, "damaged": str(error)})
         return
-    about = {"video": video.name, **source}
-    _write_record(out, prefix, about | {"shards": [asdict(shard) for shard in shards]})
+    about = {"video": video.name, **source, "shards": [asdict(shard) for shard in shards]}
+    digests = {shard.name: file_digest(out / shard.name) for shard in shards}
+    _write_record(out, prefix, about | {"sha256": digests})
 
 
 def fingerprint(video: Path) -> dict[str, Any]:
@@ -75,11 +78,12 @@ def fingerprint(video: Path) -> dict[str, Any]:
 def _keep_shards_of(source: Mapping[str, Any], out: Path, prefix: str) -> None:
     """Delete shards made from another source, and note this one before its first shard."""
     begun = out / RECORDS / f".{prefix}.source"
-    if read_json_or_none(begun) == source:
-        return
+    with suppress(ValueError):  # damaged: as if they were another video's
+        if read_record_or_none(begun) == source:
+            return
     _delete_shards(out, prefix)
     begun.parent.mkdir(exist_ok=True)
-    write_json(begun, source)
+    write_record(begun, source)
 
 
 def _delete_shards(out: Path, prefix: str) -> None:
@@ -99,12 +103,19 @@ def _shards(
             return
         shard = itertools.chain(part, itertools.islice(frames, settings.shard_frames - 1))
         path = out / f"{prefix}-{number:04d}.tar"
-        if path.exists():
+        if _is_intact(path):
             for _ in shard:  # decoded even so: later frames depend on earlier ones
                 pass
         else:
             write_shard(path, _encoded(shard, prefix, settings))
         yield index_shard(path, prefix, part[0][0], settings.every)
+
+
+def _is_intact(shard: Path) -> bool:
+    with suppress(ValueError, FileNotFoundError):
+        index_shard(shard, "", 0, 1)
+        return True
+    return False
 
 
 def _encoded(
@@ -114,10 +125,26 @@ def _encoded(
         yield frame_key(prefix, number), to_jpeg(frame, settings.height, settings.quality)
 
 
-def read_record(out: Path, prefix: str) -> dict[str, Any] | None:
-    """Return the record of a video; None while its shards are incomplete."""
-    record: dict[str, Any] | None = read_json_or_none(out / RECORDS / f"{prefix}.json")
-    return record
+def video_record(out: Path, prefix: str) -> dict[str, Any] | None:
+    """Return the record of a video; None while its shards are incomplete, or if the record is damaged."""
+    try:
+        return read_record_or_none(out / RECORDS / f"{prefix}.json", "the video is packed again")
+    except ValueError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def drop_damaged_shards(out: Path, record: Mapping[str, Any]) -> list[str]:
+    """Delete the shards of a video that are not as they were written; return the names of these and missing ones."""
+    damaged = []
+    for name, digest in record.get("sha256", {}).items():
+        try:
+            check_file(out / name, digest, "its video is packed again")
+        except ValueError as error:
+            logger.warning("%s", error)
+            (out / name).unlink(missing_ok=True)
+            damaged.append(name)
+    return damaged
 
 
 def record_names(out: Path) -> list[str]:
@@ -127,4 +154,4 @@ def record_names(out: Path) -> list[str]:
 
 def _write_record(out: Path, prefix: str, record: Mapping[str, Any]) -> None:
     (out / RECORDS).mkdir(exist_ok=True)
-    write_json(out / RECORDS / f"{prefix}.json", record, indent=None)
+    write_record(out / RECORDS / f"{prefix}.json", record, indent=None)

@@ -15,8 +15,8 @@ from typing import Any
 from fmce.config.choices import Keep, Split
 from fmce.config.run import RunConfig
 from fmce.config.trust import Trust
+from fmce.digests import read_record_or_none, write_record
 from fmce.engine.runtime import make_runtime
-from fmce.files import read_json_or_none, write_json
 from fmce.maturity.prepare import merge_runtime
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
@@ -64,12 +64,12 @@ def run_task(task: Task, attempt: int) -> None:
 def note_state(folder: Path, **state: Any) -> None:
     """Note the state of a task's folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / STATE_FILE, state)
+    write_record(folder / STATE_FILE, state)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     """Return the state noted last; nothing where no task has begun."""
-    return read_json_or_none(folder / STATE_FILE) or {}
+    return read_record_or_none(folder / STATE_FILE, "delete it") or {}
 
 
 def train_oracle(

@@ -13,10 +13,10 @@ from fmce.config.io import defaults_of, to_yaml
 from fmce.config.sweep import ORACLE, CompareConfig, SweepConfig
 from fmce.config.trust import Trust, function_names
 from fmce.console.progress import Progress
+from fmce.digests import write_record
 from fmce.engine.jobs.job import Finished, Workers
 from fmce.engine.jobs.local import LocalWorkers
 from fmce.engine.runtime import cores, make_runtime
-from fmce.files import write_json
 from fmce.fmce_net_pp.arms import check_trained_as
 from fmce.fmce_net_pp.sweep.grid import Group, SweepRun, make_groups
 from fmce.fmce_net_pp.sweep.jobs import (
@@ -110,10 +110,10 @@ def run_groups(
         result = sweep_result(groups, out)
         for group, comparison in zip(groups, result.groups, strict=True):
             if comparison.against_baseline is not None:
-                write_json(group.folder / "compare.json", comparison.to_dict())
+                write_record(group.folder / "compare.json", comparison.to_dict())
         if table is not None:
             write_rows(result.rows, out, table)
-            write_json(out / "sweep.json", result.to_dict())
+            write_record(out / "sweep.json", result.to_dict())
         if not result.failed:
             mark_done(out, {"runs": len(result.rows)})
     return result

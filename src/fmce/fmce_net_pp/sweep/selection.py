@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from fmce.files import read_json_or_none, write_json
+from fmce.digests import read_record_or_none, write_record
 from fmce.fmce_net_pp.sweep.grid import Group, SweepRun
 from fmce.runs.log import read_done, read_metrics
 
@@ -30,14 +30,14 @@ def select(group: Group, *, leave_out_failed: bool = False) -> SweepRun | None:
             default=_about(group.options[0]),
         )
         selection = {name: best[name] for name in ("arm", "raf", "variant")} | {"candidates": rows}
-        write_json(group.folder / SELECTION_FILE, selection)
+        write_record(group.folder / SELECTION_FILE, selection)
     return next(option for option in group.options if option.arm == selection["arm"])
 
 
 def read_selection(group: Group) -> dict[str, Any] | None:
     """Return the contents of `selection.json`: arm, raf, variant, candidates; None before the selection."""
-    selection: dict[str, Any] | None = read_json_or_none(group.folder / SELECTION_FILE)
-    return selection
+    remedy = "delete it, and the same is selected again"
+    return read_record_or_none(group.folder / SELECTION_FILE, remedy)
 
 
 def candidate_rows(group: Group) -> list[dict[str, Any]]:
