@@ -20,7 +20,7 @@ from fmce.recorder.thinning import PER_PHASE, epochs_to_drop, loss_positions
 from fmce.recorder.weights import measure_tensors
 from fmce.runs.checkpoint import (
     checkpoint_epochs,
-    checkpoint_metrics,
+    checkpoint_notes,
     delete_checkpoints,
     save_checkpoint,
 )
@@ -56,8 +56,8 @@ class RecordedFolder:
     def lines(self) -> list[MetricsLine]:
         """Return the metrics lines up to the first gap, with those that only a checkpoint notes."""
         rows = {int(row["epoch"]): row for row in read_metrics(self.path)}
-        noted = checkpoint_metrics(self.path / "checkpoints")
-        rows |= {epoch: row for epoch, row in noted.items() if epoch not in rows}
+        noted = checkpoint_notes(self.path / "checkpoints")
+        rows |= {epoch: note["metrics"] for epoch, note in noted.items() if epoch not in rows}
         known: list[MetricsLine] = []
         while len(known) + 1 in rows:
             known.append(rows[len(known) + 1])
@@ -68,7 +68,9 @@ class RecordedFolder:
         if epoch < len(rows):
             (self.path / "DONE.json").unlink(missing_ok=True)
         if rows:
-            rewrite_metrics(self.path, epoch, {row["epoch"]: row for row in rows[:epoch]})
+            rewrite_metrics(
+                self.path, epoch, {row["epoch"]: {"metrics": row} for row in rows[:epoch]}
+            )
         kept = checkpoint_epochs(self.path / "checkpoints")
         delete_checkpoints(self.path / "checkpoints", keep=[e for e in kept if e <= epoch])
 
@@ -87,8 +89,9 @@ class RecordedFolder:
     def write(self, rows: Sequence[MetricsLine]) -> None:
         """Add the newest line; all of them, if one could not be written before."""
         again, self.incomplete = self.incomplete, True
+        (self.path / "DONE.json").unlink(missing_ok=True)  # the lines were those of its end
         if again:
-            rewrite_metrics(self.path, len(rows), {row["epoch"]: row for row in rows})
+            rewrite_metrics(self.path, len(rows), {row["epoch"]: {"metrics": row} for row in rows})
         else:
             append_metrics(self.path, rows[-1])
         self.incomplete = False

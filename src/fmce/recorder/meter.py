@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fmce.files import read_json, read_json_or_none, write_json
+from fmce.digests import read_record, read_record_or_none, write_record
 from fmce.models.features import find_module
 from fmce.recorder import facts, grams
 from fmce.recorder.attempts import Attempts
@@ -208,9 +208,13 @@ class ModuleMeter:
         """Return the weights that training began with; of a new training, write them down."""
         file = self.run / "grams" / "initial.json"
         if epoch:
-            return self.attempts.run("initial weights", lambda: _from_plain(read_json(file))) or {}
+            return (
+                self.attempts.run("initial weights", lambda: _from_plain(read_record(file))) or {}
+            )
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.attempts.run("initial weights", lambda: write_json(file, _to_plain(now), indent=None))
+        self.attempts.run(
+            "initial weights", lambda: write_record(file, _to_plain(now), indent=None)
+        )
         return now
 
     def _common_epoch(self, rows: _Rows, now: Mapping[str, Weights]) -> int:
@@ -224,7 +228,7 @@ class ModuleMeter:
             )
             if same and same >= most:
                 best, most = int(row["epoch"]), same
-        initial = _from_plain(read_json_or_none(self.run / "grams" / "initial.json") or {})
+        initial = _from_plain(read_record_or_none(self.run / "grams" / "initial.json") or {})
         fresh = sum(name in initial and initial[name].fingerprint == m for name, m in marks.items())
         if fresh > most:
             return 0
