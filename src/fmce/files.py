@@ -219,7 +219,8 @@ def append_json_line(path: Path, row: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If a number is NaN or infinite.
     """
-    with open(path, "a", encoding="utf-8") as file:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with open(descriptor, "a", encoding="utf-8") as file:
         file.write(_json_line(row))
         file.flush()
         os.fsync(file.fileno())
@@ -232,11 +233,12 @@ def _json_line(row: Mapping[str, Any]) -> str:
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Make the folder `path` appear, or be replaced, with all the files at once that `fill` writes into it.
 
-    Call it only where no other process writes this folder: what a killed write left is removed first.
+    Call it only where no other process writes this folder: what a killed write left is removed first. The folder around
+    it must exist: one that was moved away meanwhile is not made anew.
     """
     remove_leftovers(path)
     beside = _beside(path)
-    beside.mkdir(parents=True)
+    beside.mkdir()
     try:
         fill(beside)
         for file in beside.rglob("*"):

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from contextlib import suppress
 
 import pytest
 import yaml
@@ -143,3 +144,37 @@ def test_options_are_plain_data(value, tmp_path):
     file.write_text(f"model:\n  options: {{width: [{value}]}}\n")
     with pytest.raises(ValueError, match=r"YAML|model.options: expected"):
         from_yaml(RunConfig, file)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "explain", "fmce_net/image"])
+def test_a_link_out_of_the_folder_needs_trust(name, own_run, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    link = own_run.path / name
+    shutil.rmtree(link, ignore_errors=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"{link} is a link out of the folder"):
+        open_run(own_run.path)
+    assert open_run(own_run.path, trust=True).path == own_run.path
+
+
+def test_links_within_the_folder_and_of_the_folder_itself_do_not(own_run, tmp_path):
+    (tmp_path / "latest").symlink_to(own_run.path)
+    (own_run.path / "best").symlink_to(own_run.path / "checkpoints")
+    assert open_run(tmp_path / "latest").epochs == own_run.epochs
+
+
+WRITTEN = ["report.html", "phases.json", "evaluation.json", "metrics.jsonl", "DONE.json", ".lock"]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_link_in_a_files_place_is_replaced_or_refused_and_never_followed(name, own_run, tmp_path):
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    (own_run.path / name).unlink(missing_ok=True)
+    (own_run.path / name).symlink_to(target)
+    for words in (["report"], ["phases"], ["evaluate"]):
+        with suppress(SystemExit):
+            main([*words, str(own_run.path)])
+    with suppress(ValueError, OSError):
+        train_classifier(own_run.config, own_run.path)
+    assert target.read_text() == "precious"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,15 +51,23 @@ def group_is_gone(group, seconds=20):
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM"),
+        (signal.SIGHUP, 129, "stopped by SIGHUP"),
+    ],
+)
+def test_a_stopped_run_is_finished_by_the_same_command(number, code, said, tmp_path, capsys):
     arguments = ["train", "--out", tmp_path / "run", "--epochs", "40"]
     arguments += [word for setting in SETTINGS for word in ("--set", setting)]
     process = started(*arguments)
     wait_for((tmp_path / "run" / "checkpoints" / "epoch_0003").exists, process)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted; rerun the command to resume from the last checkpoint" in error
+    assert process.returncode == code
+    assert f"{said}; rerun the command to resume from the last checkpoint" in error
     assert "Traceback" not in error
     main([str(a) for a in arguments])
     went_on = re.search(r"resuming .* after epoch (\d+)", capsys.readouterr().out)
@@ -68,7 +77,7 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_comparison_that_is_stopped_leaves_no_process_and_one_that_is_killed_goes_on(
     number, finished_run, tmp_path
 ):
@@ -77,13 +86,14 @@ def test_a_comparison_that_is_stopped_leaves_no_process_and_one_that_is_killed_g
     arguments += ["--no-controls", "--length", "full", "--jobs", "2"]
     process = started(*arguments)
     wait_for(lambda: any(out.glob("runs/*/checkpoints/epoch_0001")), process)
-    # The whole group gets a terminal's Ctrl-C; a kill hits the parent alone.
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()
+    # The whole group gets a terminal's Ctrl-C and a scheduler's notice; a kill hits the parent alone.
+    killed = number == signal.SIGKILL
+    process.kill() if killed else os.killpg(process.pid, number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert process.returncode == (-number if killed else 128 + number)
     assert "Traceback" not in error
     assert group_is_gone(process.pid)
-    if number == signal.SIGINT:
+    if not killed:
         return
     config = CompareConfig(
         oracle=str(finished_run.path), rafs=(0.9,), seeds=(1, 2), controls=(), length="full"
@@ -109,3 +119,23 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys):
     assert process.poll() is None
     process.kill()
     process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["renamed", "deleted"])
+def test_a_folder_that_is_gone_ends_its_training_and_is_not_made_anew(how, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["train", "--out", run, "--epochs", "2000"]
+    arguments += [word for setting in SETTINGS for word in ("--set", setting)]
+    process = started(*arguments)
+    wait_for((run / "checkpoints" / "epoch_0002").exists, process)
+    run.rename(tmp_path / "elsewhere")
+    if how == "deleted":
+        shutil.rmtree(tmp_path / "elsewhere")
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 1, error
+    assert re.search(
+        rf"the run folder {run} is gone: .* epoch \d+ was its last complete one", error
+    )
+    assert "Traceback" not in error
+    assert not run.exists()

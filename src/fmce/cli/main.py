@@ -1,6 +1,7 @@
 """The `fmce` command: one call into the library per command, and an exit code for each kind of error.
 
-Exit codes: 2 for user errors (a one-line message), 1 when training cannot continue, 130 on Ctrl-C.
+Exit codes: 2 for user errors (a one-line message), 1 when training cannot continue, 130 on Ctrl-C, 143 on
+SIGTERM, 129 on SIGHUP.
 FMCE_TRACEBACK=1 shows where an error arose.
 """
 
@@ -9,9 +10,11 @@ import functools
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tyro
@@ -55,6 +58,14 @@ _EXIT_CODES = {
 }
 
 
+class StoppedBySignal(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came: from a scheduler, `kill`, or a terminal that was closed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -64,8 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Where JSON is asked for, standard output holds nothing else.
     show_messages(logging.WARNING if "--json" in arguments else logging.INFO)
     try:
-        _check_processes(arguments)
-        _parse(arguments or ["--help"])()
+        with _signals_end_like_ctrl_c():
+            _check_processes(arguments)
+            _parse(arguments or ["--help"])()
     except (Exception, KeyboardInterrupt) as error:
         code = _exit_code(error)
         if _rank() > 0:
@@ -74,6 +86,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _report(error)
         sys.exit(code)
+
+
+@contextlib.contextmanager
+def _signals_end_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt the main thread; one that is ignored, as under nohup, stays so."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise StoppedBySignal(number)
+
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        default = (
+            n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL
+        )
+        taken = [number for number in default if signal.signal(number, stop) is not None]
+    try:
+        yield
+    finally:
+        for number in taken:  # several processes that train together have set their own meanwhile
+            if signal.getsignal(number) is stop:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def _rank() -> int:
@@ -136,6 +169,8 @@ def _first_part(box: str) -> str:
 
 def _exit_code(error: BaseException) -> int | None:
     """Return the exit code of an error by its nearest class in the table, None for a defect of ours."""
+    if isinstance(error, StoppedBySignal):
+        return 128 + error.number
     names = (kind.__name__ for kind in type(error).__mro__)
     return next((_EXIT_CODES[name] for name in names if name in _EXIT_CODES), None)
 
@@ -158,7 +193,10 @@ def _report(error: BaseException) -> None:
     elif not isinstance(error, KeyboardInterrupt):
         print(f"fmce{f' (rank {rank})' if rank else ''}: {_line_of(error)}", file=sys.stderr)
     elif rank == 0:
-        print("interrupted; rerun the command to resume from the last checkpoint", file=sys.stderr)
+        how = "interrupted"
+        if isinstance(error, StoppedBySignal):
+            how = f"stopped by {signal.Signals(error.number).name}"
+        print(f"{how}; rerun the command to resume from the last checkpoint", file=sys.stderr)
 
 
 def _line_of(error: BaseException) -> str:

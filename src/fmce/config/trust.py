@@ -32,7 +32,7 @@ def function_names(config: RunConfig | DistillationConfig) -> list[str]:
 
 
 def check_trusted(folder: Path, config: RunConfig | DistillationConfig, trust: Trust) -> None:
-    """Refuse a folder whose config names a function that the user did not.
+    """Refuse a folder whose config names a function that the user did not, or whose links lead out of it.
 
     Args:
         folder: Where the config was read.
@@ -40,8 +40,16 @@ def check_trusted(folder: Path, config: RunConfig | DistillationConfig, trust: T
         trust: Whether, or for which names, the folder may run code.
 
     Raises:
-        ValueError: If it names another function.
+        ValueError: If it names another function, or a folder in it is a link to one elsewhere.
     """
+    inside = [*folder.iterdir(), *folder.glob("fmce_net/*")]
+    links = [path for path in inside if path.is_symlink() and path.is_dir()]
+    out = [path for path in links if not path.resolve().is_relative_to(folder.resolve())]
+    if trust is not True and out:
+        raise ValueError(
+            f"{out[0]} is a link out of the folder, through which files elsewhere would be written; if it is yours, "
+            "add --trust (in Python, trust=True)"
+        )
     unknown = [] if trust is True else set(function_names(config)) - set(trust or ())
     if unknown:
         raise ValueError(

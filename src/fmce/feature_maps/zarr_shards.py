@@ -103,6 +103,7 @@ def write_marker(
         complete = {**attributes, _ARRAYS: described}
         group.attrs.update({_ARRAYS: described, _SEAL: digest_of(complete)})
 
+    folder.parent.mkdir(exist_ok=True)
     write_folder(folder, fill)
 
 

@@ -77,11 +77,13 @@ def save_checkpoint(
         digests = {name: file_digest(target / name) for name in (_WEIGHTS, _STATE)}
         write_record(target / "meta.json", {"epoch": epoch, **meta, "sha256": digests})
 
-    folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint_path(folder, epoch)
     try:
+        folder.mkdir(exist_ok=True)  # without its parents: a run folder that is gone stays gone
         write_folder(path, fill)
     except (SafetensorError, RuntimeError, OSError) as error:  # a full disk has three names
+        if not folder.exists():
+            raise
         free = shutil.disk_usage(folder).free
         raise OSError(
             f"cannot write the checkpoint {path}: {error}; {free / 1e6:.0f} MB are free there. Make room, then "

@@ -1,6 +1,7 @@
 """Training in a run folder: a checkpoint and a metrics line per epoch; a killed training resumes from them."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def fit_resumable(
         newest_only: Keep no more checkpoints than a resume may need.
 
     Raises:
-        TrainingStoppedError: If the loss or a weight became NaN or infinite.
+        TrainingStoppedError: If the loss or a weight became NaN or infinite, or the folder is gone.
     """
     # fused: one kernel for all weights, where a small network's step would mostly be Adam's.
     optimizer = torch.optim.Adam(model.parameters(), lr=optimization.learning_rate, fused=True)
@@ -88,6 +89,7 @@ def fit_resumable(
     if state is not None:
         optimizer.load_state_dict(state)
     first = len(rows) + 1
+    expect_folder = _folder_check(folder)
 
     def record(result: EpochResult) -> None:
         row = {
@@ -101,6 +103,7 @@ def fit_resumable(
         rows.append(row)
         if not ranks.is_main:
             return
+        expect_folder(result.epoch, 0)
         state = {"optimizer": optimizer.state_dict()}
         notes = {"metrics": row, "metrics_sha256": digest_of(rows)}
         save_checkpoint(checkpoints, result.epoch, model.state_dict(), state, notes)
@@ -120,7 +123,27 @@ def fit_resumable(
             runtime=runtime,
             schedule=SCHEDULES[optimization.schedule](optimization.epochs),
             on_epoch_end=record,
+            on_step_end=expect_folder if ranks.is_main else lambda _epoch, _step: None,
         )
+
+
+def _folder_check(folder: Path) -> Callable[[int, int], None]:
+    """Return a call for every step that looks once a second whether the folder is still there."""
+    file, looked = folder / "config.yaml", time.monotonic()
+    file = file if file.exists() else folder
+
+    def check(epoch: int, step: int) -> None:
+        nonlocal looked
+        if step and time.monotonic() < looked + 1:
+            return
+        looked = time.monotonic()
+        if not file.exists():
+            raise TrainingStoppedError(
+                f"the run folder {folder} is gone: it was moved or deleted during epoch {epoch}; epoch {epoch - 1} was "
+                "its last complete one. Put it back and rerun the command to resume"
+            )
+
+    return check
 
 
 def _check_finite(row: Mapping[str, Any]) -> None:

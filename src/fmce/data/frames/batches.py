@@ -213,7 +213,8 @@ def _as_it_is(decoded: Any) -> Any:
 
 
 def _start_worker(_number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer handles Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the trainer handles what the group gets
     threading.Thread(target=_end_with_trainer, daemon=True).start()
 
 

@@ -89,8 +89,8 @@ def prepare_distillation_data(
             f"{folder / 'data.safetensors'} is damaged, and the images it was made from are others now; put them back, "
             "or name another folder"
         )
-    digests = {"damaged": _damaged(data), "sha256": digests}
-    write_record(folder / "data.json", about | counts | digests)
+    noted = {**about, **counts, "damaged": _damaged(data), "sha256": digests}
+    write_record(folder / "data.json", noted)
     return read_distillation_data(folder)
 
 

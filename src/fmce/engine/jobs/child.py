@@ -17,7 +17,9 @@ from fmce.engine.jobs.job import Job
 
 def main(descriptor: int, threads: int) -> None:
     """Do the jobs of a connection with that many threads of torch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+    # Ctrl-C and a scheduler's notice reach the group, and are for the parent to handle.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     connection = Connection(descriptor)
     jobs: SimpleQueue[Job] = SimpleQueue()
     threading.Thread(target=_receive, args=(connection, jobs), daemon=True).start()

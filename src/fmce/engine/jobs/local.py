@@ -46,7 +46,7 @@ class _Child:
         return f"its process {how}" + (f": {' | '.join(lines)}" if lines else "")
 
     def end(self) -> None:
-        self.process.terminate()
+        self.process.kill()  # it ignores what ends its group
         self.process.wait()
         self.connection.close()
         self.log.close()

@@ -106,7 +106,7 @@ def run_groups(
         done = sum(read_done(group.folder_of(run)) is not None for group, run in runs)
         with Progress(f"trainings of {out.name}", len(runs), start=done) as progress:
             waves = {group.name: _waves(group, placement, leave_out_failed) for group in groups}
-            _run_all(waves, pool, retries, progress)
+            _run_all(waves, pool, retries, progress, out)
         result = sweep_result(groups, out)
         for group, comparison in zip(groups, result.groups, strict=True):
             if comparison.against_baseline is not None:
@@ -156,7 +156,11 @@ def make_workers(
 
 
 def _run_all(
-    waves: Mapping[str, Iterator[list[Task]]], workers: Workers, retries: int, progress: Progress
+    waves: Mapping[str, Iterator[list[Task]]],
+    workers: Workers,
+    retries: int,
+    progress: Progress,
+    out: Path,
 ) -> None:
     """Take each group through its waves; a group's next wave begins when all of its last ended."""
     open_tasks: dict[str, tuple[str, Task, int]] = {}
@@ -173,6 +177,10 @@ def _run_all(
         begin_next(name)
     while open_tasks:
         ended = workers.wait()
+        if not (out / "config.yaml").exists():  # a retry would make its folder anew
+            raise FileNotFoundError(
+                f"{out} is gone: it was moved or deleted; put it back and rerun the command to resume"
+            )
         group, task, attempt = open_tasks.pop(ended.name)
         if ended.error is not None and attempt <= retries:
             open_tasks[task.name] = (group, task, attempt + 1)
