@@ -188,3 +188,22 @@ def test_wrappers_are_looked_through_and_sharded_weights_refused():
     model.head.weight.placements = ()
     with pytest.raises(ValueError, match="sharded"):
         bare_model(model)
+
+
+def test_channels_that_are_last_are_measured_as_channels_and_reported_once(caplog):
+    class Last(nn.Module):
+        def forward(self, maps):
+            return maps.permute(0, 2, 3, 1)
+
+    caplog.set_level("INFO", "fmce")
+    model = nn.Sequential(nn.Conv2d(1, 5, 3, stride=2, padding=1), nn.ReLU(), Last())
+    with torch.no_grad():
+        model[0].weight[1], model[0].bias[1] = 0, -1  # dead
+    probe = Probe(model, ["1", "2"], images())
+    for _ in range(2):
+        found = probe.measure()
+    first, last = found["1"].outputs["1"], found["2"].outputs["2"]
+    assert (last.channels, last.dead, last.repeated) == (first.channels, first.dead, first.repeated)
+    assert last.channels == 5
+    assert np.array_equal(first.triangle, last.triangle)
+    assert caplog.text.count("module 2 returns its channels last") == 1

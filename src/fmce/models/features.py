@@ -75,6 +75,7 @@ def check_map(
     """Refuse a captured map that is not what its use takes it for.
 
     Every use of a captured map comes through here: auxiliary losses, feature matching, Grad-CAM, extraction.
+    The recorder, which pools any output, moves channels that are last to the front.
 
     Args:
         maps: What a submodule returned, (B, C, h, w).
@@ -96,29 +97,39 @@ def check_map(
         )
     if images is None:
         return
-    batch, channels, height, width = maps.shape
+    batch, _, height, width = maps.shape
     shape = f"{tuple(maps.shape)} for images of {images[2]}×{images[3]} pixels"
     if batch != images[0]:
         raise ValueError(
             f"module {name!r} returned maps {shape} and a batch of {images[0]}, expected (B, C, h, w) with one map per "
             "image; name a module that keeps the batch"
         )
-    off = _cells_off(height, width, images)
-    if off == 0:
-        return
-    last = _cells_off(channels, height, images)
-    if last == 0 or (last <= _ROUNDING < off):
+    if channels_last(maps.shape, images):
         raise ValueError(
             f"module {name!r} returned maps {shape}, with the channels last, expected (B, C, h, w); name a module that "
             "puts them first, such as 'permute' of torchvision's Swin, or wrap it in one that does"
         )
     # A side may shrink by another whole factor, as in range images and lines of text.
     whole = images[2] % height == 0 and images[3] % width == 0
-    if off > _ROUNDING and not whole and height != width:
+    if not whole and height != width and _cells_off(height, width, images) > _ROUNDING:
         raise ValueError(
             f"module {name!r} returned {shape}, expected maps (B, C, h, w) of the images' proportions; name a module "
             "whose output is a map, or wrap it in one that reshapes it"
         )
+
+
+def channels_last(maps: torch.Size, images: torch.Size) -> bool:
+    """Return whether a module's output holds the channels in its last axis.
+
+    Args:
+        maps: Its shape, of four axes.
+        images: Shape (B, channels, H, W) of what the model was given.
+
+    >>> channels_last(torch.Size((2, 7, 7, 768)), torch.Size((2, 3, 224, 224)))
+    True
+    """
+    first, last = _cells_off(maps[2], maps[3], images), _cells_off(maps[1], maps[2], images)
+    return first > 0 and (last == 0 or last <= _ROUNDING < first)
 
 
 # By as many cells do the sides of a map differ from the image's proportions after rounding at each layer.

@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fmce.models.features import eval_mode, find_module, running_eagerly, underlying_module
+from fmce.console.log import logger
+from fmce.models.features import (
+    channels_last,
+    eval_mode,
+    find_module,
+    running_eagerly,
+    underlying_module,
+)
 from fmce.recorder.gram import (
     FEWEST_SAMPLES,
     Triangle,
@@ -83,6 +90,7 @@ class Probe:
         self.model = bare_model(model)
         self.modules = {name: find_module(self.model, name) for name in modules}
         self.inputs = inputs
+        self._told: set[str] = set()  # modules whose layout was reported
         self.samples = count_samples(inputs)
         if self.samples < FEWEST_SAMPLES:
             raise ValueError(
@@ -103,7 +111,7 @@ class Probe:
         return {name: watch.facts() for name, watch in self._run(self.samples).items()}
 
     def _run(self, samples: int) -> "dict[str, _Watch]":
-        watches = {name: _Watch(name, module) for name, module in self.modules.items()}
+        watches = {name: _Watch(name, module, self._told) for name, module in self.modules.items()}
         with ExitStack() as stack:
             stack.enter_context(untouched(self.model))
             for watch in watches.values():
@@ -112,8 +120,9 @@ class Probe:
                 size = min(TOGETHER, samples - start)
                 rows = slice(start, start + size)
                 part = moved_to(_rows(self.inputs, self.samples, rows), self.model)
+                images = next((t.shape for _, t in _tensors(part) if t.ndim == 4), torch.Size())
                 for watch in watches.values():
-                    watch.begin(size)
+                    watch.begin(size, images)
                 try:
                     call_model(self.model, part)
                 except Exception as error:
@@ -131,15 +140,15 @@ class Probe:
 class _Watch:
     """Collects what one module gives during a run; maps are reduced at once, so that none is kept."""
 
-    def __init__(self, name: str, module: nn.Module) -> None:
-        self.name, self.module = name, module
+    def __init__(self, name: str, module: nn.Module, told: set[str]) -> None:
+        self.name, self.module, self.told = name, module, told
         self.tokens = not any(isinstance(m, nn.Conv1d) for m in module.modules())
         self.features: dict[str, list[Tensor]] = {}
         self.peaks: dict[str, Tensor] = {}
         self.dead: dict[str, Tensor] = {}
         self.finite: dict[str, Tensor] = {}
         self.calls: dict[str, int] = {}
-        self.size = 0
+        self.size, self.images = 0, torch.Size()
 
     def attach(self, stack: ExitStack) -> None:
         stack.callback(self.module.register_forward_hook(self._on_output).remove)
@@ -148,8 +157,8 @@ class _Watch:
                 hook = inner.register_forward_hook(self._on_rectifier(name))
                 stack.callback(hook.remove)
 
-    def begin(self, size: int) -> None:
-        self.size, self.calls = size, {}
+    def begin(self, size: int, images: torch.Size) -> None:
+        self.size, self.images, self.calls = size, images, {}
 
     def end(self) -> None:
         """Check that the forward gave something to measure."""
@@ -187,8 +196,8 @@ class _Watch:
 
     def _on_output(self, _module: nn.Module, _inputs: object, output: object) -> None:
         call = self.calls[""] = self.calls.get("", 0) + 1
-        for path, tensor in _tensors(output):
-            key = f"{path}#{call}"
+        for path, given in _tensors(output):
+            key, tensor = f"{path}#{call}", self._channels_first(given)
             if not tensor.ndim or len(tensor) != self.size:
                 raise ValueError(
                     f"module {self.name!r} returned {tuple(tensor.shape)} for {self.size} samples; expected one "
@@ -211,13 +220,23 @@ class _Watch:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             call = self.calls[name + "/"] = self.calls.get(name + "/", 0) + 1
             if isinstance(output, Tensor) and output.ndim > 1:
-                key = f"{name}#{call}"
-                peak = _over_channels(output, self._channel_axis(output), lambda x: x.amax(1))
+                key, units = f"{name}#{call}", self._channels_first(output)
+                peak = _over_channels(units, self._channel_axis(units), lambda x: x.amax(1))
                 known = self.peaks.get(key)
                 if known is None or known.shape == peak.shape:
                     self.peaks[key] = peak if known is None else torch.maximum(known, peak)
 
         return hook
+
+    def _channels_first(self, tensor: Tensor) -> Tensor:
+        """Return a map with its channels in the second axis, where Swin's stages do not have them."""
+        last = len(self.images) == tensor.ndim == 4 and channels_last(tensor.shape, self.images)
+        if last and self.name not in self.told:
+            self.told.add(self.name)
+            logger.info(
+                "module %s returns its channels last and is measured as if first", self.name
+            )
+        return tensor.movedim(3, 1) if last else tensor
 
     def _channel_axis(self, tensor: Tensor) -> int:
         return 2 if tensor.ndim == 3 and self.tokens else min(1, tensor.ndim - 1)
