@@ -150,7 +150,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """Read the weights of a checkpoint folder (verified) or of a bare safetensors file; errors as `load_checkpoint`."""
     if not path.is_file():
         return load_checkpoint(path).weights
-    with reading(path, "a complete safetensors file"):
+    with reading(path, "a complete safetensors file", "copy or save it again"):
         return load_file(path)
 
 

@@ -3,7 +3,6 @@
 Each finds images and labels in the usual folders; `files.py` reports what is wrong with them.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from fmce.data.detection.labels import (
     by_stem,
     is_flagged,
     numbers,
+    read_label_json,
     read_label_text,
     stated_size,
 )
@@ -82,7 +82,8 @@ def _kitti_boxes(path: Path | None) -> RawImage:
             continue
         if len(fields) not in _KITTI_COLUMNS:
             raise ValueError(
-                f"expected KITTI's 15 columns, or 16 with a score, in {path}, line {number}, got {len(fields)}"
+                f"expected KITTI's 15 columns, or 16 with a score, in {path}, line {number}, got {len(fields)}; "
+                "correct that line"
             )
         # class, truncation, occlusion, angle, then left, top, right, bottom in pixels
         x1, y1, x2, y2 = numbers(fields[4:8], 4, f"{path}, line {number}")
@@ -110,9 +111,8 @@ def coco_detection(
         ValueError: If the JSON has another form, or as in `join_labels`.
     """
     path = Path(labels)
-    text = read_label_text(path)
-    try:
-        content = json.loads(text)
+    content = read_label_json(path)
+    with reading(path, "COCO's JSON", "export it with images, annotations and categories"):
         by_id = {c["id"]: str(c["name"]) for c in content["categories"]}
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
         sizes = {
@@ -121,8 +121,6 @@ def coco_detection(
         }
         every = tuple(dict.fromkeys(by_id[i] for i in sorted(by_id)))
         annotations = list(content.get("annotations") or [])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"expected COCO's JSON in {path}, got {error!r}") from error
     names = tuple(class_names) or every
     unknown = [name for name in names if name not in every]
     if unknown:
@@ -194,7 +192,9 @@ def voc_detection(
     names = [n if stem_of(n) in images else re.sub(r"\s+-?[01]$", "", n) for n in lines]
     absent = [name for name in names if stem_of(name) not in images]
     if absent:
-        raise ValueError(f"{chosen} lists {first_names(absent)}, which JPEGImages does not hold")
+        raise ValueError(
+            f"{chosen} lists {first_names(absent)}, which JPEGImages does not hold; correct the list"
+        )
     wanted = sorted({stem_of(name) for name in names}, key=lambda stem: images[stem].as_posix())
     raw = {stem: _voc_image(texts.get(images[stem].stem)) for stem in wanted}
     classes = Classes(tuple(class_names) or VOC_CLASSES)
@@ -208,7 +208,9 @@ def _voc_image(path: Path | None) -> RawImage:
     try:
         tree = ElementTree.fromstring(_xml_text(path))  # noqa: S314  # the user's own labels
     except (ElementTree.ParseError, LookupError) as error:
-        raise ValueError(f"expected VOC's XML in {path}, got {error}") from error
+        raise ValueError(
+            f"{path}: expected VOC's XML, got {error}; write or export it again"
+        ) from error
     rows = []
     for thing in tree.iter("object"):
         sides = [thing.findtext(f"bndbox/{s}") for s in ("xmin", "ymin", "xmax", "ymax")]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from fmce.data.detection.boxes import ImageBoxes, image_boxes
 from fmce.data.image_files import first_names, list_images, stem_of
-from fmce.files import read_text
+from fmce.files import read_json, read_text
 
 _T = TypeVar("_T")
 EVERY_CLASS = "*"  # class of a region in which nothing counts
@@ -150,6 +150,18 @@ def by_stem(named: Iterable[tuple[str, _T]], where: str) -> dict[str, _T]:
     return values
 
 
+def read_label_json(path: Path) -> Any:
+    """Read a JSON file of labels.
+
+    Raises:
+        ValueError: If it cannot be read or is no JSON.
+    """
+    try:
+        return read_json(path)
+    except OSError as error:
+        raise ValueError(str(error)) from error
+
+
 def read_label_text(path: Path) -> str:
     """Read a file of labels.
 
@@ -181,5 +193,7 @@ def numbers(fields: Sequence[Any], count: int, where: str) -> list[float]:
     except (TypeError, ValueError):
         values = []
     if len(values) != count:
-        raise ValueError(f"expected {count} numbers of a box in {where}, got {fields}")
+        raise ValueError(
+            f"expected {count} numbers of a box in {where}, got {fields}; correct that line"
+        )
     return values

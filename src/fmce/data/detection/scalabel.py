@@ -3,7 +3,6 @@
 Boxes in these files are inclusive: their width is x2 − x1 + 1.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -17,7 +16,7 @@ from fmce.data.detection.labels import (
     RawImage,
     by_stem,
     is_flagged,
-    read_label_text,
+    read_label_json,
     stated_size,
 )
 
@@ -53,14 +52,12 @@ def read_scalabel(path: Path) -> dict[str, RawImage]:
 
 
 def _frames(path: Path) -> Iterable[tuple[str, RawImage]]:
-    text = read_label_text(path)
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"expected JSON labels in {path}, got {error}") from error
+    content = read_label_json(path)
     frames = content.get("frames", [content]) if isinstance(content, dict) else content
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
-        raise ValueError(f"expected a list of frames, or one frame, in {path}")
+        raise ValueError(
+            f"{path}: expected a list of frames, or one frame; export it as Scalabel's JSON"
+        )
     whole = content.get("config") if isinstance(content, dict) else None
     every = whole.get("imageSize") if isinstance(whole, dict) else None
     for frame in frames:
@@ -68,8 +65,11 @@ def _frames(path: Path) -> Iterable[tuple[str, RawImage]]:
         outside = content.get("name") if isinstance(content, dict) else None
         name = frame.get("name") or outside or path.stem
         labels = frame.get("labels", frame.get("objects"))
-        if not isinstance(name, str) or not isinstance(labels, list | None):
-            raise ValueError(f"expected frames with a name and a list of labels in {path}")
+        known = frame.keys() & {"name", "labels", "objects", "frames"}
+        if not isinstance(name, str) or not isinstance(labels, list | None) or not known:
+            raise ValueError(
+                f"{path}: expected frames with a name and a list of labels; export it as Scalabel's JSON"
+            )
         size = frame.get("size") or every
         sides = (size.get("width"), size.get("height")) if isinstance(size, dict) else (None, None)
         boxes = None if labels is None else [*_boxes(labels, f"{path}, {name}")]

@@ -127,7 +127,7 @@ def _yolo_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(read_label_text(path)) if path.is_file() else None
     except yaml.YAMLError as error:
         said = " ".join(str(error).split())
-        raise ValueError(f"expected YAML in {path}, got: {said}") from error
+        raise ValueError(f"{path} is not valid YAML ({said}); correct it there") from error
     return content if isinstance(content, dict) else {}
 
 
@@ -138,7 +138,7 @@ def _yolo_names(about: Mapping[str, Any], path: Path) -> tuple[str, ...]:
         names = [names[i] for i in range(len(names))]
     if not isinstance(names, list) or not names:
         raise ValueError(
-            f"expected names in {path}, a list or ids from 0 with a name each, got {names!r}; or name the "
+            f"expected names in {path}, a list or ids from 0 with a name each, got {names!r}; add them, or name the "
             "classes in data.class_names"
         )
     return tuple(str(name) for name in names)

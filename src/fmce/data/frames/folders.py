@@ -143,6 +143,11 @@ def _names_in(path: Path) -> list[str]:
         labels = read_json(path)  # Scalabel: frames in a list, or under "frames"
         frames = labels.get("frames") if isinstance(labels, dict) else labels
         rows = [f for f in frames if isinstance(f, dict)] if isinstance(frames, list) else []
+        if not rows:
+            raise ValueError(
+                f"{path}: expected frames with names, whose images no pool may contain, got none; export it again, "
+                "or move it away"
+            )
         return [stem_of(row["name"]) for row in rows if isinstance(row.get("name"), str)]
     if suffix in (".json", *IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
         return [path.stem.removesuffix("_train_id")]

@@ -169,7 +169,9 @@ def _read_index(address: str) -> list[Shard]:
             "unpack their images and name that folder"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"expected JSON in {address}/{INDEX}, got {error}.") from error
+        raise ValueError(
+            f"expected JSON in {address}/{INDEX}, got {error}; copy it again from where the shards were made"
+        ) from error
     chunk = index.get("chunk")
     if chunk is not None and chunk != CHUNK:
         raise ValueError(
@@ -181,8 +183,8 @@ def _read_index(address: str) -> list[Shard]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"expected in {address}/{INDEX} what `fmce frames` writes, a table with shards that have "
-            f"{', '.join(field.name for field in fields(Shard))}; got {type(error).__name__}: {error}. "
-            "Copy the index again from where the shards were made, or make them again"
+            f"{', '.join(field.name for field in fields(Shard))}; got {type(error).__name__}: {error}; "
+            "copy the index again from where the shards were made, or make them again"
         ) from error
 
 
