@@ -22,12 +22,17 @@ def text_of(cell: object) -> str:
     """Return a cell as text, whole numbers without a fraction; a missing one is empty."""
     if cell is None or cell != cell:
         return ""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
 
 def is_numeric(cells: "pd.Series[Any]") -> bool:
     """Return whether every value of a column is a number."""
-    return not cells.dropna().map(as_number).map(math.isnan).any()
+    import pandas as pd
+
+    present = cells.dropna()
+    if pd.api.types.infer_dtype(present) == "string":  # quickly, as most tables have many such
+        return bool(pd.to_numeric(present, errors="coerce").notna().all())
+    return not present.map(as_number).map(math.isnan).any()
 
 
 def where(table: Table, conditions: Sequence[str]) -> Table:
@@ -117,13 +122,13 @@ class LogRows:
         counters = [n for n in (self.epoch_name, self.step_name) if n is not None]
         for name in self.table.columns:
             cells = self.table.frame[name].reindex(losses.index)
+            may_tell = re.fullmatch(KIND_NAME, "_".join(words_of(name))) or not is_numeric(cells)
+            if name in (*self.named, *counters) or not may_tell:
+                continue
             kinds = cells.map(text_of)
             values = list(dict.fromkeys(kinds))
-            if (
-                name in (*self.named, *counters)
-                or (is_numeric(cells) and not re.fullmatch(KIND_NAME, "_".join(words_of(name))))
-                or not 1 < len(values) <= max(2, len(kinds) // 2)
-                or not self._side_by_side(kinds, counters, len(values))
+            if not 1 < len(values) <= max(2, len(kinds) // 2) or not self._side_by_side(
+                kinds, counters, len(values)
             ):
                 continue
             training = [value for value in values if _is_training(name, value)]
@@ -219,8 +224,9 @@ class LogRows:
                 "rises over the complete training"
             )
         kept: list[int] = []
+        again = set(falls)
         for i, key in enumerate(keys):
-            while i in falls and kept and keys[kept[-1]] >= key:
+            while i in again and kept and keys[kept[-1]] >= key:
                 kept.pop()
             kept.append(i)
         anew = [i for i in falls if keys[i] <= keys[0]]

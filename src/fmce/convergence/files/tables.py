@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FORMS = ("csv", "tsv", "json", "jsonl")
 """Words of `--format` for logs of one's own; the others are those of `WRITERS`."""
 _TITLES = {"table": "a table", "records": "JSON records", "lists": "JSON lists", "text": "text"}
-_MISSING = frozenset(("none", "null", "na", "n/a"))
+_MISSING = ["", "None", "none", "null", "NULL", "NA", "n/a", "N/A", "-", "--"]
 _EXPECTED = "a log with a row or record per epoch or step"
 
 
@@ -143,7 +143,7 @@ def read_table(path: Path, asked: str | None = None) -> Table:
         text = "" if parquet else read_text(path, _EXPECTED)
     try:
         parsed = _parquet(path) if parquet else _parse(_without_tail(text, notes), asked, notes)
-        frame = parsed.frame.map(_cell).dropna(axis="columns", how="all")
+        frame = parsed.frame.dropna(axis="columns", how="all")
         if frame.empty:
             raise ValueError(f"expected {_EXPECTED}, got no values; write or export it again")
     except ValueError as error:
@@ -156,13 +156,6 @@ def read_table(path: Path, asked: str | None = None) -> Table:
     unit = "record" if parsed.layout == "lists" or parsed.where else "line"
     title = writer.title if writer else _TITLES[parsed.layout]
     return Table(path, frame, unit, title, writer, notes)
-
-
-def _cell(cell: object) -> object:
-    stripped = cell.strip() if isinstance(cell, str) else cell
-    if isinstance(stripped, str) and (stripped.lower() in _MISSING or not stripped.strip("-: ")):
-        return None
-    return stripped
 
 
 def _parquet(path: Path) -> Parsed:
@@ -233,6 +226,7 @@ def _read_csv(text: str, separator: str | None, notes: list[str]) -> "pd.DataFra
             sep=separator,
             header=None,
             dtype=object,
+            na_values=_MISSING,
             keep_default_na=False,
             skip_blank_lines=False,
             skipinitialspace=True,
@@ -251,7 +245,7 @@ def _read_csv(text: str, separator: str | None, notes: list[str]) -> "pd.DataFra
     if text[-1] != "\n" and lines[-1].count(separator) < lines[first].count(separator):
         notes.append(f"line {len(lines)}, the last, is cut short and left out")
         frame = frame[:-1]
-    rows = _named(frame.map(_cell), notes)
+    rows = _named(frame, notes)
     decimal_comma = separator == ";"
     return rows.replace(r"^(-?\d*),(\d+)", r"\1.\2", regex=True) if decimal_comma else rows
 
@@ -271,8 +265,8 @@ def _all_numbers(cells: list[str]) -> bool:
 
 def _named(frame: "pd.DataFrame", notes: list[str]) -> "pd.DataFrame":
     """Take the first row for the names of the columns, and leave it out wherever it is repeated."""
-    header = frame.iloc[0]
-    names = header.dropna()
+    header = frame.iloc[0].dropna()
+    names = header.str.strip()
     if _all_numbers(list(names)):
         raise ValueError(
             f"line {header.name}: expected column names; got numbers: add a header line"
@@ -280,10 +274,13 @@ def _named(frame: "pd.DataFrame", notes: list[str]) -> "pd.DataFrame":
     twice = names[names.duplicated()]
     if len(twice):
         raise ValueError(f"line {header.name}: column {twice.iloc[0]!r} occurs twice; rename one")
-    repeated = (frame[names.index] == names).all(axis="columns")
+    repeated = (frame[header.index] == header).all(axis="columns")
     again = [str(place) for place in frame.index[repeated][1:]]
     if again:
         notes.append(f"the header is repeated in line {', '.join(again[:5])} and passed over")
     # Unnamed columns are row numbers that a data frame wrote along.
-    rows = frame.loc[~repeated, names.index].set_axis(list(names), axis="columns")
-    return rows.dropna(axis="index", how="all")
+    rows = frame.loc[~repeated, header.index].set_axis(list(names), axis="columns")
+    rows = rows.dropna(axis="index", how="all")
+    # Markdown draws a line below the names.
+    drawn = len(rows) > 0 and rows.iloc[0].astype(str).str.fullmatch(r"[-: ]+").all()
+    return rows[1:] if drawn else rows
