@@ -35,6 +35,7 @@ from .recorder.alarms import Alarm as Alarm
 from .recorder.alarms import find_alarms as find_alarms
 from .recorder.check import check_model as check_model
 from .recorder.check import compare_weights as compare_weights
+from .recorder.check_checkpoint import check_checkpoint as check_checkpoint
 from .recorder.clocks import ModuleClock as ModuleClock
 from .recorder.clocks import ModuleTable as ModuleTable
 from .recorder.clocks import module_clock as module_clock

@@ -20,7 +20,7 @@ from typing import Any
 import tyro
 
 from fmce import __version__
-from fmce.cli import distillation, fmce_net_pp, maturity, reports
+from fmce.cli import distillation, fmce_net_pp, maturity, recorder, reports
 from fmce.console.log import show_messages
 
 # In the order in which a user meets them.
@@ -28,6 +28,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": reports.demo,
     "train": maturity.train,
     "phases": maturity.phases,
+    "modules": recorder.modules,
+    "watch": recorder.watch,
+    "check": recorder.check,
     "extract": maturity.extract,
     "train-net": maturity.train_net,
     "evaluate": maturity.evaluate,

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -203,6 +204,37 @@ def import_function(
         name, message = f"{module_name}:{function_name}", f"is it defined in {module_name}?"
         raise ValueError(_unknown("function", name, known, message))
     return found
+
+
+def call_named(name: str, remedy: str | None = None) -> Any:
+    """Return what the user's function "module:function" returns, called without arguments.
+
+    Raises:
+        ValueError: If there is no such function, or it needs arguments.
+    """
+    module, _, function = name.partition(":")
+    if not function:
+        raise ValueError(f"expected module:function, got {name!r}; {remedy or _MODELS}")
+    called = import_function(module, function, remedy)
+    try:
+        inspect.signature(called).bind()
+    except TypeError as error:
+        raise ValueError(f"{name} is called without arguments, but: {error}") from error
+    return called()
+
+
+def own_or_named_model(name: str, num_classes: int) -> nn.Module:
+    """Return the network of a user's function without arguments, or a library's with so many classes.
+
+    Raises:
+        ValueError: If the name is unknown, or the function returns no `nn.Module`.
+    """
+    if name == "tiny" or name.partition(":")[0] in LIBRARIES:
+        return build_model(name, num_classes)
+    model = call_named(name)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name} returned a {type(model).__name__}, expected an nn.Module")
+    return model
 
 
 def _torchvision_names() -> list[str]:

@@ -158,9 +158,16 @@ def _changed(facts: Facts) -> tuple[str, str] | None:
     if changed is None:
         return None
     return (
-        f"training resumed with other weights than it had: {changed}",
-        "load the module's own checkpoint",
+        f"other weights than it had: {changed}",
+        "load the checkpoint that belongs to the rest",
     )
+
+
+def _not_loaded(facts: Facts) -> tuple[str, str] | None:
+    count = facts.get("not_loaded")
+    if not count:
+        return None
+    return f"{count} of its tensors were not loaded", "check names, prefix and shapes"
 
 
 def _statistics_move(facts: Facts) -> tuple[str, str] | None:
@@ -227,6 +234,7 @@ def _left_gradient(facts: Facts) -> tuple[str, str] | None:
 
 
 _KINDS: dict[str, Callable[[Facts], tuple[str, str] | None]] = {
+    "not_loaded": _not_loaded,
     "changed": _changed,
     "not_finite": _not_finite,
     "statistics_move": _statistics_move,

@@ -1,0 +1,60 @@
+"""What the commands on modules print."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fmce.console.tables import number, print_table
+
+if TYPE_CHECKING:
+    from fmce.recorder.check_checkpoint import CheckpointCheck
+    from fmce.recorder.clocks import ModuleTable
+
+
+def show_modules(
+    table: "ModuleTable", *, markdown: bool = False, figure: Path | None = None
+) -> None:
+    """Print a module table and what belongs to it."""
+    from fmce.report.module_figures import HEADER, markdown_table, module_cells, module_remarks
+
+    if markdown:
+        print(markdown_table(HEADER, module_cells(table)))
+        print()
+    else:
+        print_table(f"Modules of {table.run}, epoch {table.epochs}", HEADER, module_cells(table))
+    print(*module_remarks(table), sep="\n")
+    if figure is not None:
+        print(f"figure: {figure}")
+
+
+def show_check(checkpoint: Path, found: "CheckpointCheck", *, markdown: bool = False) -> None:
+    """Print how a checkpoint fits, and what is odd about each module."""
+    from fmce.report.module_figures import markdown_table
+
+    header = ("module", "parameters", "not loaded", "epoch", "dead", "drift to the run", "alarms")
+    rows = []
+    for name, facts in found.facts.items():
+        drifts = [found.drifts[o] for o in facts.get("outputs", {}) if o in found.drifts]
+        kinds = [a.kind.replace("_", " ") for a in found.alarms if a.module == name]
+        epoch = found.epochs.get(name)
+        rows.append(
+            (
+                *(name, f"{facts['parameters']:,}", str(facts.get("not_loaded", 0))),
+                *("–" if epoch is None else str(epoch), number(facts.get("dead"), 2)),
+                *(number(max(drifts), 3) if drifts else "–", "; ".join(kinds) or "–"),
+            )
+        )
+    if markdown:
+        print(markdown_table(header, rows))
+        print()
+    else:
+        print_table(f"Check of {checkpoint}", header, rows)
+    prefix, unused = found.comparison.prefix, found.comparison.unused
+    if prefix is not None:
+        old, new = (repr(part) if part else "nothing" for part in prefix)
+        print(f"names fit once {old} is replaced by {new}: {found.comparison.fitting} tensors")
+    elif unused:
+        shown = ", ".join(unused[:5]) + (f" and {len(unused) - 5} more" if len(unused) > 5 else "")
+        print(f"names of the checkpoint that the model does not have: {shown}")
+    print(
+        *(f"alarm: {alarm}" for alarm in found.alarms), sep="\n", end="\n" if found.alarms else ""
+    )
