@@ -24,7 +24,7 @@ LAYERS = [
         "data",
         "config",
     ),
-    *("engine", "runs", "recorder", "feature_maps", "tasks", "report"),
+    *("engine", "runs", "recorder", "integrations", "feature_maps", "tasks", "report"),
     *("maturity", "fmce_net_pp", "distillation", "demo", "cli", "__main__"),
 ]
 

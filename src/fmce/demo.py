@@ -25,6 +25,7 @@ from fmce.fmce_net_pp.sweep.results import Comparison
 from fmce.maturity.explain import explain
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
+from fmce.recorder.clocks import ModuleTable, module_table
 from fmce.report.write import report
 from fmce.runs.log import judge_metrics
 from fmce.runs.run import open_run
@@ -39,6 +40,7 @@ class DemoResult:
         test_accuracy: Of the original task, a fraction.
         phases: The convergence phases of its training.
         verdict: The verdict on its loss curve.
+        modules: The modules of its network.
         fmce_nets: Metrics of FMCE-Net, split "map" and split "image".
         comparison: FMCE-Net++ against its baseline.
     """
@@ -47,6 +49,7 @@ class DemoResult:
     test_accuracy: float
     phases: Phases
     verdict: Verdict
+    modules: ModuleTable
     fmce_nets: tuple[dict[str, Any], dict[str, Any]]
     comparison: Comparison
 
@@ -93,6 +96,7 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> DemoResult:
         run.done["test_accuracy"],
         run.phases,
         judge_metrics(run.curve, run.config.phases),
+        module_table(run.path),
         (by_map, by_image),
         comparison,
     )

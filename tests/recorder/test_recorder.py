@@ -27,6 +27,7 @@ def test_a_recorder_changes_no_bit_of_the_training(tmp_path):
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in watched.modules())
     assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
 
 
 def test_the_folder_is_a_run(tmp_path):

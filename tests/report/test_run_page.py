@@ -63,11 +63,19 @@ def test_the_page_refers_to_nothing_outside_itself(full):
 def test_every_figure_is_there(full):
     assert full[2].images == [
         "Loss curve, CQI and phases",
+        "Drift left of each module",
         "Confusion matrix, split image",
         "Confusion matrix, split map",
         "Test accuracy by arm",
         "Grad-CAM over the phases",
     ]
+
+
+def test_the_module_table_stands_on_top(full):
+    _, _, page, text = full
+    assert text.index("late drift") < text.index("Loss curve, CQI and phases")
+    for name in ("stem", "blocks.2", "head"):
+        assert name in page.text
 
 
 def test_the_numbers_are_those_of_the_files(full):
@@ -91,7 +99,7 @@ def test_a_bare_run_says_which_parts_are_missing(finished_run, tmp_path):
     config = replace(finished_run.config, train=replace(finished_run.config.train, epochs=1))
     run = train_classifier(config, tmp_path / "r")
     page = Page(report_page(run.path))
-    assert page.images == []
+    assert page.images == ["Drift left of each module"]
     for said in (
         "No phases were found: 3 phases need at least 4 epochs",
         "No FMCE-Net was trained",

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmce.cli.show_modules import show_modules
 from fmce.config.choices import FMCE_NET_METRICS, GRAD_CAM_NUMBERS
 from fmce.console.tables import epochs, number, percent, print_table
 
@@ -161,6 +162,7 @@ def show_demo(result: "DemoResult") -> None:
     print(f"baseline            {_mean(against, 'baseline')} over {against['n']} seeds")
     print(f"FMCE-Net++          {_mean(against, 'treatment')} at RAF {selection['raf']}")
     print(f"                    {against['verdict']}")
+    show_modules(result.modules)
     print(*result.verdict.lines, sep="\n")
 
 

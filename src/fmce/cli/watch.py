@@ -101,7 +101,7 @@ def lines_of(view: View) -> list[str]:
     if status.phases is not None:
         lines.append(f"phases reached: {', '.join(map(str, status.phases.markers))}")
     elif view.predicted is None:
-        lines.append("E_K: not yet to be told")
+        lines.append("E_K: too early to tell")
     else:
         one = view.predicted
         lines.append(f"E_K: not yet; expected at epoch {one.epoch} ({one.low} to {one.high})")

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from fmce.config.io import from_dict, merge_options, read_yaml, with_settings
-from fmce.config.run import DataConfig, FMCENetConfig, ModelConfig, RunConfig, TrainConfig
+from fmce.config.run import (
+    DataConfig,
+    FMCENetConfig,
+    ModelConfig,
+    RecorderConfig,
+    RunConfig,
+    TrainConfig,
+)
 from fmce.convergence.phases import PhaseConfig
 from fmce.data.classification.catalog import spec_of
 
@@ -84,7 +91,8 @@ def _data_name(values: Mapping[str, Any]) -> str | None:
 
 # `config_for` adds what depends on the data set, such as flips.
 PRESETS: dict[str, RunConfig] = {
-    "digits": RunConfig(),
+    # Its epochs take half a second, so the probe is small.
+    "digits": RunConfig(recorder=RecorderConfig(probe_images=64)),
     # Section V of the FMCE paper; epochs of its MNIST rows.
     "paper": RunConfig(
         data=DataConfig(image_size=224, shift=4, noise=0.0),

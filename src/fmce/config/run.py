@@ -170,7 +170,7 @@ class RecorderConfig:
 
     modules: tuple[str, ...] | None = None
     """Submodules; None takes the children with parameters."""
-    probe_images: Natural = 128
+    probe_images: Natural = 256
     """Validation images that the modules' outputs are measured on; 0 measures weights alone."""
     frozen: tuple[str, ...] = ()
     """Modules that are meant to be frozen."""

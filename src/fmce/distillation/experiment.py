@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fmce.config.choices import Arm, TaskName
 from fmce.config.distillation import DistillationConfig, NetConfig, StepsConfig
@@ -19,12 +19,14 @@ from fmce.digests import check_file, read_record
 from fmce.distillation import inputs
 from fmce.distillation.data.dataset import read_distillation_data
 from fmce.distillation.data.pools import DistillationData
+from fmce.engine.distributed.ranks import ALONE
 from fmce.engine.loop import EpochResult, StepOutput
 from fmce.engine.runtime import Runtime
 from fmce.losses.detection import check_same_places
 from fmce.models.build import build_model, import_function
 from fmce.models.fcos import fcos
 from fmce.models.pspnet import pspnet
+from fmce.recorder.meter import meter_or_none
 from fmce.runs.checkpoint import load_weights
 from fmce.runs.resume import Optimization, fit_resumable
 from fmce.seeding import seed_epoch
@@ -189,8 +191,18 @@ def fit_steps(
         fit_resumable(
             *(folder, model, step, batches, optimization, runtime),
             measure=lambda result, _rows: {**measure(result), **loading()},
+            meter=meter_or_none(folder, model, probe_images(experiment, runtime)),
             title=f"training {folder.name}",
         )
+
+
+def probe_images(experiment: Experiment, runtime: Runtime) -> Tensor | None:
+    """Return the unvaried validation images (N,3,H,W) on which modules are measured; None where there are too few."""
+    data = experiment.data
+    alone = replace(runtime, ranks=ALONE)  # the first rank measures
+    batches = inputs.evaluation_batches(data.validation, data, alone)
+    first = next(iter(batches.epoch()), None)
+    return None if first is None else runtime.to_device(first.images)
 
 
 def num_intervals(budget: StepsConfig) -> int:

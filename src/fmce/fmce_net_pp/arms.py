@@ -34,7 +34,10 @@ def plain_config(oracle: Run, length: Length) -> RunConfig:
     """
     config = oracle.config
     epochs = oracle.phases.convergence_epoch if length == "convergence" else config.train.epochs
-    return replace(config, train=replace(config.train, epochs=epochs), auxiliary=AuxiliaryConfig())
+    # Of many short trainings, only weights and gradients are recorded.
+    recorder = replace(config.recorder, probe_images=0)
+    train_section = replace(config.train, epochs=epochs)
+    return replace(config, train=train_section, auxiliary=AuxiliaryConfig(), recorder=recorder)
 
 
 def arm_config(base: RunConfig, role: str, seed: int, treatment: AuxiliaryConfig) -> RunConfig:

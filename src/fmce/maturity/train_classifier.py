@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fmce.config.choices import Keep
@@ -14,6 +15,7 @@ from fmce.engine.loop import EpochResult
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.maturity.auxiliary import training_step
 from fmce.maturity.prepare import prepare
+from fmce.recorder.meter import ModuleMeter, meter_or_none
 from fmce.recorder.status import current_cqi
 from fmce.runs.checkpoint import delete_checkpoints
 from fmce.runs.log import lock_run, mark_done, task_loss
@@ -78,6 +80,7 @@ def train_classifier(
             measure=_measure(run, model, runtime),
             title=f"training {out.name}",
             newest_only=keep == "last",
+            meter=_meter(run, model, runtime),
         )
         summary: dict[str, Any] = {"epochs": section.epochs}
         if read_test:
@@ -96,6 +99,14 @@ def _prune_checkpoints(run: Run, keep: Keep) -> None:
         delete_checkpoints(run.path / "checkpoints", keep={1, last, *run.phases.markers})
     elif keep == "last":
         delete_checkpoints(run.path / "checkpoints", keep={last})
+
+
+def _meter(run: Run, model: nn.Module, runtime: Runtime) -> ModuleMeter | None:
+    """Return what measures the modules, on unvaried validation images."""
+    section, validation = run.config.recorder, run.setup.data.validation
+    count = min(section.probe_images, len(validation))
+    probe = run.setup.images(validation, runtime)(torch.arange(count)) if count else None
+    return meter_or_none(run.path, model, probe, section.modules, frozen=section.frozen)
 
 
 def _measure(

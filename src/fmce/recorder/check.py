@@ -92,8 +92,8 @@ def check_model(
         own.zero_grad()
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-        meter.before_step()
         own.step()
+        meter.after_step()
     facts = meter.measure_weights()
     return ModelCheck(loss.item(), facts, tuple(find_alarms([{"epoch": 1, "modules": facts}])))
 

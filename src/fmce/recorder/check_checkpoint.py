@@ -14,7 +14,7 @@ from fmce.recorder.alarms import Alarm, find_alarms
 from fmce.recorder.check import WeightsComparison, compare_weights, read_state_dict
 from fmce.recorder.gram import drift_between
 from fmce.recorder.grams import gram_epochs, load_grams
-from fmce.recorder.meter import default_modules
+from fmce.recorder.module_names import default_modules
 from fmce.recorder.probe import ModuleFacts, Probe, bare_model
 from fmce.recorder.weights import Weights, describe_change, measure_modules
 from fmce.runs.log import read_metrics
@@ -68,8 +68,8 @@ def check_checkpoint(
     comparison = compare_weights(bare, theirs, modules=modules)
     _load_fitting(bare, theirs, comparison.prefix)
     rows = [] if run is None else read_metrics(run)
-    recorded = next((row["modules"] for row in reversed(rows) if row.get("modules")), {})
-    names = list(modules or recorded or default_modules(bare))
+    recorded = [list(row["modules"]) for row in rows if row.get("modules")]
+    names = list(modules or (recorded[-1] if recorded else default_modules(bare)))
     parts = {name: find_module(bare, name) for name in names}
     weights = measure_modules(parts)
     probed = {} if probe is None else Probe(bare, names, probe).measure()

@@ -1,26 +1,28 @@
 """Measures the named modules of a network in training: its gradients during an epoch, the rest at its end."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fmce.console.log import logger
 from fmce.digests import read_record, read_record_or_none, write_record
 from fmce.models.features import find_module
 from fmce.recorder import facts, grams
 from fmce.recorder.attempts import Attempts
-from fmce.recorder.gram import Triangle, drift_between
-from fmce.recorder.probe import ModuleFacts, Probe, bare_model
+from fmce.recorder.gradients import GradientWatch
+from fmce.recorder.gram import FEWEST_SAMPLES, Triangle, drift_between
+from fmce.recorder.module_names import default_modules, probeable
+from fmce.recorder.probe import ModuleFacts, Probe, bare_model, count_samples
 from fmce.recorder.thinning import epochs_to_drop
 from fmce.recorder.weights import Weights, describe_change, measure_modules
 
 _Rows = Sequence[Mapping[str, Any]]
-# Steps of an epoch whose gradients are looked at. That any gradient came is noticed in every step.
-SAMPLED_STEPS = 8
 
 
 class ModuleMeter:
@@ -56,8 +58,11 @@ class ModuleMeter:
             find_module(self.model, name)
         self.frozen = tuple(frozen)
         self.optimizers = list(optimizers)
-        self.probe = None if probe is None else Probe(self.model, names, probe)
-        if self.probe is not None:
+        self.probe: Probe | None = None
+        if probe is not None:
+            # Of modules that were not named, those that cannot be probed keep their weights' facts.
+            probed = names if modules is not None else probeable(self.model, names, probe)
+            self.probe = Probe(self.model, probed, probe)
             self.probe.check()
         self.attempts = Attempts()
         self._initial: dict[str, Weights] = {}
@@ -66,7 +71,9 @@ class ModuleMeter:
         self._triangles: dict[str, Triangle] = {}
         self._travelled: dict[int, float] = {0: 0.0}
         self._changed: dict[str, str] = {}
-        self._gradients = _Gradients(self.modules, self.optimizers)
+        self._gradients = GradientWatch(
+            self.modules, self.optimizers
+        )  # the same list: see `follow`
 
     def start(self, rows: _Rows, epoch: int | None = None, *, partial: bool = False) -> int:
         """Begin measuring, before the first training step.
@@ -102,6 +109,16 @@ class ModuleMeter:
         self._gradients.begin_epoch()
         return epoch
 
+    @contextmanager
+    def follow(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Observe the steps of a further optimizer inside the block."""
+        self.optimizers.append(optimizer)
+        handle = optimizer.register_step_post_hook(lambda *_: self.after_step())
+        try:
+            yield
+        finally:
+            handle.remove()
+
     def state(self) -> dict[str, Any]:
         """Return what a training that continues within an epoch needs, as JSON values."""
         return _to_plain(self._before)
@@ -110,8 +127,8 @@ class ModuleMeter:
         """Take what `state` returned, before `start`."""
         self._before = _from_plain(state)
 
-    def before_step(self) -> None:
-        """Look at gradients and learning rates; optimizer hooks call it just before each step."""
+    def after_step(self) -> None:
+        """Look at gradients and learning rates; optimizer hooks call it just after each step."""
         self.attempts.run("gradients", self._gradients.look)
 
     def measure(self, epoch: int) -> dict[str, dict[str, Any]]:
@@ -207,6 +224,8 @@ class ModuleMeter:
     def _initial_weights(self, epoch: int, now: dict[str, Weights]) -> dict[str, Weights]:
         """Return the weights that training began with; of a new training, write them down."""
         file = self.run / "grams" / "initial.json"
+        if epoch and not file.exists():
+            return {}  # the epochs before were not recorded
         if epoch:
             return (
                 self.attempts.run("initial weights", lambda: _from_plain(read_record(file))) or {}
@@ -260,85 +279,30 @@ class ModuleMeter:
         return changes
 
 
-class _Gradients:
-    """What is seen of gradients and learning rates during an epoch, without waiting for the device."""
+def meter_or_none(
+    run: Path, model: nn.Module, probe: Any, modules: Sequence[str] | None = None, **options: Any
+) -> ModuleMeter | None:
+    """Return a meter; None, with a warning, where modules that nobody named cannot be measured.
 
-    def __init__(
-        self, modules: Mapping[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer]
-    ) -> None:
-        self.modules, self.optimizers = modules, optimizers
-        self.begin_epoch()
+    Args:
+        run: The run folder.
+        model: The network.
+        probe: Fixed inputs, or None.
+        modules: Those that the user named; None takes the children.
+        options: Further arguments of `ModuleMeter`.
 
-    def begin_epoch(self) -> None:
-        self.steps = 0
-        self.silent = dict.fromkeys(self.modules)
-        self.largest: dict[str, list[Tensor]] = {}
-        self.rates: dict[int, float] = {}
-
-    def look(self) -> None:
-        self.steps += 1
-        if self.steps <= SAMPLED_STEPS:
-            self._note_rates()
-            for name, module in self.modules.items():
-                gradients = [p.grad for p in module.parameters() if p.grad is not None]
-                dense = [g for g in gradients if g.layout == torch.strided and g.numel()]
-                if dense:
-                    self.largest.setdefault(name, []).append(
-                        nn.utils.get_total_norm(dense, float("inf"))
-                    )
-        for name in list(self.silent):
-            if any(p.grad is not None for p in self.modules[name].parameters()):
-                del self.silent[name]
-
-    def _note_rates(self) -> None:
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                rate = float(group["lr"])
-                for parameter in group["params"]:
-                    key = id(parameter)
-                    self.rates[key] = max(self.rates.get(key, 0.0), rate)
-
-    def facts(self) -> dict[str, dict[str, Any]]:
-        """Return the epoch's facts by module; nothing about gradients where no step was seen."""
-        if self.steps > SAMPLED_STEPS:
-            self._note_rates()
-        found = {}
-        for name, module in self.modules.items():
-            found[name] = facts.optimizer_facts(module, self.optimizers, self.rates)
-            if self.steps and any(p.requires_grad for p in module.parameters()):
-                found[name] |= {"gradient": self._state(name)}
-        return found
-
-    def _state(self, name: str) -> str:
-        if name in self.silent:
-            return "none"
-        values = [float(value) for value in self.largest.get(name, ())]
-        if values and all(value == 0 for value in values):
-            return "zero"
-        if values and not any(map(math.isfinite, values)):
-            return "not finite"
-        return "some"
-
-
-def default_modules(model: nn.Module) -> list[str]:
-    """Return the children with parameters, of the first level at which there are several.
-
-    >>> default_modules(nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))))
-    ['0.0', '0.2']
+    Raises:
+        ValueError: If a module that was named cannot be measured.
     """
-    prefix, level = "", model
-    while True:
-        names = [
-            name for name, child in level.named_children() if any(True for _ in child.parameters())
-        ]
-        if len(names) != 1 or not any(True for _ in getattr(level, names[0]).children()):
-            break
-        prefix, level = f"{prefix}{names[0]}.", getattr(level, names[0])
-    if not names:
-        raise ValueError(
-            f"{type(model).__name__} has no children with parameters; name its modules yourself"
-        )
-    return [prefix + name for name in names]
+    if probe is not None and count_samples(probe) < FEWEST_SAMPLES:
+        probe = None
+    try:
+        return ModuleMeter(run, model, modules, probe, **options)
+    except ValueError as reason:
+        if modules is not None:
+            raise
+        logger.warning("the modules of %s are not recorded: %s", run, reason)
+        return None
 
 
 def travelled(rows: _Rows) -> dict[int, float]:

@@ -145,7 +145,9 @@ class Recorder:
         self._since = time.perf_counter()
         me = weakref.ref(self)
         for one in optimizers:
-            self._held.callback(one.register_step_pre_hook(_step_hook(me)).remove)
+            # After the step: with a closure, its gradients do not exist before.
+            self._held.callback(one.register_step_pre_hook(_hook(me, Recorder.start)).remove)
+            self._held.callback(one.register_step_post_hook(_hook(me, Recorder.after_step)).remove)
         # Gone after the first training forward, which would already move norm statistics.
         self._first = model.register_forward_pre_hook(_first_hook(me))
         self._held.callback(self._first.remove)
@@ -216,12 +218,10 @@ class Recorder:
                 )
         self._sums.add(loss, float(samples))
 
-    def before_step(self) -> None:
-        """Look at the gradients just before an optimizer step; the optimizers given do so themselves."""
-        if not self._started:
-            self.start()
+    def after_step(self) -> None:
+        """Look at the gradients just after an optimizer step; the optimizers given call it themselves."""
         if self._meter is not None:
-            self._meter.before_step()
+            self._meter.after_step()
 
     def end_epoch(
         self,
@@ -327,12 +327,14 @@ class Recorder:
 
 
 # Neither hook keeps the recorder alive.
-def _step_hook(recorder: "weakref.ref[Recorder]") -> Callable[..., None]:
-    def look(*_: object) -> None:
+def _hook(
+    recorder: "weakref.ref[Recorder]", action: Callable[[Recorder], object]
+) -> Callable[..., None]:
+    def call(*_: object) -> None:
         if (alive := recorder()) is not None:
-            alive.before_step()
+            action(alive)
 
-    return look
+    return call
 
 
 def _first_hook(recorder: "weakref.ref[Recorder]") -> Callable[..., None]:

@@ -40,11 +40,14 @@ class Weights:
 
 @cache
 def _randoms(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return random signs (256,1021) and odd multipliers (256·1021,), the same on every device."""
+    """Return random signs (512,1021), the second half like the first, and odd multipliers (256·1021,).
+
+    They are the same on every device.
+    """
     rng = np.random.default_rng(0)
     signs = torch.from_numpy(rng.integers(0, 2, (_ROWS, SKETCH_SIZE)) * 2.0 - 1.0)
     odd = torch.from_numpy(rng.integers(0, 2**62, _CHUNK) * 2 + 1)
-    return signs.to(device), odd.to(device)
+    return torch.cat([signs, signs]).to(device), odd.to(device)
 
 
 def _bits(flat: Tensor) -> Tensor:
@@ -87,9 +90,9 @@ def _measure(flat: Tensor, place: int) -> tuple[int, Sketch, float]:
         rows = -(-len(x) // SKETCH_SIZE)
         padded = torch.zeros(rows * SKETCH_SIZE, dtype=torch.float64, device=x.device)
         padded[: len(x)] = x
-        # Turned by another angle in every chunk, so that signs of different chunks do not agree.
-        turned = signs.roll((17 * place + 41 * number) % _ROWS, 0)[:rows]
-        sums += (padded.view(rows, SKETCH_SIZE) * turned).sum(0)
+        # Other rows for every chunk, so that signs of different chunks do not agree.
+        first = (17 * place + 41 * number) % _ROWS
+        sums += (padded.view(rows, SKETCH_SIZE) * signs[first : first + rows]).sum(0)
         square = square + x.square().sum()
     packed = torch.cat([sums, square[None]]).cpu().numpy()
     return int(mark.item()) % 2**64, packed[:-1], float(packed[-1])

@@ -30,7 +30,7 @@ def _cells(row: ModuleRow) -> list[tuple[str, ...]]:
     nothing = ("–",) * 5
     if not row.clocks:
         return [(row.name, size, moved, dead, *nothing, alarms)]
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for index, clock in enumerate(row.clocks):
         rank = facts.get("outputs", {}).get(clock.name, {}).get("rank")
         own = (clock.name, size, moved, dead) if index == 0 else (clock.name, "", "", "")

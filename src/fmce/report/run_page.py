@@ -16,9 +16,11 @@ from fmce.config.run import run_config
 from fmce.convergence.phases import window_sensitivity
 from fmce.digests import read_arrays, read_record, read_record_or_none, read_sealed
 from fmce.files import reading
+from fmce.recorder.clocks import module_table
 from fmce.report.arm_figures import comparison_figure
 from fmce.report.loss_figure import loss_phases_figure
 from fmce.report.map_figures import confusion_figure, grad_cam_figure
+from fmce.report.module_figures import HEADER, module_cells, module_remarks, modules_figure
 from fmce.runs.log import judge_metrics, read_done, read_metrics, read_phases, task_loss
 
 _DELETE = "delete it to make the page without it"
@@ -35,6 +37,7 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
         "versions": read_record_or_none(run / "versions.json", _DELETE) or {},
         "done": read_done(run),
         "verdict": _verdict(run),
+        "modules": _modules(run),
         "curve": _curve(run),
         "fmce_nets": _fmce_nets(run),
         "comparison": None if comparison is None else _comparison(run, comparison),
@@ -49,6 +52,20 @@ def _verdict(run: Path) -> tuple[str, ...]:
     """Return the verdict's three lines; none before the first epoch."""
     rows = read_metrics(run)
     return judge_metrics(rows, run_config(run).phases).lines if rows else ()
+
+
+def _modules(run: Path) -> dict[str, Any] | None:
+    """Return the table of the run's modules; None where none were recorded."""
+    if not any(row.get("modules") for row in read_metrics(run)):
+        return None
+    table = module_table(run)
+    figure = modules_figure(table) if any(row.clocks for row in table.rows) else None
+    return {
+        "header": HEADER,
+        "rows": module_cells(table),
+        "remarks": module_remarks(table),
+        "figure": figure and inline(figure, "Drift left of each module"),
+    }
 
 
 def _curve(run: Path) -> dict[str, Any] | None:

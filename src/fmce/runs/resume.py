@@ -3,9 +3,10 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -36,6 +37,22 @@ from fmce.runs.log import append_metrics, rewrite_metrics
 MetricsRows = list[dict[str, Any]]
 
 
+class Meter(Protocol):
+    """Measures a network's modules in training; see `fmce.recorder.meter.ModuleMeter`."""
+
+    def follow(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+        """Observe the optimizer's steps inside the block."""
+        ...
+
+    def start(self, rows: MetricsRows, epoch: int) -> int:
+        """Begin after an epoch; 0 for a new training."""
+        ...
+
+    def measure(self, epoch: int) -> Mapping[str, Any]:
+        """Return the facts of each module at an epoch's end."""
+        ...
+
+
 @dataclass(frozen=True)
 class Optimization:
     """Adam with a learning rate that is set per epoch.
@@ -64,6 +81,7 @@ def fit_resumable(
     measure: Callable[[EpochResult, MetricsRows], Mapping[str, Any]] = lambda _result, _rows: {},
     title: str = "training",
     newest_only: bool = False,
+    meter: Meter | None = None,
 ) -> None:
     """Train in a run folder, counting the epochs that it holds already.
 
@@ -77,6 +95,7 @@ def fit_resumable(
         measure: Epoch's result and earlier metrics lines → further fields of the epoch's line.
         title: Names the work in the progress display.
         newest_only: Keep no more checkpoints than a resume may need.
+        meter: Measures the modules; on the first of several ranks.
 
     Raises:
         TrainingStoppedError: If the loss or a weight became NaN or infinite, or the folder is gone.
@@ -92,13 +111,16 @@ def fit_resumable(
     expect_folder = _folder_check(folder)
 
     def record(result: EpochResult) -> None:
-        row = {
+        row: dict[str, Any] = {
             "epoch": result.epoch,
             "loss": result.loss,
             **result.means,
             "learning_rate": result.learning_rate,
         }
-        row |= {**measure(result, rows), "time_seconds": result.time_seconds}
+        row |= measure(result, rows)
+        if meter is not None and ranks.is_main:
+            row["modules"] = meter.measure(result.epoch)
+        row["time_seconds"] = result.time_seconds
         _check_finite(row)
         rows.append(row)
         if not ranks.is_main:
@@ -112,7 +134,10 @@ def fit_resumable(
             delete_checkpoints(checkpoints, keep=checkpoint_epochs(checkpoints)[-STATES_KEPT:])
         progress.advance(f"loss {result.loss:.4f}")
 
-    with Progress(title, optimization.epochs, start=first - 1) as progress:
+    with Progress(title, optimization.epochs, start=first - 1) as progress, ExitStack() as stack:
+        if meter is not None and ranks.is_main:
+            stack.enter_context(meter.follow(optimizer))
+            meter.start(rows, first - 1)
         fit(
             model,
             step,
