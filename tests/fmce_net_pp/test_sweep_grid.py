@@ -90,7 +90,8 @@ def test_arms_are_the_oracles_run_with_another_seed_and_loss(finished_run, tmp_p
     def of(arm, seed=2, raf=None):
         return group.config_of(SweepRun(arm, seed, raf), selected)
 
-    plain = replace(base, train=replace(base.train, seed=2, epochs=length))
+    recorder = replace(base.recorder, probe_images=0)
+    plain = replace(base, train=replace(base.train, seed=2, epochs=length), recorder=recorder)
     assert of("baseline") == plain
     ral = of("ral", raf=0.9)
     assert replace(ral, auxiliary=base.auxiliary) == plain

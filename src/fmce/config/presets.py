@@ -91,10 +91,10 @@ def _data_name(values: Mapping[str, Any]) -> str | None:
 
 # `config_for` adds what depends on the data set, such as flips.
 PRESETS: dict[str, RunConfig] = {
-    # Its epochs take half a second, so the probe is small.
-    "digits": RunConfig(recorder=RecorderConfig(probe_images=64)),
+    "digits": RunConfig(),
     # Section V of the FMCE paper; epochs of its MNIST rows.
     "paper": RunConfig(
+        recorder=RecorderConfig(probe_images=256),
         data=DataConfig(image_size=224, shift=4, noise=0.0),
         model=ModelConfig(name="torchvision:shufflenet_v2_x1_0"),
         train=TrainConfig(epochs=100, batch_size=256),
@@ -105,6 +105,7 @@ PRESETS: dict[str, RunConfig] = {
     # falls below within 30 epochs on 10,000 images of Fashion-MNIST and CIFAR-10 (it ends at 0.008
     # and 0.014 there); more images or epochs allow a smaller one.
     "small": RunConfig(
+        recorder=RecorderConfig(probe_images=256),
         data=DataConfig(image_size=32, shift=4, noise=0.0),
         train=TrainConfig(epochs=30, batch_size=128),
         phases=PhaseConfig(threshold=2e-2),
