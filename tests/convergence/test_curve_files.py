@@ -251,7 +251,7 @@ def test_rows_that_stand_more_than_an_epoch_apart_are_points(write):
         (
             [1, 2, 3, 1, 2, 3],
             [3, 4, 5],
-            "begin anew at line 5, two trainings in one file; .* 3 earlier",
+            "begin anew at line 5, which is another training; .* 3 earlier",
         ),
         ([0, 1, 2, 0, 1], [3, 4], "begin anew at line 5"),
         (
@@ -331,6 +331,7 @@ def test_rows_of_two_kinds_under_one_name_are_not_averaged(write):
         ("mode", ("Training", "Validation")),
         ("metric", ("train_loss", "train_acc")),
         ("is_train", ("True", "False")),
+        ("is_validation", ("False", "True")),
     ],
 )
 def test_of_rows_of_several_kinds_the_training_s_are_taken(write, name, kinds):
@@ -348,6 +349,28 @@ def test_trainings_told_apart_by_a_number_are_not_averaged(write, name):
     with pytest.raises(ValueError, match=rf"--where {name}=VALUE"):
         read_curve(path)
     assert read_curve(path, CurveOptions(where=(f"{name}=1",))).losses == (4, 3, 2)
+
+
+def test_validation_rows_at_steps_of_their_own_are_not_averaged(write):
+    text = "".join(
+        f"{e},{s},{m},{x}\n"
+        for e in (1, 2, 3)
+        for s, m, x in (
+            (10 * e, "train", 9 - e),
+            (10 * e + 5, "train", 9 - e),
+            (700 + e, "val", 99),
+        )
+    )
+    curve = read_curve(write("run.csv", "epoch,iter,mode,loss\n" + text))
+    assert curve.losses == (8, 7, 6)
+    assert "rows where mode is train: 6; the other 3 are passed over" in curve.notes
+
+
+@pytest.mark.parametrize("column", ["is_best", "saved", "clipped"])
+def test_a_flag_beside_the_losses_is_no_kind(write, column):
+    rows = "".join(f"{i // 4},{i},{i % 3 == 0},{20 - i}\n" for i in range(16))
+    curve = read_curve(write("run.csv", f"epoch,step,{column},loss\n{rows}"))
+    assert curve.losses == (18.5, 14.5, 10.5, 6.5)
 
 
 def test_a_text_that_changes_on_the_way_is_no_kind(write):

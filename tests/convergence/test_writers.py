@@ -137,7 +137,7 @@ def test_of_a_training_that_was_resumed_the_later_rows_hold():
 def test_of_two_trainings_in_one_file_the_later_holds_and_that_is_said(name, epochs, place):
     curve = read_curve(LOGS / name)
     assert len(curve.losses) == epochs
-    assert f"begin anew at line {place}, two trainings in one file" in curve.notes[0]
+    assert f"begin anew at line {place}, which is another training" in curve.notes[0]
     assert f"{epochs} earlier rows left out" in curve.notes[0]
 
 

@@ -8,7 +8,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from fmce.convergence.files.tables import Table, as_number, counted
-from fmce.convergence.files.writers import EPOCH_NAME, KIND_NAME, STEP_NAME, words_of
+from fmce.convergence.files.writers import (
+    EPOCH_NAME,
+    HELD_OUT,
+    KIND_NAME,
+    STEP_NAME,
+    any_match,
+    words_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,11 +134,11 @@ class LogRows:
                 continue
             kinds = cells.map(text_of)
             values = list(dict.fromkeys(kinds))
-            if not 1 < len(values) <= max(2, len(kinds) // 2) or not self._side_by_side(
-                kinds, counters, len(values)
-            ):
-                continue
             training = [value for value in values if _is_training(name, value)]
+            named = bool(training) or re.fullmatch(KIND_NAME, "_".join(words_of(name))) is not None
+            several = 1 < len(values) <= max(2, len(kinds) // 2)
+            if not several or not self._side_by_side(kinds, counters, named=named):
+                continue
             training = [value for value in training if "loss" in words_of(value)] or training
             if len(training) != 1:
                 raise ValueError(
@@ -145,15 +152,24 @@ class LogRows:
             losses = losses[chosen]
         return losses
 
-    def _side_by_side(self, kinds: "pd.Series[str]", counters: Sequence[str], count: int) -> bool:
-        """Return whether rows of several kinds share epochs, or alternate, rather than follow each other."""
-        blocks = int((kinds != kinds.shift()).sum())
+    def _side_by_side(
+        self, kinds: "pd.Series[str]", counters: Sequence[str], *, named: bool
+    ) -> bool:
+        """Return whether rows of several kinds share epochs, or alternate, rather than follow each other.
+
+        A column that is not named like one of kinds, such as is_best, may change within an epoch.
+        """
+        count, blocks = kinds.nunique(), int((kinds != kinds.shift()).sum())
         if not counters:
-            return blocks > count
+            return blocks > count and named
         moments = self.table.frame.loc[kinds.index, list(counters)].map(as_number)
-        shared = int((kinds.groupby([moments[c] for c in counters]).nunique() > 1).sum())
+        shared = [
+            int((kinds.groupby([moments[c] for c in some]).nunique() > 1).sum())
+            for some in (counters, counters[:1])
+        ]
         # An epoch may begin as one kind and end as the next.
-        return shared > (0 if len(counters) > 1 or blocks > count else count - 1)
+        follow = 0 if len(counters) > 1 or blocks > count else count - 1
+        return shared[0] > follow or (named and shared[1] > count - 1)
 
     def _moments(self, epoch_name: str | None, steps_per_epoch: int | None) -> "pd.DataFrame":
         """Return epoch and step of every row of the table; NaN where there is none."""
@@ -232,7 +248,7 @@ class LogRows:
         anew = [i for i in falls if keys[i] <= keys[0]]
         place = f"{self.table.unit} {rows.index[(anew or falls)[0]]}"
         how = (
-            "begin anew at {}, two trainings in one file"
+            "begin anew at {}, which is another training"
             if anew
             else "go back at {}, where it was resumed"
         )
@@ -266,8 +282,9 @@ class LogRows:
 def _is_training(name: str, value: str) -> bool:
     """Return whether a kind of rows is the training's, such as split = train or is_train = True."""
     if value in ("True", "False"):
-        is_training = bool({"train", "training"} & set(words_of(name)))
-        return is_training == (value == "True")
+        training = {"train", "training"} & set(words_of(name))
+        held_out = any_match(HELD_OUT, words_of(name))
+        return bool(training if value == "True" else held_out)
     return _TRAINING.fullmatch(value) is not None
 
 

@@ -162,7 +162,7 @@ def _parquet(path: Path) -> Parsed:
     import pandas as pd
 
     try:
-        return Parsed("table", pd.read_parquet(path))
+        return Parsed("table", pd.read_parquet(path).reset_index(drop=True))
     except ImportError as error:
         raise ModuleNotFoundError(
             f"{path} is a Parquet file, which needs the package pyarrow; install fmce[tables]"

@@ -179,7 +179,7 @@ _SCORES = (
     "acc|accuracy|top[0-9]|f1|m?iou|m?ap[0-9]*|ar|dice|auc|auroc|precision|recall|psnr|ssim|bleu|rouge|[wc]er|score|"
     "perplexity|ppl|fitness|kappa|r2|fid|gb|oom"
 )
-_HELD_OUT = "val|valid|validation|eval|evaluation|test|testing|dev"
+HELD_OUT = "val|valid|validation|eval|evaluation|test|testing|dev"
 _LOSSES = "loss|losses|nll|b?ce|r?mse|mae|cross|entropy|crossentropy|elbo|objective|cost"
 
 
@@ -211,7 +211,7 @@ def is_other_measure(name: str) -> bool:
     """
     words = words_of(name)
     score = any_match(_SCORES, words) and not any_match(_LOSSES, words)
-    return bool(score or any_match(_HELD_OUT, words))
+    return bool(score or any_match(HELD_OUT, words))
 
 
 # Names of the training loss in logs of one's own, the best first; as words joined by "_".
