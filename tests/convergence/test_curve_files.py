@@ -535,3 +535,9 @@ def test_a_download_of_tensorboard_has_its_tag_in_its_name(write):
     assert read_curve(write("run-a-tag-train_loss.csv", text)).column == "train_loss"
     with pytest.raises(ValueError, match=r"which column is the loss\? .*lr never"):
         read_curve(write("run-a-tag-lr.csv", text))
+
+
+def test_a_first_line_of_values_is_no_header(write):
+    text = "".join(f"2020 | INFO | epoch {e:03d} | loss {9 - e}\n" for e in range(1, 5))
+    with pytest.raises(ValueError, match="which column is the loss"):
+        read_curve(write("train.log", text))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmce.convergence.files.rows import LogRows, is_numeric, where
-from fmce.convergence.files.tables import Table, counted, read_table
+from fmce.convergence.files.tables import Table, as_number, counted, read_table
 from fmce.convergence.files.writers import (
     USUAL_LOSSES,
     any_match,
@@ -184,7 +184,8 @@ def _loss_columns(table: Table, asked: str | None, taken: Sequence[str]) -> list
             return matches
         if matches:
             raise ValueError(_question(table, matches))
-    numbers = [c for c in free if is_numeric(table.frame[c])]
+    # A name that is a number was a value: the file has no header.
+    numbers = [c for c in free if is_numeric(table.frame[c]) and math.isnan(as_number(c))]
     others = [c for c in numbers if not is_other_measure(c)]
     if len(others) == 1 and not table.elsewhere:
         return others
