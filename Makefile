@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_OUT ?= runs/demo
-KILLS ?= 20
+KILLS ?= 100
+FEW_KILLS ?= 20
+FAULTS ?= runs/faults
 # Tests run in so many processes, each a file at a time; 0 runs them in one.
 TEST_JOBS ?= 2
 
@@ -39,8 +41,8 @@ lint: $(STAMP)  ## ruff: lint and format check
 types: $(STAMP)  ## mypy, strict
 	$(BIN)/mypy
 
-faults: $(STAMP)  ## kill every kind of training KILLS times and compare with uninterrupted runs
-	$(BIN)/python -m tests.end_to_end.faults --kills $(KILLS)
+faults: $(STAMP)  ## kills, damages, hostile inputs, lacks, fuzzing: one table (docs/trust.md); a rerun resumes
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --state $(FAULTS) --kills $(KILLS) --few-kills $(FEW_KILLS)
 
 benchmarks: $(STAMP)  ## speed as ratios to bare loops
 	$(BIN)/python -m benchmarks.step_overhead

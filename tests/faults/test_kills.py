@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.end_to_end.faults import campaign, differences, kinds
+from tests.faults.kills import campaign, differences, kinds
 
 
 @pytest.mark.slow

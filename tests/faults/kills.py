@@ -1,12 +1,10 @@
-"""Kills trainings with SIGKILL at random moments; the end must be an uninterrupted training's.
+"""Kills commands with SIGKILL at random moments; the end must be an uninterrupted one's.
 
-Run by hand: python -m tests.end_to_end.faults --kills 20
-Every kind of training is killed that often, now and then several times before it may finish. It is
-started again with the same command and must end with the same weights, bit for bit, the same metrics
-lines (but for time_seconds) and the same results. The first difference ends the campaign with exit code 1.
+Every kind is killed that often, now and then several times before it may finish. It is started again with the same
+command and must end with the same weights, bit for bit, the same metrics lines (but for time_seconds) and the same
+results.
 """
 
-import argparse
 import json
 import os
 import random
@@ -14,14 +12,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
+
+from fmce.files import read_json
+
+Keep = Callable[[str], bool]
 
 KILLS_PER_TRAINING = 4  # then it may finish, so that ends are compared often
 SETTINGS = (
@@ -54,6 +55,9 @@ class Kind:
     prepare: Callable[[Path], None]
     command: Callable[[Path], list[str]]
     folder: Callable[[Path], Path]
+    files: tuple[str, ...] = ()  # compared byte for byte, where the folder is no training's
+    common: bool = True
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,11 @@ def kinds(oracle: Path) -> list[Kind]:
     ]
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
+def start(arguments: list[str], ranks: int = 1) -> subprocess.Popen[str]:
+    words = ["torch.distributed.run", "--nproc-per-node", str(ranks), "--local-addr=127.0.0.1"]
+    words += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m"]
     return subprocess.Popen(
-        [sys.executable, "-m", "fmce", *arguments],
+        [sys.executable, "-m", *(words if ranks > 1 else []), "fmce", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -127,7 +133,7 @@ def uninterrupted(kind: Kind, trial: Path) -> Timing:
     """Train without a kill and take the time."""
     prepared(kind, trial)
     started, claimed = time.monotonic(), None
-    process = start(kind.command(trial))
+    process = start(kind.command(trial), kind.ranks)
     while process.poll() is None:
         if claimed is None and (kind.folder(trial) / "config.yaml").exists():
             claimed = time.monotonic() - started
@@ -198,8 +204,30 @@ def differences(folder: Path, reference: Path) -> list[str]:
     return found
 
 
-def _content(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
+def file_differences(folder: Path, reference: Path, patterns: tuple[str, ...]) -> list[str]:
+    """Say which of the files that patterns name differ from the reference's, weights aside from nothing."""
+    found = []
+    for pattern in patterns:
+        names = {str(p.relative_to(f)) for f in (folder, reference) for p in f.glob(pattern)}
+        found += [f"no {pattern}"] if not names else []
+        found += [
+            f"{name} differs"
+            for name in sorted(names)
+            if not ((folder / name).exists() and (reference / name).exists())
+            or (folder / name).read_bytes() != (reference / name).read_bytes()
+        ]
+    return found
+
+
+def _content(path: Path) -> object:
+    """Return a file's contents, a record's without digests, which cover times of day and durations."""
+    if not path.exists():
+        return None
+    if path.suffix != ".json":
+        return path.read_text(encoding="utf-8")
+    return {
+        k: v for k, v in read_json(path).items() if not k.startswith(("sha256_of", "metrics_sha"))
+    }
 
 
 def _lines(folder: Path) -> list[dict[str, object]]:
@@ -237,7 +265,11 @@ def campaign(kind: Kind, kills: int, folder: Path, *, seed: int = 0) -> list[str
         trial_number += 1
         trial, before = prepared(kind, folder / f"trial{trial_number}"), len(lines)
         _one_training(kind, trial, min(KILLS_PER_TRAINING, kills - len(lines)), timing, draw, lines)
-        found = differences(kind.folder(trial), reference)
+        found = (
+            file_differences(kind.folder(trial), reference, kind.files)
+            if kind.files
+            else differences(kind.folder(trial), reference)
+        )
         if found:
             raise AssertionError(f"{kind.name}, {trial}: {'; '.join(found)}")
         shutil.rmtree(trial)
@@ -258,7 +290,7 @@ def _one_training(
     """Start a training again and again until it ends, killing it up to `most_kills` times."""
     last = len(lines) + most_kills
     while len(lines) < last:
-        process = start(kind.command(trial))
+        process = start(kind.command(trial), kind.ranks)
         if len(lines) % 2:
             when = kill_while_a_checkpoint_is_written(process, kind.folder(trial), draw)
         else:
@@ -271,7 +303,7 @@ def _one_training(
         at = _newest(kind.folder(trial))
         lines.append(f"{kind.name}: kill {len(lines) + 1} {when}, last whole checkpoint {at}")
         print(lines[-1], flush=True)
-    finish(start(kind.command(trial)))
+    finish(start(kind.command(trial), kind.ranks))
 
 
 def _newest(folder: Path) -> str:
@@ -289,22 +321,163 @@ def make_oracle(folder: Path) -> Path:
     return run
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20, help="of each kind of training")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="fmce-faults-") as name:
-        folder = Path(name)
-        for kind in kinds(make_oracle(folder)):
+def other_kinds(home: Path, oracle: Path) -> list[Kind]:
+    """Return the kinds that are not trainings of one network in one folder; `home` holds a clip and an experiment."""
+    weights = ("**/checkpoints/*/model.safetensors", "**/phases.json")
+    grid = ["--model", "tiny", "--data", "digits", "--raf", "0.9", "--seeds", "1", "2"]
+    grid += ["--controls", "none", "--oracles", str(oracle), *settings(SETTINGS)]
+
+    def copy_run(trial: Path) -> None:
+        shutil.copytree(oracle, trial / "run", ignore=shutil.ignore_patterns("maps.zarr"))
+
+    def copy_experiment(trial: Path) -> None:
+        shutil.copytree(home / "experiment", trial / "x")
+
+    def distill(task: str, *more: str) -> Callable[[Path], list[str]]:
+        words = ["--task", task, "--jobs", "1", *settings((*SHORT, *more))]
+        return lambda trial: ["distill", "--out", str(trial / "x"), *words]
+
+    def nothing(_trial: Path) -> None:
+        return None
+
+    def out(name: str) -> Callable[[Path], Path]:
+        return lambda trial: trial / name
+
+    frames = [
+        "frames",
+        str(home / "clip.mp4"),
+        "--every",
+        "1",
+        "--shard-frames",
+        "10",
+        "--workers",
+        "1",
+    ]
+    return [
+        Kind(
+            "compare",
+            nothing,
+            lambda t: [
+                *(
+                    "compare",
+                    str(oracle),
+                    "--out",
+                    str(t / "x"),
+                    "--raf",
+                    "0.9",
+                    "--seeds",
+                    "1",
+                    "2",
+                ),
+                *("--no-controls", "--length", "full", "--jobs", "2"),
+            ],
+            out("x"),
+            weights,
+            common=False,
+        ),
+        *(
+            Kind(
+                f"sweep, {jobs} jobs",
+                nothing,
+                lambda t, j=jobs: ["sweep", "--out", str(t / "x"), "--jobs", str(j), *grid],
+                out("x"),
+                weights,
+                common=False,
+            )
+            for jobs in (1, 2)
+        ),
+        *(
+            Kind(
+                f"distill, {task}",
+                nothing,
+                distill(task, *more),
+                out("x"),
+                weights[:1],
+                common=False,
+            )
+            for task, *more in (
+                ("classify", "data.labelled=50"),
+                (
+                    "detect",
+                    "data={height: 32, width: 64, labelled: 8, unlabelled: 8, held_out: 4, validation: 4}",
+                ),
+            )
+        ),
+        Kind(
+            "frames",
+            nothing,
+            lambda t: [*frames, "--out", str(t / "x")],
+            out("x"),
+            ("*.tar", "shards.json"),
+            common=False,
+        ),
+        Kind(
+            "extract",
+            copy_run,
+            lambda t: ["extract", str(t / "run")],
+            out("run/maps.zarr"),
+            ("*/*/c/*/*/*/*", "*/*/zarr.json"),
+            common=False,
+        ),
+        Kind(
+            "export",
+            copy_experiment,
+            lambda t: ["export", str(t / "x"), "--no-onnx"],
+            out("x/student"),
+            ("student.safetensors",),
+            common=False,
+        ),
+        Kind(
+            "report",
+            copy_run,
+            lambda t: ["report", str(t / "run"), "--out", str(t / "page.html")],
+            out("run"),
+            ("phases.json",),
+            common=False,
+        ),
+        Kind(
+            "two ranks",
+            nothing,
+            lambda t: ["train", "--out", str(t / "run"), *settings()],
+            out("run"),
+            common=False,
+            ranks=2,
+        ),
+    ]
+
+
+SHORT = (
+    "teacher_steps={steps: 12, batch_size: 4, interval: 3}",
+    "student_steps={steps: 12, batch_size: 4, interval: 3}",
+    "arms=[function_matching]",
+    "seeds=[1]",
+)
+
+
+def tries(folder: Path, kills: int, few: int, keep: Keep) -> Iterator[tuple[str, str]]:
+    """Yield the name and the column of every kill whose name `keep` accepts."""
+    from tests.faults import folders
+
+    home = folder / "kills"
+    home.mkdir(exist_ok=True)
+    if not (home / "made").exists():
+        shutil.rmtree(home / "oracle", ignore_errors=True)
+        shutil.rmtree(home / "experiment", ignore_errors=True)
+        make_oracle(home)
+        folders.make_experiment(home / "experiment")
+        folders.make_video(home / "clip.mp4")
+        (home / "made").touch()
+    for kind in [*kinds(home / "oracle"), *other_kinds(home, home / "oracle")]:
+        wanted = kills if kind.common else few
+        left = [name for n in range(wanted) if keep(name := f"{kind.name}, kill {n + 1}")]
+        # A block of kills is one campaign: what is noted was compared with an uninterrupted end.
+        while left:
+            block, left = left[:KILLS_PER_TRAINING], left[KILLS_PER_TRAINING:]
+            shutil.rmtree(home / "trials", ignore_errors=True)
             try:
-                lines = campaign(kind, options.kills, folder / kind.name, seed=options.seed)
-            except AssertionError as error:
-                print(f"FAILED: {error}", file=sys.stderr)
-                return 1
-            print(f"{kind.name}: {len(lines)} of {options.kills} kills left no trace", flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+                campaign(kind, len(block), home / "trials", seed=int(block[0].split()[-1]))
+                column = "recovered"
+            except (AssertionError, subprocess.TimeoutExpired) as error:
+                print(f"{kind.name}: {error}", flush=True)
+                column = "traceback" if "Traceback" in str(error) else "used silently"
+            yield from ((name, column) for name in block)

@@ -1,0 +1,109 @@
+"""Small finished folders of every kind, made once for a campaign."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tests.faults.trial import fmce
+
+RUN = (
+    "data.image_size=8",
+    "data.shift=1",
+    "model.options={width: 4}",
+    "train.epochs=6",
+    "train.batch_size=256",
+    "train.learning_rate=5e-3",
+    "phases.num_phases=3",
+    "phases.threshold=0.1",
+    "phases.smoothing=none",
+    "phases.window=2",
+    "phases.if_not_converged=last",
+    "fmce_net.epochs=1",
+    "fmce_net.storage=stored",
+    "fmce_net.shuffle_buffer=1024",
+)
+MATCHING = (
+    "data={height: 16, width: 24, labelled: 8, unlabelled: 8, held_out: 4, validation: 4}",
+    "teacher_steps={steps: 4, batch_size: 4, interval: 2}",
+    "student_steps={steps: 4, batch_size: 4, interval: 2}",
+    "student.options={encoder_options: {channels: [4, 4, 4, 8], stem_width: 4}}",
+    "arms=[function_matching]",
+    "seeds=[1]",
+)
+
+
+def settings(values: tuple[str, ...]) -> list[str]:
+    return [word for value in values for word in ("--set", value)]
+
+
+def must(arguments: list[object]) -> None:
+    ended = fmce(arguments, timeout=600)
+    assert ended.code == 0, (arguments, ended.err[-2000:])
+
+
+def make_run(folder: Path) -> Path:
+    """A run with phases, stored maps, an FMCE-Net, an evaluation and Grad-CAM."""
+    must(["train", "--out", folder, *settings(RUN)])
+    must(["extract", folder])
+    must(["train-net", folder])
+    must(["evaluate", folder])
+    must(["explain", folder, "--images", "2"])
+    return folder
+
+
+def make_experiment(folder: Path) -> Path:
+    """A finished experiment of segmentation, with a folder of images beside it."""
+    from PIL import Image
+
+    must(["distill", "--out", folder, "--jobs", "1", *settings(MATCHING)])
+    images = folder.with_name("images")
+    images.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(images / "a.png")
+    return folder
+
+
+def make_video(path: Path, frames: int = 40) -> Path:
+    """A short clip of moving noise."""
+    import av
+
+    draw = np.random.default_rng(1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 64, 48
+        for _ in range(frames):
+            image = draw.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def make_shards(folder: Path) -> Path:
+    """Shards of one clip, which lies beside them."""
+    video = make_video(folder.with_name("clip.mp4"))
+    must(
+        ["frames", video, "--every", "1", "--shard-frames", "20", "--workers", "1", "--out", folder]
+    )
+    return folder
+
+
+def preload() -> None:
+    """Import what the commands import, so that forks share it."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import torch
+
+    import fmce.cli.show_distillation
+    import fmce.cli.show_fmce_net_pp
+    import fmce.cli.show_maturity
+    import fmce.distillation.distill
+    import fmce.distillation.export
+    import fmce.distillation.predict
+    import fmce.feature_maps.extract
+    import fmce.fmce_net_pp.compare
+    import fmce.maturity.explain
+    import fmce.report.write  # noqa: F401
+
+    torch.set_num_threads(1)

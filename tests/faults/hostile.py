@@ -1,0 +1,270 @@
+"""Inputs made to harm: code named by a config, links out of the folder, files that unpack or nest without end."""
+
+import gzip
+import io
+import json
+import os
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import yaml
+
+from tests.faults import folders
+from tests.faults.trial import Ended, fmce, verdict
+
+MEGABYTES, SECONDS = 1024, 30
+_NET = "fmce_net/map"
+NAMES = (
+    *("evil_for_faults:make", "torch.hub:load", "os:abort", "os:system", "subprocess:run"),
+    *("builtins:exec", "builtins:eval", "pickle:load", "shutil:rmtree", "torch:load"),
+    *(
+        "importlib:import_module",
+        "runpy:run_path",
+        "timm:create_model",
+        "torchvision:set_image_backend",
+    ),
+    *("pathlib:Path", "fcos:make", "hubconf:make"),
+)
+EVIL = "from pathlib import Path\nPath(__file__).with_name('RAN').touch()\ndef make(**_):\n    return None\n"
+COMMANDS: dict[str, list[str]] = {
+    "score": ["--epoch", "6"],
+    "evaluate": [],
+    "explain": [],
+    "extract": [],
+    "train-net": ["--split", "image"],
+    "compare": ["--out", "out", "--jobs", "1"],
+}
+WRITTEN = (
+    *("report.html", "phases.json", "evaluation.json", "metrics.jsonl", "DONE.json", ".lock"),
+    *("explain", "checkpoints", "maps.zarr", "fmce_net", "figures", ".maps-0006.lock"),
+)
+
+
+def _config(run: Path, section: str, name: str) -> None:
+    file = run / "config.yaml"
+    values = yaml.safe_load(file.read_text())
+    values[section] = (
+        {**values[section], "name": name, "layer": "x"}
+        if section == "model"
+        else {
+            **values[section],
+            "name": name,
+        }
+    )
+    values["model"]["options"] = {"repo_or_dir": str(run), "source": "local", "model": "make"}
+    file.write_text(yaml.safe_dump(values))
+    for module in ("evil_for_faults.py", "hubconf.py"):
+        (run / module).write_text(EVIL)
+
+
+def _nested(text: str, depth: int) -> str:
+    return text * depth
+
+
+def _npz(path: Path, shape: str) -> None:
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("cams", "images"):
+            file.writestr(f"{name}.npy", array)
+
+
+def _aliases() -> str:
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    rows += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    return "\n".join(rows)
+
+
+def _change(run: Path, file: str, change: Callable[[dict], None]) -> None:
+    """Change a record as someone would who knows that a record without a digest is read."""
+    from fmce.digests import read_record
+
+    values = read_record(run / file)
+    change(values)
+    (run / file).write_text(json.dumps(values))
+
+
+def _checkpoint(run: Path, epoch: int) -> None:
+    source = run / "checkpoints" / "epoch_0006"
+    shutil.copytree(source, run / "checkpoints" / f"epoch_{epoch}")
+    shutil.rmtree(source)
+
+
+# A name, the file that a refusal should name, and what is done to a run folder.
+BOMBS: tuple[tuple[str, str, Callable[[Path], object]], ...] = (
+    ("aliases", "config.yaml", lambda run: (run / "config.yaml").write_text(_aliases())),
+    (
+        "yaml depth",
+        "config.yaml",
+        lambda run: (run / "config.yaml").write_text(_nested("[", 10**5)),
+    ),
+    ("yaml size", "config.yaml", lambda run: (run / "config.yaml").write_text("a: 1\n" * 10**6)),
+    (
+        "yaml integer",
+        "config.yaml",
+        lambda run: (run / "config.yaml").write_text("a: " + "9" * 10**5),
+    ),
+    ("yaml date", "config.yaml", lambda run: (run / "config.yaml").write_text("a: 2020-13-45")),
+    (
+        "json depth",
+        "phases.json",
+        lambda run: (run / "phases.json").write_text(_nested("[", 10**5)),
+    ),
+    (
+        "json integer",
+        "phases.json",
+        lambda run: (run / "phases.json").write_text('{"markers": [' + "9" * 10**5 + "]}"),
+    ),
+    ("json list", "DONE.json", lambda run: (run / "DONE.json").write_text("[]")),
+    ("json number", "phases.json", lambda run: (run / "phases.json").write_text("7")),
+    ("json size", "phases.json", lambda run: os.truncate(run / "phases.json", 2**33)),
+    ("lines size", "metrics.jsonl", lambda run: os.truncate(run / "metrics.jsonl", 2**33)),
+    (
+        "npz 27 TiB",
+        "explain",
+        lambda run: _npz(run / "explain" / "grad_cam.npz", "(30000000000000,)"),
+    ),
+    (
+        "npz images",
+        "explain",
+        lambda run: _npz(run / "explain" / "grad_cam.npz", "(10000000000, 8, 8)"),
+    ),
+    ("epoch 10^9", "epoch_1000000000", lambda run: _checkpoint(run, 10**9)),
+    ("no zip", "explain", lambda run: (run / "explain" / "grad_cam.npz").write_bytes(b"PK\3\4")),
+    (
+        "net header",
+        "fmce_net.safetensors",
+        lambda run: (run / _NET / "fmce_net.safetensors").write_bytes(b"\xff" * 64),
+    ),
+    (
+        "markers",
+        "phases.json",
+        lambda run: _change(run, "phases.json", lambda v: v.update(markers="abc")),
+    ),
+    (
+        "net metrics",
+        "metrics.json",
+        lambda run: _change(run, "fmce_net/map/metrics.json", lambda v: v.pop("held_out")),
+    ),
+    (
+        "phases fifo",
+        "phases.json",
+        lambda run: ((run / "phases.json").unlink(), os.mkfifo(run / "phases.json")),
+    ),
+    (
+        "config fifo",
+        "config.yaml",
+        lambda run: ((run / "config.yaml").unlink(), os.mkfifo(run / "config.yaml")),
+    ),
+    ("zarr shape", "zarr.json", lambda run: _huge_zarr(run)),
+    (
+        "zarr depth",
+        "zarr.json",
+        lambda run: (run / "maps.zarr/epoch_0006/zarr.json").write_text(_nested("[", 10**5)),
+    ),
+)
+READERS: dict[str, list[str]] = {
+    "report": [],
+    "phases": [],
+    **{k: v for k, v in COMMANDS.items() if k != "compare"},
+}
+
+
+def _huge_zarr(run: Path) -> None:
+    file = run / "maps.zarr" / "epoch_0006" / "train" / "zarr.json"
+    values = json.loads(file.read_text())
+    values["shape"] = [10**10, *values["shape"][1:]]
+    file.write_text(json.dumps(values))
+
+
+def tar_bombs() -> dict[str, bytes]:
+    """Return bytes that a shard may be made of."""
+    pax = b"%d size=" % (10**7 + 20) + b"9" * 10**7 + b"\n"
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, len(pax)
+    return {
+        "gzip": gzip.compress(b"\0" * 2**28),
+        "pax": header.tobuf() + pax + b"\0" * 1024,
+        "nothing": b"",
+        "text": b"no tar " * 1000,
+        "device": _tar_of(tarfile.CHRTYPE),
+        "link": _tar_of(tarfile.SYMTYPE),
+    }
+
+
+def _tar_of(kind: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo("clip-0000000.jpg")
+        member.type, member.linkname = kind, "/etc/passwd"
+        tar.addfile(member)
+    return buffer.getvalue()
+
+
+def tries(folder: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the column of every hostile input whose name `keep` accepts."""
+    home = folder / "run"
+    home.mkdir(exist_ok=True)
+    if not (home / "made").exists():
+        shutil.rmtree(home / "whole", ignore_errors=True)
+        folders.make_run(home / "whole")
+        (home / "made").touch()
+    for name, file, prepare, words in _cases():
+        if not keep(name):
+            continue
+        work, outside = home / "x", home / "outside"
+        for path in (work, outside, home / "out"):
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(home / "whole", work)
+        outside.mkdir()
+        (outside / "precious").write_text("precious")
+        prepare(work)
+        ended = fmce([words[0], work, *words[1:]], cwd=home, timeout=SECONDS)
+        yield name, _column(ended, work, outside, file)
+
+
+def _column(ended: Ended, work: Path, outside: Path, file: str) -> str:
+    """Return the column; harm of any kind counts as used silently."""
+    ran = any(work.rglob("RAN"))
+    kept = [p.name for p in outside.iterdir()] == ["precious"]
+    if ran or not kept or (outside / "precious").read_text() != "precious":
+        return "used silently"
+    if ended.megabytes > MEGABYTES:
+        return "used silently"
+    # What a command does not read does it no harm.
+    return verdict(ended, [file], as_before=True)
+
+
+def _cases() -> Iterator[tuple[str, str, Callable[[Path], object], list[str]]]:
+    for section in ("model", "data"):
+        for name in NAMES:
+            for command, words in COMMANDS.items():
+                yield (
+                    f"code {section} {name} {command}",
+                    "config.yaml",
+                    lambda run, s=section, n=name: _config(run, s, n),
+                    [command, *words],
+                )
+    for written in WRITTEN:
+        for command, words in READERS.items():
+            yield (
+                f"link {written} {command}",
+                Path(written).name,
+                lambda run, w=written: _link(run / w),
+                [command, *words],
+            )
+    for bomb, file, prepare in BOMBS:
+        for command, words in READERS.items():
+            yield f"bomb {bomb} {command}", file, prepare, [command, *words]
+
+
+def _link(path: Path) -> None:
+    outside = path.parents[0].parent / "outside"
+    folder = path.suffix in ("", ".zarr") and not path.name.startswith(".")
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.symlink_to(outside if folder else outside / "precious")

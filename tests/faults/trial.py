@@ -1,0 +1,120 @@
+"""One try: a command in a fork of this process, what it said, and what became of a fault."""
+
+import contextlib
+import hashlib
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+COLUMNS = (
+    "recovered",
+    "refused and named",
+    "refused unnamed",
+    "traceback",
+    "used silently",
+)
+BUG = 70
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: exit code (−n by signal n), its output, seconds, and megabytes beyond the fork's."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+    megabytes: float
+
+
+def fmce(arguments: Sequence[object], cwd: Path | None = None, timeout: int = 120) -> Ended:
+    """Run the command line in a fork: nothing is imported anew, and nothing of it stays."""
+
+    def run() -> int:
+        from fmce.cli.main import main
+
+        if cwd is not None:
+            os.chdir(cwd)
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+        return 0
+
+    return forked(run, timeout)
+
+
+def forked(run: Callable[[], int], timeout: int = 120) -> Ended:
+    """Call a function in a fork that is killed after `timeout` seconds; an error is code 70 with a traceback."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        started, before = time.monotonic(), _resident()
+        process = os.fork()
+        if process == 0:
+            _be_the_child(run, out, err, timeout)
+        _, status, usage = os.wait4(process, 0)
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+        more = max(0.0, usage.ru_maxrss / 1024 - before)
+        return Ended(os.waitstatus_to_exitcode(status), *texts, time.monotonic() - started, more)
+
+
+def _be_the_child(run: Callable[[], int], out: Any, err: Any, timeout: int) -> None:
+    code = BUG
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(timeout)
+        for file, descriptor in ((out, 1), (err, 2)):
+            os.dup2(file.fileno(), descriptor)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        code = run()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _resident() -> float:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def verdict(ended: Ended, names: Iterable[str], as_before: bool) -> str:
+    """Return the column that a try belongs to.
+
+    Args:
+        ended: How the command ended.
+        names: Any of these in its output names the faulty file.
+        as_before: Whether its results are those without the fault.
+    """
+    if ended.code in (BUG,) or ended.code < 0 or "Traceback" in ended.err:
+        return "traceback"
+    named = any(name in ended.err + ended.out for name in names)
+    if ended.code == 0:
+        return "recovered" if as_before or named else "used silently"
+    return "refused and named" if named else "refused unnamed"
+
+
+def results(ended: Ended, folder: Path, files: Iterable[str]) -> str:
+    """Return a digest of what a command printed and wrote, without durations."""
+    digest = hashlib.sha256(re.sub(r"[\d.]+ s\b", "", ended.out).encode())
+    for pattern in files:
+        for file in sorted(folder.glob(pattern)):
+            if file.is_file():
+                digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
