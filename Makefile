@@ -10,7 +10,7 @@ FAULTS ?= runs/faults
 # Tests run in so many processes, each a file at a time; 0 runs them in one.
 TEST_JOBS ?= 2
 
-.PHONY: help demo demo-segment demo-detect test lint types faults benchmarks gpu results clean
+.PHONY: help demo demo-segment demo-detect test lint types lock audit faults benchmarks gpu results clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -40,6 +40,13 @@ lint: $(STAMP)  ## ruff: lint and format check
 
 types: $(STAMP)  ## mypy, strict
 	$(BIN)/mypy
+
+lock: $(STAMP)  ## write the exact versions of this environment to requirements-dev.lock
+	@{ head -2 requirements-dev.lock; $(BIN)/python -m pip freeze --exclude-editable; } > .lock.tmp && mv .lock.tmp requirements-dev.lock
+
+audit: $(STAMP)  ## look up known holes of the locked versions; needs the network
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --requirement requirements-dev.lock --no-deps --disable-pip
 
 faults: $(STAMP)  ## kills, damages, hostile inputs, lacks, fuzzing: one table (docs/trust.md); a rerun resumes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --state $(FAULTS) --kills $(KILLS) --few-kills $(FEW_KILLS)

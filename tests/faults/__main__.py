@@ -124,7 +124,9 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="+", choices=KINDS)
     parser.add_argument(
-        "--short", action="store_true", help="3 kills of each kind, every 20th damage, 2,000 inputs"
+        "--short",
+        action="store_true",
+        help="3 kills of each kind, every 20th of the rest, 2,000 inputs",
     )
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     options = parser.parse_args()

@@ -72,7 +72,7 @@ _NET, _MAPS = "fmce_net/map", "maps.zarr/epoch_0006"
 SUBJECTS = (
     Subject(
         "run",
-        folders.make_run,
+        lambda x: folders.copy_of_run(x.parents[1], x),
         (
             *("config.yaml", "versions.json", "metrics.jsonl", "DONE.json", "phases.json"),
             *(f"{_LAST}/model.safetensors", f"{_LAST}/state.pt", f"{_LAST}/meta.json"),

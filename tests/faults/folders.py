@@ -1,6 +1,7 @@
 """Small finished folders of every kind, made once for a campaign."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,18 @@ def settings(values: tuple[str, ...]) -> list[str]:
 def must(arguments: list[object]) -> None:
     ended = fmce(arguments, timeout=600)
     assert ended.code == 0, (arguments, ended.err[-2000:])
+
+
+def copy_of_run(work: Path, folder: Path) -> Path:
+    """Copy the run that a campaign makes once, in its folder for work."""
+    whole, made = work / "whole-run", work / "whole-run-made"
+    if not made.exists():
+        shutil.rmtree(whole, ignore_errors=True)
+        make_run(whole)
+        made.touch()
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(whole, folder)
+    return folder
 
 
 def make_run(folder: Path) -> Path:

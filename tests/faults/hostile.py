@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from tests.faults import folders
-from tests.faults.trial import Ended, fmce, verdict
+from tests.faults.trial import Ended, fmce, forked, verdict
 
 MEGABYTES, SECONDS = 1024, 30
 _NET = "fmce_net/map"
@@ -206,24 +206,46 @@ def _tar_of(kind: bytes) -> bytes:
 
 def tries(folder: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     """Yield the name and the column of every hostile input whose name `keep` accepts."""
-    home = folder / "run"
+    home = folder / "hostile"
     home.mkdir(exist_ok=True)
-    if not (home / "made").exists():
-        shutil.rmtree(home / "whole", ignore_errors=True)
-        folders.make_run(home / "whole")
-        (home / "made").touch()
     for name, file, prepare, words in _cases():
         if not keep(name):
             continue
         work, outside = home / "x", home / "outside"
         for path in (work, outside, home / "out"):
             shutil.rmtree(path, ignore_errors=True)
-        shutil.copytree(home / "whole", work)
+        folders.copy_of_run(folder, work)
         outside.mkdir()
         (outside / "precious").write_text("precious")
         prepare(work)
         ended = fmce([words[0], work, *words[1:]], cwd=home, timeout=SECONDS)
         yield name, _column(ended, work, outside, file)
+    for name, content in tar_bombs().items():
+        if keep(f"shard {name}"):
+            yield f"shard {name}", _shard(home / "shards", content)
+
+
+def _shard(folder: Path, content: bytes) -> str:
+    """Read a shard of such bytes as a training does, and as `fmce frames` does before it keeps one."""
+    from fmce.data.frames.shards import CHUNK, Shard, ShardFolder, ShardReader, index_shard
+
+    folder.mkdir(exist_ok=True)
+    path = folder / "clip-0000.tar"
+    path.write_bytes(content)
+    shard = Shard(path.name, "clip", 0, 1, CHUNK, (0, len(content) or 1))
+
+    def read() -> int:
+        found = ShardReader(ShardFolder(str(folder), (shard,))).fetch(shard, 0)
+        assert found == [b""] * CHUNK
+        index_shard(path, "clip", 0, 1)
+        return 0
+
+    ended = forked(read, SECONDS)
+    if ended.megabytes > MEGABYTES or ended.code < 0:
+        return "used silently"
+    # A ValueError that names the tar is what the command turns into its line.
+    named = f"ValueError: {path}" in ended.err
+    return "refused and named" if named else "traceback" if ended.code else "used silently"
 
 
 def _column(ended: Ended, work: Path, outside: Path, file: str) -> str:

@@ -78,7 +78,7 @@ def tries(folder: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]
     ]
     left = [row for row in names if keep(row[0])]
     if left and not (home / "made").exists():
-        folders.make_run(home / "whole")
+        folders.copy_of_run(folder, home / "whole")
         shutil.rmtree(home / "whole" / "maps.zarr")
         folders.make_video(home / "clip.mp4")
         (home / "made").touch()
