@@ -233,3 +233,27 @@ def test_files_that_are_no_config_are_refused(tmp_path, text, message):
 def test_unknown_presets_name_the_known():
     with pytest.raises(ValueError, match="unknown preset 'cifar'; choose from digits, paper"):
         preset("cifar")
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("data.noise=.inf", "a finite number"),
+        ("train.learning_rate=1e300", "at most 1000000"),
+        ("train.seed=99999999999999999999", "at most 4294967295"),
+        ("train.epochs=99999999999999999999", "at most 4294967295"),
+        ("data.image_size=99999", "at most 16384"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(setting, expected):
+    name = setting.partition("=")[0]
+    with pytest.raises(ValueError, match=f"{name}: expected {expected}, got"):
+        with_settings(RunConfig(), [setting])
+
+
+@pytest.mark.parametrize(
+    "setting", ["augmentation.zoom=.inf", "augmentation.zoom=1e9", "temperature=.inf"]
+)
+def test_infinite_zoom_and_temperature_are_refused(setting):
+    with pytest.raises(ValueError, match=f"{setting.partition('=')[0]}: expected"):
+        with_settings(DistillationConfig(), [setting])

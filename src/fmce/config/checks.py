@@ -24,10 +24,11 @@ _C = TypeVar("_C")
 
 # Strict, because pydantic otherwise reads true as 1 and "yes" as true.
 Flag = Annotated[bool, Strict()]
-Whole = Annotated[int, Strict()]
+# Beyond these no seed, count or rate means anything, and libraries fail in words of their own.
+Whole = Annotated[int, Strict(), Field(le=2**32 - 1)]
 Natural = Annotated[Whole, Field(ge=0)]
 Count = Annotated[Whole, Field(ge=1)]
-Real = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Real = Annotated[float, Strict(), Field(allow_inf_nan=False, le=10**6)]
 Amount = Annotated[Real, Field(ge=0)]
 Positive = Annotated[Real, Field(gt=0)]
 Share = Annotated[Real, Field(ge=0, le=1)]
@@ -44,7 +45,7 @@ _EXPECTED = {
     "invalid_key": "the name of a field",
     "int_type": "a whole number",
     "less_than": "below {lt:g}",
-    "less_than_equal": "at most {le:g}",
+    "less_than_equal": "at most {le:.10g}",
     "list_type": "a list",
     "literal_error": "{expected}",
     "string_type": "text",

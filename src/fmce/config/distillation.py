@@ -20,7 +20,7 @@ from fmce.config.checks import (
     config_class,
 )
 
-Pixels = Annotated[Whole, Field(ge=8)]
+Pixels = Annotated[Whole, Field(ge=8, le=2**14)]
 
 
 @config_class
@@ -113,7 +113,7 @@ class StepsConfig:
 class AugmentationConfig:
     """How training images are varied; teacher and student always see the same view."""
 
-    zoom: Annotated[Real, Field(ge=1)] = 1.5
+    zoom: Annotated[Real, Field(ge=1, le=16)] = 1.5
     """Largest enlargement; a window of the image's own size is cut from it at random."""
     flip: Flag = True
     brightness: Annotated[Real, Field(ge=0, lt=1)] = 0.2

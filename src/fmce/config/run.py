@@ -35,7 +35,7 @@ class DataConfig:
 
     name: str = "digits"
     """A set of `fmce.data.classification.catalog`, "image-folder:FOLDER" or "my.module:function"."""
-    image_size: Count = 16
+    image_size: Annotated[Count, Field(le=2**14)] = 16
     """Side in pixels that every image is resized to (bilinear)."""
     shift: Natural = 2
     """Largest shift in pixels at `image_size`, each axis apart; zeros move in."""
