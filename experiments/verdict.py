@@ -1,15 +1,20 @@
 """How well the verdict on a curve finds the epoch of rest, on curves whose truth is known and on real ones.
 
     python -m experiments.verdict [--curves 50] [--rows]
+    python -m experiments.verdict --real [--out runs/papers]
 
 Simulates six kinds of loss curves at four levels of relative noise and judges each with and without its learning
 rates, beside the published convergence epoch E_K, early stopping with patience 10 and a moving average of 10
 epochs, all at µ = 1e-3 of the curve's range. Truth is the first epoch from which the noiseless curve changes
-by at most µ per epoch. Then judges curves that are cut where they rest and later fall by another 20 % or
-more, and the real curves that results/ holds. Takes about 3 minutes on one idle CPU core. Puts one row per
-kind and noise into results/verdict.jsonl and draws docs/images/verdict.svg. Expected: at 1 % noise a median
-error of at most 1 epoch (E_K: 10 or more), intervals that cover 85 to 97 %, and no cut curve called
-converged when its learning rates are given.
+by at most µ per epoch. Judges curves that are cut where they rest and later fall by another 20 % or more, and
+predicts E_K of curves that are not there yet. Takes about 3 minutes on two idle CPU cores. Puts one row per kind
+and noise into results/verdict.jsonl and draws docs/images/verdict.svg. Expected: at 1 % noise a median error of
+at most 1 epoch (E_K: 10 or more), intervals that cover 85 to 100 %, and no cut curve called converged when its
+learning rates are given.
+
+`--real` trains the digits under two schedules and 5,000 images of Fashion-MNIST, several seeds each, and judges
+their curves: about 8 minutes on one idle core; if interrupted, rerun the command to resume. The true epoch of a
+real curve is unknown; that of the mean curve over the seeds, which has less noise, stands in for it.
 """
 
 import argparse
@@ -24,17 +29,23 @@ from numpy.typing import NDArray
 
 from experiments.result_rows import record_result
 from experiments.script import RESULTS, run_script
-from experiments.tables.verdict import early_table, error_table
+from experiments.sensitivity import schedule_config
+from experiments.tables.verdict import early_table, error_table, prediction_table, real_table
 from fmce.console.tables import print_table
 from fmce.convergence.phases import NoPhasesError, PhaseConfig, find_phases
+from fmce.convergence.prediction import predict_convergence_epoch
 from fmce.convergence.verdict import Verdict, judge_curve
 from fmce.files import read_json_lines
+from fmce.maturity.train_classifier import train_classifier
 
 Array = NDArray[np.float64]
 PICTURE = RESULTS.parent / "docs" / "images" / "verdict.svg"
 NOISES = (0.0, 0.003, 0.01, 0.03)
 SHARE = 1e-3  # µ over the curve's range
 KEY = ("experiment", "kind", "noise")
+# Shares of the way to E_K at which it is predicted.
+SEEN = (0.5, 0.75)
+REAL = {("digits", "cosine"): 5, ("digits", "step"): 5, ("fashion-mnist", "cosine"): 3}
 
 
 class Known(NamedTuple):
@@ -147,6 +158,7 @@ def measure(kind: str, noise: float, curves: int) -> dict[str, Any]:
     judged: dict[str, list[tuple[float, bool, float]]] = {"with rates": [], "without rates": []}
     errors: dict[str, list[float]] = {name: [] for name in BASELINES}
     cuts: dict[str, list[str]] = {"with rates": [], "without rates": []}
+    predictions: list[dict[str, Any]] = []
     while len(judged["with rates"]) < curves:
         epochs = int(draw.choice([60, 100, 150]))
         known = KINDS[kind](draw, epochs)
@@ -162,6 +174,8 @@ def measure(kind: str, noise: float, curves: int) -> dict[str, Any]:
                 seen = slice(0, known.cut)
                 early = judge_curve(losses[seen], None if rates is None else rates[seen])
                 cuts[how].append(early.state)
+        if noise in (0.0, 0.01) and len(predictions) < curves:
+            predictions += predicted(losses, threshold)
         for name, estimate in BASELINES.items():
             found = estimate(losses, threshold)
             errors[name].append(abs((epochs if found is None else found) - truth))
@@ -173,6 +187,64 @@ def measure(kind: str, noise: float, curves: int) -> dict[str, Any]:
             how: states.count("converged") / len(states) if states else None
             for how, states in cuts.items()
         },
+        "predicted E_K": prediction_summary(predictions),
+    }
+
+
+def predicted(losses: Array, threshold: float) -> list[dict[str, Any]]:
+    """Return what is predicted of E_K at each share of the way to it, beside what it became."""
+    config = PhaseConfig(num_phases=1, threshold=threshold)
+    if (truth := published(losses, threshold)) is None:
+        return []
+    made = []
+    for share in SEEN:
+        found = predict_convergence_epoch(losses[: round(share * truth)], config)
+        row: dict[str, Any] = {"seen": share, "made": found is not None}
+        if found is not None:
+            row["error"] = abs(found.epoch - truth) / truth
+            row["covers"] = found.low <= truth <= found.high
+        made.append(row)
+    return made
+
+
+def prediction_summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return how often E_K was predicted at each share, its median error relative to E_K, and coverage."""
+    summaries = []
+    for share in SEEN if rows else ():
+        here = [row for row in rows if row["seen"] == share]
+        made = [row for row in here if row["made"]]
+        summaries.append(
+            {
+                "seen": share,
+                "curves": len(here),
+                "predicted": len(made),
+                "error": float(np.median([row["error"] for row in made])) if made else None,
+                "coverage": float(np.mean([row["covers"] for row in made])) if made else None,
+            }
+        )
+    return summaries
+
+
+def judge_real(data: str, schedule: str, seeds: int, out: Path) -> dict[str, Any]:
+    """Train a data set under a schedule with several seeds and judge the curves."""
+    curves, published_epochs, verdicts = [], [], []
+    for seed in range(seeds):
+        config = schedule_config(data, schedule, [f"train.seed={seed}"])
+        run = train_classifier(config, out / "reduced" / f"{data}-{schedule}-seed{seed}")
+        threshold = config.phases.threshold
+        verdict = judge_curve(run.losses, run.learning_rates, threshold=threshold)
+        verdicts.append({k: verdict.to_dict()[k] for k in ("state", "epoch", "low", "high")})
+        published_epochs.append(published(np.array(run.losses), threshold))
+        curves.append(run.losses)
+    mean = np.exp(np.log(curves).mean(axis=0))
+    smooth = judge_curve(mean, run.learning_rates, threshold=threshold)
+    return {
+        "threshold": threshold,
+        "learning_rates": run.learning_rates,
+        "losses": [[float(f"{value:.5g}") for value in curve] for curve in curves],
+        "verdicts": verdicts,
+        "published": published_epochs,
+        "mean curve": {"epoch": smooth.epoch, "published": published(mean, threshold)},
     }
 
 
@@ -207,8 +279,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--figure", type=Path, default=PICTURE)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--rows", action="store_true", help="print recorded rows only")
+    parser.add_argument("--real", action="store_true", help="train and judge real curves")
+    parser.add_argument("--out", type=Path, default=Path("runs/papers"), help="runs of --real")
     options = parser.parse_args(argv)
-    if not options.rows:
+    if options.real:
+        for (data, schedule), seeds in REAL.items():
+            result = judge_real(data, schedule, seeds, options.out)
+            row = {"experiment": "verdict real", "kind": f"{data}, {schedule}", "noise": None}
+            record_result(options.results, row | {"seeds": seeds, "result": result}, key=KEY)
+    elif not options.rows:
         cells = [(kind, noise, options.curves) for kind in KINDS for noise in NOISES]
         with ProcessPoolExecutor(options.jobs) as pool:
             for (kind, noise, _), result in zip(
@@ -220,6 +299,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = read_json_lines(options.results)
     print_table("Error in epochs: median, 90th percentile", *error_table(rows))
     print_table("Called converged although the curve falls later", *early_table(rows))
+    print_table("Predicted E_K", *prediction_table(rows))
+    print_table("Real curves", *real_table(rows))
 
 
 def draw_examples(path: Path) -> None:

@@ -39,3 +39,47 @@ def early_table(rows: Sequence[Row]) -> Table:
         "without rates": lambda row: value(row["result"][key], "without rates", ".2f"),
     }
     return table(cut, columns)
+
+
+def prediction_table(rows: Sequence[Row]) -> Table:
+    """Return how well the published E_K is predicted before it is reached."""
+    made = [
+        {"kind": row["kind"], "noise": row["noise"], **part}
+        for row in select(rows, experiment="verdict")
+        for part in row["result"].get("predicted E_K", ())
+    ]
+    columns: dict[str, Column] = {
+        "curve": lambda row: f"{row['kind']}, noise {100 * row['noise']:g} %",
+        "seen of the way": ("seen", ".0%"),
+        "predicted": lambda row: f"{row['predicted']} of {row['curves']}",
+        "median error / E_K": ("error", ".2f"),
+        "coverage": ("coverage", ".2f"),
+    }
+    return table(made, columns)
+
+
+def real_table(rows: Sequence[Row]) -> Table:
+    """Return the verdicts on real curves by seed, beside the published E_K."""
+
+    def verdicts(row: Row) -> str:
+        return "; ".join(
+            f"{v['epoch']} ({v['low']}–{v['high'] or '?'})" if v["epoch"] else v["state"]
+            for v in row["result"]["verdicts"]
+        )
+
+    def covered(row: Row) -> str:
+        truth, found = row["result"]["mean curve"]["epoch"], row["result"]["verdicts"]
+        inside = [
+            v for v in found if v["epoch"] and v["low"] <= truth <= (v["high"] or float("inf"))
+        ]
+        return f"{len(inside)} of {len(found)}"
+
+    columns: dict[str, Column] = {
+        "curves": lambda row: f"{row['kind']}, {row['seeds']} seeds",
+        "verdict by seed (interval)": verdicts,
+        "mean curve": ("result.mean curve.epoch", "d"),
+        "intervals that hold it": covered,
+        "E_K by seed": lambda row: ", ".join(str(e or "–") for e in row["result"]["published"]),
+        "E_K of the mean curve": ("result.mean curve.published", "d"),
+    }
+    return table(select(rows, experiment="verdict real"), columns)

@@ -58,8 +58,10 @@ def smooth_losses(
     return np.array(smoothed)
 
 
-def checked_sequence(values: ArrayLike, name: str) -> NDArray[np.float64]:
+def checked_sequence(values: ArrayLike, name: str, *, gaps: bool = False) -> NDArray[np.float64]:
     """Read a sequence of numbers, called `name` in errors, as a finite float64 vector of at least one element.
+
+    gaps: Whether NaN may mark an epoch without a value; one value at least is needed.
 
     Raises:
         ValueError: Text, booleans, complex numbers, ragged or nested lists, nothing at all, or a
@@ -82,7 +84,9 @@ def checked_sequence(values: ArrayLike, name: str) -> NDArray[np.float64]:
         )
     with np.errstate(over="ignore"):  # a wider float may not fit; the next check reports it
         vector = array.astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(vector))
+    bad = np.flatnonzero(~np.isfinite(vector) & ~(gaps & np.isnan(vector)))
+    if not bad.size and np.isnan(vector).all():
+        raise ValueError(f"{name} must have a value in at least one epoch; all are NaN")
     if bad.size:
         raise ValueError(
             f"{name} must be finite; got {float(vector[bad[0]])} at epoch {bad[0] + 1}: "

@@ -2,27 +2,32 @@
 
 The log loss is a smooth path plus noise. The path is an integrated random walk: its second differences are
 independent, with a scale that falls as a power of the time since training started or the learning rate
-jumped, so that one prior suits a fast start and a slow tail. Power, smoothness and how the noise depends
-on the level are averaged over, weighted by restricted marginal likelihood. All matrices are banded, so the
-cost is linear in the number of epochs.
+jumped, so that one prior suits a fast start and a slow tail. Where learning rates are known, two more things
+may hold: the path moves in proportion to the rate, for weights do not move without one, and the rate itself
+adds to the loss, for SGD stays at a loss that grows with its rate. Power, smoothness, bends, the part of the
+rates and how the noise depends on the level are averaged over, weighted by restricted marginal likelihood. All
+matrices are banded, so the cost is linear in the number of epochs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from fmce.convergence.banded import Array, draw
+from fmce.convergence.smooth_path import (
+    LEAST_WEIGHT,
+    RATIOS,
+    Curve,
+    Fits,
+    fit_priors,
+    joined,
+    priors_of,
+)
 
-# Powers of the time since a start by which the precision of second differences grows.
-_POWERS = (0, 2, 4)
-# Variance of the noise over that of the second differences; the ends are a path through every point
-# and nearly a straight line.
-_RATIOS = np.geomspace(1e-9, 1e8, 52)
-# Members of the average beyond these carry no weight that matters.
-_MOST_MEMBERS, _LEAST_WEIGHT = 12, 1e-3
 _DRAWS = 64
 # Degrees of freedom of the noise: a lone spike is passed over instead of bending the path.
 _FREEDOM = 4.0
@@ -30,18 +35,8 @@ _FREEDOM = 4.0
 _SPIKE, _SPIKE_WEIGHT = 10.0, 1e-4
 # Bends are looked for at this many places, and at most so many are taken.
 _PLACES, _MOST_BENDS = 24, 4
-
-
-class _Member(NamedTuple):
-    """One choice of power, ratio and noise weights. mean: (N,). factor: banded Cholesky factor (3,N)."""
-
-    evidence: float
-    power: int
-    ratio: float
-    variance: float
-    mean: Array
-    factor: Array
-    weights: Array
+# Least share of the highest learning rate that counts; schedules end at 0.
+_SLOWEST = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,31 +85,37 @@ class Trend:
         )
 
 
-def fit_trend(losses: Array, jumps: Sequence[int] = (), *, horizon: int = 20) -> Trend:
+def fit_trend(
+    losses: Array, jumps: Sequence[int] = (), *, rates: Array | None = None, horizon: int = 20
+) -> Trend:
     """Fit the trend of a loss curve.
 
     Args:
         losses: (N,) finite or NaN (a gap); at least 3 finite values.
         jumps: 0-based epochs whose learning rate is not a continuation of the one before; there the path may
             jump. Where it bends anew without a jump is found in the curve.
+        rates: (N,) learning rates, ≥ 0; the last one is taken for the epochs ahead.
         horizon: Epochs to extrapolate.
 
     Returns:
         The trend, on the log scale where all losses are positive, else on their own scale.
     """
-    fit = _fit(losses, jumps, horizon)
-    draws = np.random.default_rng(0).standard_normal((len(losses) + horizon, _DRAWS))
-    spreads = np.stack([_step_spreads(m, draws) for m in fit.members])
-    levels = fit.centre + fit.spread * np.stack([m.mean for m in fit.members])
+    fit = _fit(losses, jumps, horizon, rates)
+    members = fit.members
+    normal = np.random.default_rng(0).standard_normal((len(members.mean), 1, _DRAWS))
+    steps = np.diff(draw(members.factor, normal), axis=0)  # (N − 1, members, draws)
+    squares = (steps**2).mean(axis=2) + np.diff(members.pull, axis=0) ** 2
+    spreads = fit.spread * np.sqrt(squares * members.variance).T
+    levels = fit.centre + fit.spread * members.mean.T
     level = fit.weights @ levels
-    noise = fit.weights @ np.sqrt([m.variance for m in fit.members])
+    noise = fit.weights @ np.sqrt(members.variance)
     return Trend(
         path=np.exp(level) if fit.logarithmic else level,
         noise=float(noise) * fit.spread,
         starts=fit.starts,
         logarithmic=fit.logarithmic,
         levels=levels,
-        spreads=np.maximum(spreads * fit.spread, 1e-13),
+        spreads=np.maximum(spreads, 1e-13),
         weights=fit.weights,
     )
 
@@ -122,7 +123,7 @@ def fit_trend(losses: Array, jumps: Sequence[int] = (), *, horizon: int = 20) ->
 class _Fit(NamedTuple):
     """The members of the average on the scale they were fitted on: (value − centre) / spread."""
 
-    members: list[_Member]
+    members: Fits
     weights: Array
     starts: tuple[int, ...]
     logarithmic: bool
@@ -130,7 +131,7 @@ class _Fit(NamedTuple):
     spread: float
 
 
-def _fit(losses: Array, jumps: Sequence[int], horizon: int) -> _Fit:
+def _fit(losses: Array, jumps: Sequence[int], horizon: int, rates: Array | None = None) -> _Fit:
     seen = np.isfinite(losses)
     logarithmic = bool((losses[seen] > 0).all())
     values = np.log(losses, where=seen, out=np.zeros_like(losses)) if logarithmic else losses
@@ -139,113 +140,52 @@ def _fit(losses: Array, jumps: Sequence[int], horizon: int) -> _Fit:
     scaled = np.concatenate([np.where(seen, (values - centre) / spread, 0.0), np.zeros(horizon)])
     trusted = np.where(_spikes(scaled[: len(losses)]), _SPIKE_WEIGHT, 1.0)
     observed = np.concatenate([seen * trusted, np.zeros(horizon)])
-    starts = (0, *jumps)
-    bends = _found_bends(scaled, observed, starts)
-    members = _members(scaled, observed, starts, bends, spread if logarithmic else None)
-    evidence = np.array([m.evidence for m in members])
-    weights = np.exp(evidence - evidence.max())
-    return _Fit(
-        members,
-        weights / weights.sum(),
-        tuple(sorted({*starts, *bends})),
-        logarithmic,
-        centre,
-        spread,
-    )
+    curve = Curve(scaled, observed, (0, *jumps))
+    members, bends = _members(curve, rates, spread if logarithmic else None)
+    weights = np.exp(members.evidence - members.evidence[0])
+    starts = tuple(sorted({0, *jumps, *bends}))
+    return _Fit(members, weights / weights.sum(), starts, logarithmic, centre, spread)
+
+
+def _with_rates(curve: Curve, rates: Array | None, level: Array) -> Curve:
+    """Return the curve with what its learning rates say, unless they never change; the last rate is held.
+
+    level: (N,) log loss, since a rate adds to the loss and not to its logarithm.
+    """
+    if rates is None or not rates.std() > 1e-9 * rates.max():
+        return curve
+    held = np.pad(rates, (0, len(level) - len(rates)), mode="edge")
+    pull = held * np.exp(-np.clip(level, -12, 12))
+    speed = (held[1:] + held[:-1]) / 2
+    for start, end in pairwise((*curve.starts, len(held))):
+        speed[start:end] /= speed[start : end - 1].max()
+    speed = np.maximum(speed, _SLOWEST)
+    return curve._replace(pull=pull / pull[: len(rates)].std(), speed=speed)
 
 
 def _members(
-    values: Array,
-    observed: Array,
-    starts: tuple[int, ...],
-    bends: tuple[int, ...],
-    log_spread: float | None,
-) -> list[_Member]:
-    """Return the members of the average, best first; the noise is made robust on the best one.
+    curve: Curve, rates: Array | None, log_spread: float | None
+) -> tuple[Fits, tuple[int, ...]]:
+    """Return the members of the average and the bends of the best; noise is made robust on the best path alone.
 
-    log_spread: What one unit of `values` is in log loss; None where they are no logs.
+    log_spread: What one unit of the values is in log loss; None where they are no logs.
     """
-    best = max(_fits(values, observed, starts, bends), key=lambda m: m.evidence)
-    robust = observed * _robust_weights(values, best)
-    candidates = list(_fits(values, robust, starts, bends))
+    bend_sets = _bend_sets(curve)
+    best = fit_priors(curve, priors_of(curve, bend_sets)).best()
+    seen = curve.weights > 0
+    square = (curve.values - best.mean[:, 0]) ** 2 * curve.weights / max(best.variance[0], 1e-26)
+    # Student's weights of the residuals: 1.25 for none, towards 0 for spikes.
+    student = np.where(seen, (_FREEDOM + 1) / (_FREEDOM + square), 1.0)
+    level = (log_spread or 0.0) * (best.mean[:, 0] - best.mean[seen, 0].mean())
+    robust = _with_rates(curve._replace(weights=curve.weights * student), rates, level)
+    priors = priors_of(robust, bend_sets)
+    found = [fit_priors(robust, priors)]
     if log_spread is not None:
         # Noise of constant size instead of constant share: on the log scale it shrinks as the loss grows.
-        level = log_spread * (best.mean - best.mean[observed > 0].mean())
-        additive = robust * np.exp(2 * np.clip(level, -12, 12))
-        candidates += _fits(values, additive, starts, bends)
-    candidates.sort(key=lambda m: -m.evidence)
-    top = candidates[0].evidence
-    return [m for m in candidates[:_MOST_MEMBERS] if np.exp(m.evidence - top) > _LEAST_WEIGHT]
-
-
-def _fits(
-    values: Array,
-    weights: Array,
-    starts: tuple[int, ...],
-    bends: tuple[int, ...] = (),
-    ratios: Array = _RATIOS,
-) -> Iterator[_Member]:
-    """Yield the fit of every power and ratio; weights (N,) are the precisions of the noise, 0 where unseen."""
-    from scipy.linalg import cho_solve_banded, cholesky_banded
-
-    seen = weights > 0
-    fixed = float(np.log(weights[seen]).sum())
-    for power in _POWERS:
-        places, scale = _second_differences(len(values), starts, bends, power)
-        freedom = int(seen.sum()) - (len(values) - len(places))
-        if freedom < 1:
-            continue
-        unit = _penalty(len(values), places, scale)
-        for ratio in ratios:
-            matrix = ratio * unit
-            matrix[0] += weights
-            try:
-                factor = cholesky_banded(matrix, lower=True, check_finite=False)
-            except np.linalg.LinAlgError:
-                continue  # too stiff for double precision
-            mean = cho_solve_banded((factor, True), weights * values, check_finite=False)
-            # y'W(y − m) as a sum of squares: the difference itself would drown in rounding.
-            curved = mean[places - 1] - 2 * mean[places] + mean[places + 1]
-            misfit = float(ratio * (scale @ curved**2) + weights @ (values - mean) ** 2)
-            misfit = max(misfit, 1e-28 * len(values))
-            evidence = -0.5 * (
-                freedom * np.log(misfit / freedom)
-                + 2 * np.log(factor[0]).sum()
-                - len(places) * np.log(ratio)
-                - np.log(scale).sum()
-                - fixed
-            )
-            yield _Member(
-                float(evidence), power, float(ratio), misfit / freedom, mean, factor, weights
-            )
-
-
-def _second_differences(
-    count: int, starts: tuple[int, ...], bends: tuple[int, ...], power: int
-) -> tuple[NDArray[np.intp], Array]:
-    """Return the middles of the second differences that bind the path, and the precision of each.
-
-    None reaches over a start, where the path may jump. Over a bend it stays whole and is as free as at a start.
-    """
-    every = np.arange(1, count - 1)
-    free = np.isin(every, starts) | np.isin(every + 1, starts)
-    edges = np.array(sorted({*starts, *bends, count}))
-    stretch = np.searchsorted(edges, every, side="right") - 1
-    age = (every - edges[stretch] + 1.0) / (edges[stretch + 1] - edges[stretch])
-    return every[~free], age[~free] ** power
-
-
-def _penalty(count: int, places: NDArray[np.intp], scale: Array) -> Array:
-    """Return D'WD of the second differences as its diagonals (3,N), the main one first."""
-    matrix = np.zeros((3, count))
-    for shift, share in ((-1, 1.0), (0, 4.0), (1, 1.0)):
-        np.add.at(matrix[0], places + shift, share * scale)
-    np.add.at(matrix[1], places - 1, -2 * scale)
-    np.add.at(matrix[1], places, -2 * scale)
-    np.add.at(matrix[2], places - 1, scale)
-    # A stretch of one or two epochs has no second difference; a hint of stiffness keeps the matrix regular.
-    matrix[0] += 1e-12
-    return matrix
+        weights = robust.weights * np.exp(2 * np.clip(level, -12, 12))
+        found.append(fit_priors(robust._replace(weights=weights), priors))
+    members = joined([f.best() for f in found]).best()
+    return members, priors[members.prior[0]].bends
 
 
 def _spikes(values: Array) -> NDArray[np.bool_]:
@@ -260,56 +200,35 @@ def _spikes(values: Array) -> NDArray[np.bool_]:
     return found
 
 
-def _robust_weights(values: Array, member: _Member) -> Array:
-    """Return Student's weights of the residuals: 1.25 for none, towards 0 for spikes."""
-    square = (values - member.mean) ** 2 * member.weights / max(member.variance, 1e-26)
-    return np.where(member.weights > 0, (_FREEDOM + 1) / (_FREEDOM + square), 1.0)
-
-
-def _step_spreads(member: _Member, draws: Array) -> Array:
-    """Return the standard deviation of each step of the path, from draws (N,S) of its posterior."""
-    from scipy.linalg import solve_banded
-
-    paths = solve_banded((0, 2), _upper(member.factor), draws, check_finite=False)
-    spreads: Array = np.sqrt((np.diff(paths, axis=0) ** 2).mean(axis=1) * member.variance)
-    return spreads
-
-
-def _upper(factor: Array) -> Array:
-    """Return the transpose of a lower banded factor, as `solve_banded` takes it."""
-    upper = np.zeros_like(factor)
-    upper[2] = factor[0]
-    upper[1, 1:] = factor[1, :-1]
-    upper[0, 2:] = factor[2, :-2]
-    return upper
-
-
-def _found_bends(values: Array, observed: Array, starts: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the epochs after which the curve itself moves anew, by evidence, one at a time."""
-    count = int(np.flatnonzero(observed)[-1]) + 1
-
-    def evidence(bends: tuple[int, ...]) -> float:
-        fits = _fits(values, observed, starts, bends, _RATIOS[::6])
-        return max((m.evidence for m in fits), default=-np.inf)
-
-    bends: tuple[int, ...] = ()
-    known = evidence(bends)
+def _bend_sets(curve: Curve) -> list[tuple[int, ...]]:
+    """Return sets of epochs after which the curve itself moves anew: none, then one more at a time, by evidence."""
+    count = int(np.flatnonzero(curve.weights)[-1]) + 1
     spacing = max(count // _PLACES, 1)
+    sets: list[tuple[int, ...]] = [()]
+    [known] = _best_evidence(curve, sets)
     for _ in range(_MOST_BENDS):
-        taken = (*starts, *bends, count)
-        tried = [i for i in range(4, count - 3, spacing) if min(abs(i - t) for t in taken) > 3]
-        found = {i: evidence((*bends, i)) for i in tried}
-        if not found:
+        taken = (*curve.starts, *sets[-1], count)
+        places = [i for i in range(4, count - 3) if min(abs(i - t) for t in taken) > 3]
+        coarse = places[::spacing]
+        if not coarse:
             break
-        best = max(found, key=found.__getitem__)
-        near = [best + d for d in range(-spacing + 1, spacing) if d and 4 <= best + d < count - 3]
-        found |= {i: evidence((*bends, i)) for i in near}
-        best = max(found, key=found.__getitem__)
-        # A bend costs its place and the freedom behind it.
-        if found[best] - known < 2 + np.log(count):
+        found = _best_evidence(curve, [(*sets[-1], i) for i in coarse])
+        best = coarse[int(found.argmax())]
+        fine = [i for i in places if abs(i - best) < spacing]
+        found = _best_evidence(curve, [(*sets[-1], i) for i in fine])
+        # Evidence is net of the bend's price here.
+        if found.max() - known < np.log(LEAST_WEIGHT):
             break
-        bends, known = (*bends, best), found[best]
-    return tuple(sorted(bends))
+        sets.append((*sets[-1], fine[int(found.argmax())]))
+        known = found.max()
+    return sets
+
+
+def _best_evidence(curve: Curve, bend_sets: Sequence[tuple[int, ...]]) -> Array:
+    """Return the evidence of each set with the best power and a coarse grid of ratios."""
+    ratios = RATIOS[::4]
+    fits = fit_priors(curve, priors_of(curve, bend_sets), ratios)
+    return fits.evidence.reshape(len(bend_sets), -1).max(axis=1)
 
 
 def sample_paths(
@@ -326,19 +245,14 @@ def sample_paths(
     Returns:
         (S, horizon), in the curve's unit. The same for the same losses: the generator's seed is fixed.
     """
-    from scipy.linalg import solve_banded
-
     fit = _fit(losses, jumps, horizon)
     generator = np.random.default_rng(0)
-    chosen = generator.choice(len(fit.members), size=count, p=fit.weights)
-    paths = np.empty((count, horizon))
-    for index, member in enumerate(fit.members):
-        rows = np.flatnonzero(chosen == index)
-        draws = generator.standard_normal((len(member.mean), len(rows)))
-        deviations = solve_banded((0, 2), _upper(member.factor), draws, check_finite=False)
-        drawn = member.mean[:, None] + deviations * np.sqrt(member.variance)
-        noise = generator.standard_normal((horizon, len(rows))) * np.sqrt(member.variance)
-        paths[rows] = (drawn[-horizon:] + noise).T
+    chosen = generator.choice(len(fit.weights), size=count, p=fit.weights)
+    members = fit.members.take(chosen)
+    deviations = draw(members.factor, generator.standard_normal((*members.mean.shape, 1)))[..., 0]
+    noise = generator.standard_normal((horizon, count))
+    ahead = deviations[-horizon:] + noise  # (horizon, S)
+    paths = (members.mean[-horizon:] + ahead * np.sqrt(members.variance)).T
     scaled = fit.centre + fit.spread * paths
     return np.exp(scaled) if fit.logarithmic else scaled
 
@@ -355,3 +269,12 @@ def epochs_until(loss: float, change: float, threshold: float, logarithmic: bool
         return None
     rate = -np.log1p(max(change / loss, -0.999))
     return max(int(np.ceil(np.log(max(-change / threshold, 1.0)) / rate)), 1)
+
+
+def block_means(values: Array, size: int) -> Array:
+    """Return the means of blocks (N / size,), NaN where a block has no value."""
+    if size == 1:
+        return values
+    padded = np.pad(values, (0, -len(values) % size), constant_values=np.nan).reshape(-1, size)
+    seen = np.isfinite(padded).sum(axis=1)
+    return np.where(seen > 0, np.nansum(padded, axis=1) / np.maximum(seen, 1), np.nan)

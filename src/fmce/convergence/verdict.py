@@ -11,16 +11,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fmce.convergence.trend import Array, Trend, epochs_until, fit_trend, settled_epoch
+from fmce.convergence.smoothing import checked_sequence
+from fmce.convergence.trend import Array, Trend, block_means, epochs_until, fit_trend, settled_epoch
 
 State = Literal["converged", "at_rest", "improving", "overfitting", "rising", "undecided"]
 
 # Share of the fitted range that counts as rest per epoch, where no threshold is given.
 RELATIVE_THRESHOLD = 1e-3
-# The interval runs from where the probability of moving falls below 1 − this to where it falls below this.
+# The interval runs from where the probability of moving falls below the first to where it falls below the second.
 # Set on simulated curves so that it covers the true epoch in 90 % of them (experiments/verdict.py).
-_TAIL = 0.13
-_FEWEST_EPOCHS = 8
+_INTERVAL = (0.87, 0.17)
+_FEWEST_EPOCHS, _LONGEST = 8, 1000
 # Epochs at rest that a verdict needs, and how sure it must be that the curve moves or rests at its end.
 _REST_EPOCHS, _SURE = 3, 0.8
 # A rate that rises by more or falls to less than these shares of the one before is a jump, not a schedule.
@@ -142,7 +143,7 @@ def judge_curve(
     >>> verdict.state, verdict.epoch
     ('converged', 19)
     """
-    curve = _checked(losses, "losses")
+    curve = checked_sequence(losses, "losses", gaps=True)
     rates = (
         None if learning_rates is None else _checked_like(learning_rates, "learning_rates", curve)
     )
@@ -172,11 +173,14 @@ class _Judge:
         length = int(np.flatnonzero(np.isfinite(curve))[-1]) + 1
         self.skipped = min(skipped, length - 1)
         part = slice(self.skipped, length)
-        self.curve, self.threshold = curve[part], threshold
-        self.rates = None if rates is None else rates[part]
+        self.gaps = int(np.isnan(curve[part]).sum())
+        # Of a very long curve, means of so many epochs are judged; epochs, changes and µ stay per epoch.
+        self.end, self.length = length, length - self.skipped
+        self.block = -(-self.length // _LONGEST)
+        self.curve, self.threshold = block_means(curve[part], self.block), threshold
+        self.rates = None if rates is None else rates[part][:: self.block]
         self.peak = None if rates is None else float(rates[:length].max())
-        self.validation = None if validation is None else validation[part]
-        self.gaps = int(np.isnan(self.curve).sum())
+        self.validation = None if validation is None else block_means(validation[part], self.block)
         # The range of what came before the window belongs to the default threshold.
         self.whole = curve[:length]
 
@@ -185,7 +189,7 @@ class _Judge:
         count = int(np.isfinite(self.curve).sum())
         if count < _FEWEST_EPOCHS:
             return self._short(count)
-        trend = fit_trend(self.curve, self._jumps(), horizon=max(_HORIZONS))
+        trend = fit_trend(self.curve, self._jumps(), rates=self.rates, horizon=max(_HORIZONS))
         if self.threshold is None:
             self.threshold = RELATIVE_THRESHOLD * self._range(trend)
         if self.threshold == 0:
@@ -198,11 +202,13 @@ class _Judge:
             return []
         with np.errstate(divide="ignore", invalid="ignore"):
             share = self.rates[1:] / self.rates[:-1]
-        jumps = np.flatnonzero((share > _JUMP_UP) | (share < _JUMP_DOWN)) + 1
         # A smooth schedule ends in large shares of tiny rates, and a warm-up starts with them: only a
-        # jump that stands alone is one.
-        alone = [j for j in jumps if not {j - 1, j + 1} & set(jumps.tolist())]
-        return [int(j) for j in alone if 3 <= j <= len(self.curve) - 2]
+        # jump that stands alone in its direction is one.
+        alone = []
+        for jumped in (share > _JUMP_UP, share < _JUMP_DOWN):
+            near = np.convolve(jumped, [1, 0, 1], mode="same") > 0
+            alone += (np.flatnonzero(jumped & ~near) + 1).tolist()
+        return sorted(j for j in alone if 3 <= j <= len(self.curve) - 2)
 
     def _range(self, trend: Trend) -> float:
         path = trend.path[: len(self.curve)]
@@ -244,26 +250,24 @@ class _Judge:
         if rise < max(3 * fitted.noise * scale / np.sqrt(5), (self.threshold or 0) * 5):
             return None
         near = np.flatnonzero(path <= path[lowest] + fitted.noise * scale / np.sqrt(5)) + 1
-        at = self.skipped + lowest + 1
+        at = self._epoch(lowest + 1)
         return self._made(
             trend,
             "overfitting",
-            (at, self.skipped + int(near[0]), self.skipped + int(near[-1])),
+            (lowest + 1, int(near[0]), int(near[-1])),
             f"the validation loss is lowest at epoch {at} and has risen by {rise:.3g} since "
             f"(noise {fitted.noise * scale:.2g})",
             f"stop, and take the checkpoint of epoch {at}; regularise or add data before training longer",
         )
 
     def _judged(self, trend: Trend, threshold: float) -> Verdict:
-        falls, rises = (p[: len(self.curve) - 1] for p in trend.step_probabilities(threshold))
+        both = trend.step_probabilities(threshold * self.block)
+        falls, rises = (p[: len(self.curve) - 1] for p in both)
         moving = falls + rises
-        low, epoch, high = (settled_epoch(moving >= p) for p in (1 - _TAIL, 0.5, _TAIL))
+        first, last = _INTERVAL
+        low, epoch, high = (settled_epoch(moving >= p) for p in (first, 0.5, last))
         end = float(moving[-_REST_EPOCHS:].mean())
-        span = (epoch, low, high if high <= len(self.curve) else None)
-        at: tuple[int, int, int | None] = tuple(
-            None if e is None else e + self.skipped
-            for e in span  # type: ignore[assignment]
-        )
+        at = (epoch, low, high if high <= len(self.curve) else None)
         if max(falls[-1], rises[-1]) > _SURE:
             return self._in_motion(trend, threshold)
         if end > 1 - _SURE or len(self.curve) - epoch < _REST_EPOCHS - 1:
@@ -280,7 +284,7 @@ class _Judge:
 
     def _in_motion(self, trend: Trend, threshold: float) -> Verdict:
         count = len(self.curve)
-        change = float(trend.path[count] - trend.path[count - 1])
+        change = float(trend.path[count] - trend.path[count - 1]) / self.block
         per_epoch = f"the expected change is {change:+.2g} per epoch; rest is {threshold:.2g}"
         if change > 0:
             return self._made(
@@ -350,48 +354,39 @@ class _Judge:
         advice: str,
         more_epochs: int | None = None,
     ) -> Verdict:
+        """Return the verdict; at: epoch and interval, counted from 1 in (blocks of) the curve that was judged."""
         count = len(self.curve)
         if self.gaps:
             because += f"; {self.gaps} epochs have no value"
+        epoch, low, high = at
+        path = np.interp(np.arange(self.length) / self.block, np.arange(count), trend.path[:count])
+        ahead = np.interp(
+            count - 1 + np.array(_HORIZONS) / self.block, np.arange(len(trend.path)), trend.path
+        )
         return Verdict(
             state,
-            *at,
+            self._epoch(epoch),
+            self._epoch(low),
+            None if high is None else min(self._epoch(high) + self.block - 1, self.end),
             because=because,
             advice=advice,
             threshold=float(self.threshold or 0),
             noise=trend.noise,
-            expected_changes={
-                h: float(trend.path[count - 1 + h] - trend.path[count - 1]) for h in _HORIZONS
-            },
+            expected_changes=dict(
+                zip(_HORIZONS, (ahead - trend.path[count - 1]).tolist(), strict=True)
+            ),
             more_epochs=more_epochs,
             gaps=self.gaps,
-            trend=tuple(trend.path[:count].tolist()),
+            trend=tuple(path.tolist()),
         )
 
-
-def _checked(values: ArrayLike, name: str) -> Array:
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name} must be numbers, one per epoch; got {type(values).__name__}"
-        ) from error
-    if array.ndim != 1 or not array.size:
-        raise ValueError(
-            f"{name} must be a sequence of one number per epoch; got shape {array.shape}"
-        )
-    if np.isinf(array).any():
-        at = int(np.flatnonzero(np.isinf(array))[0])
-        raise ValueError(
-            f"{name} must be finite or NaN for a gap; got {array[at]} at epoch {at + 1}"
-        )
-    if np.isnan(array).all():
-        raise ValueError(f"{name} holds no value")
-    return array
+    def _epoch(self, index: int | None) -> Any:
+        """Return the first epoch of a block, counted from 1 in the whole curve; None of none."""
+        return None if index is None else self.skipped + (index - 1) * self.block + 1
 
 
 def _checked_like(values: ArrayLike, name: str, curve: Array) -> Array:
-    array = _checked(values, name)
+    array = checked_sequence(values, name, gaps=True)
     if array.size != curve.size:
         raise ValueError(f"{name} must hold one value per epoch, {curve.size}; got {array.size}")
     return array
