@@ -285,7 +285,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.real:
         for (data, schedule), seeds in REAL.items():
             result = judge_real(data, schedule, seeds, options.out)
-            row = {"experiment": "verdict real", "kind": f"{data}, {schedule}", "noise": None}
+            row: dict[str, Any] = {
+                "experiment": "verdict real",
+                "kind": f"{data}, {schedule}",
+                "noise": None,
+            }
             record_result(options.results, row | {"seeds": seeds, "result": result}, key=KEY)
     elif not options.rows:
         cells = [(kind, noise, options.curves) for kind in KINDS for noise in NOISES]
@@ -293,7 +297,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             for (kind, noise, _), result in zip(
                 cells, pool.map(measure, *zip(*cells, strict=True)), strict=True
             ):
-                row = {"experiment": "verdict", "kind": kind, "noise": noise, "share": SHARE}
+                row: dict[str, Any] = {
+                    "experiment": "verdict",
+                    "kind": kind,
+                    "noise": noise,
+                    "share": SHARE,
+                }
                 record_result(options.results, row | {"result": result}, key=KEY)
         draw_examples(options.figure)
     rows = read_json_lines(options.results)

@@ -63,7 +63,7 @@ class Fits(NamedTuple):
     def take(self, columns: NDArray[np.intp]) -> "Fits":
         """Return some of the fits."""
         parts = (part[..., columns] for part in self[:-1])
-        return Fits(*parts, self.factor.take(columns))  # type: ignore[arg-type]
+        return Fits(*parts, self.factor.take(columns))  # type: ignore[arg-type,call-arg]
 
     def best(self) -> "Fits":
         """Return those that carry weight, best first."""
@@ -78,7 +78,7 @@ def joined(parts: Sequence[Fits]) -> Fits:
     factors = (
         np.concatenate(part, axis=1) for part in zip(*(p.factor for p in parts), strict=True)
     )
-    return Fits(*columns, Factor(*factors))  # type: ignore[arg-type]
+    return Fits(*columns, Factor(*factors))  # type: ignore[arg-type,call-arg]
 
 
 def bend_price(curve: Curve) -> float:

@@ -228,7 +228,8 @@ def _best_evidence(curve: Curve, bend_sets: Sequence[tuple[int, ...]]) -> Array:
     """Return the evidence of each set with the best power and a coarse grid of ratios."""
     ratios = RATIOS[::4]
     fits = fit_priors(curve, priors_of(curve, bend_sets), ratios)
-    return fits.evidence.reshape(len(bend_sets), -1).max(axis=1)
+    best: Array = fits.evidence.reshape(len(bend_sets), -1).max(axis=1)
+    return best
 
 
 def sample_paths(

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fmce.convergence.banded import Array
 from fmce.convergence.smoothing import checked_sequence
-from fmce.convergence.trend import Array, Trend, block_means, epochs_until, fit_trend, settled_epoch
+from fmce.convergence.trend import Trend, block_means, epochs_until, fit_trend, settled_epoch
 
 State = Literal["converged", "at_rest", "improving", "overfitting", "rising", "undecided"]
 
