@@ -1,13 +1,13 @@
 """How well the verdict on a curve finds the epoch of rest, on curves whose truth is known and on real ones.
 
-    python -m experiments.verdict [--curves 50] [--rows]
+    python -m experiments.verdict [--curves 100] [--rows]
     python -m experiments.verdict --real [--out runs/papers]
 
 Simulates six kinds of loss curves at four levels of relative noise and judges each with and without its learning
 rates, beside the published convergence epoch E_K, early stopping with patience 10 and a moving average of 10
 epochs, all at µ = 1e-3 of the curve's range. Truth is the first epoch from which the noiseless curve changes
 by at most µ per epoch. Judges curves that are cut where they rest and later fall by another 20 % or more, and
-predicts E_K of curves that are not there yet. Takes about 3 minutes on two idle CPU cores. Puts one row per kind
+predicts E_K of curves that are not there yet. Takes about 5 minutes on two idle CPU cores. Puts one row per kind
 and noise into results/verdict.jsonl and draws docs/images/verdict.svg. Expected: at 1 % noise a median error of
 at most 1 epoch (E_K: 10 or more), intervals that cover 85 to 100 %, and no cut curve called converged when its
 learning rates are given.
@@ -19,7 +19,7 @@ real curve is unknown; that of the mean curve over the seeds, which has less noi
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -274,7 +274,7 @@ def spread_of(errors: Any) -> list[float]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Simulate, judge, record, draw and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--curves", type=int, default=50, help="curves per kind and noise")
+    parser.add_argument("--curves", type=int, default=100, help="curves per kind and noise")
     parser.add_argument("--results", type=Path, default=RESULTS / "verdict.jsonl")
     parser.add_argument("--figure", type=Path, default=PICTURE)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
@@ -282,34 +282,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--real", action="store_true", help="train and judge real curves")
     parser.add_argument("--out", type=Path, default=Path("runs/papers"), help="runs of --real")
     options = parser.parse_args(argv)
+    found: Iterable[tuple[str, float | None, dict[str, Any]]] = ()
     if options.real:
-        for (data, schedule), seeds in REAL.items():
-            result = judge_real(data, schedule, seeds, options.out)
-            row: dict[str, Any] = {
-                "experiment": "verdict real",
-                "kind": f"{data}, {schedule}",
-                "noise": None,
-            }
-            record_result(options.results, row | {"seeds": seeds, "result": result}, key=KEY)
+        found = (
+            (f"{data}, {schedule}", None, judge_real(data, schedule, seeds, options.out))
+            for (data, schedule), seeds in REAL.items()
+        )
     elif not options.rows:
-        cells = [(kind, noise, options.curves) for kind in KINDS for noise in NOISES]
-        with ProcessPoolExecutor(options.jobs) as pool:
-            for (kind, noise, _), result in zip(
-                cells, pool.map(measure, *zip(*cells, strict=True)), strict=True
-            ):
-                row: dict[str, Any] = {
-                    "experiment": "verdict",
-                    "kind": kind,
-                    "noise": noise,
-                    "share": SHARE,
-                }
-                record_result(options.results, row | {"result": result}, key=KEY)
+        found = simulated(options.curves, options.jobs)
+    for kind, noise, result in found:
+        experiment = "verdict" if noise is not None else "verdict real"
+        row = {"experiment": experiment, "kind": kind, "noise": noise, "share": SHARE}
+        record_result(options.results, row | {"result": result}, key=KEY)
+    if not options.real and not options.rows:
         draw_examples(options.figure)
     rows = read_json_lines(options.results)
     print_table("Error in epochs: median, 90th percentile", *error_table(rows))
     print_table("Called converged although the curve falls later", *early_table(rows))
     print_table("Predicted E_K", *prediction_table(rows))
     print_table("Real curves", *real_table(rows))
+
+
+def simulated(curves: int, jobs: int | None) -> Iterator[tuple[str, float, dict[str, Any]]]:
+    """Yield kind, noise and result of every cell, measured in so many processes."""
+    cells = [(kind, noise, curves) for kind in KINDS for noise in NOISES]
+    with ProcessPoolExecutor(jobs) as pool:
+        results = pool.map(measure, *zip(*cells, strict=True))
+        for (kind, noise, _), result in zip(cells, results, strict=True):
+            yield kind, noise, result
 
 
 def draw_examples(path: Path) -> None:

@@ -75,7 +75,7 @@ def real_table(rows: Sequence[Row]) -> Table:
         return f"{len(inside)} of {len(found)}"
 
     columns: dict[str, Column] = {
-        "curves": lambda row: f"{row['kind']}, {row['seeds']} seeds",
+        "curves": lambda row: f"{row['kind']}, {len(row['result']['losses'])} seeds",
         "verdict by seed (interval)": verdicts,
         "mean curve": ("result.mean curve.epoch", "d"),
         "intervals that hold it": covered,

@@ -21,7 +21,7 @@ State = Literal["converged", "at_rest", "improving", "overfitting", "rising", "u
 RELATIVE_THRESHOLD = 1e-3
 # The interval runs from where the probability of moving falls below the first to where it falls below the second.
 # Set on simulated curves so that it covers the true epoch in 90 % of them (experiments/verdict.py).
-_INTERVAL = (0.87, 0.17)
+_INTERVAL = (0.89, 0.14)
 _FEWEST_EPOCHS, _LONGEST = 8, 1000
 # Epochs at rest that a verdict needs, and how sure it must be that the curve moves or rests at its end.
 _REST_EPOCHS, _SURE = 3, 0.8
