@@ -50,7 +50,7 @@ def prediction_table(rows: Sequence[Row]) -> Table:
     ]
     columns: dict[str, Column] = {
         "curve": lambda row: f"{row['kind']}, noise {100 * row['noise']:g} %",
-        "seen of the way": ("seen", ".0%"),
+        "seen of the way": lambda row: f"{100 * row['seen']:.0f} %",
         "predicted": lambda row: f"{row['predicted']} of {row['curves']}",
         "median error / E_K": ("error", ".2f"),
         "coverage": ("coverage", ".2f"),
