@@ -1,5 +1,6 @@
 """The one reader of images: orientation, bit depths, modes and damage, against Pillow and known arrays."""
 
+import os
 import struct
 import zlib
 from io import BytesIO
@@ -240,3 +241,15 @@ def test_what_holds_no_ids_is_refused_as_a_mask(tmp_path):
             read_ids(save(tmp_path / f"{name}.tif", np.array(values, kind)))
     with pytest.raises(WrongMaskError, match="expected a lossless mask, got a JPEG"):
         read_ids(save(tmp_path / "lossy.png", NOISE[..., 0], format="JPEG"))
+
+
+def test_a_pipe_and_a_file_of_many_gigabytes_are_damage(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "huge.png").touch()
+    os.truncate(tmp_path / "huge.png", 2**40)
+    for path in tmp_path.iterdir():
+        for read in (read_rgb, read_ids, image_size):
+            with pytest.raises(
+                DAMAGE_ERRORS, match=f"{path.name} (is no regular file|has 1099511627776 bytes)"
+            ):
+                read(path)

@@ -6,13 +6,12 @@ import os
 import re
 import signal
 import sys
-import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 COLUMNS = (
     "recovered",
@@ -54,29 +53,38 @@ def fmce(arguments: Sequence[object], cwd: Path | None = None, timeout: int = 12
 
 def forked(run: Callable[[], int], timeout: int = 120) -> Ended:
     """Call a function in a fork that is killed after `timeout` seconds; an error is code 70 with a traceback."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        started, before = time.monotonic(), _resident()
-        process = os.fork()
-        if process == 0:
-            _be_the_child(run, out, err, timeout)
-        _, status, usage = os.wait4(process, 0)
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode(errors="replace"))
-        more = max(0.0, usage.ru_maxrss / 1024 - before)
-        return Ended(os.waitstatus_to_exitcode(status), *texts, time.monotonic() - started, more)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pipes = [os.pipe(), os.pipe()]  # no files: a try may forbid those to grow
+    started, before = time.monotonic(), _resident()
+    process = os.fork()
+    if process == 0:
+        _be_the_child(run, [writing for _, writing in pipes], timeout)
+    texts = ["", ""]
+
+    def read(index: int) -> None:
+        with open(pipes[index][0], "rb") as file:
+            texts[index] = file.read().decode(errors="replace")
+
+    readers = [threading.Thread(target=read, args=(index,)) for index in (0, 1)]
+    for reader, (_, writing) in zip(readers, pipes, strict=True):
+        os.close(writing)
+        reader.start()
+    _, status, usage = os.wait4(process, 0)
+    for reader in readers:
+        reader.join()
+    more = max(0.0, usage.ru_maxrss / 1024 - before)
+    return Ended(os.waitstatus_to_exitcode(status), *texts, time.monotonic() - started, more)
 
 
-def _be_the_child(run: Callable[[], int], out: Any, err: Any, timeout: int) -> None:
+def _be_the_child(run: Callable[[], int], outputs: Sequence[int], timeout: int) -> None:
     code = BUG
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(timeout)
-        for file, descriptor in ((out, 1), (err, 2)):
-            os.dup2(file.fileno(), descriptor)
+        for output, descriptor in zip(outputs, (1, 2), strict=True):
+            os.dup2(output, descriptor)
+            os.close(output)
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
         code = run()

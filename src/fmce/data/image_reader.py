@@ -15,6 +15,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from fmce.digests import check_regular
+
 ImageArray = NDArray[np.uint8]
 
 # What is raised for files that are cut off, empty, damaged, of another type or absurdly large.
@@ -33,6 +35,10 @@ _JPEG = ("JPEG", "MPO")
 _ORIENTATION = 0x112
 # PNG stores grey of 2 and 4 bits as samples that Pillow spreads over 0 … 255.
 _SPREAD = {"L;2": 85, "L;4": 17}
+
+
+# Bytes of a file; an uncompressed image of the most pixels that Pillow opens has half of them.
+_MOST_BYTES = 2**30
 
 
 class WrongMaskError(ValueError):
@@ -97,15 +103,22 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         OSError: If the file is missing or no image (or another of `DAMAGE_ERRORS`).
     """
+    check_regular(path, _MOST_BYTES)
     with open(path, "rb") as file, Image.open(file) as image:
         turned = _orientation(image, file) > 4
         return (image.height, image.width) if turned else image.size
 
 
+def _bytes_of(path: Path) -> bytes:
+    """Read a file; a pipe would be waited for, and one of many gigabytes fill the memory."""
+    check_regular(path, _MOST_BYTES)
+    return path.read_bytes()
+
+
 @contextmanager
 def _opened(source: Path | str | bytes) -> Iterator[tuple[Image.Image, io.BytesIO]]:
     # Read at once: the header, the check and the decoder each go through the file.
-    file = io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes())
+    file = io.BytesIO(source if isinstance(source, bytes) else _bytes_of(Path(source)))
     try:
         image = Image.open(file)  # refuses more pixels than Image.MAX_IMAGE_PIXELS allows
     except UnidentifiedImageError as error:  # its text would name an object in memory
