@@ -33,7 +33,7 @@ from fmce.files import read_json
 from fmce.maturity.explain import explain
 from fmce.report.figures import save_figure
 from fmce.report.loss_figure import loss_phases_figure
-from fmce.report.map_figures import confusion_figure
+from fmce.report.picture_figures import confusion_figure
 from fmce.runs.run import Run
 
 EXPERIMENT, WHAT = "fmce_figures", "Grad-CAM over phases"

@@ -28,7 +28,7 @@ from fmce.files import read_json
 from fmce.maturity.explain import one_of_each_class
 from fmce.models.grad_cam import cam_numbers, grad_cam
 from fmce.report.figures import ACCENT, INK, QUIET, draw_spread, panel, save_figure, styled
-from fmce.report.map_figures import grad_cam_figure
+from fmce.report.picture_figures import grad_cam_figure
 from fmce.runs.log import read_done, read_metrics
 from fmce.runs.run import open_run
 

@@ -23,7 +23,7 @@ from fmce.distillation.teacher import make_teacher
 from fmce.engine.distributed.ranks import Ranks
 from fmce.engine.runtime import make_runtime
 from fmce.report.distillation_page import verdict
-from fmce.report.prediction_figures import predictions_figure
+from fmce.report.picture_figures import predictions_figure
 from fmce.report.write import report
 from fmce.runs.checkpoint import load_checkpoint
 

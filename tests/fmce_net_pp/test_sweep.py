@@ -22,13 +22,12 @@ from fmce.config.io import from_yaml, to_yaml
 from fmce.config.sweep import SweepConfig
 from fmce.digests import read_record
 from fmce.engine.jobs.local import LocalWorkers
-from fmce.fmce_net_pp.sweep.estimate import sweep_estimate
 from fmce.fmce_net_pp.sweep.grid import make_groups
 from fmce.fmce_net_pp.sweep.jobs import note_state, read_state
 from fmce.fmce_net_pp.sweep.results import sweep_result
 from fmce.fmce_net_pp.sweep.run import sweep
 from fmce.fmce_net_pp.sweep.selection import read_selection, select
-from fmce.fmce_net_pp.sweep.status import sweep_status
+from fmce.fmce_net_pp.sweep.status import sweep_estimate, sweep_status
 from fmce.metrics.statistics import holm, paired_comparison
 from fmce.runs.log import lock_run, read_metrics
 from fmce.runs.run import open_run

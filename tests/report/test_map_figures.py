@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fmce.report.map_figures import confusion_figure, grad_cam_figure
+from fmce.report.picture_figures import confusion_figure, grad_cam_figure
 
 
 def texts(axes):

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.colors import to_hex
 
-from fmce.report.prediction_figures import boxes_figure
+from fmce.report.picture_figures import boxes_figure
 
 PACKED = np.array([[[2, 3, 12, 9, 1, 0], [0, 0, 4, 4, 0, 1], [0, 0, 0, 0, -1, 0]]], np.float32)
 

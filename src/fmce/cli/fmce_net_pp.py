@@ -130,10 +130,9 @@ def sweep(
     """
     from fmce.cli.show_fmce_net_pp import show_estimate, show_status, show_sweep
     from fmce.config.sweep import make_sweep_config
-    from fmce.fmce_net_pp.sweep.estimate import sweep_estimate
     from fmce.fmce_net_pp.sweep.run import make_workers
     from fmce.fmce_net_pp.sweep.run import sweep as run_sweep
-    from fmce.fmce_net_pp.sweep.status import sweep_status
+    from fmce.fmce_net_pp.sweep.status import sweep_estimate, sweep_status
 
     if status is not None:
         show_status(sweep_status(status), status)

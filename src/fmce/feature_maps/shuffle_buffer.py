@@ -91,22 +91,15 @@ def shuffled_maps(
     for batch in (b for batches in leaving for b in batches):
         own[batch] = True
     arriving = [np.sort(one.arriving[own[one.arriving]]) for one in rounds]
-    buffer = MapBuffer(_most_waiting(arriving, leaving), len(own))
+    arrived = np.cumsum([len(new) for new in arriving])
+    left = np.cumsum([sum(map(len, batches)) for batches in leaving])
+    # Most maps wait right after a round has arrived.
+    buffer = MapBuffer(int((arrived - np.append(0, left[:-1])).max()), len(own))
     for pieces, batches in zip(fetch(arriving), leaving, strict=True):
         for numbers, maps in pieces:
             buffer.put(numbers, maps)
         for batch in batches:
             yield batch, buffer.take(batch)
-
-
-def _most_waiting(arriving: Sequence[MapNumbers], leaving: Sequence[Sequence[MapNumbers]]) -> int:
-    """Return the most maps that wait at one time: right after a round has arrived."""
-    most = waiting = 0
-    for new, batches in zip(arriving, leaving, strict=True):
-        waiting += len(new)
-        most = max(most, waiting)
-        waiting -= sum(map(len, batches))
-    return most
 
 
 class MapBuffer:
@@ -117,25 +110,18 @@ class MapBuffer:
 
     def __init__(self, capacity: int, num_maps: int) -> None:
         """Reserve room for `capacity` maps at one time, whose numbers lie below `num_maps`."""
-        self._free = np.arange(capacity)
-        self._used = 0
+        self._free, self._used, self.capacity = np.arange(capacity), 0, capacity
         self._slot_of = np.full(num_maps, -1, dtype=np.int64)
         self._maps: Tensor | None = None
-
-    @property
-    def capacity(self) -> int:
-        """Maps it holds at one time."""
-        return len(self._free)
 
     def __len__(self) -> int:
         return self._used
 
     def put(self, numbers: MapNumbers, maps: Tensor) -> None:
         """Copy maps into free slots."""
-        if self._used + len(numbers) > self.capacity:
-            raise ValueError(
-                f"expected at most {self.capacity - self._used} more maps, got {len(numbers)}"
-            )
+        room = self.capacity - self._used
+        if len(numbers) > room:
+            raise ValueError(f"expected at most {room} more maps, got {len(numbers)}")
         if self._maps is None:
             self._maps = maps.new_empty((self.capacity, *maps.shape[1:]))
         slots = self._free[self._used : self._used + len(numbers)]

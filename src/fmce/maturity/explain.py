@@ -86,7 +86,7 @@ def _write(
     folder: Path, cams: np.ndarray[Any, Any], images: np.ndarray[Any, Any], result: dict[str, Any]
 ) -> None:
     from fmce.report.figures import save_figure
-    from fmce.report.map_figures import grad_cam_figure
+    from fmce.report.picture_figures import grad_cam_figure
 
     figure = grad_cam_figure(images, cams, result["epochs"], result["classes"])
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from fmce.digests import read_arrays, read_record, read_record_or_none, read_sealed
 from fmce.report.arm_figures import comparison_figure, progress_figure
-from fmce.report.prediction_figures import boxes_figure, predictions_figure
+from fmce.report.picture_figures import boxes_figure, predictions_figure
 from fmce.report.run_page import inline, template
 
 # The meaning of agreement, by task, in the words of the page.

@@ -1,7 +1,6 @@
 """FMCE-Net++: the task's loss plus a frozen FMCE-Net's (Representation Auxiliary Loss, Eq. 4–5)."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,17 +10,12 @@ from fmce.data.batch import ImageBatch
 from fmce.engine.distributed.ranks import ALONE, Ranks
 from fmce.engine.loop import StepOutput
 from fmce.losses.auxiliary import feature_matching_loss, fmcs_loss, representation_auxiliary_loss
+from fmce.models.compiled import CompiledModel
+from fmce.models.features import FeatureMaps
 from fmce.tasks.classification import classifier_output
 
-
-class CapturedMaps(Protocol):
-    """Maps of the model's latest call: an open `FeatureMaps`, or a `CompiledModel`.
-
-    They keep the autograd graph of that call, so that a loss on them reaches the model's weights.
-    """
-
-    def take(self, name: str) -> Tensor:
-        """Return the maps (B,C,h,w) of a submodule, once a call; refuse maps that carry no gradient."""
+# Maps of the model's latest call; a loss on them reaches the model's weights.
+CapturedMaps = FeatureMaps | CompiledModel
 
 
 def ral_step(
