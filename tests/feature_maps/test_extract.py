@@ -245,9 +245,7 @@ def test_a_store_of_other_images_is_refused(stored_run):
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(own_run, monkeypatch):
     full = SimpleNamespace(total=10**9, used=10**9 - 1000, free=1000)
     monkeypatch.setattr("fmce.feature_maps.extract.shutil.disk_usage", lambda _: full)
-    with pytest.raises(
-        ValueError, match=r"4851 maps of .* only 1e-06 GB are free there; make room"
-    ):
+    with pytest.raises(ValueError, match=r"4851 maps of .* only 1.0 kB are free there; make room"):
         extract(own_run, runtime=CPU)
     assert not (own_run.path / "maps.zarr").exists()
 

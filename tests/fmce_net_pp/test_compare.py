@@ -135,7 +135,7 @@ def test_a_second_call_trains_nothing(compared):
 
 def test_another_config_in_the_same_folder_is_refused(compared):
     config, out, _ = compared
-    with pytest.raises(FileExistsError, match="holds a run of another config"):
+    with pytest.raises(FileExistsError, match="holds a run with another config"):
         again(replace(config, seeds=(1, 3)), out)
 
 

@@ -36,7 +36,9 @@ def test_asked_about_its_own_run_it_says_the_same_as_about_test_images(own_run, 
 
 def test_another_number_of_phases_is_refused(own_run, finished_run):
     run_phases(own_run.path, {"num_phases": 2})
-    with pytest.raises(ValueError, match="expected logits of 2 phases, got 3"):
+    with pytest.raises(
+        ValueError, match=f"{own_run.path} does not fit this FMCE-Net: expected logits of 2"
+    ):
         evaluate(finished_run, others=[open_run(own_run.path)])
 
 

@@ -88,7 +88,7 @@ def test_a_finished_run_is_not_repeated(own_run, caplog):
 
 def test_more_epochs_of_a_finished_run_are_refused(own_run):
     before = stamps(own_run.path)
-    with pytest.raises(FileExistsError, match=r"train\.epochs: there 8, here 9"):
+    with pytest.raises(FileExistsError, match=r"train\.epochs: 8 in the folder, 9 now"):
         train_classifier(short(own_run, epochs=9), own_run.path)
     assert stamps(own_run.path) == before
 

@@ -103,13 +103,18 @@ def test_a_finished_net_is_not_trained_again(own_run):
 
 
 def test_another_fmce_net_config_is_refused(own_run):
-    with pytest.raises(FileExistsError, match=r"fmce_net\.epochs: there 2, here 1"):
+    with pytest.raises(FileExistsError, match=r"fmce_net\.epochs: 2 in the folder, 1 now"):
         train_fmce_net(own_run, "map", config=QUICK)
 
 
 def test_missing_phases_are_named(own_run):
     (own_run.path / "phases.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no phases.json; run: fmce phases"):
+        train_fmce_net(own_run, "image")
+    (own_run.path / "DONE.json").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"has not finished.*; rerun its fmce train command"
+    ):
         train_fmce_net(own_run, "image")
 
 

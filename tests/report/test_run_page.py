@@ -14,6 +14,7 @@ from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.report.run_page import report_page
 from fmce.report.write import report
+from fmce.runs.log import judge_metrics
 from fmce.runs.phases import run_phases
 from fmce.runs.run import open_run
 
@@ -173,3 +174,14 @@ def test_parts_of_earlier_markers_are_marked_as_such(finished_run, tmp_path):
     run_phases(copied, {"num_phases": 2})
     page = report(copied).read_text(encoding="utf-8")
     assert all(note in page for note in notes)
+
+
+def test_the_verdict_is_by_the_settings_that_the_phases_were_found_with(own_run):
+    run_phases(own_run.path, {"threshold": 0.2})
+    found, by_config = (
+        judge_metrics(own_run.curve, settings).lines
+        for settings in (own_run.phases.config, own_run.config.phases)
+    )
+    assert found != by_config
+    text = Page(report_page(own_run.path)).text
+    assert all(line in text for line in found)

@@ -46,7 +46,7 @@ def test_a_new_folder_gets_config_and_versions(tmp_path):
 def test_the_same_config_may_go_on_and_another_is_refused_with_the_difference(tmp_path):
     claim(tmp_path, "a: 1\nb: 2\n")
     claim(tmp_path, "a: 1\nb: 2\n")
-    with pytest.raises(FileExistsError, match=r"\(b: there 2, here 3\)"):
+    with pytest.raises(FileExistsError, match=r"\(b: 2 in the folder, 3 now\)"):
         claim(tmp_path, "a: 1\nb: 3\n")
     assert read_sealed(tmp_path / "config.yaml") == "a: 1\nb: 2\n"
 
@@ -57,12 +57,16 @@ def test_the_same_config_may_go_on_and_another_is_refused_with_the_difference(tm
         (
             "rafs:\n- 0.9\nseeds:\n- 1\n",
             "rafs:\n- 0.8\nseeds:\n- 1\n",
-            "rafs: there [0.9], here [0.8]",
+            "rafs: [0.9] in the folder, [0.8] now",
         ),
-        ("t: {a: 1, b: 2}\n", "t: {a: 1, b: 3}\n", "t.b: there 2, here 3"),
-        ("a: 1\n", "a: 1\nb: 2\n", "b: there nothing, here 2"),
-        ("a: {}\n", "a: {b: 2}\n", "(a.b: there nothing, here 2"),
-        ("a: 1\nb: 1\nc: 1\nd: 1\n", "a: 2\nb: 2\nc: 2\nd: 2\n", "c: there 1, here 2; and 1 more"),
+        ("t: {a: 1, b: 2}\n", "t: {a: 1, b: 3}\n", "t.b: 2 in the folder, 3 now"),
+        ("a: 1\n", "a: 1\nb: 2\n", "b: nothing in the folder, 2 now"),
+        ("a: {}\n", "a: {b: 2}\n", "(a.b: nothing in the folder, 2 now"),
+        (
+            "a: 1\nb: 1\nc: 1\nd: 1\n",
+            "a: 2\nb: 2\nc: 2\nd: 2\n",
+            "c: 1 in the folder, 2 now; and 1 more",
+        ),
         ("- a\n", "a: 1\n", "which is no config"),
         ("a: [\n", "a: 1\n", "which is no config"),
     ],
@@ -83,7 +87,7 @@ def test_a_field_that_an_older_config_lacks_has_its_default(tmp_path):
     claim(tmp_path, "train: {epochs: 3}\n")
     claim_with_new_field(tmp_path, 0)
     assert read_sealed(tmp_path / "config.yaml") == "train: {epochs: 3}\n"
-    with pytest.raises(FileExistsError, match="holds a run of another config"):
+    with pytest.raises(FileExistsError, match="holds a run with another config"):
         claim_with_new_field(tmp_path, 5)
 
 
@@ -111,7 +115,7 @@ def test_a_start_with_anything_else_in_its_folder_is_kept(tmp_path, trained):
     (tmp_path / trained).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / trained).write_text("")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(FileExistsError, match="holds a run of another config"):
+    with pytest.raises(FileExistsError, match="holds a run with another config"):
         begin(tmp_path, "a: 2\n")
     assert sorted(tmp_path.rglob("*")) == before
     assert read_sealed(tmp_path / "config.yaml") == "a: 1\n"

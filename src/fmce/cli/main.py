@@ -6,10 +6,12 @@ FMCE_TRACEBACK=1 shows where an error arose.
 """
 
 import contextlib
+import difflib
 import functools
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -59,6 +61,20 @@ _EXIT_CODES = {
     "OSError": 2,
     "ModuleNotFoundError": 2,
 }
+
+
+# The parser's words for a wrong value, and ours.
+_REWORDED = {
+    r"Error parsing (\S+):.*could not convert string to float: ('.*')": r"\1: expected a number, got \2",
+    r"Error parsing (\S+):.*invalid literal for int\(\).*: ('.*')": r"\1: expected a whole number, got \2",
+    r"Error parsing (\S+): Could not find valid parse for arguments: (.*)": r"\1: cannot read \2",
+    r", 'None'|'None', ": "",
+    r"invalid choice ('.*') for argument '(\S+)'\. Expected one of \((.*?)\)\.": (
+        r"\2: expected one of \3, got \1"
+    ),
+    r"Missing value for argument '(\S+)'.*": r"\1: expected a value",
+    r"Unrecognized options: (.*)": r"unknown options: \1",
+}.items()
 
 
 class StoppedBySignal(KeyboardInterrupt):
@@ -131,6 +147,10 @@ def _check_processes(arguments: Sequence[str]) -> None:
 
 def _parse(arguments: Sequence[str]) -> Callable[[], None]:
     """Return the call that the arguments ask for; a mistake in them ends the program with one line."""
+    if (name := arguments[0]) not in COMMANDS and not name.startswith("-"):
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown command {name!r}; {meant}Commands: {', '.join(COMMANDS)}")
     app = tyro.extras.SubcommandApp()
     for name, command in COMMANDS.items():
         app.command(name=name)(_deferred(command))
@@ -145,7 +165,10 @@ def _parse(arguments: Sequence[str]) -> Callable[[], None]:
             )
     except SystemExit as end:
         if end.code == 2:
-            print(f"fmce: {_first_part(messages.getvalue())}; see --help", file=sys.stderr)
+            line = _first_part(messages.getvalue())
+            for theirs, ours in _REWORDED:
+                line = re.sub(theirs, ours, line)
+            print(f"fmce: {line}; see --help", file=sys.stderr)
         raise
     return call
 

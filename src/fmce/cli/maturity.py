@@ -19,7 +19,6 @@ from fmce.cli.options import (
     Trust,
     option,
     print_json,
-    required,
     runtime_of,
 )
 from fmce.config import choices
@@ -102,7 +101,7 @@ def _supervised_by(
 def phases(
     sources: Annotated[
         Positional[tuple[Path, ...]],
-        required("run folders, training logs of any program, TensorBoard folders", "SOURCE …"),
+        option("run folders, training logs of any program, TensorBoard folders", "SOURCE …"),
     ],
     threshold: Annotated[
         float | None,

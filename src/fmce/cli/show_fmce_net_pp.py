@@ -100,12 +100,14 @@ def show_estimate(estimate: Mapping[str, Any]) -> None:
         rows.append((entry["name"], entry["status"], f"{most}{entry['epochs']}", time))
     print_table("Dry run: nothing is trained", ("training", "status", "epochs", "time"), rows)
     most = "at most " if any(entry["at_most"] for entry in estimate["runs"]) else ""
-    print(
-        f"{len(rows)} trainings, {most}{in_words(estimate['seconds'])} one after the other by the epochs finished "
-        "so far; FMCE-Nets, test images and starting processes come on top"
-    )
-    if estimate["unknown"]:
-        print(f"{estimate['unknown']} trainings: unknown until the first epoch is finished")
+    unknown, known = estimate["unknown"], len(rows) - estimate["unknown"]
+    if known:
+        print(
+            f"{known} trainings, {most}{in_words(estimate['seconds'])} one after the other by the epochs finished "
+            "so far; FMCE-Nets, test images and starting processes come on top"
+        )
+    if unknown:
+        print(f"{unknown} trainings: time unknown until the first epoch of their kind is finished")
 
 
 def in_words(seconds: float) -> str:

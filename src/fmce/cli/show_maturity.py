@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmce.cli.show_modules import show_modules
 from fmce.config.choices import FMCE_NET_METRICS, GRAD_CAM_NUMBERS
-from fmce.console.tables import epochs, number, percent, print_table
+from fmce.console.tables import epochs, number, percent, print_table, size_text
 
 if TYPE_CHECKING:
     from fmce.convergence.phases import Phases
@@ -172,18 +172,18 @@ def _mean(against: dict[str, Any], arm: str) -> str:
 
 def show_store(path: Path, result: Mapping[str, Any]) -> None:
     """Print in one line what `extract` stored, or its estimate."""
-    from fmce.feature_maps.extract import STORE, gigabytes
+    from fmce.feature_maps.extract import STORE
 
     if "bytes_free" in result:
         print(
-            f"{_maps(result)} would take about {gigabytes(result['bytes'])}, at most "
-            f"{gigabytes(result['bytes_at_most'])}; {gigabytes(result['bytes_free'])} are free"
+            f"{_maps(result)} would take about {size_text(result['bytes'])}, at most "
+            f"{size_text(result['bytes_at_most'])}; {size_text(result['bytes_free'])} are free"
         )
     elif result["missing"]:
         missing = ", ".join(map(str, result["missing"]))
         print(f"own markers stored in {path / STORE}; others still write epochs {missing}")
     else:
-        print(f"{_maps(result)} in {path / STORE}: {gigabytes(result['bytes'])}")
+        print(f"{_maps(result)} in {path / STORE}: {size_text(result['bytes'])}")
 
 
 def _maps(result: Mapping[str, Any]) -> str:

@@ -33,6 +33,17 @@ def number(value: Any, digits: int = 4) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}g}"
 
 
+def size_text(count: int) -> str:
+    """Format a number of bytes by powers of 1000.
+
+    >>> size_text(51_000_000)
+    '51.0 MB'
+    """
+    from rich.filesize import decimal
+
+    return decimal(count)
+
+
 def epochs(markers: Sequence[int] | None) -> str:
     """Format epoch markers, or say that there are none."""
     return "none" if markers is None else "[" + ", ".join(map(str, markers)) + "]"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fmce.console.log import logger
 from fmce.console.progress import Progress
+from fmce.console.tables import size_text
 from fmce.data.batch import ImageSet
 from fmce.engine.jobs.local import run_jobs
 from fmce.engine.runtime import Runtime, make_runtime
@@ -87,8 +88,8 @@ def extract(
         need = estimate_store(run, missing, runtime)
         if need["bytes"] > need["bytes_free"]:
             raise ValueError(
-                f"{need['maps']} maps of {run.path} are expected to take {gigabytes(need['bytes'])}, but only "
-                f"{gigabytes(need['bytes_free'])} are free there; make room, or use "
+                f"{need['maps']} maps of {run.path} are expected to take {size_text(need['bytes'])}, but only "
+                f"{size_text(need['bytes_free'])} are free there; make room, or use "
                 "fmce_net.storage=recompute, which stores nothing"
             )
         _store_markers(run, {epoch: wanted[epoch] for epoch in missing}, runtime, workers)
@@ -231,11 +232,6 @@ def estimate_store(run: Run, markers: Sequence[int], runtime: Runtime) -> dict[s
         "bytes_at_most": store_bytes(maps, (c, h, w)),
         "bytes_free": shutil.disk_usage(run.path).free,
     }
-
-
-def gigabytes(count: int) -> str:
-    """Format bytes as GB (10⁹)."""
-    return f"{count / 1e9:.3g} GB"
 
 
 def _summary(run: Run, wanted: Mapping[int, Fingerprint]) -> dict[str, Any]:

@@ -58,7 +58,11 @@ def evaluate(
     other_runs = {}
     for other in others:
         config = _with_settings(other, settings)
-        other_runs[str(other.path)] = measure_on_test_images(net, other, runtime, config).to_dict()
+        try:
+            measured = measure_on_test_images(net, other, runtime, config)
+        except ValueError as error:
+            raise ValueError(f"{other.path} does not fit this FMCE-Net: {error}") from error
+        other_runs[str(other.path)] = measured.to_dict()
     result = {
         "split": split,
         "width": width,

@@ -28,7 +28,7 @@ class FoundPhases:
         phases: The phases found on the curve; None where it has none.
         refusal: Why it has none.
         provisional: Whether the training still runs, so that everything may change.
-        predicted: Of a running training, when E_K is expected; None where it cannot be told yet.
+        predicted: Of a running training, when E_K is expected; None where that is unknown yet.
         curve: The curve as its file has it; None for a run folder.
         figure: The picture that was drawn, if any.
     """
@@ -104,7 +104,7 @@ def phases(
     """
     if not source.exists():
         raise FileNotFoundError(
-            f"nothing is at {source}; expected a run folder, a file of losses or TensorBoard's event files"
+            f"{source} does not exist; expected a run folder, a file of losses or TensorBoard's event files"
         )
     # A run folder stays one whatever else lies in it.
     events = not (source / "metrics.jsonl").exists() and holds_events(source)

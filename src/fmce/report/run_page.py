@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from fmce.config.choices import FMCE_NET_METRICS, GRAD_CAM_NUMBERS
 from fmce.config.io import read_yaml
 from fmce.config.run import run_config
-from fmce.convergence.phases import window_sensitivity
+from fmce.convergence.phases import Phases, window_sensitivity
 from fmce.digests import read_arrays, read_record, read_record_or_none, read_sealed
 from fmce.files import reading
 from fmce.recorder.clocks import module_table
@@ -49,9 +49,14 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
 
 
 def _verdict(run: Path) -> tuple[str, ...]:
-    """Return the verdict's three lines; none before the first epoch."""
-    rows = read_metrics(run)
-    return judge_metrics(rows, run_config(run).phases).lines if rows else ()
+    """Return the verdict's three lines, by the settings that the phases were found with; none without epochs."""
+    rows, found = read_metrics(run), _phases(run)
+    config = run_config(run).phases if found is None else found.config
+    return judge_metrics(rows, config).lines if rows else ()
+
+
+def _phases(run: Path) -> Phases | None:
+    return read_phases(run) if (run / "phases.json").exists() else None
 
 
 def _modules(run: Path) -> dict[str, Any] | None:
@@ -69,9 +74,8 @@ def _modules(run: Path) -> dict[str, Any] | None:
 
 
 def _curve(run: Path) -> dict[str, Any] | None:
-    if not (run / "phases.json").exists():
+    if (phases := _phases(run)) is None:
         return None
-    phases = read_phases(run)
     rows = read_metrics(run)
     # Phases found during training belong to the epochs there were then.
     losses = [task_loss(row) for row in rows[: phases.num_epochs]]

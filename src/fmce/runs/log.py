@@ -110,7 +110,7 @@ def _own(
             return
         if not _forget_start(folder, before_training):
             raise FileExistsError(
-                f"{folder} holds a run of another config ({difference}); "
+                f"{folder} holds a run with another config ({difference}); "
                 "repeat the command that made it, choose another folder, or delete this one to start anew"
             )
     # versions.json alone is what a kill between the two writes below leaves.
@@ -155,11 +155,11 @@ def _difference(before: str, now: str, defaults: Mapping[str, Any]) -> str:
     except yaml.YAMLError:
         old = None
     if not isinstance(old, dict):
-        return f"there {before[:40]!r}, which is no config"
+        return f"its config.yaml begins {before[:40]!r}, which is no config"
     there, here = dict(_fields(defaults)) | dict(_fields(old)), dict(_fields(new))
     names = [n for n in {**here, **there} if (n in there, there.get(n)) != (n in here, here.get(n))]
     both = [(n, there.get(n, "nothing"), here.get(n, "nothing")) for n in names[:3]]
-    shown = "; ".join(f"{n}: there {old}, here {new}" for n, old, new in both)
+    shown = "; ".join(f"{n}: {old} in the folder, {new} now" for n, old, new in both)
     return shown + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -325,6 +325,11 @@ def read_phases(folder: Path) -> "Phases":
 
     remedy = f"run: fmce phases {folder}"
     record = read_record_or_none(folder / "phases.json", remedy)
+    if record is None and read_done(folder) is None:
+        raise FileNotFoundError(
+            f"the training in {folder} has not finished, so its phases are unknown; rerun its fmce train "
+            "command to resume it first"
+        )
     if record is None:
         raise FileNotFoundError(f"{folder} has no phases.json; {remedy}")
     with reading(folder / "phases.json", "phases", remedy):

@@ -151,6 +151,8 @@ def open_run(path: str | Path, *, trust: Trust = False) -> Run:
             not trusted.
     """
     path = Path(path)
+    if path.is_file():
+        raise ValueError(f"{path} is a file; expected the run folder that fmce train --out wrote")
     if not path.is_dir():
         raise FileNotFoundError(f"no run folder {path}; make one with: fmce train --out {path}")
     run = Run(path, run_config(path))
