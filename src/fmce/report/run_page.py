@@ -19,8 +19,8 @@ from fmce.files import reading
 from fmce.recorder.clocks import module_table
 from fmce.report.arm_figures import comparison_figure
 from fmce.report.loss_figure import loss_phases_figure
-from fmce.report.picture_figures import confusion_figure, grad_cam_figure
 from fmce.report.module_figures import HEADER, module_cells, module_remarks, modules_figure
+from fmce.report.picture_figures import confusion_figure, grad_cam_figure
 from fmce.runs.log import judge_metrics, read_done, read_metrics, read_phases, task_loss
 
 _DELETE = "delete it to make the page without it"
