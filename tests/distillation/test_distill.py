@@ -176,6 +176,11 @@ def test_given_teacher_is_loaded_and_scored_alike(experiment, small_distillation
         ({"class_names": ["sky", "road"]}, "class_names"),
         ({"mean": [0.1, 0.1, 0.1]}, "same view"),
         ({"task": "classify"}, "task"),
+        (
+            {"mean": ["0.485", "0.456", "0.406"]},
+            r"teacher\.json: expected mean as a list of three n",
+        ),
+        ({"std": None}, r"teacher\.json: expected std as a list of three numbers"),
     ],
 )
 def test_teacher_of_other_classes_or_normalisation_is_refused(
@@ -183,6 +188,51 @@ def test_teacher_of_other_classes_or_normalisation_is_refused(
 ):
     with pytest.raises(ValueError, match=message):
         load_from(experiment, small_distillation, tmp_path, **card)
+
+
+def without_digest(card):
+    """Leave out of a card what only fmce writes."""
+    fields = json.loads(card.read_text())
+    card.write_text(json.dumps({k: v for k, v in fields.items() if k not in ("sha256", "digest")}))
+
+
+def test_a_teacher_of_a_wrapper_in_a_file_of_torch_save_is_loaded(
+    experiment, small_distillation, tmp_path
+):
+    given = tmp_path / "given"
+    shutil.copytree(experiment / "teacher", given)
+    without_digest(given / "teacher.json")
+    weights = load_file(given / "model.safetensors")
+    (given / "model.safetensors").unlink()
+    torch.save({"state_dict": {f"module.{k}": v for k, v in weights.items()}}, given / "model.pth")
+    settings = [*small_distillation, f"teacher_checkpoint={given}"]
+    config = with_settings(DistillationConfig(), settings)
+    data = read_distillation_data(experiment)
+    scores = make_teacher(Experiment(config, tmp_path, data), make_runtime("cpu"))
+    assert scores == json.loads((experiment / "distill.json").read_text())["teacher"]
+
+
+def test_a_teacher_that_answers_with_nan_is_refused_before_step_1(
+    experiment, small_distillation, tmp_path
+):
+    given = tmp_path / "given"
+    shutil.copytree(experiment / "teacher", given)
+    without_digest(given / "teacher.json")
+    weights = load_file(given / "model.safetensors")
+    name = next(k for k, v in weights.items() if v.ndim == 4)
+    settings = [*small_distillation, f"teacher_checkpoint={given}"]
+    config = with_settings(DistillationConfig(), settings)
+    wrong = Experiment(config, tmp_path, read_distillation_data(experiment))
+    # NaN itself, and a sound number that overflows.
+    for value, message in (
+        (float("nan"), "holds NaN or infinite values in 1"),
+        (3e38, "before step 1"),
+    ):
+        save_file(
+            weights | {name: torch.full_like(weights[name], value)}, given / "model.safetensors"
+        )
+        with pytest.raises(ValueError, match=message):
+            make_teacher(wrong, make_runtime("cpu"))
 
 
 def test_teacher_of_another_network_is_refused(experiment, small_distillation, tmp_path):

@@ -118,3 +118,17 @@ def test_checking_leaves_the_model_and_random_draws_as_they_were():
 @pytest.mark.parametrize("module", [checks, compiled])
 def test_examples_of_checks_hold(module):
     assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_logits_that_are_not_finite_are_refused_before_any_training(broken):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
+    if broken:
+        nn.init.constant_(model[1].bias, float("nan"))
+    else:
+        model.append(nn.Softmax(1)).register_forward_hook(lambda _m, _i, y: y / 0)
+    message = "first 1.bias: load others" if broken else "check its forward"
+    with pytest.raises(
+        ValueError, match=f"NaN or infinite logits before any training; .*{message}"
+    ):
+        check_classifier(model, 8, 5)

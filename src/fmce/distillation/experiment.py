@@ -27,8 +27,8 @@ from fmce.models.build import build_model, import_function
 from fmce.models.fcos import fcos
 from fmce.models.pspnet import pspnet
 from fmce.recorder.meter import meter_or_none
-from fmce.runs.checkpoint import load_weights
 from fmce.runs.resume import Optimization, fit_resumable
+from fmce.runs.weights import load_into
 from fmce.seeding import seed_epoch
 from fmce.tasks.detection import DetectionTask
 from fmce.tasks.distillation import ClassificationTask, SegmentationTask
@@ -85,7 +85,7 @@ class Experiment:
         card = read_record(self.teacher_folder / "teacher.json", remedy=remedy)
         if "sha256" in card:  # since version 0.1
             check_file(weights, card["sha256"], remedy)
-        teacher.load_state_dict(load_weights(weights))
+        load_into(teacher, weights, "the teacher")
         return teacher.eval().requires_grad_(False)
 
     def load_student(self, arm: Arm, seed: int | None = None) -> nn.Module:
@@ -93,7 +93,7 @@ class Experiment:
         seed = self.config.seeds[0] if seed is None else seed
         student = self.make_student(arm, seed, pretrained=False)
         last = f"epoch_{num_intervals(self.config.student_steps):04d}"
-        student.load_state_dict(load_weights(self.student_folder(arm, seed) / "checkpoints" / last))
+        load_into(student, self.student_folder(arm, seed) / "checkpoints" / last, "the student")
         return student.eval()
 
 

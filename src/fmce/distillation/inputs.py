@@ -50,14 +50,19 @@ def with_imagenet_statistics(config: DistillationConfig) -> DistillationDataConf
     return replace(config.data, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-def check_normalisation(card: Mapping[str, Any], data: DistillationData) -> None:
+def check_normalisation(card: Mapping[str, Any], data: DistillationData, card_file: Path) -> None:
     """Refuse a teacher whose card `teacher.json` has another "mean" or "std" than the experiment's images."""
     for name in ("mean", "std"):
-        theirs = torch.tensor(card.get(name, []), dtype=torch.float64)
+        given = card.get(name)
+        if not isinstance(given, list) or not all(type(v) in (int, float) for v in given):
+            raise ValueError(
+                f"{card_file}: expected {name} as a list of three numbers on the 0–1 scale, got {given!r}"
+            )
+        theirs = torch.tensor(given, dtype=torch.float64)
         ours = torch.tensor(getattr(data, name), dtype=torch.float64)
         if theirs.shape != (3,) or (theirs - ours).abs().max() > 1e-3:
             raise ValueError(
-                f"the teacher expects images normalised with {name} {card.get(name)}, the student gets "
+                f"{card_file}: the teacher expects images normalised with {name} {given}, the student gets "
                 f"{ours.tolist()}: both must see the same view. Set data.mean and data.std to the "
                 "teacher's, or use its labelled images and data seed"
             )
@@ -156,13 +161,34 @@ def frozen_teacher(
     teacher.eval().requires_grad_(False)
     in_bfloat16 = teacher_precision(config, runtime) == "bfloat16"
 
+    checked = False
+
     def outputs(images: Tensor) -> Any:
+        nonlocal checked
         # The step runs under the training's own autocast; this one is entered inside it.
         own = torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=in_bfloat16)
         with torch.inference_mode(), own:
-            return task.outputs(teacher, images)
+            found = task.outputs(teacher, images)
+        if not checked:  # once: each check makes the host wait for the device
+            refuse_infinite(found)
+            checked = True
+        return found
 
     return outputs
+
+
+def refuse_infinite(outputs: Any) -> None:
+    """Refuse a teacher's outputs, a tensor or a tuple of tensors, in which a value is NaN or infinite.
+
+    Raises:
+        ValueError: If one is; a student could only learn it from them.
+    """
+    for part in outputs if isinstance(outputs, tuple) else (outputs,):
+        if isinstance(part, Tensor) and not part.isfinite().all():
+            raise ValueError(
+                "the teacher's outputs are NaN or infinite before step 1; take another checkpoint, or set "
+                "teacher_precision=float32 if its weights are sound"
+            )
 
 
 def in_fast_memory_order(model: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fmce.config.distillation import DistillationConfig
@@ -13,8 +14,10 @@ from fmce.digests import check_file, file_digest, read_record, write_record
 from fmce.distillation import inputs
 from fmce.distillation.experiment import Experiment, fit_steps
 from fmce.engine.runtime import Runtime
-from fmce.runs.checkpoint import load_weights, save_weights
+from fmce.models.features import eval_mode
+from fmce.runs.checkpoint import save_weights
 from fmce.runs.log import lock_run
+from fmce.runs.weights import load_into, weights_file
 from fmce.tasks.distillation import supervised_step
 
 
@@ -49,6 +52,10 @@ def _train_or_load(experiment: Experiment, runtime: Runtime) -> None:
         with lock_run(folder, text, defaults=defaults, ranks=runtime.ranks):
             fit_steps(experiment, folder, teacher, step, labelled, budget, seed, runtime)
     batches = inputs.evaluation_batches(data.validation, data, runtime)
+    if given is not None:
+        first = next(iter(batches.epoch(0)))
+        with torch.inference_mode(), eval_mode(teacher):
+            inputs.refuse_infinite(task.outputs(teacher, runtime.to_device(first.images)))
     card["scores"] = task.scores(teacher, batches, runtime)
     if given is not None:  # a copy of what is refused must not claim the folder
         _check_floor(task.score_name, card["scores"][task.score_name], experiment)
@@ -95,10 +102,10 @@ def teacher_card(experiment: Experiment) -> dict[str, Any]:
 def load_strictly(teacher: nn.Module, checkpoint: Path, experiment: Experiment) -> None:
     """Load a teacher whose task, class order and normalisation are this experiment's.
 
-    `checkpoint` is a weights file with `teacher.json` beside it, or the folder of both.
+    `checkpoint` is a file of safetensors or `torch.save` with `teacher.json` beside it, or the folder of both.
     """
-    weights_file = checkpoint / "model.safetensors" if checkpoint.is_dir() else checkpoint
-    card_file = weights_file.parent / "teacher.json"
+    file = weights_file(checkpoint)
+    card_file = file.parent / "teacher.json"
     if not card_file.exists():
         raise ValueError(
             f"{card_file} is missing; beside a teacher's weights write a JSON with task, class_names, mean "
@@ -106,16 +113,11 @@ def load_strictly(teacher: nn.Module, checkpoint: Path, experiment: Experiment) 
         )
     theirs, ours = read_record(card_file), teacher_card(experiment)
     if "sha256" in theirs:  # not in one written by hand
-        check_file(weights_file, theirs["sha256"], "take another copy of this teacher")
+        check_file(file, theirs["sha256"], "take another copy of this teacher")
     for name in ("task", "class_names"):
         if theirs.get(name) != ours[name]:
             raise ValueError(
-                f"the teacher's {name} is {theirs.get(name)}, expected this experiment's {ours[name]}"
+                f"{card_file}: the teacher's {name} is {theirs.get(name)}, expected this experiment's {ours[name]}"
             )
-    inputs.check_normalisation(theirs, experiment.data)
-    try:
-        teacher.load_state_dict(load_weights(weights_file))
-    except RuntimeError as error:
-        raise ValueError(
-            f"{weights_file} does not fit the teacher: {' '.join(str(error).split())[:300]}"
-        ) from error
+    inputs.check_normalisation(theirs, experiment.data, card_file)
+    load_into(teacher, file, "the teacher")

@@ -64,8 +64,8 @@ def check_classifier(
 
     Raises:
         ValueError: If no weight can be trained or one is not float32, if the model fails on such an image
-            (the message holds its reason), its output has another form, or a batch of one image would leave
-            a norm layer one value per channel.
+            (the message holds its reason), its output has another form or is not finite, or a batch of one image
+            would leave a norm layer one value per channel.
 
     >>> check_classifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), 8, 5)
     """
@@ -91,6 +91,20 @@ def check_classifier(
         raise ValueError(
             f"expected logits of shape {(1, num_classes)} for one image, one per class, got {form} from "
             f"{name}; let its builder use the num_classes that it is given"
+        )
+    if not logits.isfinite().all():
+        broken = [
+            n
+            for n, p in model.state_dict().items()
+            if p.is_floating_point() and not p.isfinite().all()
+        ]
+        raise ValueError(
+            f"{name} gives NaN or infinite logits before any training; "
+            + (
+                f"its weights hold such values, first {broken[0]}: load others"
+                if broken
+                else "check its forward"
+            )
         )
     if not any(p.requires_grad for p in parameters):
         raise ValueError(f"{name} has no weight that trains; leave requires_grad on for some")

@@ -12,14 +12,7 @@ from torch import Tensor, nn
 from fmce.recorder.alarms import Alarm, find_alarms
 from fmce.recorder.meter import ModuleMeter
 from fmce.recorder.probe import bare_model, call_model, moved_to, untouched
-from fmce.runs.checkpoint import load_weights
-
-# Prefixes that wrappers and frameworks put before names.
-PREFIXES = (
-    *("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "network.", "student."),
-    *("teacher.", "ema.", "base_model.", "state_dict."),
-)
-_CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "weights", "params", "ema")
+from fmce.runs.weights import best_prefix, read_state_dict
 
 
 @dataclass(frozen=True)
@@ -154,40 +147,9 @@ def compare_weights(
     ours = bare.state_dict()
     names = [name for name, _ in bare.named_children()] if modules is None else list(modules)
     found = {name: _compared(name, ours, theirs) for name in names or [""]}
-    prefix, fitting = _best_prefix(ours, theirs)
+    prefix, fitting = best_prefix(ours, theirs)
     unused = tuple(name for name in theirs if name not in ours)
     return WeightsComparison(found, unused, prefix, fitting)
-
-
-def read_state_dict(checkpoint: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of a state dict, a file or a checkpoint folder, by name.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it holds no state dict, or cannot be read without running code from it.
-    """
-    values: Any = checkpoint
-    if isinstance(checkpoint, str | Path):
-        path = Path(checkpoint)
-        if not path.exists():
-            raise FileNotFoundError(f"no checkpoint {path}")
-        if path.is_dir() or path.suffix == ".safetensors":
-            return load_weights(path)
-        try:
-            values = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(
-                f"{path} cannot be read as weights alone ({' '.join(str(error).split())[:200]}); save its "
-                "state dict apart: torch.save(model.state_dict(), path)"
-            ) from error
-    for _ in range(3):
-        if isinstance(values, Mapping) and any(isinstance(v, Tensor) for v in values.values()):
-            return {str(k): v for k, v in values.items() if isinstance(v, Tensor)}
-        inner = next((k for k in _CONTAINERS if isinstance(values, Mapping) and k in values), None)
-        if inner is None:
-            break
-        values = values[inner]
-    raise ValueError(f"expected a state dict of tensors, got a {type(values).__name__} without any")
 
 
 def _compared(
@@ -207,30 +169,3 @@ def _compared(
             same = torch.equal(own.detach().cpu(), other.detach().cpu().to(own.dtype))
             counts["equal" if same else "different"] += 1
     return counts
-
-
-def _best_prefix(
-    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
-) -> tuple[tuple[str, str] | None, int]:
-    """Return the replacement of a prefix with which most names fit, and how many then do."""
-    names = [name.split(".") for name in (*theirs, *ours)]
-    heads = {".".join(parts[:n]) + "." for parts in names for n in (1, 2) if len(parts) > n}
-    known = {"", *PREFIXES, *heads}
-    best: tuple[str, str] | None = None
-    most = _fitting("", "", ours, theirs)
-    for old in sorted(known, key=len):
-        for new in sorted(known, key=len):
-            if old != new and (not old or any(name.startswith(old) for name in theirs)):
-                count = _fitting(old, new, ours, theirs)
-                if count > most:
-                    best, most = (old, new), count
-    return best, most
-
-
-def _fitting(old: str, new: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> int:
-    count = 0
-    for name, value in theirs.items():
-        if name.startswith(old):
-            own = ours.get(new + name[len(old) :])
-            count += own is not None and own.shape == value.shape
-    return count

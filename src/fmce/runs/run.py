@@ -17,9 +17,10 @@ from fmce.config.trust import Trust, check_trusted
 from fmce.convergence.phases import Phases
 from fmce.data.classification.catalog import data_root
 from fmce.models.fmce_net import FMCENet
-from fmce.runs.checkpoint import checkpoint_epochs, checkpoint_path, load_weights
+from fmce.runs.checkpoint import checkpoint_epochs, checkpoint_path
 from fmce.runs.log import read_done, read_metrics, read_phases, task_loss
 from fmce.runs.setup import TrainingSetup
+from fmce.runs.weights import load_into
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,7 @@ class Run:
     def model_from(self, checkpoint: Path, device: torch.device | str = "cpu") -> nn.Module:
         """Return the network with the weights of a checkpoint folder or safetensors file; see `model`."""
         model = self.setup.new_model()
-        weights = load_weights(checkpoint)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = str(error).replace("\n", " ")[:300]
-            raise ValueError(
-                f"{checkpoint} does not fit the model {self.config.model.name!r}: {reason}"
-            ) from error
+        load_into(model, checkpoint, f"the model {self.config.model.name!r}")
         return model.to(device).eval()
 
     def fmce_net_folder(self, split: str, width: float | None = None) -> Path:
