@@ -11,13 +11,14 @@ from torch import nn
 from fmce.models.features import find_module
 from fmce.recorder import facts
 from fmce.recorder.alarms import Alarm, find_alarms
-from fmce.recorder.check import WeightsComparison, compare_weights, read_state_dict
+from fmce.recorder.check import WeightsComparison, compare_weights
 from fmce.recorder.gram import drift_between
 from fmce.recorder.grams import gram_epochs, load_grams
 from fmce.recorder.module_names import default_modules
 from fmce.recorder.probe import ModuleFacts, Probe, bare_model
 from fmce.recorder.weights import Weights, describe_change, measure_modules
 from fmce.runs.log import read_metrics
+from fmce.runs.weights import read_state_dict
 
 
 @dataclass(frozen=True)
