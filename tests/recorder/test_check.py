@@ -73,6 +73,15 @@ def test_the_prefix_that_would_make_it_fit(old, new):
     assert compare_weights(Small(), state).prefix == (old, new)
 
 
+@pytest.mark.parametrize("part", ["stem", "late", "head"])
+def test_a_prefix_of_one_module_alone(part):
+    names = Small().state_dict()
+    state = {f"backbone.{k}" if k.startswith(part) else k: v for k, v in names.items()}
+    found = compare_weights(Small(), state)
+    assert found.prefix == ("backbone.", "")
+    assert found.fitting == len(names)
+
+
 def test_a_backbone_checkpoint_for_a_model_that_holds_it():
     class Holder(nn.Module):
         def __init__(self):

@@ -174,9 +174,15 @@ def best_prefix(
 
 
 def _fitting(old: str, new: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> int:
-    count = 0
+    """Return how many names fit with the prefix replaced.
+
+    Where it is added or removed, names without it may fit as they are; one part is not taken for another.
+    """
+    found = set()
     for name, value in theirs.items():
-        if name.startswith(old):
-            own = ours.get(new + name[len(old) :])
-            count += own is not None and own.shape == value.shape
-    return count
+        if name.startswith(old) or not new:
+            renamed = new + name[len(old) :] if name.startswith(old) else name
+            own = ours.get(renamed)
+            if own is not None and own.shape == value.shape:
+                found.add(renamed)
+    return len(found)

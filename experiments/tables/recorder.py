@@ -1,0 +1,270 @@
+"""Recorded trainings: which injured module is named, what stopping saves, how modules of driving networks settle."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.result_rows import Column, Row, Table, percent, select, signed, table
+from fmce.metrics.statistics import paired_comparison
+
+Floats = NDArray[np.float64]
+# A drift below that is rounding; other runs' spread is not trusted below that; what counts as an alarm.
+MOVED, LEAST_SPREAD, ALARMING = 1e-4, 0.02, 5.0
+
+
+def _jumps(drift: Sequence[float]) -> Floats:
+    """Return what each module adds to the drift of its input."""
+    return np.diff(np.array([0.0, *drift]))
+
+
+def _logs(ranks: Sequence[float | None]) -> Floats:
+    """Return log effective ranks; one that is undefined counts as 1."""
+    return np.log([1.0 if rank is None else rank for rank in ranks])
+
+
+MEASURES: Mapping[str, Callable[[Mapping[str, Any]], Floats]] = {
+    "jump of drift": lambda one: _jumps(one["drift"]),
+    "drift": lambda one: np.array(one["drift"]),
+    "change of the input": lambda one: np.array(one["change"]),
+    "effective rank": lambda one: _logs(one["rank"]),
+}
+# More drift than usual is odd, less is not; the others may be odd either way.
+_ONE_SIDED = ("jump of drift", "drift")
+
+
+def oddness(case: Mapping[str, Any], result: Mapping[str, Any], measure: str) -> Floats:
+    """Return each module's distance from the other seeds' runs at the same epoch, in their standard deviations."""
+    read = MEASURES[measure]
+    others = np.array([read(one) for one in result["references"][str(case.get("epoch", 12))]])
+    spread = np.maximum(others.std(0, ddof=1), LEAST_SPREAD)
+    odd: Floats = (read(case) - others.mean(0)) / spread
+    return odd if measure in _ONE_SIDED else np.abs(odd)
+
+
+def _first(named: Sequence[int] | None) -> int | None:
+    return named[0] if named else None
+
+
+def _moved_first(case: Mapping[str, Any]) -> int | None:
+    """Return the first module whose output is not the recorded one: its input still is."""
+    moved = np.flatnonzero(np.array(case.get("own drift", [])) > MOVED)
+    return int(moved[0]) if moved.size else None
+
+
+def _most(measure: str, case: Mapping[str, Any], result: Mapping[str, Any]) -> int:
+    return int(oddness(case, result, measure).argmax())
+
+
+def _without_record(case: Mapping[str, Any], result: Mapping[str, Any]) -> int:
+    """Return what is named where nothing of this training was recorded before."""
+    named = _first(case.get("alarms alone", case["alarms"]))
+    return _most("jump of drift", case, result) if named is None else named
+
+
+Naming = Callable[[Mapping[str, Any], Mapping[str, Any]], int | None]
+NAMINGS: Mapping[str, Naming] = {
+    "alarms": lambda case, _: _first(case["alarms"]),
+    "alarms, no record": lambda case, _: _first(case.get("alarms alone")),
+    "clocks, own record": lambda case, _: _moved_first(case),
+    "clocks, other runs": partial(_most, "jump of drift"),
+    "no record: alarms, else clocks": _without_record,
+    "last module": lambda case, _: len(case["rank"]) - 1,
+    "effective rank": partial(_most, "effective rank"),
+}
+# Of a training from its start there is no other record.
+_OF_CHECKPOINTS = ("alarms, no record", "clocks, own record")
+
+
+def _named(cases: Sequence[tuple[Any, Any]], naming: Naming) -> str:
+    right = sum(naming(case, result) == case["module"] for case, result in cases)
+    return f"{right} of {len(cases)}" if cases else "–"
+
+
+def _cases(rows: Sequence[Row]) -> list[tuple[Any, Any]]:
+    found = select(rows, experiment="injuries")
+    return [(case, row["result"]) for row in found for case in row["result"]["cases"]]
+
+
+def injury_table(rows: Sequence[Row]) -> Table:
+    """Return how often each way names the injured module first, by injury."""
+    cases = _cases(rows)
+    injuries = list(dict.fromkeys(case["injury"] for case, _ in cases))
+    lines = []
+    for injury in (*injuries, "all"):
+        about = [one for one in cases if injury in (one[0]["injury"], "all")]
+        checked = [one for one in about if "own drift" in one[0]]
+        lines.append(
+            [
+                injury,
+                *(
+                    _named(checked if name in _OF_CHECKPOINTS else about, naming)
+                    for name, naming in NAMINGS.items()
+                ),
+            ]
+        )
+    return Table(["injury", *NAMINGS], lines if cases else [])
+
+
+def net_table(rows: Sequence[Row]) -> Table:
+    """Return how often each way names the injured module first, by net, and on how many healthy nets it is wrong."""
+    found, lines = select(rows, experiment="injuries"), []
+    for net in dict.fromkeys(row["what"] for row in found):
+        cases = _cases(select(found, what=net))
+        checked = [one for one in cases if "own drift" in one[0]]
+        lines.append(
+            [
+                net,
+                *(
+                    _named(checked if n in _OF_CHECKPOINTS else cases, naming)
+                    for n, naming in NAMINGS.items()
+                ),
+            ]
+        )
+    return Table(["net", *NAMINGS], lines)
+
+
+def measure_table(rows: Sequence[Row]) -> Table:
+    """Return what was tried to name a module from its outputs beside other seeds' runs."""
+    found, cases, lines = select(rows, experiment="injuries"), _cases(rows), []
+    for measure in MEASURES:
+        healthy = [oddness(r["result"]["healthy"], r["result"], measure) for r in found]
+        odd = [oddness(case, result, measure).max() > ALARMING for case, result in cases]
+        false = sum(int((one > ALARMING).sum()) for one in healthy)
+        lines.append(
+            [
+                measure,
+                _named(cases, partial(_most, measure)),
+                f"{sum(odd)} of {len(odd)}",
+                f"{false / max(len(healthy), 1):.2f}",
+            ]
+        )
+    header = [
+        "measure",
+        "names the module",
+        f"beyond {ALARMING:g} standard deviations",
+        "false per healthy net",
+    ]
+    return Table(header, lines if found else [])
+
+
+def healthy_table(rows: Sequence[Row]) -> Table:
+    """Return the alarms on healthy nets: while they trained, and on their last checkpoints."""
+    found = select(rows, experiment="injuries")
+    healthy = [row["result"]["healthy"] for row in found]
+    epochs = sum(row["config"]["epochs"] for row in found)
+    counts = {
+        "alarms, training": (sum(one["epochs with alarms"] for one in healthy), f"{epochs} epochs"),
+        "alarms, checkpoint": (sum(len(one["alarms"]) for one in healthy), ""),
+        "alarms, no record": (sum(len(one["alarms alone"]) for one in healthy), ""),
+        "clocks, own record": (sum(_moved_first(one) is not None for one in healthy), ""),
+    }
+    lines = [
+        [name, extra or f"{len(healthy)} checkpoints", str(count), f"{count / len(healthy):.2f}"]
+        for name, (count, extra) in counts.items()
+        if healthy
+    ]
+    return Table(["on healthy nets", "looked at", "false alarms", "per net"], lines)
+
+
+RULES = ("converged", "at rest", "published", "patience")
+_RULE_NAMES = {
+    "converged": "verdict “converged”",
+    "at rest": "verdict at rest at all",
+    "published": "CQI ≤ µ",
+    "patience": "patience 10, best weights",
+}
+
+
+def _by_data(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    found = select(rows, experiment="stopping")
+    names = list(dict.fromkeys(row["what"] for row in found))
+    return {name: [row["result"] for row in select(found, what=name)] for name in names}
+
+
+def _difference(scores: Sequence[float], full: Sequence[float]) -> str:
+    """Format a paired difference in percentage points, with its 95 % interval where pairs differ."""
+    differences = np.subtract(scores, full)
+    mean = signed(float(differences.mean()))
+    if len(differences) < 2 or not differences.any():
+        return mean
+    found = paired_comparison(full, scores)
+    return f"{mean} ({signed(found.interval_low)} … {signed(found.interval_high)})"
+
+
+def stopping_table(rows: Sequence[Row]) -> Table:
+    """Return epochs saved and score given up against the full schedule, by data set and rule, over paired seeds."""
+    lines = []
+    for name, results in _by_data(rows).items():
+        full = [one["full"] for one in results]
+        for rule in RULES:
+            stops = [one["stops"][rule] for one in results]
+            saved = 1 - np.mean(
+                [stop / one["epochs"] for stop, one in zip(stops, results, strict=True)]
+            )
+            short = [
+                one["shortened"].get(str(stop)) for stop, one in zip(stops, results, strict=True)
+            ]
+            lines.append(
+                [
+                    f"{name}, {_RULE_NAMES[rule]}",
+                    str(len(results)),
+                    f"{np.mean(stops):.1f}",
+                    percent(float(saved)),
+                    percent(float(np.mean(full))),
+                    _difference([one["scores"][rule] for one in results], full),
+                    "–" if None in short else _difference(short, full),
+                ]
+            )
+    header = [
+        "data, rule",
+        "seeds",
+        "stops at",
+        "saved",
+        "full schedule",
+        "− full, pp",
+        "shortened − full, pp",
+    ]
+    return Table(header, lines)
+
+
+def module_table(rows: Sequence[Row]) -> Table:
+    """Return when the modules of the driving networks came to rest: the median over seeds, and the range."""
+    found, lines = select(rows, experiment="driving_modules"), []
+    for network in dict.fromkeys(row["what"] for row in found):
+        results = [row["result"] for row in select(found, what=network)]
+        for index, first in enumerate(results[0]["modules"]):
+            same = [result["modules"][index] for result in results]
+            lines.append(
+                [
+                    f"{network}: {first['name']}",
+                    "" if first["parameters"] is None else f"{first['parameters']:,}",
+                    f"{np.mean([one['drift'] for one in same]):.2f}",
+                    _epochs([one["done_epoch"] for one in same]),
+                    percent(float(np.mean([one["late_drift"] for one in same]))),
+                    _epochs([one["rest"][1] for one in same]),
+                    str(sum(len(one["alarms"]) for one in same)),
+                ]
+            )
+    header = ["module", "parameters", "drift", "90 % at", "late drift", "at rest since", "alarms"]
+    return Table(header, lines)
+
+
+def _epochs(values: Sequence[int | None]) -> str:
+    known = sorted(value for value in values if value is not None)
+    if len(known) < len(values):
+        return f"{len(known)} of {len(values)}" if known else "–"
+    middle = float(np.median(known))
+    return f"{middle:g}" if known[0] == known[-1] else f"{middle:g} ({known[0]} to {known[-1]})"
+
+
+def depth_table(rows: Sequence[Row]) -> Table:
+    """Return how well depth alone orders the epochs at which modules were done."""
+    columns: dict[str, Column] = {
+        "network": lambda row: f"{row['what']}, seed {row['seed']}",
+        "ρ of depth": ("result.depth_correlation", "+.2f"),
+        "even epoch": ("result.even_epoch", "d"),
+    }
+    return table(select(rows, experiment="driving_modules"), columns)
