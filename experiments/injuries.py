@@ -4,8 +4,9 @@
 
 Three nets of five modules learn the digits with a recorder. Three injuries act while a net trains for four epochs;
 nine are done to the last checkpoint of a healthy training, which is then checked. Asked are the alarms, the clocks
-(Gram matrices of the probe alone, against the net's own record or other seeds' runs), and two baselines. Every seed
-injures another module. A row per net and seed goes to results/recorder.jsonl. Takes about 10 minutes; --small one.
+(Gram matrices of the probe alone, against the net's own record, one that ends four epochs before, or other seeds'
+runs), and two baselines. Every seed injures another module. A row per net and seed goes to results/recorder.jsonl.
+Takes about 10 minutes; --small one.
 """
 
 import copy
@@ -36,7 +37,7 @@ from fmce.runs.log import read_done, read_metrics
 
 State = dict[str, Tensor]
 Injure = Callable[[nn.Module, torch.Generator], None]
-EPOCHS, SHORT, STALE, SEEDS, PROBE = 12, 4, 2, (0, 1, 2, 3, 4), 256
+EPOCHS, SHORT, STALE, OLD, SEEDS, PROBE = 12, 4, 2, 8, (0, 1, 2, 3, 4), 256
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -153,7 +154,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed in seeds:
             others = [healthy[other] for other in seeds if other != seed]
             result = Case(net, seed, part, options.out, healthy[seed], others).measured()
-            config = {"epochs": EPOCHS, "short": SHORT, "stale": STALE, "images": len(part[0])}
+            config = {
+                "epochs": EPOCHS,
+                "short": SHORT,
+                "stale": STALE,
+                "old": OLD,
+                "images": len(part[0]),
+            }
             record(options.results, "injuries", net, config, result, seed=seed, **about)
 
 
@@ -283,26 +290,31 @@ class Case:
         model = self.build()
         model.load_state_dict(state)
         found = Probe(model, self.names, self.probe).measure()
-        outputs = [found[name].outputs[name] for name in self.names]
-        own = load_grams(self.run, EPOCHS).triangles
-        triangles = [output.triangle for output in outputs]
+        triangles = [found[name].outputs[name].triangle for name in self.names]
         return {
             "alarms": self._places(ordered(with_record.alarms)),
             "alarms alone": self._places(ordered(alone.alarms)),
-            "own drift": [
-                _drift(own[name], t) for name, t in zip(self.names, triangles, strict=True)
-            ],
+            "own drift": self._since(self.run, EPOCHS, triangles),
+            "old drift": self._since(self.run, OLD, triangles),
             **self._clocks(triangles, self._others(EPOCHS)),
-            "rank": [output.rank for output in outputs],
+            "rank": [found[name].outputs[name].rank for name in self.names],
         }
+
+    def _since(self, run: Path, epoch: int, triangles: Sequence[Triangle | None]) -> list[float]:
+        """Return each module's drift from an epoch of a run."""
+        known = load_grams(run, epoch).triangles
+        return list(map(_drift, [known[name] for name in self.names], triangles))
 
     def _measured(self, run: Path, epoch: int) -> dict[str, Any]:
         """Return what is known of a run's outputs at an epoch, against the other runs."""
         others = [one for one in self.others if one != run]
-        triangles = load_grams(run, epoch).triangles
+        kept = load_grams(run, epoch).triangles
+        triangles = [kept[name] for name in self.names]
         rows = read_metrics(run)[epoch - 1]["modules"]
+        since = {"old drift": self._since(run, OLD, triangles)} if epoch > OLD else {}
         return {
-            **self._clocks([triangles[n] for n in self.names], self._others(epoch, others)),
+            **since,
+            **self._clocks(triangles, self._others(epoch, others)),
             "rank": [rows[name]["outputs"][name]["rank"] for name in self.names],
         }
 
