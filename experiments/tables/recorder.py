@@ -13,6 +13,8 @@ from fmce.metrics.statistics import paired_comparison
 Floats = NDArray[np.float64]
 # A drift below that is rounding; other runs' spread is not trusted below that; what counts as an alarm.
 MOVED, LEAST_SPREAD, ALARMING = 1e-4, 0.02, 5.0
+# Drift since an older record is unusual beyond so many times the largest of the other runs.
+UNUSUAL = 2.0
 
 
 def _jumps(drift: Sequence[float]) -> Floats:
@@ -27,21 +29,29 @@ def _logs(ranks: Sequence[float | None]) -> Floats:
 
 MEASURES: Mapping[str, Callable[[Mapping[str, Any]], Floats]] = {
     "jump of drift": lambda one: _jumps(one["drift"]),
+    "jump since an older record": lambda one: _jumps(one["old drift"]),
     "drift": lambda one: np.array(one["drift"]),
     "change of the input": lambda one: np.array(one["change"]),
     "effective rank": lambda one: _logs(one["rank"]),
 }
 # More drift than usual is odd, less is not; the others may be odd either way.
-_ONE_SIDED = ("jump of drift", "drift")
+_ONE_SIDED = ("jump of drift", "jump since an older record", "drift")
+
+
+def _references(case: Mapping[str, Any], result: Mapping[str, Any]) -> list[Any]:
+    """Return the other seeds' runs at the case's epoch; a healthy net is at the last."""
+    found: Mapping[str, list[Any]] = result["references"]
+    return found[str(case.get("epoch", max(map(int, found))))]
 
 
 def oddness(case: Mapping[str, Any], result: Mapping[str, Any], measure: str) -> Floats:
     """Return each module's distance from the other seeds' runs at the same epoch, in their standard deviations."""
     read = MEASURES[measure]
-    others = np.array([read(one) for one in result["references"][str(case.get("epoch", 12))]])
+    others = np.array([read(one) for one in _references(case, result)])
     spread = np.maximum(others.std(0, ddof=1), LEAST_SPREAD)
     odd: Floats = (read(case) - others.mean(0)) / spread
-    return odd if measure in _ONE_SIDED else np.abs(odd)
+    size: Floats = np.abs(odd)
+    return odd if measure in _ONE_SIDED else size
 
 
 def _first(named: Sequence[int] | None) -> int | None:
@@ -52,6 +62,21 @@ def _moved_first(case: Mapping[str, Any]) -> int | None:
     """Return the first module whose output is not the recorded one: its input still is."""
     moved = np.flatnonzero(np.array(case.get("own drift", [])) > MOVED)
     return int(moved[0]) if moved.size else None
+
+
+def _ratios(case: Mapping[str, Any], result: Mapping[str, Any]) -> Floats:
+    """Return each module's drift since an older record over the largest of the other seeds' runs."""
+    others = [one["old drift"] for one in _references(case, result)]
+    return np.array(case["old drift"]) / np.maximum(np.max(others, 0), MOVED)
+
+
+def _unusual_first(case: Mapping[str, Any], result: Mapping[str, Any]) -> int | None:
+    """Return the first module that drifted unusually since an older record: its input did not."""
+    if "own drift" not in case:
+        return None
+    ratios = _ratios(case, result)
+    unusual = np.flatnonzero(ratios > UNUSUAL)
+    return int(unusual[0] if unusual.size else ratios.argmax())
 
 
 def _most(measure: str, case: Mapping[str, Any], result: Mapping[str, Any]) -> int:
@@ -69,13 +94,14 @@ NAMINGS: Mapping[str, Naming] = {
     "alarms": lambda case, _: _first(case["alarms"]),
     "alarms, no record": lambda case, _: _first(case.get("alarms alone")),
     "clocks, own record": lambda case, _: _moved_first(case),
+    "clocks, older record": _unusual_first,
     "clocks, other runs": partial(_most, "jump of drift"),
     "no record: alarms, else clocks": _without_record,
     "last module": lambda case, _: len(case["rank"]) - 1,
     "effective rank": partial(_most, "effective rank"),
 }
 # Of a training from its start there is no other record.
-_OF_CHECKPOINTS = ("alarms, no record", "clocks, own record")
+_OF_CHECKPOINTS = ("alarms, no record", "clocks, own record", "clocks, older record")
 
 
 def _named(cases: Sequence[tuple[Any, Any]], naming: Naming) -> str:
@@ -88,65 +114,51 @@ def _cases(rows: Sequence[Row]) -> list[tuple[Any, Any]]:
     return [(case, row["result"]) for row in found for case in row["result"]["cases"]]
 
 
+def _checked(cases: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    return [(case, result) for case, result in cases if "own drift" in case]
+
+
+def _answers(cases: Sequence[tuple[Any, Any]]) -> list[str]:
+    """Return how often each way names the injured module first."""
+    return [
+        _named(_checked(cases) if name in _OF_CHECKPOINTS else cases, naming)
+        for name, naming in NAMINGS.items()
+    ]
+
+
 def injury_table(rows: Sequence[Row]) -> Table:
     """Return how often each way names the injured module first, by injury."""
     cases = _cases(rows)
     injuries = list(dict.fromkeys(case["injury"] for case, _ in cases))
-    lines = []
-    for injury in (*injuries, "all"):
-        about = [one for one in cases if injury in (one[0]["injury"], "all")]
-        checked = [one for one in about if "own drift" in one[0]]
-        lines.append(
-            [
-                injury,
-                *(
-                    _named(checked if name in _OF_CHECKPOINTS else about, naming)
-                    for name, naming in NAMINGS.items()
-                ),
-            ]
-        )
-    return Table(["injury", *NAMINGS], lines if cases else [])
+    lines = [[one, *_answers([c for c in cases if c[0]["injury"] == one])] for one in injuries]
+    return Table(["injury", *NAMINGS], [*lines, ["all", *_answers(cases)]] if cases else [])
 
 
 def net_table(rows: Sequence[Row]) -> Table:
-    """Return how often each way names the injured module first, by net, and on how many healthy nets it is wrong."""
-    found, lines = select(rows, experiment="injuries"), []
-    for net in dict.fromkeys(row["what"] for row in found):
-        cases = _cases(select(found, what=net))
-        checked = [one for one in cases if "own drift" in one[0]]
-        lines.append(
-            [
-                net,
-                *(
-                    _named(checked if n in _OF_CHECKPOINTS else cases, naming)
-                    for n, naming in NAMINGS.items()
-                ),
-            ]
-        )
+    """Return how often each way names the injured module first, by net."""
+    found = select(rows, experiment="injuries")
+    nets = dict.fromkeys(row["what"] for row in found)
+    lines = [[net, *_answers(_cases(select(found, what=net)))] for net in nets]
     return Table(["net", *NAMINGS], lines)
 
 
 def measure_table(rows: Sequence[Row]) -> Table:
-    """Return what was tried to name a module from its outputs beside other seeds' runs."""
-    found, cases, lines = select(rows, experiment="injuries"), _cases(rows), []
+    """Return what was tried to name a module from its outputs beside healthy runs of other seeds."""
+    found, every, lines = select(rows, experiment="injuries"), _cases(rows), []
     for measure in MEASURES:
+        cases = _checked(every) if "older" in measure else every
+        odd = sum(oddness(*one, measure).max() > ALARMING for one in cases)
         healthy = [oddness(r["result"]["healthy"], r["result"], measure) for r in found]
-        odd = [oddness(case, result, measure).max() > ALARMING for case, result in cases]
         false = sum(int((one > ALARMING).sum()) for one in healthy)
         lines.append(
             [
                 measure,
                 _named(cases, partial(_most, measure)),
-                f"{sum(odd)} of {len(odd)}",
+                f"{odd} of {len(cases)}",
                 f"{false / max(len(healthy), 1):.2f}",
             ]
         )
-    header = [
-        "measure",
-        "names the module",
-        f"beyond {ALARMING:g} standard deviations",
-        "false per healthy net",
-    ]
+    header = ["measure", "names the module", "called odd", "false per healthy net"]
     return Table(header, lines if found else [])
 
 
@@ -160,6 +172,13 @@ def healthy_table(rows: Sequence[Row]) -> Table:
         "alarms, checkpoint": (sum(len(one["alarms"]) for one in healthy), ""),
         "alarms, no record": (sum(len(one["alarms alone"]) for one in healthy), ""),
         "clocks, own record": (sum(_moved_first(one) is not None for one in healthy), ""),
+        "clocks, older record": (
+            sum(
+                int((_ratios(row["result"]["healthy"], row["result"]) > UNUSUAL).sum())
+                for row in found
+            ),
+            "",
+        ),
     }
     lines = [
         [name, extra or f"{len(healthy)} checkpoints", str(count), f"{count / len(healthy):.2f}"]

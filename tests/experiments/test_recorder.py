@@ -14,7 +14,7 @@ from fmce.files import read_json_lines
 def injured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("injuries")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("EPOCHS", 4), ("SHORT", 2), ("STALE", 1)):
+        for name, value in (("EPOCHS", 4), ("SHORT", 2), ("STALE", 1), ("OLD", 3)):
             patch.setattr(injuries, name, value)
         injuries.main(["--small", "--out", str(folder), "--results", str(folder / "rows.jsonl")])
     return read_json_lines(folder / "rows.jsonl")
@@ -25,7 +25,10 @@ def test_alarms_name_every_injured_module_first_and_no_healthy_one(injured):
     header, lines = tables.injury_table(injured)
     assert [line[0] for line in lines] == [*injuries.INJURIES, "all"]
     assert {line[header.index("alarms")] for line in lines[:-1]} == {"3 of 3"}
-    assert all(line[2] == "0" for line in tables.healthy_table(injured).lines)
+    alarms = [line for line in tables.healthy_table(injured).lines if "older" not in line[0]]
+    assert [line[2] for line in alarms] == ["0"] * 4
+    assert [line[1] for line in tables.net_table(injured).lines] == ["36 of 36"]
+    assert len(tables.measure_table(injured).lines) == len(tables.MEASURES)
 
 
 @pytest.mark.slow
@@ -38,7 +41,7 @@ def test_the_record_shows_where_outputs_first_differ(injured):
 
 
 def case(module, drift, alarms=(), **fields):
-    flat = {"change": [0.1] * 3, "rank": [5.0, None, 4.0], "epoch": 12}
+    flat = {"old drift": drift, "change": [0.1] * 3, "rank": [5.0, None, 4.0], "epoch": 12}
     return (
         {"injury": "noise", "module": module, "drift": drift, "alarms": list(alarms)}
         | flat
@@ -55,7 +58,10 @@ def test_a_module_after_the_injured_one_is_not_blamed():
     named = dict(
         zip(*(tables.injury_table([row])[0], tables.injury_table([row]).lines[0]), strict=True)
     )
-    assert named["alarms"] == named["clocks, own record"] == named["clocks, other runs"] == "1 of 1"
+    assert (
+        named["alarms"] == named["clocks, own record"] == named["clocks, older record"] == "1 of 1"
+    )
+    assert named["clocks, other runs"] == "1 of 1"
     assert named["alarms, no record"] == named["last module"] == "0 of 1"
     assert tables.oddness(one, result, "drift").argmax() == 2
 
