@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from examples import bev
-from experiments.recorded import Part, train_epoch
+from experiments.recorded import Part, data_root, train_epoch
 from experiments.result_rows import select
 from experiments.script import options_parser, record, run_script
 from experiments.stopping import camvid
@@ -70,7 +70,9 @@ def pspnet_camvid() -> Network:
 
 def fcos_kitti() -> Network:
     """Return FCOS on KITTI: stages of the encoder, feature pyramid, both towers."""
-    data = detection_data(DistillationDataConfig("kitti", None, 64, 208, None, unlabelled=None))
+    data = detection_data(
+        DistillationDataConfig("kitti", data_root("kitti101"), 64, 208, None, unlabelled=None)
+    )
     parts = [
         normalize(p.images.float() / 255, data.mean, data.std)
         for p in (data.labelled, data.validation)

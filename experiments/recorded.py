@@ -1,6 +1,8 @@
 """What the experiments with recorded trainings share: images as tensors, and an epoch in a plain loop."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +32,18 @@ def classification_parts(name: str, train: int, held_out: int) -> tuple[Part, Pa
         x = normalize(chosen.images.float() / 255, data.mean, data.std)
         parts.append((x, chosen.targets))
     return parts[0], parts[1], parts[2]
+
+
+def data_root(name: str) -> str:
+    """Return a data set's folder below FMCE_DATA.
+
+    Raises:
+        ValueError: If FMCE_DATA is not set.
+    """
+    named = os.environ.get("FMCE_DATA")
+    if not named:
+        raise ValueError(f"{name} is looked for below FMCE_DATA, which is not set")
+    return str(Path(named) / name)
 
 
 def train_epoch(

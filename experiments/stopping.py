@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.recorded import Part, classification_parts, outputs, train_epoch
+from experiments.recorded import Part, classification_parts, data_root, outputs, train_epoch
 from experiments.result_rows import select
 from experiments.script import options_parser, record, run_script
 from fmce.config.distillation import DistillationDataConfig
@@ -86,7 +86,9 @@ def classes(name: str, size: int, *, flip: bool = False, train: int = 1000) -> T
 
 def camvid() -> Task:
     """Return the task of CamVid at 48×64: half its labels; half its validation images each to choose and to test."""
-    config = DistillationDataConfig("camvid", None, 48, 64, labelled=184, unlabelled=None)
+    config = DistillationDataConfig(
+        "camvid", data_root("camvid"), 48, 64, labelled=184, unlabelled=None
+    )
     data = segmentation_data(config)
 
     def part(images: Tensor, masks: Tensor | None) -> Part:

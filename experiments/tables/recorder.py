@@ -67,7 +67,8 @@ def _moved_first(case: Mapping[str, Any]) -> int | None:
 def _ratios(case: Mapping[str, Any], result: Mapping[str, Any]) -> Floats:
     """Return each module's drift since an older record over the largest of the other seeds' runs."""
     others = [one["old drift"] for one in _references(case, result)]
-    return np.array(case["old drift"]) / np.maximum(np.max(others, 0), MOVED)
+    ratios: Floats = np.array(case["old drift"]) / np.maximum(np.max(others, 0), MOVED)
+    return ratios
 
 
 def _unusual_first(case: Mapping[str, Any], result: Mapping[str, Any]) -> int | None:
