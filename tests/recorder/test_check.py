@@ -82,6 +82,12 @@ def test_a_prefix_of_one_module_alone(part):
     assert found.fitting == len(names)
 
 
+def test_one_part_is_not_taken_for_another():
+    names = Small().state_dict()
+    state = {k.replace("late.", "middle2."): v for k, v in names.items()}
+    assert compare_weights(Small(), state).prefix is None
+
+
 def test_a_backbone_checkpoint_for_a_model_that_holds_it():
     class Holder(nn.Module):
         def __init__(self):

@@ -176,7 +176,7 @@ def best_prefix(
 def _fitting(old: str, new: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> int:
     """Return how many names fit with the prefix replaced.
 
-    Where it is added or removed, names without it may fit as they are; one part is not taken for another.
+    Where it is only removed, names without it may fit as they are.
     """
     found = set()
     for name, value in theirs.items():
