@@ -235,3 +235,32 @@ def test_a_lone_rate_time_or_count_is_not_the_loss(tmp_path, tag):
             writer.add_scalar(tag, 1.0 + step, step)
     with pytest.raises(ValueError, match=f"which tag is the loss.*{tag} never is"):
         read_event_curve(tmp_path)
+
+
+def write_record(path, content):
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    with open(path, "wb") as file:
+        RecordWriter(file).write(content)
+
+
+def test_a_record_of_something_else_with_a_right_checksum_is_named(tmp_path):
+    path = tmp_path / "events.out.tfevents.1.x"
+    write_record(path, b"\xff" * 40)
+    with pytest.raises(ValueError, match=f"{path}: expected TensorBoard's events"):
+        read_event_curve(tmp_path)
+
+
+def test_a_scalar_that_claims_a_huge_shape_is_none(tmp_path):
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    event = Event(step=1)
+    value = event.summary.value.add(tag="loss")
+    value.metadata.plugin_data.plugin_name = "scalars"
+    value.tensor.dtype = 1
+    value.tensor.float_val.append(1.0)
+    value.tensor.tensor_shape.dim.add(size=10**11)
+    path = tmp_path / "events.out.tfevents.1.x"
+    write_record(path, event.SerializeToString())
+    with pytest.raises(ValueError, match="hold no scalars"):
+        read_event_curve(tmp_path)

@@ -9,6 +9,7 @@ from fmce.console.log import logger
 from fmce.convergence.files.curves import CurveOptions, LossCurve, curve_of
 from fmce.convergence.files.tables import Table
 from fmce.convergence.files.writers import USUAL_LOSSES, words_of
+from fmce.files import reading
 
 _MARK = "tfevents"
 # Length and two checksums that the file format puts around each record.
@@ -143,12 +144,15 @@ def _events(path: Path) -> list[Any]:
     except OSError as error:
         raise ValueError(f"{path}: expected an event file, got: {error.strerror}") from error
     # The reader ends silently at what it cannot read.
-    lost = size - sum(len(record) + _FRAME_BYTES for record in RawEventFileLoader(str(path)).Load())
+    with reading(path, "TensorBoard's events"):
+        records = RawEventFileLoader(str(path)).Load()
+        lost = size - sum(len(record) + _FRAME_BYTES for record in records)
+        events = list(EventFileLoader(str(path)).Load())
     if lost > 0:
         logger.warning(
             f"{path}: its last {lost} of {size} bytes are cut short or damaged, and left out"
         )
-    return list(EventFileLoader(str(path)).Load())
+    return events
 
 
 def _number(value: Any) -> float | None:
@@ -157,5 +161,11 @@ def _number(value: Any) -> float | None:
 
     if value.metadata.plugin_data.plugin_name != "scalars":
         return None
-    array = tensor_util.make_ndarray(value.tensor)
+    # A few bytes may claim any shape, which would be filled.
+    if any(dimension.size != 1 for dimension in value.tensor.tensor_shape.dim):
+        return None
+    try:
+        array = tensor_util.make_ndarray(value.tensor)
+    except (TypeError, ValueError):  # of a kind that holds no number
+        return None
     return float(array.reshape(-1)[0]) if array.size == 1 else None
