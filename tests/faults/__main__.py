@@ -96,14 +96,14 @@ def _flushed(blocks: dict[str, Counter[str]]) -> Iterator[dict[str, str]]:
     blocks.clear()
 
 
-def write(rows: list[dict[str, str]], page: Path = PAGE) -> None:
+def write(rows: list[dict[str, str]], page: Path = PAGE, note: str = "") -> None:
     """Put the table, its date and its commit into the page."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
     text = page.read_text(encoding="utf-8")
     before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
-    when = f"{datetime.date.today().isoformat()}, commit {commit}:"
+    when = f"{datetime.date.today().isoformat()}, commit {commit}{note}:"
     page.write_text(
         f"{before}{MARKS[0]}\n{when}\n\n{table(rows)}\n{MARKS[1]}{after}", encoding="utf-8"
     )
@@ -141,7 +141,12 @@ def main() -> int:
     rows = noted(options.state)
     print(table(rows))
     if options.write:
-        write(rows)
+        write(
+            rows,
+            note=""
+            if options.every == 1
+            else f", every {options.every}th damage, hostile input and lack",
+        )
     return int(any(row["column"] in ("traceback", "used silently") for row in rows))
 
 
