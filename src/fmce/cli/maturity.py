@@ -11,6 +11,9 @@ from fmce.cli.options import (
     Flag,
     Json,
     OutputFolder,
+    OwnDataName,
+    OwnLayer,
+    OwnModelName,
     Precision,
     RunFolder,
     Settings,
@@ -213,6 +216,9 @@ def train_net(
     settings: Annotated[
         Texts, option("any value of the config's fmce_net; repeatable", "FIELD=VALUE", name="set")
     ] = (),
+    model: OwnModelName = None,
+    data: OwnDataName = None,
+    layer: OwnLayer = None,
     trust: Trust = False,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -227,11 +233,14 @@ def train_net(
     from fmce.runs.run import open_run
 
     runtime = runtime_of(device, precision, distributed=True)
-    opened = open_run(run, trust=trust)
+    opened = open_run(run, trust=trust, model=model, data=data, layer=layer)
     result = train_fmce_net(
         opened,
         split,
-        others=[open_run(path.resolve(), trust=trust) for path in others],
+        others=[
+            open_run(path.resolve(), trust=trust, model=model, data=data, layer=layer)
+            for path in others
+        ],
         config=with_settings(opened.config.fmce_net, settings),
         runtime=runtime,
     )
@@ -249,6 +258,9 @@ def evaluate(
         option("width=… of the FMCE-Net, storage=… of the others' maps", "FIELD=VALUE", name="set"),
     ] = (),
     json: Json = False,
+    model: OwnModelName = None,
+    data: OwnDataName = None,
+    layer: OwnLayer = None,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
@@ -261,11 +273,13 @@ def evaluate(
     from fmce.maturity.evaluate import runs_trained_on
     from fmce.runs.run import open_run
 
-    opened = open_run(run, trust=trust)
+    opened = open_run(run, trust=trust, model=model, data=data, layer=layer)
     result = run_evaluate(
         opened,
         split,
-        others=[open_run(path, trust=trust) for path in others],
+        others=[
+            open_run(path, trust=trust, model=model, data=data, layer=layer) for path in others
+        ],
         settings=settings,
         runtime=runtime_of(device),
     )
@@ -281,6 +295,9 @@ def score(
     checkpoint: Annotated[Path | None, option("checkpoint instead of an epoch", "PATH")] = None,
     split: Split = "map",
     json: Json = False,
+    model: OwnModelName = None,
+    data: OwnDataName = None,
+    layer: OwnLayer = None,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
@@ -293,7 +310,7 @@ def score(
     from fmce.runs.run import open_run
 
     result = run_score(
-        open_run(run, trust=trust),
+        open_run(run, trust=trust, model=model, data=data, layer=layer),
         epoch=epoch,
         checkpoint=checkpoint,
         split=split,
@@ -309,6 +326,9 @@ def explain(
     run: RunFolder,
     images: Annotated[int, option("test images, classes in turn", "N")] = 6,
     signed: Annotated[Flag, option("show evidence against the class too")] = False,
+    model: OwnModelName = None,
+    data: OwnDataName = None,
+    layer: OwnLayer = None,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
@@ -320,6 +340,6 @@ def explain(
     from fmce.maturity.explain import explain as run_explain
     from fmce.runs.run import open_run
 
-    opened = open_run(run, trust=trust)
+    opened = open_run(run, trust=trust, model=model, data=data, layer=layer)
     result = run_explain(opened, num_images=images, signed=signed, runtime=runtime_of(device))
     show_explanation(run, result)

@@ -29,6 +29,18 @@ def _default_hint(default: str) -> str:
 RunFolder = Annotated[Positional[Path], required("run folder of fmce train", "RUN")]
 OutputFolder = Annotated[Path, required("folder to write; resumed if unfinished", "FOLDER")]
 
+OwnModelName = Annotated[
+    str | None,
+    option("of a recorded run: module:function that returns the network", "NAME", name="model"),
+]
+OwnDataName = Annotated[
+    str | None,
+    option("of a recorded run: module:function that returns the images", "NAME", name="data"),
+]
+OwnLayer = Annotated[
+    str | None, option("of a recorded run: submodule that gives the maps", "NAME", name="layer")
+]
+
 Flag = FlagCreatePairsOff[bool]
 Texts = UseAppendAction[tuple[str, ...]]
 

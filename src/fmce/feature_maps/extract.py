@@ -76,7 +76,7 @@ def extract(
         raise ValueError(
             f"workers must be at least 1, and 1 under torchrun, whose ranks share the work; got {workers}"
         )
-    runtime = run.setup.with_run_memory_format(runtime or make_runtime())
+    runtime = run.training.with_run_memory_format(runtime or make_runtime())
     if workers == 1:
         runtime = _on_gpu(runtime, int(os.environ.get("LOCAL_RANK", "0")))
     wanted = store_fingerprints(run, runtime)
@@ -126,7 +126,7 @@ def extract_marker(
     network = map_extractor(run, epoch, runtime)
 
     def shards(part: ImageSet) -> Iterator[Tensor]:
-        images = run.setup.images(part, runtime)
+        images = run.training.images(part, runtime)
         for first, stop in chunk_ranges(len(part), SHARD):
             blocks = torch.split(torch.arange(first, stop), BLOCK)
             # (512,C,h,w) float16 on the CPU; the last shard is smaller.
@@ -145,7 +145,7 @@ def extract_marker(
 def store_fingerprints(run: Run, runtime: Runtime) -> dict[int, Fingerprint]:
     """Return what decides the maps of each marker, by epoch."""
     images = {name: images_digest(part) for name, part in _parts(run).items()}
-    common = {"images": images, "layer": run.setup.layer, "precision": runtime.precision}
+    common = {"images": images, "layer": run.training.layer, "precision": runtime.precision}
     return {epoch: mark | common for epoch, mark in _weights_digests(run).items()}
 
 
@@ -167,7 +167,7 @@ def images_digest(part: ImageSet) -> str:
 
 
 def _parts(run: Run) -> dict[str, ImageSet]:
-    return {"train": run.setup.data.train, "test": run.setup.data.test}
+    return {"train": run.training.data.train, "test": run.training.data.test}
 
 
 def _on_gpu(runtime: Runtime, index: int) -> Runtime:
@@ -219,8 +219,8 @@ def _is_intact(run: Run, epoch: int) -> bool:
 
 def estimate_store(run: Run, markers: Sequence[int], runtime: Runtime) -> dict[str, Any]:
     """Estimate the size of some markers' maps from a chunk of training images: the result of a dry run."""
-    train = run.setup.data.train
-    images = run.setup.images(train, runtime)(torch.arange(min(CHUNK, len(train))))
+    train = run.training.data.train
+    images = run.training.images(train, runtime)(torch.arange(min(CHUNK, len(train))))
     samples = [map_extractor(run, epoch, runtime)(images) for epoch in markers]
     ratio = sum(map(compressed_share, samples)) / len(samples)
     c, h, w = samples[0].shape[1:]

@@ -5,6 +5,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fmce.config.choices import Split
 from fmce.config.io import read_yaml, with_settings
 from fmce.config.run import FMCENetConfig
@@ -51,7 +53,9 @@ def evaluate(
     trained = net_metrics(run.fmce_net_folder(split, width))
     classifier = []
     test = run.setup.batches(run.setup.data.test, runtime)
-    for phase, epoch in enumerate(run.phases.markers, start=1):
+    # A recorded network may be no classifier, or its images may have no classes.
+    classifies = run.own is None or (run.own.labelled and _gives_logits(run, runtime))
+    for phase, epoch in enumerate(run.marker_epochs if classifies else (), start=1):
         scores = evaluate_classifier(runtime.to_device(run.model(epoch)), test, runtime)
         row = {"phase": phase, "epoch": epoch, "test_accuracy": scores.accuracy}
         classifier.append({**row, "test_loss": scores.loss})
@@ -72,6 +76,14 @@ def evaluate(
     }
     write_record(run.path / "evaluation.json", result)
     return result
+
+
+@torch.no_grad()
+def _gives_logits(run: Run, runtime: Runtime) -> bool:
+    """Return whether the network gives one row of logits (B,classes) per image."""
+    images = run.setup.images(run.setup.data.test, runtime)(torch.arange(1))
+    output = runtime.to_device(run.model(run.marker_epochs[-1]))(images)
+    return isinstance(output, torch.Tensor) and output.ndim == 2
 
 
 def _with_settings(run: Run, settings: Sequence[str]) -> FMCENetConfig:

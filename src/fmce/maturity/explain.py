@@ -32,11 +32,13 @@ def explain(
         FileNotFoundError: If phases or checkpoints are missing.
         ValueError: If there are fewer images.
     """
-    setup, epochs = run.setup, list(run.phases.markers)
+    setup, epochs = run.setup, run.marker_epochs
     runtime = setup.with_run_memory_format(runtime or make_runtime())
     test = setup.data.test
     if not 1 <= num_images <= len(test):
         raise ValueError(f"expected 1 to {len(test)} images, got {num_images}")
+    if (test.targets < 0).any():
+        raise ValueError("Grad-CAM needs the class of each test image; give targets with the data")
     index = one_of_each_class(test.targets, num_images)
     targets = test.targets[index].to(runtime.device)
     images = setup.images(test, runtime)(index)  # (B,3,H,W)
@@ -54,7 +56,7 @@ def explain(
         "per_phase": [_means(n) for n in numbers],
         "per_image": [{k: _plain(v) for k, v in n._asdict().items()} for n in numbers],
     }
-    _write(run.path / "explain", maps, test.images[index].numpy(), result)
+    _write(run.path / "explain", maps, as_pictures(test.images[index]), result)
     return result
 
 
@@ -71,6 +73,19 @@ def one_of_each_class(targets: Tensor, count: int) -> Tensor:
         seen[target] = rounds[-1] + 1
     order = np.lexsort((targets.numpy(), np.array(rounds)))
     return torch.from_numpy(order[:count].copy())
+
+
+def as_pictures(images: Tensor) -> np.ndarray[Any, Any]:
+    """Return images (B,C,H,W) as uint8; each of floating images is stretched to its own range.
+
+    >>> as_pictures(torch.tensor([[[[-1.0, 1.0]]]])).tolist()
+    [[[[0, 255]]]]
+    """
+    if not images.is_floating_point():
+        return images.numpy()
+    x = images.float().cpu()
+    low, high = (x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True))
+    return (255 * (x - low) / (high - low).clamp(min=1e-12)).byte().numpy()
 
 
 def _means(numbers: CamNumbers) -> dict[str, float | None]:

@@ -37,7 +37,7 @@ def prepare(
     if download:
         # A download may take longer than ranks wait for one another.
         runtime.ranks.on_rank_zero_slowly(lambda: download_data(config.data.name, config.data.root))
-    data, classes = run.setup.data, len(run.setup.data.class_names)
+    data, classes = run.training.data, len(run.training.data.class_names)
     if data.source:
         logger.info(
             "data %s: %d train, %d validation, %d test images of %d classes from %s",
@@ -45,14 +45,14 @@ def prepare(
             *(classes, data.source),
         )
     seed_epoch(config.train.seed, 0)
-    model = run.setup.new_model()  # before the oracle: same weights in both arms
+    model = run.training.new_model()  # before the oracle: same weights in both arms
     if runtime.channels_last or runtime.compile:
         check_channels_last(model, runtime.device)
     model = runtime.to_device(model)
     check_classifier(
         model, config.data.image_size, classes, (len(data.train), config.train.batch_size)
     )
-    run.setup.map_shape(model)  # a layer that gives no maps is reported now, not epochs later
+    run.training.map_shape(model)  # a layer that gives no maps is reported now, not epochs later
     return run, model, runtime
 
 

@@ -63,7 +63,7 @@ def train_classifier(
     config, ranks = run.config, runtime.ranks
     claim = lock_run(out, to_yaml(config), defaults=defaults_of(RunConfig), ranks=ranks)
     # The step first: a wrong oracle must not leave a folder that belongs to a config of no use.
-    with training_step(run.setup, model, runtime) as step, claim:
+    with training_step(run.training, model, runtime) as step, claim:
         done = ranks.on_rank_zero(lambda: run.done)
         if done is not None:
             logger.info("%s is finished already (%d epochs)", out, done["epochs"])
@@ -74,7 +74,7 @@ def train_classifier(
             out,
             model,
             step,
-            run.setup.training_batches(runtime),
+            run.training.training_batches(runtime),
             Optimization(section.epochs, section.learning_rate, section.seed, section.schedule),
             runtime,
             measure=_measure(run, model, runtime),
@@ -84,7 +84,7 @@ def train_classifier(
         )
         summary: dict[str, Any] = {"epochs": section.epochs}
         if read_test:
-            test = run.setup.batches(run.setup.data.test, runtime)
+            test = run.training.batches(run.training.data.test, runtime)
             scores = evaluate_classifier(model, test, runtime)
             summary |= {"test_accuracy": scores.accuracy, "test_loss": scores.loss}
             logger.info("test accuracy %.4f", scores.accuracy)
@@ -103,9 +103,9 @@ def _prune_checkpoints(run: Run, keep: Keep) -> None:
 
 def _meter(run: Run, model: nn.Module, runtime: Runtime) -> ModuleMeter | None:
     """Return what measures the modules, on unvaried validation images."""
-    section, validation = run.config.recorder, run.setup.data.validation
+    section, validation = run.config.recorder, run.training.data.validation
     count = min(section.probe_images, len(validation))
-    probe = run.setup.images(validation, runtime)(torch.arange(count)) if count else None
+    probe = run.training.images(validation, runtime)(torch.arange(count)) if count else None
     return meter_or_none(run.path, model, probe, section.modules, frozen=section.frozen)
 
 
@@ -113,7 +113,7 @@ def _measure(
     run: Run, model: nn.Module, runtime: Runtime
 ) -> Callable[[EpochResult, MetricsRows], dict[str, Any]]:
     """Return what is measured at an epoch's end beside the training loss."""
-    validation = run.setup.batches(run.setup.data.validation, runtime)
+    validation = run.training.batches(run.training.data.validation, runtime)
 
     def measure(result: EpochResult, rows: MetricsRows) -> dict[str, Any]:
         scores = evaluate_classifier(model, validation, runtime)

@@ -187,7 +187,7 @@ def map_source(
     storage = storage or config.storage
     if storage == "stored":
         return open_store(runs, images, runtime, config.shuffle_buffer)
-    extractors = [[map_extractor(r, e, runtime) for e in r.phases.markers] for r in runs]
+    extractors = [[map_extractor(r, e, runtime) for e in r.marker_epochs] for r in runs]
     inputs = runs[0].setup.images(images, runtime)
     stream = RecomputedMaps(extractors, inputs, len(images), buffer=config.shuffle_buffer)
     return InMemoryMaps.from_source(stream) if storage == "memory" else stream
@@ -217,7 +217,7 @@ def _check_runs(runs: Sequence[Run], split: Split) -> None:
             raise ValueError(
                 f"{run.path} and {runs[0].path} differ in model or image size; FMCE-Net needs maps of one shape"
             )
-        missing = sorted(set(run.phases.markers) - set(run.epochs))
+        missing = sorted(set(run.marker_epochs) - set(run.epochs))
         if missing:
             raise FileNotFoundError(
                 f"{run.path} lacks the checkpoints of marker epochs {missing}; they were deleted when other "

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,6 +20,7 @@ from fmce.data.classification.catalog import data_root
 from fmce.models.fmce_net import FMCENet
 from fmce.runs.checkpoint import checkpoint_epochs, checkpoint_path
 from fmce.runs.log import read_done, read_metrics, read_phases, task_loss
+from fmce.runs.own_setup import OwnData, OwnModel, OwnSetup
 from fmce.runs.setup import TrainingSetup
 from fmce.runs.weights import load_into
 
@@ -29,11 +31,59 @@ class Run:
 
     path: Path
     config: RunConfig
+    own: OwnSetup | None = None
 
     @cached_property
-    def setup(self) -> TrainingSetup:
-        """Data, transform, layer and batches of the training."""
+    def setup(self) -> TrainingSetup | OwnSetup:
+        """Data, layer and batches of the training.
+
+        Raises:
+            ValueError: If it was recorded in a loop of the user's own, whose model and images were not given.
+        """
+        if self.own is not None:
+            return self.own
+        if self.config.recorder.model is not None:
+            raise ValueError(
+                f"{self.path} was recorded in a training loop of your own; name its network and images: --model "
+                "module:function --data module:function (in Python, open_run(path, model=…, data=…))"
+            )
         return TrainingSetup(self.config)
+
+    @property
+    def training(self) -> TrainingSetup:
+        """The setup of a training by `fmce train`.
+
+        Raises:
+            ValueError: If it was recorded in a loop of the user's own.
+        """
+        if not isinstance(self.setup, TrainingSetup):
+            raise ValueError(f"{self.path} was recorded in a training loop of your own")
+        return self.setup
+
+    @property
+    def marker_epochs(self) -> list[int]:
+        """The epochs whose checkpoints stand for the markers: the markers, or where thinned the nearest kept.
+
+        Raises:
+            FileNotFoundError: If phases are missing, or there are fewer checkpoints than markers.
+        """
+        markers, kept = list(self.phases.markers), self.epochs
+        if self.config.recorder.model is None or set(markers) <= set(kept):
+            return markers
+        smoothed, chosen = np.log(np.maximum(self.phases.smoothed, 1e-300)), list[int]()
+        for marker in markers:
+            free = [e for e in kept if e not in chosen and e <= self.phases.num_epochs]
+            if not free:
+                raise FileNotFoundError(
+                    f"{self.path} has {len(kept)} checkpoints for {len(markers)} phases; record with keep='thinned'"
+                )
+            chosen.append(
+                min(
+                    free,
+                    key=lambda e: (abs(smoothed[e - 1] - smoothed[marker - 1]), abs(e - marker)),
+                )
+            )
+        return sorted(chosen)
 
     @property
     def curve(self) -> list[dict[str, Any]]:
@@ -91,7 +141,8 @@ class Run:
     def model_from(self, checkpoint: Path, device: torch.device | str = "cpu") -> nn.Module:
         """Return the network with the weights of a checkpoint folder or safetensors file; see `model`."""
         model = self.setup.new_model()
-        load_into(model, checkpoint, f"the model {self.config.model.name!r}")
+        name = self.config.recorder.model or repr(self.config.model.name)
+        load_into(model, checkpoint, f"the model {name}")
         return model.to(device).eval()
 
     def fmce_net_folder(self, split: str, width: float | None = None) -> Path:
@@ -132,12 +183,22 @@ class Run:
             raise ValueError(f"{error}; delete {folder} and run: {command}") from error
 
 
-def open_run(path: str | Path, *, trust: Trust = False) -> Run:
+def open_run(
+    path: str | Path,
+    *,
+    trust: Trust = False,
+    model: OwnModel | None = None,
+    data: OwnData | None = None,
+    layer: str | None = None,
+) -> Run:
     """Open a run folder.
 
     Args:
-        path: The folder that `fmce train --out` wrote.
+        path: The folder that `fmce train --out` or a recorder wrote.
         trust: Whether functions that its config names ("my.module:function") may run; or which.
+        model: Of a recorded run, the network or what makes it; see `OwnSetup`.
+        data: Of a recorded run, the images; see `OwnSetup`.
+        layer: Of a recorded run, the submodule whose output is the feature map.
 
     Raises:
         FileNotFoundError: If there is no such folder, or it is no run folder.
@@ -149,9 +210,20 @@ def open_run(path: str | Path, *, trust: Trust = False) -> Run:
         raise ValueError(f"{path} is a file; expected the run folder that fmce train --out wrote")
     if not path.is_dir():
         raise FileNotFoundError(f"no run folder {path}; make one with: fmce train --out {path}")
-    run = Run(path, run_config(path))
-    check_trusted(path, run.config, trust)
-    return run
+    config = run_config(path)
+    check_trusted(path, config, trust)
+    given = (model, data, layer)
+    if config.recorder.model is None and given != (None, None, None):
+        raise ValueError(
+            f"{path} was made by fmce train, which knows its model and data; leave them out"
+        )
+    if model is None or data is None:
+        if given != (None, None, None):
+            raise ValueError(
+                "a recorded run needs both its model and its data (--model and --data)"
+            )
+        return Run(path, config)
+    return Run(path, config, OwnSetup(config, model, data, layer))
 
 
 def check_same_data(config: RunConfig, other: Run) -> None:

@@ -100,6 +100,6 @@ def read_test(folders: Sequence[Path], device: str, trust: Trust) -> None:
             # As the run itself computes its passes, so that the number is the one `fmce train` would note.
             _, runtime = merge_runtime(run.config, make_runtime(device))
             model = runtime.to_device(run.model(run.config.train.epochs))
-            test = run.setup.batches(run.setup.data.test, runtime)
+            test = run.training.batches(run.training.data.test, runtime)
             scores = evaluate_classifier(model, test, runtime)
             mark_done(folder, done | {"test_accuracy": scores.accuracy, "test_loss": scores.loss})
