@@ -21,7 +21,10 @@ options = arguments("runs/fcos", epochs=8)
 
 def scene(generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
     """Return an image (3,64,64) with a square (class 0) or a disc (class 1), and its box."""
-    size, x, y, kind = (int(torch.randint(*r, (1,), generator=generator)) for r in ((16, 32), (0, 32), (0, 32), (0, 2)))
+    size, x, y, kind = (
+        int(torch.randint(*r, (1,), generator=generator))
+        for r in ((16, 32), (0, 32), (0, 32), (0, 2))
+    )
     rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     inside = (rows >= y) & (rows < y + size) & (columns >= x) & (columns < x + size)
     if kind == 1:
@@ -32,10 +35,10 @@ def scene(generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def detector() -> FCOS:
-    """Return an FCOS on ResNet-18 with three FPN levels."""
+    """Return an FCOS on ResNet-18 with four FPN levels, the last one pooled from the third."""
     layers = {"layer2": "0", "layer3": "1", "layer4": "2"}
     backbone = BackboneWithFPN(resnet18(), layers, [128, 256, 512], 64, extra_blocks=None)
-    anchors = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
+    anchors = AnchorGenerator(((8,), (16,), (32,), (64,)), ((1.0,),) * 4)
     return FCOS(backbone, 2, min_size=SIDE, max_size=SIDE, anchor_generator=anchors)
 
 
@@ -43,7 +46,12 @@ generator = torch.Generator().manual_seed(0)
 scenes = [scene(generator) for _ in range(96)]
 model = detector()
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-modules = ["backbone.body.layer1", "backbone.body.layer2", "backbone.body.layer3", "backbone.body.layer4"]
+modules = [
+    "backbone.body.layer1",
+    "backbone.body.layer2",
+    "backbone.body.layer3",
+    "backbone.body.layer4",
+]
 modules += ["backbone.fpn", "head"]
 probe = [image for image, _ in scenes[:32]]
 

@@ -1,4 +1,4 @@
-"""The recorder in Hugging Face's Trainer: a small BERT reads the rows of a digit as tokens.
+"""The recorder in Hugging Face's Trainer: a small vision transformer on the digits.
 
 python examples/huggingface_digits.py [--out runs/huggingface] [--epochs 6]
 """
@@ -7,18 +7,16 @@ import tempfile
 
 from common import arguments, digits, show
 from torch.utils.data import Dataset
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 
 from fmce.integrations.transformers import TrainerMaturityCallback
 
 options = arguments("runs/huggingface", epochs=6)
 images, targets = digits()
-# A token per pixel: its grey level 0 to 16.
-tokens = (16 * images).long().flatten(1)
 
 
 class Digits(Dataset):  # type: ignore[type-arg]
-    """The digits as token sequences."""
+    """The digits by the names that the model takes."""
 
     def __init__(self, start: int, stop: int) -> None:
         self.start, self.stop = start, stop
@@ -27,21 +25,24 @@ class Digits(Dataset):  # type: ignore[type-arg]
         return self.stop - self.start
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        return {"input_ids": tokens[self.start + index], "labels": targets[self.start + index]}
+        at = self.start + index
+        return {"pixel_values": images[at], "labels": targets[at]}
 
 
-config = BertConfig(
-    vocab_size=17,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=64,
-    max_position_embeddings=64,
+config = ViTConfig(
+    image_size=8,
+    patch_size=2,
+    num_channels=1,
+    hidden_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=96,
     num_labels=10,
 )
-model = BertForSequenceClassification(config)
-layers = ["bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1", "bert.pooler", "classifier"]
-callback = TrainerMaturityCallback(options.out, layers, probe={"input_ids": tokens[:128]})
+model = ViTForImageClassification(config)
+layers = [name for name, module in model.named_modules() if type(module).__name__ == "ViTLayer"]
+modules = ["vit.embeddings", *layers, "classifier"]
+callback = TrainerMaturityCallback(options.out, modules, probe={"pixel_values": images[:128]})
 with tempfile.TemporaryDirectory() as folder:
     trainer = Trainer(
         model,

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fmce import module_table
+
 ROOT = Path(__file__).resolve().parents[1]
 LINKED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -39,13 +41,21 @@ def run_examples(page):
     return names
 
 
-def test_the_readme_example_finds_rising_markers_and_takes_maps(beside_a_run, capsys):
+def test_the_readme_example_records_a_healthy_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     names = run_examples("README.md")
-    markers = names["phases"].markers
-    assert len(markers) == 5
-    assert sorted(set(markers)) == list(markers)
-    assert names["maps"]["1"].shape == (4, 16, 6, 6)
-    assert str(markers) in capsys.readouterr().out
+    assert names["recorder"].epoch == 12
+    assert [row.name for row in module_table(Path("runs/mine")).rows] == ["0", "1"]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 12
+    assert not any("check" in line for line in lines)  # an alarm says what to check
+
+
+def test_the_guide_to_own_loops_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = run_examples("docs/own-loop.md")
+    assert names["check"].good
+    assert names["found"].prefix == ("module.", "")
 
 
 def test_the_guide_to_fmce_runs_and_its_fmce_net_beats_guessing(beside_a_run, capsys):

@@ -24,3 +24,8 @@ def test_a_table_has_its_title_header_and_rows(capsys):
     assert ["arm", "mean"] in lines
     assert ["ral", "0.5"] in lines
     assert ["none", "–"] in lines
+
+
+def test_square_brackets_are_no_markup(capsys):
+    print_table("Modules", ("module", "n"), [("fpn[pool]", 1)])
+    assert "fpn[pool]" in capsys.readouterr().out

@@ -9,13 +9,14 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
     """Print a table on standard output, plain where that is no terminal."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE)
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*("–" if cell is None else str(cell) for cell in row))
+        table.add_row(*("–" if cell is None else escape(str(cell)) for cell in row))
     console = Console()
     # A file or a pipe has no width of its own; 80 would fold the tables.
     console = console if console.is_terminal else Console(width=120)
