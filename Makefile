@@ -53,6 +53,7 @@ faults: $(STAMP)  ## kills, damages, hostile inputs, lacks, fuzzing: one table (
 
 benchmarks: $(STAMP)  ## speed as ratios to bare loops
 	$(BIN)/python -m benchmarks.step_overhead
+	$(BIN)/python -m benchmarks.recorder
 	$(BIN)/python -m benchmarks.ral_step
 	$(BIN)/python -m benchmarks.matching_step
 	$(BIN)/python -m benchmarks.map_throughput

@@ -72,7 +72,7 @@ def train_control(
         runtime: The device; how passes are computed is the config's.
     """
     run, model, runtime = prepare(config, folder, runtime)
-    setup, section = run.setup, run.config.train
+    setup, section = run.training, run.config.train
     text = yaml.safe_dump({"control": control, **to_dict(run.config)}, sort_keys=False)
     network = WithAverage(model) if control == "weight_average" else model
     evaluated = network.average if isinstance(network, WithAverage) else model

@@ -39,3 +39,13 @@ def test_an_example_ends_in_a_module_table_and_a_report(name, tmp_path):
 def test_the_readme_of_the_examples_names_them_all():
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert [name for name in SCRIPTS if f"examples/{name}.py" not in text] == []
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_recorder_runs():
+    command = [sys.executable, "-m", "benchmarks.recorder", "--tiny", "--device", "cpu"]
+    done = subprocess.run(
+        command, cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=600, check=True
+    )
+    assert "epoch_over_plain" in done.stdout
+    assert "clocks_megabytes" in done.stdout
