@@ -139,7 +139,6 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(finished_run, a
 
 def test_missing_phases_are_named_with_the_command_that_makes_them(own_run):
     (own_run.path / "phases.json").unlink()
-    assert not own_run.has_phases
     with pytest.raises(FileNotFoundError, match="run: fmce phases"):
         _ = own_run.phases
 
@@ -178,3 +177,11 @@ def test_a_folder_of_another_command_is_named_as_such(tmp_path):
         with pytest.raises(ValueError, match=rf"{tmp_path} is not a run folder .* has 'rafs'"):
             read(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_phases_that_a_finished_run_had_are_missed(own_run):
+    (own_run.path / "phases.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no phases\.json; run: fmce phases"):
+        own_run.has_phases  # noqa: B018
+    (own_run.path / "DONE.json").unlink()
+    assert not own_run.has_phases

@@ -31,11 +31,14 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
     """Return the report of a run as HTML; parts whose files are missing are left out and named."""
     if not (run / "config.yaml").exists():
         raise FileNotFoundError(f"{run} is not a run folder: it has no config.yaml")
+    done = read_done(run)
+    if done is not None and "markers" in done:
+        read_phases(run)  # found, so a missing file is a loss and no part to leave out
     context = {
         "run": str(run),
         "config": read_sealed(run / "config.yaml"),
         "versions": read_record_or_none(run / "versions.json", _DELETE) or {},
-        "done": read_done(run),
+        "done": done,
         "verdict": _verdict(run),
         "modules": _modules(run),
         "curve": _curve(run),

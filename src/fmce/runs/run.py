@@ -112,8 +112,16 @@ class Run:
 
     @property
     def has_phases(self) -> bool:
-        """Whether `fmce phases` has written its result."""
-        return (self.path / "phases.json").exists()
+        """Whether `fmce phases` has written its result.
+
+        Raises:
+            FileNotFoundError: If the run ended with phases, whose file is gone.
+        """
+        if (self.path / "phases.json").exists():
+            return True
+        if "markers" in (self.done or {}):
+            read_phases(self.path)
+        return False
 
     @property
     def phases(self) -> Phases:
