@@ -120,7 +120,8 @@ def verdict(ended: Ended, names: Iterable[str], as_before: bool) -> str:
 
 def results(ended: Ended, folder: Path, files: Iterable[str]) -> str:
     """Return a digest of what a command printed and wrote, without durations."""
-    digest = hashlib.sha256(re.sub(r"[\d.]+ s\b", "", ended.out).encode())
+    lines = [line for line in ended.out.splitlines() if not line.startswith("resuming ")]
+    digest = hashlib.sha256(re.sub(r"[\d.]+ s\b", "", "\n".join(lines)).encode())
     for pattern in files:
         for file in sorted(folder.glob(pattern)):
             if file.is_file():

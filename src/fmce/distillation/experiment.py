@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fmce.config.choices import Arm, TaskName
 from fmce.config.distillation import DistillationConfig, NetConfig, StepsConfig
-from fmce.config.io import from_yaml
+from fmce.config.io import from_dict, read_yaml
 from fmce.config.trust import Trust, check_trusted
 from fmce.data.batch import PoolBatch
 from fmce.data.frames.pool import FramePool
@@ -110,7 +110,10 @@ def open_experiment(folder: Path, *, trust: Trust = False) -> Experiment:
     """
     if not (folder / "distill.json").exists():
         raise FileNotFoundError(f"{folder} has no distill.json; run: fmce distill --out {folder}")
-    config = from_yaml(DistillationConfig, folder / "config.yaml")
+    values = read_yaml(folder / "config.yaml")
+    if not values:
+        raise ValueError(f"{folder / 'config.yaml'} is empty: it is damaged; put the original back")
+    config = from_dict(DistillationConfig, values)
     check_trusted(folder, config, trust)
     return Experiment(config, folder, read_distillation_data(folder))
 

@@ -141,6 +141,8 @@ def _explain(run: Path) -> dict[str, Any] | None:
     remedy = f"run: fmce explain {run}"
     numbers = read_record_or_none(run / "explain" / "numbers.json", remedy)
     if numbers is None:
+        if (run / "explain").is_dir():
+            raise FileNotFoundError(f"{run / 'explain' / 'numbers.json'} is missing; {remedy}")
         return None
     file = run / "explain" / "grad_cam.npz"
     arrays = read_arrays(file, numbers.get("sha256"), remedy)
