@@ -380,3 +380,19 @@ def test_status_knows_rest_and_convergence():
     dropped = status_of(rows([1e-3] * 40 + [1e-4] * 20), config)
     assert dropped.converged
     assert status_of([{"epoch": 1, "loss": None}], config).verdict is None
+
+
+def test_a_compiled_model_is_looked_through(tmp_path):
+    model, _ = made()
+    compiled = torch.compile(model, backend="eager")
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    recorder = Recorder(tmp_path, compiled, probe=digits()[0][:16], optimizer=optimizer)
+    for _ in range(2):
+        train_epoch(compiled, optimizer, recorder)
+        status = recorder.end_epoch()
+    recorder.close()
+    assert not status.alarms
+    modules = read_metrics(tmp_path)[-1]["modules"]
+    assert list(modules) == ["stem", "middle", "late", "head"]
+    assert modules["late"]["outputs"]["late"]["drift"] > 0
+    assert gram_epochs(tmp_path) == [0, 1, 2]

@@ -55,6 +55,5 @@ def show_check(checkpoint: Path, found: "CheckpointCheck", *, markdown: bool = F
     elif unused:
         shown = ", ".join(unused[:5]) + (f" and {len(unused) - 5} more" if len(unused) > 5 else "")
         print(f"names of the checkpoint that the model does not have: {shown}")
-    print(
-        *(f"alarm: {alarm}" for alarm in found.alarms), sep="\n", end="\n" if found.alarms else ""
-    )
+    for alarm in found.alarms:
+        print(f"alarm: {alarm.module}: {alarm.finding}; {alarm.check}")

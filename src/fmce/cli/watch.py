@@ -94,7 +94,7 @@ def lines_of(view: View) -> list[str]:
     row, status = view.rows[-1], view.status
     rate = row.get("learning_rate")
     lines = [
-        f"{view.run}, epoch {status.epoch}" + (", finished" if view.done else ""),
+        f"epoch {status.epoch} of {view.run}" + (", finished" if view.done else ""),
         f"loss {_shown(status.loss)}, CQI {_shown(status.cqi)}, µ {_shown(status.threshold)}, "
         f"learning rate {_shown(rate)}, {_shown(row.get('time_seconds'))} s per epoch",
     ]
@@ -143,7 +143,7 @@ def _panel(view: View) -> "RenderableType":
     from rich.panel import Panel
     from rich.text import Text
 
-    text = Text()
+    text = Text(overflow="fold")
     for line in lines_of(view):
         text.append(line + "\n", style="bold red" if line.startswith("alarm:") else "")
     return Panel(text, title="fmce watch", border_style="dim")

@@ -130,14 +130,19 @@ def _load_fitting(
 def _epochs(
     weights: Mapping[str, Weights], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, int | None]:
-    """Return the newest epoch whose weights each module has."""
-    found: dict[str, int | None] = dict.fromkeys(weights)
+    """Return the epoch whose weights each module has: that of most modules where it fits, else the newest."""
+    fitting: dict[str, list[int]] = {name: [] for name in weights}
     for row in rows:
         known = row.get("modules") or {}
         for name, one in weights.items():
             if known.get(name, {}).get("fingerprint") == one.fingerprint:
-                found[name] = int(row["epoch"])
-    return found
+                fitting[name].append(int(row["epoch"]))
+    every = [epoch for epochs in fitting.values() for epoch in epochs]
+    usual = max(every, key=lambda epoch: (every.count(epoch), epoch), default=None)
+    return {
+        name: usual if usual in epochs else max(epochs, default=None)
+        for name, epochs in fitting.items()
+    }
 
 
 def _note_changes(
