@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all by default")
     add("--part", nargs="+", choices=PARTS, default=list(PARTS), help="all by default")
-    add("--most", type=int, default=MULTIPLES[-1], help="leave out longer schedules")
+    text = "lengths over the shortest; all by default"
+    add("--multiples", type=int, nargs="+", choices=MULTIPLES, default=list(MULTIPLES), help=text)
     add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the students")
     add("--small", action="store_true", help="the cheapest case, one seed, at most 4 times")
     add("--plan", action="store_true", help="list what is missing, train nothing")
@@ -105,13 +106,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def queue(options: Any) -> Iterator[tuple[Experiment, int]]:
     """Yield the experiments that the options name, part by part, all seeds of each."""
     cases = [CHEAPEST] if options.small else options.cases or list(CASES)
+    multiples = [m for m in options.multiples if m <= 4 or not options.small]
     for part in options.part:
         seeds = [SETTINGS_SEED] if part == "settings" else options.seeds
         for experiment in PARTS[part]:
             if options.small and part != "lengths":
                 experiment = replace(experiment, multiple=4)
-            most = 4 if options.small else options.most
-            if experiment.case in cases and experiment.multiple <= most:
+            if experiment.case in cases and experiment.multiple in multiples:
                 for seed in seeds[: 1 if options.small else None]:
                     yield experiment, seed
 
