@@ -27,8 +27,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw the three figures."""
     options = options_parser(__doc__, "patience.jsonl", str(IMAGES)).parse_args(argv)
     rows = [row for row in read_json_lines(options.results) if row.get("scale") != "small"]
-    for name, draw in FIGURES.items():
+    drawn = {"lengths": length_figure, "agreement": agreement_figure} if lengths(rows) else {}
+    drawn |= {"pool": pool_figure} if pools(rows) else {}
+    for name, draw in drawn.items():
         save_figure(draw(rows), options.out / f"patience-{name}.svg")
+        print(f"drawn: {options.out / f'patience-{name}.svg'}")
 
 
 @styled
@@ -71,20 +74,22 @@ def agreement_figure(rows: Sequence[Row]) -> Figure:
 def pool_figure(rows: Sequence[Row]) -> Figure:
     """Draw the share of the gap closed over the number of images in the pool, at equal steps."""
     figure = Figure(figsize=(4.6, 3.4))
-    axes = figure.subplots()
-    sizes = [g for g in groups(rows, "deciders") if g[0]["what"].endswith("unlabelled images")]
-    multiple = sizes[0][0]["multiple"]
-    (base,) = (g for g in by_case(rows)[CHEAPEST] if g[0]["multiple"] == multiple)
-    points = sorted(
-        (pool_size(group), found)
-        for group in (*sizes, base)
-        if (found := share(group, base)) is not None
-    )
+    axes, points = figure.subplots(), pools(rows)
     axes.plot(*zip(*points, strict=True), "o-", color=ARM_COLOURS["function_matching"])
     axes.axhline(1, color=INK, ls="--", lw=1)
-    title = f"{CASES[CHEAPEST]}, {base[0]['result']['steps']} steps"
-    axes.set(xscale="log", xlabel="images matched on", ylabel="gap closed", title=title)
+    axes.set(xscale="log", xlabel="images matched on", ylabel="gap closed", title=CASES[CHEAPEST])
     return figure
+
+
+def pools(rows: Sequence[Row]) -> list[tuple[int, float]]:
+    """Return how many images were matched on and the share of the gap closed, for pools of one source."""
+    sizes = [g for g in groups(rows, "deciders") if g[0]["what"].endswith("unlabelled images")]
+    for base in by_case(rows).get(CHEAPEST, []):
+        equal = [group for group in sizes if group[0]["multiple"] == base[0]["multiple"]]
+        if equal:
+            found = [(pool_size(group), share(group, base)) for group in (*equal, base)]
+            return sorted((size, gap) for size, gap in found if gap is not None)
+    return []
 
 
 def by_case(rows: Sequence[Row]) -> dict[str, list[Group]]:
@@ -109,9 +114,6 @@ def pool_size(group: Group) -> int:
     """Return how many images function matching trains on."""
     images = group[0]["result"]["images"]
     return int(images["labelled"] + images["unlabelled"])
-
-
-FIGURES = {"lengths": length_figure, "agreement": agreement_figure, "pool": pool_figure}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The study of function matching on real data: its experiments, its tables, its figures."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,9 +59,27 @@ def test_one_seed_has_a_difference_and_no_interval():
     assert tables.length_table(one).lines[0][-2:] == ("+8.00 (one pair)", "0.81")
 
 
-@pytest.mark.parametrize("draw", patience_figures.FIGURES.values())
-def test_figures_are_drawn(draw):
-    assert draw(ROWS).axes
+def test_figures_are_drawn_of_what_has_rows(tmp_path):
+    results = tmp_path / "rows.jsonl"
+    for rows, names in (
+        (ROWS[:4], ["agreement", "lengths"]),
+        (ROWS, ["agreement", "lengths", "pool"]),
+    ):
+        results.write_text("".join(f"{json.dumps(found)}\n" for found in rows))
+        patience_figures.main(["--results", str(results), "--out", str(tmp_path)])
+        assert sorted(p.stem.removeprefix("patience-") for p in tmp_path.glob("*.svg")) == names
+
+
+def test_the_share_of_the_gap_grows_with_the_pool():
+    shares = [(size, round(gap, 2)) for size, gap in patience_figures.pools(ROWS)]
+    assert shares == [(1000, 0.51), (5500, 0.81)]
+
+
+def test_a_teacher_is_one_whatever_its_students_settings():
+    case = patience.CASES[patience.CHEAPEST](Path(), Path())
+    faster = patience.student_steps(learning_rate=1.0, mixup=True)(case)
+    assert faster != case
+    assert patience.alone(faster) == patience.alone(case)
 
 
 def test_a_foreign_pool_leaves_labelled_and_held_out_images_alone(monkeypatch):
