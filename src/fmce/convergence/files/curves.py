@@ -6,26 +6,28 @@ model. Judges the file, not the curve: whether losses can have phases is checked
 
 import math
 import os
-from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmce.convergence.files.rows import LogRows, is_numeric, where
+import numpy as np
+from numpy.typing import NDArray
+
+from fmce.convergence.files.rows import LogRows, where
 from fmce.convergence.files.tables import Table, as_number, counted, read_table
 from fmce.convergence.files.writers import (
     USUAL_LOSSES,
     any_match,
     is_other_measure,
     never_loss,
-    words_of,
+    spelled,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -119,29 +121,26 @@ def curve_of(table: Table, options: CurveOptions) -> LossCurve:
     """
     if options.where:
         table = where(table, options.where)
-    named = [n for n in (options.epoch_column, options.lr_column) if n is not None]
-    for name in named:
-        table.check(name)
+    named = [table.check(n) for n in (options.epoch_column, options.lr_column) if n is not None]
     loss = _loss_columns(table, options.column, named)
     validation = options.validation_column and _asked_columns(table, options.validation_column)
     values, what = _summed(table, loss), " + ".join(loss)
     if values.empty:
         raise ValueError(f"{table.source}: no row has {what}; name another column")
-    beside = [n for n in (*loss, options.lr_column, *(validation or ())) if n is not None]
+    lr = options.lr_column
+    beside = [*loss, *(validation or ()), *([] if lr is None else [lr])]
     rows = LogRows(table, values, beside, options.epoch_column, options.steps_per_epoch)
     held = rows.latest(rows.losses, what)
     if len(values) < len(table.frame) and table.unit != "point":
-        rows.notes.append(
-            f"{counted(len(table.frame) - len(values), 'row')} without {what} left out"
-        )
+        lacking = counted(len(table.frame) - len(values), "row")
+        rows.notes.append(f"{lacking} without {what} left out")
     points = _Points(rows, held)
     rates = others = None
-    if options.lr_column is not None:
-        found = rows.latest(table.numbers(options.lr_column), options.lr_column)
-        rates = points.rates(found, options.lr_column)
+    if lr is not None:
+        rates = points.rates(rows.latest(table.finite(lr), lr), lr)
     if validation:
-        found = rows.latest(_summed(table, validation, finite=False), " + ".join(validation))
-        others = points.last(found)
+        sums = _summed(table, validation, strict=False)
+        others = points.last(rows.latest(sums, " + ".join(validation)))
     return LossCurve(
         points.means(held),
         rates,
@@ -149,22 +148,21 @@ def curve_of(table: Table, options: CurveOptions) -> LossCurve:
         what,
         points.own_epochs,
         others,
-        f"{table.title}: {points.summary(held)}",
+        f"{table.title}: {points.summary()}",
         tuple(rows.notes),
     )
 
 
-def _summed(table: Table, names: Sequence[str], *, finite: bool = True) -> "pd.Series[float]":
+def _summed(table: Table, names: Sequence[str], *, strict: bool = True) -> "pd.Series[float]":
     """Return the sum of columns in the rows that have all of them."""
-    columns = [table.numbers(name, strict=finite) for name in names]
-    return sum(columns[1:], columns[0]).dropna().reindex(table.frame.index).dropna()
+    columns = [table.finite(name, strict=strict) for name in names]
+    return sum(columns[1:], columns[0]).reindex(table.frame.index).dropna()
 
 
 def _asked_columns(table: Table, asked: str) -> list[str]:
     parts = [part.strip() for part in asked.split("+")]
-    if asked not in table.columns and len(parts) > 1 and set(parts) <= set(table.columns):
-        return parts
-    return [table.check(asked)]
+    summed = asked not in table.columns and set(parts) <= set(table.columns)
+    return parts if summed else [table.check(asked)]
 
 
 def _loss_columns(table: Table, asked: str | None, taken: Sequence[str]) -> list[str]:
@@ -172,24 +170,19 @@ def _loss_columns(table: Table, asked: str | None, taken: Sequence[str]) -> list
     if asked is not None:
         return _asked_columns(table, asked)
     free = [c for c in table.columns if c not in taken and not never_loss(c)]
-    for pattern in table.writer.loss if table.writer else ():
-        matches = any_match(pattern, free)
-        if len(matches) == 1 or (matches and table.writer is not None and table.writer.summed):
-            return matches
-        if matches:
-            raise ValueError(_question(table, matches))
-    for usual in USUAL_LOSSES:
-        matches = [c for c in free if "_".join(words_of(c)) == usual]
-        if len(matches) == 1:
-            return matches
-        if matches:
-            raise ValueError(_question(table, matches))
-    # A name that is a number was a value: the file has no header.
-    numbers = [c for c in free if is_numeric(table.frame[c]) and math.isnan(as_number(c))]
-    others = [c for c in numbers if not is_other_measure(c)]
-    if len(others) == 1 and not table.elsewhere:
-        return others
-    raise ValueError(_question(table, numbers))
+    patterns = table.writer.loss.split() if table.writer else []
+    ranked = [any_match(pattern, free) for pattern in patterns]
+    ranked += [[c for c in free if spelled(c) == usual] for usual in USUAL_LOSSES]
+    candidates = next(filter(None, ranked), [])
+    if len(candidates) == 1 or (candidates and table.writer is not None and table.writer.several):
+        return candidates
+    if not candidates:
+        # A name that is a number was a value: the file has no header.
+        candidates = [c for c in free if table.is_numeric(c) and math.isnan(as_number(c))]
+        others = [c for c in candidates if not is_other_measure(c)]
+        if len(others) == 1 and not table.elsewhere:
+            return others
+    raise ValueError(_question(table, candidates))
 
 
 def _question(table: Table, candidates: Sequence[str]) -> str:
@@ -209,37 +202,33 @@ def _question(table: Table, candidates: Sequence[str]) -> str:
 
 
 class _Points:
-    """The points of a curve, one an epoch, and where the rows of any column fall among them.
-
-    Args:
-        rows: The rows of the log; what is done is added to their notes.
-        held: Those of the loss.
-    """
+    """The points of a curve, one an epoch, and where the rows of any column fall among them."""
 
     def __init__(self, rows: LogRows, held: "pd.DataFrame") -> None:
         self._rows = rows
         self._by = "order"
-        self._round: Callable[[float], float] = float
+        self._round: Callable[[_Array], _Array] = np.asarray
         if rows.epoch_name is not None:
             self._by = "epoch"
             self._choose_epochs(held["epoch"])
         elif held["step"].notna().all() and held["step"].nunique() > 1:
             self._by = "step"
-        at = self._at(held)
-        self._moments = sorted(set(at)) if self._by == "epoch" else at
-        if self._by != "epoch" and len(at) > 1:
+        self._moments = at = self._at(held)
+        self._sizes = np.ones(len(at), dtype=int)
+        if self._by == "epoch":
+            self._moments, self._sizes = np.unique(at, return_counts=True)
+        elif len(at) > 1:
             rows.notes.append(self._each_row(held["step"].dropna()))
 
     @property
     def own_epochs(self) -> tuple[float, ...] | None:
         """The file's own number of each epoch."""
-        return tuple(self._moments) if self._by == "epoch" else None
+        return tuple(self._moments.tolist()) if self._by == "epoch" else None
 
-    def _at(self, held: "pd.DataFrame") -> list[float]:
-        """Return the moment of rows on the axis of the points."""
-        if self._by == "order":
-            return [float(place) for place in held.index]
-        return [self._round(moment) for moment in held[self._by]]
+    def _at(self, held: "pd.DataFrame") -> _Array:
+        """Return the moment of rows, in their order, on the axis of the points."""
+        moments = held.index if self._by == "order" else held[self._by]
+        return self._round(moments.to_numpy(dtype=float))
 
     def _choose_epochs(self, epochs: "pd.Series[float]") -> None:
         """Decide what a fractional epoch belongs to, and refuse epochs that are missing."""
@@ -249,27 +238,26 @@ class _Points:
             # Counters that begin with 0.0 and end before a whole number name what was over when a batch began.
             before = not fractional.iloc[0] and fractional.iloc[-1]
             self._round = _floor if before else _ceiling
-        whole = exact.map(self._round)
-        present = sorted(set(whole))
-        gaps = [(low, high) for low, high in pairwise(present) if high > low + 1]
+        present = np.unique(self._round(np.asarray(exact, dtype=np.float64)))
+        after = np.flatnonzero(np.diff(present) > 1)  # the epochs before gaps
         distances = exact.sort_values().diff().dropna()
-        if gaps and len(present) == len(whole):
-            usual = distances.median()
-            if distances.max() <= 1.5 * usual and (distances < 0.5 * usual).sum() <= 2:
-                self._round = float
-                self._rows.notes.append(
-                    f"rows stand about every {usual:g} epochs; each is a point of the curve"
-                )
-                return
-        if gaps:
-            named = [f"{a + 1:.0f}" if b == a + 2 else f"{a + 1:.0f}…{b - 1:.0f}" for a, b in gaps]
-            missing = sum(b - a - 1 for a, b in gaps)
+        usual = distances.median()
+        regular = distances.max() <= 1.5 * usual and (distances < 0.5 * usual).sum() <= 2
+        if len(after) and len(present) == len(exact) and regular:
+            self._round = np.asarray
+            self._rows.notes.append(
+                f"rows stand about every {usual:g} epochs; each is a point of the curve"
+            )
+        elif len(after):
+            gaps = [(present[i] + 1, present[i + 1] - 1) for i in after]
+            named = [f"{a:.0f}" if a == b else f"{a:.0f}…{b:.0f}" for a, b in gaps[:5]]
+            missing = sum(b - a + 1 for a, b in gaps)
             raise ValueError(
                 f"{self._rows.table.source}: {missing:.0f} of the epochs {present[0]:.0f}…{present[-1]:.0f} have no "
-                f"loss: {', '.join(named[:5])}{' and more' if len(gaps) > 5 else ''}; every epoch needs one: add them, "
+                f"loss: {', '.join(named)}{' and more' if len(gaps) > 5 else ''}; every epoch needs one: add them, "
                 "or keep the part before or after them in a file of its own"
             )
-        if fractional.any():
+        elif fractional.any():
             first = "0 ≤ e < 1" if self._round is _floor else "0 < e ≤ 1"
             self._rows.notes.append(f"epochs are fractions: rows with {first} are the first epoch")
 
@@ -284,14 +272,13 @@ class _Points:
             "--steps-per-epoch averages them"
         )
 
-    def summary(self, held: "pd.DataFrame") -> str:
+    def summary(self) -> str:
         """Return how many epochs came from how many rows."""
-        sizes = Counter(self._at(held)).values() if self._by == "epoch" else [1]
-        text = f"{counted(len(self._moments), 'epoch')} from {counted(len(held), 'row')}"
-        if max(sizes) == 1:
+        fewest, most = self._sizes.min(), self._sizes.max()
+        text = f"{counted(len(self._sizes), 'epoch')} from {counted(int(self._sizes.sum()), 'row')}"
+        if most == 1:
             return text
-        fewest = f"{min(sizes)} to " if min(sizes) < max(sizes) else ""
-        return f"{text}, the mean of {fewest}{max(sizes)} each"
+        return f"{text}, the mean of {f'{fewest} to ' if fewest < most else ''}{most} each"
 
     def means(self, held: "pd.DataFrame") -> tuple[float, ...]:
         """Return the mean of each point's rows, unweighted.
@@ -299,43 +286,39 @@ class _Points:
         Not given in the paper: how steps make an epoch's loss. Up to a smaller last batch, the mean of the rows is
         the mean over samples.
         """
-        if self._by != "epoch":
-            return tuple(held["value"])
-        values: dict[float, list[float]] = {}
-        for moment, value in zip(self._at(held), held["value"], strict=True):
-            values.setdefault(moment, []).append(value)
-        return tuple(_mean(values[moment]) for moment in self._moments)
+        values = held["value"].tolist()
+        ends = np.cumsum(self._sizes).tolist()
+        return tuple(_mean(values[a:b]) for a, b in zip([0, *ends], ends, strict=False))
 
     def last(self, held: "pd.DataFrame") -> tuple[float, ...]:
         """Return each point's last value of another column, NaN where it has none."""
-        values = [math.nan] * len(self._moments)
-        for moment, value in zip(self._at(held), held["value"], strict=True):
-            values[max(bisect_right(self._moments, moment) - 1, 0)] = value
-        return tuple(values)
+        places = np.searchsorted(self._moments, self._at(held), side="right") - 1
+        latest = held["value"].groupby(places.clip(min=0)).last()
+        return tuple(latest.reindex(range(len(self._moments))).tolist())
 
     def rates(self, held: "pd.DataFrame", name: str) -> tuple[float, ...]:
         """Return the latest learning rate at each point: the one nearest to the checkpoint at its end."""
-        ordered = sorted(zip(self._at(held), held["value"], strict=True), key=lambda pair: pair[0])
-        moments = [moment for moment, _ in ordered]
-        latest = [bisect_right(moments, moment) - 1 for moment in self._moments]
+        moments = self._at(held)
+        order = np.argsort(moments, kind="stable")
+        latest = np.searchsorted(moments[order], self._moments, side="right") - 1
         if latest[0] < 0:
             raise ValueError(
                 f"{self._rows.table.source}: no {name!r} up to {self._by} {self._moments[0]:g}"
             )
-        own = len(set(latest))
-        if own < len(latest):
+        lacking = len(latest) - len(np.unique(latest))
+        if lacking:
             self._rows.notes.append(
-                f"{name}: {len(latest) - own} of {len(latest)} epochs have none of their own; the latest holds"
+                f"{name}: {lacking} of {len(latest)} epochs have none of their own; the latest holds"
             )
-        return tuple(ordered[i][1] for i in latest)
+        return tuple(held["value"].iloc[order[latest]].tolist())
 
 
-def _floor(epoch: float) -> float:
-    return float(math.floor(round(epoch, 6)))
+def _floor(epochs: _Array) -> _Array:
+    return np.floor(epochs.round(6))
 
 
-def _ceiling(epoch: float) -> float:
-    return max(float(math.ceil(round(epoch, 6))), 1.0)
+def _ceiling(epochs: _Array) -> _Array:
+    return np.ceil(epochs.round(6)).clip(min=1)
 
 
 def _mean(values: list[float]) -> float:

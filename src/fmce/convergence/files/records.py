@@ -7,7 +7,6 @@ import ast
 import json
 import re
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,11 +57,11 @@ def records(text: str, notes: list[str]) -> Parsed | None:
     return Parsed("records", _normalized(found)) if found else None
 
 
+_DECODER = json.JSONDecoder(parse_constant=str)
+
+
 def _object(text: str) -> dict[str, Any] | None:
-    for parse in (
-        partial(json.loads, parse_constant=str),
-        ast.literal_eval,
-    ):  # as Python prints a dict
+    for parse in (_DECODER.decode, ast.literal_eval):  # the latter as Python prints a dict
         try:
             found = parse(text.strip())
         except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -4,16 +4,16 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from fmce.convergence.files.tables import Table, as_number, counted
 from fmce.convergence.files.writers import (
     EPOCH_NAME,
     HELD_OUT,
-    KIND_NAME,
     STEP_NAME,
     any_match,
+    is_kind,
+    spelled,
     words_of,
 )
 
@@ -32,16 +32,6 @@ def text_of(cell: object) -> str:
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
 
-def is_numeric(cells: "pd.Series[Any]") -> bool:
-    """Return whether every value of a column is a number."""
-    import pandas as pd
-
-    present = cells.dropna()
-    if pd.api.types.infer_dtype(present) == "string":  # quickly, as most tables have many such
-        return bool(pd.to_numeric(present, errors="coerce").notna().all())
-    return not present.map(as_number).map(math.isnan).any()
-
-
 def where(table: Table, conditions: Sequence[str]) -> Table:
     """Return the table with the rows that fit: one condition of each column named.
 
@@ -56,20 +46,16 @@ def where(table: Table, conditions: Sequence[str]) -> Table:
 
     fits: dict[str, pd.Series[bool]] = {}
     for condition in conditions:
+        if "=" not in condition:
+            raise ValueError(f"--where needs COLUMN=VALUE; got {condition!r}")
         ends = (found.start() for found in re.finditer("=", condition))
-        name = next((condition[:end] for end in ends if condition[:end] in table.columns), None)
-        if name is None:
-            name, _, found = condition.partition("=")
-            raise ValueError(
-                f"--where needs COLUMN=VALUE; got {condition!r}"
-                if not found
-                else table.unknown(name)
-            )
+        names = [name for end in ends if (name := condition[:end]) in table.columns]
+        name = names[0] if names else table.check(condition.partition("=")[0])
         value = condition[len(name) + 1 :]
-        cells = table.frame[name]
-        fit = (cells.map(text_of) == value) | (cells.map(as_number) == as_number(value))
+        texts = table.frame[name].map(text_of)
+        fit = (texts == value) | (table.numbers[name] == as_number(value))
         if not fit.any():
-            found = ", ".join(sorted(set(cells.dropna().map(text_of)))[:10])
+            found = ", ".join(sorted(set(texts[table.frame[name].notna()]))[:10])
             raise ValueError(f"{table.source}: no row has {name} = {value}; it has: {found}")
         fits[name] = fits.get(name, False) | fit
     keep = pd.DataFrame(fits).all(axis="columns")
@@ -111,16 +97,11 @@ class LogRows:
 
     def _counter(self, pattern: str, losses: "pd.Series[float]") -> str | None:
         """Return the column that counts epochs or steps, in any spelling; one beside the losses is preferred."""
-        frame = self.table.frame
-        found = [
-            c
-            for c in self.table.columns
-            if c not in self.named
-            and re.fullmatch(pattern, "_".join(words_of(c)))
-            and is_numeric(frame[c])
-        ]
+        table = self.table
+        found = [c for c in table.columns if re.fullmatch(pattern, spelled(c))]
+        found = [c for c in found if c not in self.named and table.is_numeric(c)]
         # A global counter first, then the plain word, then the column with most values beside losses.
-        beside = frame.reindex(losses.index).count()
+        beside = table.frame.loc[losses.index, found].count()
         found.sort(key=lambda c: ("global" not in words_of(c), len(words_of(c)) > 1, -beside[c]))
         return found[0] if found else None
 
@@ -128,15 +109,14 @@ class LogRows:
         """Keep the training's rows where a column tells kinds or trainings apart that run side by side."""
         counters = [n for n in (self.epoch_name, self.step_name) if n is not None]
         for name in self.table.columns:
-            cells = self.table.frame[name].reindex(losses.index)
-            may_tell = re.fullmatch(KIND_NAME, "_".join(words_of(name))) or not is_numeric(cells)
+            may_tell = is_kind(name) or not self.table.is_numeric(name, losses.index)
             if name in (*self.named, *counters) or not may_tell:
                 continue
-            kinds = cells.map(text_of)
-            values = list(dict.fromkeys(kinds))
+            kinds = self.table.frame[name][losses.index].map(text_of)
+            values = list(kinds.unique())
             training = [value for value in values if _is_training(name, value)]
-            named = bool(training) or re.fullmatch(KIND_NAME, "_".join(words_of(name))) is not None
             several = 1 < len(values) <= max(2, len(kinds) // 2)
+            named = bool(training) or is_kind(name)
             if not several or not self._side_by_side(kinds, counters, named=named):
                 continue
             training = [value for value in training if "loss" in words_of(value)] or training
@@ -162,7 +142,7 @@ class LogRows:
         count, blocks = kinds.nunique(), int((kinds != kinds.shift()).sum())
         if not counters:
             return blocks > count and named
-        moments = self.table.frame.loc[kinds.index, list(counters)].map(as_number)
+        moments = self.table.numbers.loc[kinds.index, list(counters)]
         shared = [
             int((kinds.groupby([moments[c] for c in some]).nunique() > 1).sum())
             for some in (counters, counters[:1])
@@ -178,7 +158,7 @@ class LogRows:
         frame = self.table.frame
         nothing = pd.Series(math.nan, index=frame.index)
         epochs, steps = (
-            nothing if name is None else self.table.numbers(name).reindex(frame.index)
+            nothing if name is None else self.table.finite(name).reindex(frame.index)
             for name in (self.epoch_name, self.step_name)
         )
         if steps_per_epoch is not None and epoch_name is None:
@@ -218,17 +198,16 @@ class LogRows:
                 f"{self.table.place(rows.index[rows['epoch'].isna()][0])}: {self.epoch_name!r} has no value; fill it "
                 "in, or name another column with --epoch-column"
             )
-        keys = list(zip(rows["epoch"].fillna(-1), rows["step"].fillna(-1), strict=True))
-        falls = [i for i, (before, key) in enumerate(pairwise(keys), start=1) if key < before]
-        if not falls:
+        # Ranks order the rows by epoch, then step.
+        moments = [rows["epoch"].fillna(-1), rows["step"].fillna(-1)]
+        ranks = rows.groupby(moments).ngroup()
+        falls = ranks[ranks.diff() < 0]
+        if falls.empty:
             return self._without_doubles(rows, what)
-        if all(before >= key for before, key in pairwise(keys)):
+        if not (ranks.diff() > 0).any():
             self.notes.append(f"{what}: rows stand newest first and are read in reverse")
             return rows[::-1]
-        whole = sorted(rows["epoch"])
-        if rows["step"].isna().all() and all(
-            after - before == 1 for before, after in pairwise(whole)
-        ):
+        if rows["step"].isna().all() and (rows["epoch"].sort_values().diff().iloc[1:] == 1).all():
             self.notes.append(f"{what}: rows are not in the order of epochs and are sorted")
             return rows.sort_values("epoch")
         restarts = [] if self.epoch_name else self._restarts(rows["step"])
@@ -239,24 +218,21 @@ class LogRows:
                 f"stretch were an epoch; if so, average each with --steps-per-epoch {length}, or log a step that "
                 "rises over the complete training"
             )
-        kept: list[int] = []
-        again = set(falls)
-        for i, key in enumerate(keys):
-            while i in again and kept and keys[kept[-1]] >= key:
-                kept.pop()
-            kept.append(i)
-        anew = [i for i in falls if keys[i] <= keys[0]]
-        place = f"{self.table.unit} {rows.index[(anew or falls)[0]]}"
+        # A row holds unless one to which the log went back later is of its moment or an earlier one.
+        back_to = falls.reindex(rows.index)[::-1].cummin().ffill()[::-1].shift(-1)
+        kept = rows[~(back_to <= ranks)]
+        anew = falls[falls <= ranks.iloc[0]]
+        place = f"{self.table.unit} {(falls if anew.empty else anew).index[0]}"
         how = (
-            "begin anew at {}, which is another training"
-            if anew
-            else "go back at {}, where it was resumed"
+            f"go back at {place}, where it was resumed"
+            if anew.empty
+            else f"begin anew at {place}, which is another training"
         )
         self.notes.append(
-            f"{what}: {'epochs' if self.epoch_name else 'steps'} {how.format(place)}; what was written later holds, "
+            f"{what}: {'epochs' if self.epoch_name else 'steps'} {how}; what was written later holds, "
             f"and {counted(len(rows) - len(kept), 'earlier row')} left out"
         )
-        return self._without_doubles(rows.iloc[kept], what)
+        return self._without_doubles(kept, what)
 
     def _without_doubles(self, rows: "pd.DataFrame", what: str) -> "pd.DataFrame":
         """Drop what was written anew without going back: of a moment with more rows than the others, the first ones."""
@@ -282,9 +258,8 @@ class LogRows:
 def _is_training(name: str, value: str) -> bool:
     """Return whether a kind of rows is the training's, such as split = train or is_train = True."""
     if value in ("True", "False"):
-        training = {"train", "training"} & set(words_of(name))
-        held_out = any_match(HELD_OUT, words_of(name))
-        return bool(training if value == "True" else held_out)
+        kind = "train|training" if value == "True" else HELD_OUT
+        return bool(any_match(kind, words_of(name)))
     return _TRAINING.fullmatch(value) is not None
 
 

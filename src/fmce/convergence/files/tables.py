@@ -4,12 +4,14 @@ The form is told by the content, not by the file's name. Holds no equation; whic
 `curves.py`. pandas is imported when a file is read, so that a run folder is judged without it.
 """
 
+import contextlib
 import difflib
 import io
 import json
 import math
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +63,16 @@ class Table:
         step = f" (step {self.frame['step'][row]})" if self.unit == "point" else ""
         return f"{self.source}, {self.unit} {row}{step}"
 
-    def numbers(self, name: str, *, strict: bool = True) -> "pd.Series[float]":
+    @cached_property
+    def numbers(self) -> "pd.DataFrame":
+        """The cells as numbers; NaN where they are none, as truth values and texts such as "1_000"."""
+        return self.frame.apply(_numbers_of)
+
+    def is_numeric(self, name: str, rows: "pd.Index[Any] | slice" = slice(None)) -> bool:
+        """Return whether every value of a column is a number."""
+        return bool((self.numbers[name].notna() | self.frame[name].isna())[rows].all())
+
+    def finite(self, name: str, *, strict: bool = True) -> "pd.Series[float]":
         """Return a column's numbers where it has values.
 
         Args:
@@ -71,28 +82,23 @@ class Table:
         Raises:
             ValueError: If a value is no finite number; it is named with its row.
         """
-        cells = self.frame[name].dropna()
-        numbers = cells.map(as_number).astype(float)
-        bad = numbers[~numbers.map(math.isfinite)]
+        cells, numbers = self.frame[name], self.numbers[name]
+        is_finite = numbers.abs() < math.inf
+        bad = cells[cells.notna() & ~is_finite]
         if strict and len(bad):
-            cell = str(cells[bad.index[0]])[:40]
             raise ValueError(
-                f"{self.place(bad.index[0])}: {name!r} must be a finite number, got {cell!r}; remove that row, "
-                "or choose others with --where"
+                f"{self.place(bad.index[0])}: {name!r} must be a finite number, got {str(bad.iloc[0])[:40]!r}; remove "
+                "that row, or choose others with --where"
             )
-        return numbers.drop(bad.index)
+        return numbers[is_finite]
 
     def check(self, name: str) -> str:
         """Return the name of a column, or refuse one that does not exist with the nearest ones."""
         if name in self.columns:
             return name
-        raise ValueError(self.unknown(name))
-
-    def unknown(self, name: str) -> str:
-        """Return the message about a name that is no column, with the nearest ones."""
         near = difflib.get_close_matches(name, self.columns, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        return f"{self.source}: has no values {name!r}; {hint}It has: {self.listing()}"
+        raise ValueError(f"{self.source}: has no values {name!r}; {hint}It has: {self.listing()}")
 
     def listing(self) -> str:
         """Return the names for a message, the first 20 of them."""
@@ -121,6 +127,21 @@ def as_number(cell: object) -> float:
         return math.nan
 
 
+def _numbers_of(cells: "pd.Series[Any]") -> "pd.Series[float]":
+    from pandas.api.types import infer_dtype
+
+    values = cells.dropna()
+    kind = infer_dtype(values)
+    if kind == "string" and "_" not in "".join(values):
+        with contextlib.suppress(
+            ValueError
+        ):  # most columns are all numbers, and quick to read as such
+            return values.astype(float).reindex(cells.index)
+    if values.dtype.kind not in "iuf":
+        values = values.map(as_number)
+    return values.astype(float).reindex(cells.index)
+
+
 def read_table(path: Path, asked: str | None = None) -> Table:
     """Read a log file.
 
@@ -140,9 +161,9 @@ def read_table(path: Path, asked: str | None = None) -> Table:
     with reading(path, _EXPECTED):
         with path.open("rb") as file:
             parquet = file.read(4) == b"PAR1"
-        text = "" if parquet else read_text(path, _EXPECTED)
+        text = "" if parquet else _without_tail(read_text(path, _EXPECTED), notes)
     try:
-        parsed = _parquet(path) if parquet else _parse(_without_tail(text, notes), asked, notes)
+        parsed = _parquet(path) if parquet else _parse(text, asked, notes)
         frame = parsed.frame.dropna(axis="columns", how="all")
         if frame.empty:
             raise ValueError(f"expected {_EXPECTED}, got no values; write or export it again")
@@ -177,15 +198,17 @@ def _without_tail(text: str, notes: list[str]) -> str:
         lost = ", in the middle of a line, which is left out" if end < len(body) else ""
         notes.append(f"NUL bytes at the end: the file was cut off by a crash or a full disk{lost}")
         body = body[:end]
-    if not body.strip():
-        raise ValueError(f"expected {_EXPECTED}, got no values; write or export it again")
     return body
 
 
 def _parse(text: str, asked: str | None, notes: list[str]) -> Parsed:
-    failed = None
+    import pandas as pd
+
+    if not text.strip():
+        return Parsed("table", pd.DataFrame())
     if asked in ("csv", "tsv"):
         return Parsed("table", _read_csv(text, "," if asked == "csv" else "\t", notes))
+    failed = None
     if asked != "jsonl" and text.lstrip()[0] in "[{":
         try:
             return document(json.loads(text, parse_constant=str), notes)
@@ -199,7 +222,8 @@ def _parse(text: str, asked: str | None, notes: list[str]) -> Parsed:
         raise ValueError(
             f"no valid JSON ({failed or 'no line holds an object'}); write or export it again"
         )
-    return text_blocks(text) or Parsed("table", _read_csv(text, None, notes))
+    blocks = text_blocks(text) if "train_loss " in text else None
+    return blocks or Parsed("table", _read_csv(text, None, notes))
 
 
 def _read_csv(text: str, separator: str | None, notes: list[str]) -> "pd.DataFrame":
@@ -214,9 +238,9 @@ def _read_csv(text: str, separator: str | None, notes: list[str]) -> "pd.DataFra
     if first and named == cells and _all_numbers(re.split(separator, lines[first])):
         first -= 1  # NumPy writes the header as a comment
         lines[first] = above
-    comments = [i for i, line in enumerate(lines) if line.startswith("#")]
+    comments = sum(line.startswith("#") for line in lines)
     if comments:
-        notes.append(f"{counted(len(comments), 'comment line')} passed over")
+        notes.append(f"{counted(comments, 'comment line')} passed over")
     # A line may end with more separators than the header has; missing cells are empty in any case.
     ends = " " if separator == r"\s+" else f" {separator}"
     body = ["" if line.startswith("#") else line.rstrip(ends) or line for line in lines[first:]]

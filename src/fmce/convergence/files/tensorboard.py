@@ -1,14 +1,14 @@
 """Scalars of TensorBoard event files as a table, for `fmce phases`. Needs the extra `tensorboard`, never torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fmce.console.log import logger
 from fmce.convergence.files.curves import CurveOptions, LossCurve, curve_of
 from fmce.convergence.files.tables import Table
-from fmce.convergence.files.writers import USUAL_LOSSES, words_of
+from fmce.convergence.files.writers import USUAL_LOSSES, spelled
 from fmce.files import reading
 
 _MARK = "tfevents"
@@ -48,32 +48,18 @@ def read_event_curve(
 
 
 def read_events(source: Path, options: CurveOptions) -> Table:
-    """Return the scalars of a training as a table: a row a step, a column a tag.
-
-    Args:
-        source: An event file, or the folder of one training's.
-        options: Whose names decide whether folders below are searched.
-
-    Raises:
-        ValueError: As `read_event_curve`.
-        ModuleNotFoundError: As `read_event_curve`.
-    """
+    """Return the scalars of a training as a table: a row a step, a column a tag; see `read_event_curve`."""
     files = _files(source)
-    rows = _rows([("", path) for path in files])
+    home = files[0].parent
+    rows = _rows(dict.fromkeys(files, ""))
     tags = {tag for row in rows for tag in row}
-    below = (
-        sorted(p for p in files[0].parent.rglob(f"*{_MARK}*") if p not in files)
-        if source.is_dir()
-        else []
-    )
-    elsewhere = tuple(
-        dict.fromkeys(p.parent.relative_to(files[0].parent).as_posix() for p in below)
-    )
-    usual = {"_".join(words_of(tag)) for tag in tags} & set(USUAL_LOSSES)
+    below = sorted({*home.rglob(f"*{_MARK}*")} - {*files}) if source.is_dir() else []
+    folders = {path: path.parent.relative_to(home).as_posix() for path in below}
+    elsewhere = tuple(dict.fromkeys(folders.values()))
+    decided = options.column in tags if options.column else {*map(spelled, tags)} & {*USUAL_LOSSES}
     notes = []
-    if elsewhere and (options.column not in tags if options.column else not usual):
-        named = [(f"{p.parent.relative_to(files[0].parent).as_posix()}/", p) for p in below]
-        rows = _rows([*(("", path) for path in files), *named])
+    if elsewhere and not decided:
+        rows = _rows(dict.fromkeys(files, "") | {p: f"{name}/" for p, name in folders.items()})
     elif elsewhere:
         notes.append(f"event files in {', '.join(elsewhere[:5])} are passed over")
         elsewhere = ()
@@ -84,16 +70,8 @@ def read_events(source: Path, options: CurveOptions) -> Table:
     import pandas as pd
 
     frame = pd.DataFrame(rows)
-    part = frame.pop("part")
-    return Table(
-        source,
-        frame,
-        "point",
-        "TensorBoard event files",
-        notes=notes,
-        part=part,
-        elsewhere=elsewhere,
-    )
+    part, title = frame.pop("part"), "TensorBoard event files"
+    return Table(source, frame, "point", title, None, notes, part, elsewhere)
 
 
 def _files(source: Path) -> list[Path]:
@@ -109,9 +87,13 @@ def _files(source: Path) -> list[Path]:
     raise ValueError(f"{source}: expected the event files of one training; {found}")
 
 
-def _rows(files: Sequence[tuple[str, Path]]) -> list[dict[str, Any]]:
-    """Return the scalars as they were written, the file begun first first; tags of one step share a row."""
-    loaded = [(prefix, _events(path)) for prefix, path in files]
+def _rows(files: Mapping[Path, str]) -> list[dict[str, Any]]:
+    """Return the scalars as they were written, the file begun first first; tags of one step share a row.
+
+    Args:
+        files: What stands before the tags of each.
+    """
+    loaded = [(prefix, _events(path)) for path, prefix in files.items()]
     loaded.sort(key=lambda pair: float(pair[1][0].wall_time) if pair[1] else 0.0)
     rows: list[dict[str, Any]] = []
     for part, (prefix, events) in enumerate(loaded):
@@ -123,9 +105,8 @@ def _rows(files: Sequence[tuple[str, Path]]) -> list[dict[str, Any]]:
                 row, tag = {"part": part, "step": int(event.step)}, f"{prefix}{value.tag}"
                 if not rows or tag in rows[-1] or rows[-1].items() & row.items() != row.items():
                     rows.append(row)
-                rows[-1][tag] = (
-                    scalar if math.isfinite(scalar) else str(scalar)
-                )  # NaN is no missing value
+                # As text, NaN is no missing value.
+                rows[-1][tag] = scalar if math.isfinite(scalar) else str(scalar)
     return rows
 
 

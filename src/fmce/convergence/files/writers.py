@@ -7,139 +7,58 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Writer:
-    """How a program writes its log. All patterns are regular expressions for complete names, in any case.
+    """How a program writes its log.
+
+    Patterns are regular expressions for complete names, in any case; blanks stand between them.
 
     Args:
         name: Word for `--format`.
         title: Program and file, as messages name them.
         layout: "table" (columns with a header), "records" (an object a row), "lists" (a list a column) or "text".
-        needs: Alternatives; each is a set of patterns that must all find a column. "KEY[]" stands for the list of
-            records under that key of a JSON document.
-        loss: Columns of the training loss, the best first.
-        summed: Whether the loss is the sum of all columns that match; otherwise one must.
+        needs: Patterns that must all find a column. "KEY[]" stands for the list of records under that key of a
+            JSON document.
+        loss: Patterns for columns of the training loss, the best first.
+        several: "summed" where the loss is the sum of all columns that match; otherwise one must.
     """
 
     name: str
     title: str
     layout: str
-    needs: tuple[tuple[str, ...], ...]
-    loss: tuple[str, ...] = ()
-    summed: bool = False
+    needs: str
+    loss: str = ""
+    several: str = ""
 
 
-_NOT_BOUND = r"(?!.*__M(IN|AX)$)"
-_HISTORY = r"(history\.)?"
-_METRIC = r"val_.*|accuracy|acc|.*_accuracy|auc|mae|mse"
-
-# The first that fits is taken.
-WRITERS = (
-    Writer(
-        "huggingface",
-        "Hugging Face trainer_state.json",
-        "records",
-        ((r"log_history\[\]",),),
-        ("loss",),
-    ),
-    Writer(
-        "huggingface",
-        "Hugging Face log_history",
-        "records",
-        (("epoch", "learning_rate", "grad_norm", "loss"),),
-        ("loss",),
-    ),
-    Writer(
-        "ultralytics",
-        "Ultralytics results.csv",
-        "table",
-        (("epoch", "train/.*loss", "metrics/.*|lr/pg0|x/lr0"),),
-        ("train/(.*_)?loss",),
-        summed=True,
-    ),
-    Writer(
-        "lightning",
-        "Lightning metrics.csv",
-        "table",
-        (("epoch", "step", ".+_(epoch|step)"), ("epoch", "step", "val.*|lr-.*")),
-        (
-            "(train_|train/|training_)?loss_epoch",
-            "train.*loss_epoch",
-            "(train_|train/|training_)loss",
-            "loss",
-            "(train_|train/|training_)?loss_step",
-            "train.*loss(_step)?",
-        ),
-    ),
-    Writer(
-        "timm", "timm summary.csv", "table", (("epoch", "train_loss", "eval_.*"),), ("train_loss",)
-    ),
-    Writer("keras-csv", "Keras CSVLogger", "table", (("epoch", "loss", _METRIC),), ("loss",)),
-    Writer(
-        "keras-history",
-        "Keras History",
-        "lists",
-        ((_HISTORY + "loss", _HISTORY + f"({_METRIC})"),),
-        (_HISTORY + "loss",),
-    ),
-    Writer(
-        "mmdetection",
-        "mmdetection log.json",
-        "records",
-        (("mode", "iter", ".*loss.*"),),
-        ("loss",),
-    ),
-    Writer(
-        "mmengine",
-        "mmengine scalars.json",
-        "records",
-        (("iter", "loss", "data_time", "time|memory|step"),),
-        ("loss",),
-    ),
-    Writer(
-        "detectron2",
-        "detectron2 metrics.json",
-        "records",
-        (("iteration", "(total_)?loss", "lr|time|data_time|eta_seconds"),),
-        ("total_loss", "loss"),
-    ),
-    Writer(
-        "nnunet",
-        "nnU-Net log",
-        "lists",
-        (("train_losses", "val_losses"),),
-        ("train_losses",),
-    ),
-    Writer("nnunet-text", "nnU-Net training_log.txt", "text", (("train_loss",),), ("train_loss",)),
-    Writer(
-        "fairseq",
-        "fairseq log",
-        "records",
-        (("train_loss", "train_(ppl|wps|wpb|ups|nll_loss|num_updates)"),),
-        ("train_loss",),
-    ),
-    Writer(
-        "wandb-export",
-        "W&B chart export",
-        "table",
-        ((r".+ - .+__MIN", r".+ - .+__MAX"),),
-        (
-            _NOT_BOUND + r".+ - (train[/_. ])?loss",
-            _NOT_BOUND + r".+ - .*train.*loss.*",
-            _NOT_BOUND + r".+ - .*loss.*",
-            _NOT_BOUND + r".+ - .+",
-        ),
-    ),
-    Writer("wandb-history", "W&B run history", "table", (("_step", "_runtime|_timestamp"),)),
-    Writer("wandb-history", "W&B run history", "records", (("_step", "_runtime|_timestamp"),)),
-    Writer("trackio", "trackio metric", "records", ((r"values\[\]", "step", "timestamp"),)),
-    Writer("trackio", "trackio table", "table", (("run_name|run", "step", "timestamp"),)),
-    Writer(
-        "tensorboard-download",
-        "TensorBoard download",
-        "table",
-        (("wall time", "step", "value"),),
-        ("value",),
-    ),
+_LIGHTNING = (
+    "(train_|train/|training_)?loss_epoch train.*loss_epoch (train_|train/|training_)loss loss "
+    "(train_|train/|training_)?loss_step train.*loss(_step)?"
 )
+_METRIC = "(val_.*|accuracy|acc|.*_accuracy|auc|mae|mse)"
+_CHART = r"(?!.*__M(IN|AX)$).+\s-\s"
+_CHARTS = rf"{_CHART}(train[/_.\s])?loss {_CHART}.*train.*loss.* {_CHART}.*loss.* {_CHART}.+"
+# One a line, with the fields of `Writer`; the first that fits is taken.
+_WRITERS = rf"""
+huggingface; Hugging Face trainer_state.json; records; log_history\[\]; loss
+huggingface; Hugging Face log_history; records; epoch learning_rate grad_norm loss; loss
+ultralytics; Ultralytics results.csv; table; epoch train/.*loss metrics/.*|lr/pg0|x/lr0; train/(.*_)?loss; summed
+lightning; Lightning metrics.csv; table; epoch step .+_(epoch|step)|val.*|lr-.*; {_LIGHTNING}
+timm; timm summary.csv; table; epoch train_loss eval_.*; train_loss
+keras-csv; Keras CSVLogger; table; epoch loss {_METRIC}; loss
+keras-history; Keras History; lists; (history\.)?loss (history\.)?{_METRIC}; (history\.)?loss
+mmdetection; mmdetection log.json; records; mode iter .*loss.*; loss
+mmengine; mmengine scalars.json; records; iter loss data_time time|memory|step; loss
+detectron2; detectron2 metrics.json; records; iteration (total_)?loss lr|time|data_time|eta_seconds; total_loss loss
+nnunet; nnU-Net log; lists; train_losses val_losses; train_losses
+nnunet-text; nnU-Net training_log.txt; text; train_loss; train_loss
+fairseq; fairseq log; records; train_loss train_(ppl|wps|wpb|ups|nll_loss|num_updates); train_loss
+wandb-export; W&B chart export; table; .+\s-\s.+__MIN .+\s-\s.+__MAX; {_CHARTS}
+wandb-history; W&B run history; table; _step _runtime|_timestamp
+wandb-history; W&B run history; records; _step _runtime|_timestamp
+trackio; trackio metric; records; values\[\] step timestamp
+trackio; trackio table; table; run_name|run step timestamp
+tensorboard-download; TensorBoard download; table; wall\stime step value; value
+"""
+WRITERS = tuple(Writer(*map(str.strip, line.split(";"))) for line in _WRITERS.strip().splitlines())
 
 
 def writer_of(layout: str, names: Collection[str], asked: str | None = None) -> Writer | None:
@@ -151,10 +70,8 @@ def writer_of(layout: str, names: Collection[str], asked: str | None = None) -> 
         asked: Word of `--format`, which overrides the columns.
     """
     for writer in WRITERS:
-        if asked is not None and asked == writer.name:
-            return writer
-        fits = any(all(any_match(p, names) for p in needed) for needed in writer.needs)
-        if asked is None and writer.layout == layout and fits:
+        fits = writer.layout == layout and all(any_match(p, names) for p in writer.needs.split())
+        if writer.name == asked or (asked is None and fits):
             return writer
     return None
 
@@ -190,6 +107,16 @@ def words_of(name: str) -> list[str]:
     ['train', 'train', 'loss', 'step']
     """
     return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+
+
+def spelled(name: str) -> str:
+    """Return the words of a column's name joined by "_", whatever the file joins them by."""
+    return "_".join(words_of(name))
+
+
+def is_kind(name: str) -> bool:
+    """Return whether a column is named like one that tells trainings or kinds of rows apart."""
+    return re.fullmatch(_KIND_NAME, spelled(name)) is not None
 
 
 def never_loss(name: str) -> bool:
@@ -231,7 +158,7 @@ STEP_NAME = (
     + _AFTER
 )
 # Columns whose numbers tell rows of several trainings apart.
-KIND_NAME = (
+_KIND_NAME = (
     "run|fold|seed|trial|rank|worker|replica|split|mode|phase|stage|set|subset|experiment|(run|rank|exp)_(id|name)|version|"
     "gpu|client|model"
 )
