@@ -133,9 +133,8 @@ def _numbers_of(cells: "pd.Series[Any]") -> "pd.Series[float]":
     values = cells.dropna()
     kind = infer_dtype(values)
     if kind == "string" and "_" not in "".join(values):
-        with contextlib.suppress(
-            ValueError
-        ):  # most columns are all numbers, and quick to read as such
+        # Most columns hold numbers alone, which are quick to read together.
+        with contextlib.suppress(ValueError):
             return values.astype(float).reindex(cells.index)
     if values.dtype.kind not in "iuf":
         values = values.map(as_number)
