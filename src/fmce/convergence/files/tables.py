@@ -136,7 +136,9 @@ def _numbers_of(cells: "pd.Series[Any]") -> "pd.Series[float]":
         # Most columns hold numbers alone, which are quick to read together.
         with contextlib.suppress(ValueError):
             return values.astype(float).reindex(cells.index)
-    if values.dtype.kind not in "iuf":
+    if kind == "string":
+        values = values.map({text: as_number(text) for text in values.unique()})
+    elif values.dtype.kind not in "iuf":
         values = values.map(as_number)
     return values.astype(float).reindex(cells.index)
 
