@@ -261,15 +261,28 @@ def module_table(rows: Sequence[Row]) -> Table:
                 [
                     f"{network}: {first['name']}",
                     "" if first["parameters"] is None else f"{first['parameters']:,}",
-                    f"{np.mean([one['drift'] for one in same]):.2f}",
+                    f"{np.mean([one['drift'] for one in same]):.3f}",
                     _epochs([one["done_epoch"] for one in same]),
                     percent(float(np.mean([one["late_drift"] for one in same]))),
-                    _epochs([one["rest"][1] for one in same]),
+                    _epochs([_rest(one["rest"]) for one in same]),
                     str(sum(len(one["alarms"]) for one in same)),
                 ]
             )
-    header = ["module", "parameters", "drift", "90 % at", "late drift", "at rest since", "alarms"]
+    header = [
+        "module",
+        "parameters",
+        "drift in all",
+        "90 % at",
+        "late drift",
+        "at rest since",
+        "alarms",
+    ]
     return Table(header, lines)
+
+
+def _rest(verdict: Sequence[Any] | None) -> int | None:
+    """Return since when a module rests; None where the verdict does not say that it does."""
+    return verdict[1] if verdict is not None and verdict[0] in ("converged", "at_rest") else None
 
 
 def _epochs(values: Sequence[int | None]) -> str:
