@@ -24,7 +24,11 @@ def test_the_demo_goes_from_training_to_report_and_repeats_nothing(
     for said in ("5/5 report", "test accuracy", "unseen images", "over 3 seeds", "at RAF 0."):
         assert said in out
     text = result.report.read_text(encoding="utf-8")
-    assert text.count("<img ") == 5
+    assert text.count("<img ") == 6
+    assert out.rindex("late drift") < out.rindex(
+        "verdict: "
+    )  # it ends with the modules and the verdict
+    assert text.index("verdict: ") < text.index("late drift") < text.index("<h2>")
     assert "No " not in text.split("<h2>Config")[0]  # no part is missing
 
     written = {p: p.stat().st_mtime_ns for p in (tmp_path / "demo").rglob("epoch_*/*")}
