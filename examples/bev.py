@@ -1,6 +1,6 @@
 """Record a small bird's-eye-view network, module by module: cameras → view transform → BEV encoder → head.
 
-    python examples/bev.py [FOLDER] [--scenes 400] [--epochs 15]
+    python examples/bev.py [--out FOLDER] [--scenes 400] [--epochs 15]
 
 Three calibrated cameras look around a car. Each pixel's features are lifted along its ray by a depth that the
 network predicts, and fall onto one grid of the ground; a head says which cells hold a car or a pedestrian. (The way
@@ -248,17 +248,17 @@ def train(folder: Path, scenes: int, epochs: int, seed: int = 0) -> list[float]:
 def main() -> None:
     """Train, and print the module table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/bev"))
+    parser.add_argument("--out", type=Path, default=Path("runs/bev"), help="run folder")
     parser.add_argument("--scenes", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=15)
     options = parser.parse_args()
-    scores = train(options.folder, options.scenes, options.epochs)
-    table = fmce.module_table(options.folder)
+    scores = train(options.out, options.scenes, options.epochs)
+    table = fmce.module_table(options.out)
     print(markdown_table(HEADER, module_cells(table)), *module_remarks(table), sep="\n")
     print(
         ", ".join(f"IoU of {name} {score:.2f}" for name, score in zip(CLASSES, scores, strict=True))
     )
-    print(f"report: {report(options.folder)}")
+    print(f"report: {report(options.out)}")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def train_epoch(
     x, y = part
     draw = torch.Generator().manual_seed(epoch_seed(seed, recorder.epoch + 1))
     model.train()
-    for index in torch.randperm(len(x), generator=draw).split(batch):
+    for index in torch.randperm(len(x), generator=draw).split(batch):  # type: ignore[no-untyped-call]
         if len(index) < 2:  # batch norm needs two
             continue
         images, targets = x[index], y[index]
@@ -78,4 +78,4 @@ def train_epoch(
 def outputs(model: nn.Module, images: Tensor) -> list[Any]:
     """Return what a model gives for batches of 64 images, in eval mode."""
     model.eval()
-    return [model(part) for part in images.split(64)]
+    return [model(part) for part in images.split(64)]  # type: ignore[no-untyped-call]

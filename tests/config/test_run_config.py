@@ -239,7 +239,7 @@ def test_unknown_presets_name_the_known():
     ("setting", "expected"),
     [
         ("data.noise=.inf", "a finite number"),
-        ("train.learning_rate=1e300", "at most 1000000"),
+        ("train.learning_rate=1e300", r"at most 1e\+30"),
         ("train.seed=99999999999999999999", "at most 4294967295"),
         ("train.epochs=99999999999999999999", "at most 4294967295"),
         ("data.image_size=99999", "at most 16384"),

@@ -191,8 +191,8 @@ def test_labels_that_do_not_fit_are_refused_before_anything_is_predicted(
     experiment, pictures, tmp_path
 ):
     wrong = (
-        (pictures, "pictures.*: expected labels, got: Is a directory"),
-        (tmp_path / "none.json", "none.json: expected labels, got: No such file"),
+        (pictures, "pictures.*: expected JSON, got: Is a directory"),
+        (tmp_path / "none.json", "none.json: expected (labels|JSON), got: No such file"),
         (scalabel(tmp_path / "ufo.json", "0.png", category="ufo"), "unknown class, 0: 'ufo'"),
         (scalabel(tmp_path / "others.json", "x.png"), "it names x, the images are 0, 1, broken"),
     )

@@ -68,7 +68,7 @@ def test_scenes_are_drawn_alike_from_one_seed():
 
 def test_the_example_prints_a_module_table_and_writes_a_report(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        sys, "argv", ["bev.py", str(tmp_path / "run"), "--scenes", "32", "--epochs", "3"]
+        sys, "argv", ["bev.py", "--out", str(tmp_path / "run"), "--scenes", "32", "--epochs", "3"]
     )
     bev.main()
     printed = capsys.readouterr().out

@@ -10,7 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NEEDS = {"lightning_digits": "lightning", "huggingface_digits": "transformers"}
-SCRIPTS = sorted(p.stem for p in EXAMPLES.glob("*.py") if p.stem != "common")
+SCRIPTS = sorted(p.stem for p in EXAMPLES.glob("*.py") if p.stem not in ("common", "__init__"))
 
 
 @pytest.mark.slow

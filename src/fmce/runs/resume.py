@@ -138,18 +138,22 @@ def fit_resumable(
         if meter is not None and ranks.is_main:
             stack.enter_context(meter.follow(optimizer))
             meter.start(rows, first - 1)
-        fit(
-            model,
-            step,
-            batches,
-            optimizer,
-            epochs=range(first, optimization.epochs + 1),
-            seed=optimization.seed,
-            runtime=runtime,
-            schedule=SCHEDULES[optimization.schedule](optimization.epochs),
-            on_epoch_end=record,
-            on_step_end=expect_folder if ranks.is_main else lambda _epoch, _step: None,
-        )
+        try:
+            fit(
+                model,
+                step,
+                batches,
+                optimizer,
+                epochs=range(first, optimization.epochs + 1),
+                seed=optimization.seed,
+                runtime=runtime,
+                schedule=SCHEDULES[optimization.schedule](optimization.epochs),
+                on_epoch_end=record,
+                on_step_end=expect_folder if ranks.is_main else lambda _epoch, _step: None,
+            )
+        except FileNotFoundError:  # between two looks at the folder
+            expect_folder(max(len(rows), first), 0)
+            raise
 
 
 def _folder_check(folder: Path) -> Callable[[int, int], None]:
