@@ -1,6 +1,7 @@
 """The verdict on a curve: states, epochs, intervals and bad input."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -239,3 +240,10 @@ def test_a_very_long_curve_is_judged_in_blocks_at_the_same_epoch(blocks):
     assert len(verdict.trend) == epochs
     np.testing.assert_allclose(verdict.trend[truth:], losses[truth:], rtol=0.02)
     assert verdict.threshold == threshold
+
+
+def test_a_trend_that_runs_far_ahead_warns_of_nothing():
+    losses = np.concatenate([np.exp(-(np.arange(12.0) ** 2)), [1e-80, 1e-110, 1e-150]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert judge_curve(losses).state in ("improving", "converged", "undecided")

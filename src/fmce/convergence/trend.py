@@ -76,8 +76,8 @@ class Trend:
         steps = np.diff(self.levels, axis=1)
         low, high = np.array(-threshold), np.array(threshold)
         if self.logarithmic:  # a step d of the log moves a loss of f by f·(exp d − 1)
-            share = threshold / np.exp(self.levels[:, :-1])
-            with np.errstate(divide="ignore"):
+            with np.errstate(divide="ignore", over="ignore"):  # levels far ahead may be 0
+                share = threshold / np.exp(self.levels[:, :-1])
                 low, high = np.log1p(-np.minimum(share, 1.0)), np.log1p(share)
         return (
             self.weights @ ndtr((low - steps) / self.spreads),
