@@ -81,12 +81,13 @@ def test_lists_and_tuples_are_cut_by_sample():
 
 
 def test_dead_repeated_and_infinite_channels_are_counted():
+    torch.manual_seed(0)
     model = Small().eval()
     with torch.no_grad():
         model.stem[1].bias[:4] = -100.0
         model.stem[1].bias[4:] = 10.0
         model.late[0].weight[3] = model.late[0].weight[2]
-        model.late[0].bias[3] = model.late[0].bias[2]
+        model.late[0].bias[2:4] = 5.0  # alive, so that they can repeat
     found = Probe(model, ["stem", "middle", "late"], images()).measure()
     assert (found["stem"].units, found["stem"].dead_units) == (8, 4)
     assert found["stem"].outputs["stem"].dead == 4
