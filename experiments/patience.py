@@ -3,7 +3,7 @@
     python -m experiments.patience [CASE …] [--part lengths deciders …] [--seeds 1 2 3]
 
 Needs the data sets of the cases below FMCE_DATA. One teacher per case teaches students of paired seeds for 1, 4,
-16 and 64 times the case's shortest schedule. Each length is a schedule of its own, its last checkpoint counts, and
+16 and 64 times the case's shortest schedule. Each length has its own schedule, its last checkpoint counts, and
 all arms have equal steps. `deciders` changes one thing at a time on Fashion-MNIST, the cheapest case; `labels`
 gives its supervised student more labels; `settings` compares learning rates on images that no other part sees.
 A row is recorded in results/patience.jsonl as soon as an experiment of one seed ends. If interrupted, rerun the
@@ -196,7 +196,7 @@ def classification(name: str, labelled: int, width: int) -> DistillationConfig:
 
 
 def camvid(data: Path, _out: Path) -> DistillationConfig:
-    """Return CamVid with a quarter of its labels; the pool is the rest of its own frames."""
+    """Return CamVid with a quarter of its labels; the pool is the rest of its frames."""
     budget = StepsConfig(steps=50, batch_size=16, learning_rate=4e-3, interval=10)
     return DistillationConfig(
         data=DistillationDataConfig(

@@ -26,7 +26,7 @@ class View:
         run: The folder.
         rows: Its metrics lines; empty before the first.
         status: After the newest epoch.
-        predicted: When E_K is expected; None where that cannot be told yet.
+        predicted: When E_K is expected; None where it cannot be estimated yet.
         calm: Module → 1 less its recent drift per epoch over its fastest; 1 is at rest.
         seconds_left: Until the last epoch, or else E_K; None where neither is known.
         done: Whether the training is over.

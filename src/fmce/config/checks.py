@@ -24,7 +24,7 @@ _C = TypeVar("_C")
 
 # Strict, because pydantic otherwise reads true as 1 and "yes" as true.
 Flag = Annotated[bool, Strict()]
-# Beyond these no seed, count or rate means anything, and libraries fail in words of their own.
+# Beyond these no seed, count or rate means anything, and libraries fail with unrelated messages.
 Whole = Annotated[int, Strict(), Field(le=2**32 - 1)]
 Natural = Annotated[Whole, Field(ge=0)]
 Count = Annotated[Whole, Field(ge=1)]

@@ -29,12 +29,12 @@ class MaturityCallback(Callback):
         folder: Run folder.
         modules: Submodules of the LightningModule to measure, such as "net.layer4".
         probe: Fixed inputs of the LightningModule's `forward`.
-        keep: Checkpoints of the recorder's own.
+        keep: Checkpoints that the recorder keeps.
         phases: What counts as converged.
         frozen: Modules that are meant to be frozen.
         loggers: Get the numbers of each epoch.
         validation: Name of the logged validation loss; recorded where it was logged in the epoch.
-        stop: End the fit once the curve is "at_rest", or only once it has "converged"; None goes on.
+        stop: End the fit once the curve is "at_rest", or only once it has "converged"; None never ends it.
 
     Attributes:
         status: After the newest epoch; None before the first.

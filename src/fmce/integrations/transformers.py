@@ -34,11 +34,11 @@ class TrainerMaturityCallback(TrainerCallback):
         folder: Run folder.
         modules: Submodules of the model to measure, such as "bert.encoder".
         probe: Fixed inputs of the model's `forward`; a dict is passed as keyword arguments.
-        keep: Checkpoints of the recorder's own.
+        keep: Checkpoints that the recorder keeps.
         phases: What counts as converged.
         frozen: Modules that are meant to be frozen.
         loggers: Get the numbers of each epoch.
-        stop: End the training once the curve is "at_rest", or only once it has "converged"; None goes on.
+        stop: End the training once the curve is "at_rest", or only once it has "converged"; None never ends it.
 
     Attributes:
         status: After the newest epoch; None before the first.

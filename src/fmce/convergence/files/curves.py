@@ -106,7 +106,7 @@ def read_curve(
 
     Raises:
         ValueError: If the file is empty, damaged or of another kind; a name is unknown or none can be chosen; rows
-            of several trainings or kinds cannot be told apart; a value is no finite number (named with its
+            of several trainings or kinds cannot be separated; a value is no finite number (named with its
             place); or epochs are missing.
         OSError: If it cannot be read.
     """
@@ -255,7 +255,7 @@ class _Points:
             raise ValueError(
                 f"{self._rows.table.source}: {missing:.0f} of the epochs {present[0]:.0f}…{present[-1]:.0f} have no "
                 f"loss: {', '.join(named)}{' and more' if len(gaps) > 5 else ''}; every epoch needs one: add them, "
-                "or keep the part before or after them in a file of its own"
+                "or move the part before or after them to a separate file"
             )
         elif fractional.any():
             first = "0 ≤ e < 1" if self._round is _floor else "0 < e ≤ 1"
@@ -308,7 +308,7 @@ class _Points:
         lacking = len(latest) - len(np.unique(latest))
         if lacking:
             self._rows.notes.append(
-                f"{name}: {lacking} of {len(latest)} epochs have none of their own; the latest holds"
+                f"{name}: {lacking} of {len(latest)} epochs have no value; the latest earlier one is used"
             )
         return tuple(held["value"].iloc[order[latest]].tolist())
 
