@@ -210,7 +210,7 @@ def test_an_epoch_without_a_learning_rate_has_the_latest(write):
     path = write("run.csv", "epoch,loss,lr\n1,3,0.1\n2,2,\n3,1,0.2\n")
     curve = read_curve(path, CurveOptions(lr_column="lr"))
     assert curve.learning_rates == (0.1, 0.1, 0.2)
-    assert "lr: 1 of 3 epochs have none of their own" in curve.notes[-1]
+    assert "lr: 1 of 3 epochs have no value; the latest earlier one is used" in curve.notes[-1]
     path = write("run.csv", "epoch,loss,lr\n1,2,\n2,1,0.1\n")
     with pytest.raises(ValueError, match=r"run\.csv: no 'lr' up to epoch 1"):
         read_curve(path, CurveOptions(lr_column="lr"))
