@@ -199,7 +199,7 @@ def read_json_lines(path: Path, *, until_damage: bool = False) -> list[dict[str,
             if until_damage:
                 break
             raise ValueError(
-                f"{path}, line {number} is not valid JSON ({error}); mend or remove that line"
+                f"{path}, line {number} is not valid JSON ({error}); fix or remove that line"
             ) from error
     return rows
 

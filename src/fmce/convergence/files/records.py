@@ -47,7 +47,7 @@ def records(text: str, notes: list[str]) -> Parsed | None:
         if record is not None:
             found[place] = record
         elif start == 0 and (place < len(lines) or not found):
-            raise ValueError(f"line {place}: no valid JSON ({line[:40]!r}); mend or remove it")
+            raise ValueError(f"line {place}: no valid JSON ({line[:40]!r}); fix or remove it")
         elif start == 0:
             notes.append(f"line {place}, the last, is cut short and left out")
         else:

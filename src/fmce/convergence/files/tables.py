@@ -260,7 +260,7 @@ def _read_csv(text: str, separator: str | None, notes: list[str]) -> "pd.DataFra
         counts = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
         if counts is None:
             raise ValueError(
-                f"broken table; mend or export it again: {' '.join(str(error).split())}"
+                f"broken table; fix or export it again: {' '.join(str(error).split())}"
             ) from error
         raise ValueError(
             f"line {int(counts[2]) + first}: {counts[3]} cells under a header of {counts[1]}; quote cells that hold a "
