@@ -26,6 +26,7 @@ from fmce.files import read_json, read_json_lines
 from fmce.models.fmce_net import FMCENet
 from fmce.runs.checkpoint import load_weights
 from fmce.runs.run import open_run
+from fmce.runs.weights import read_state_dict
 
 CONTENTS = {
     "another encoding": "Tür: größer\n".encode("latin-1"),
@@ -128,6 +129,7 @@ READERS = {
     "npz": ("mini.npz", lambda path: read_npz(path, spec_of("mini-imagenet")), ()),
     "image folder": ("train/a/x.png", image_folder, ()),
     "weights": ("model.safetensors", load_weights, ()),
+    "weights of torch.save": ("model.pth", read_state_dict, ()),
     "FMCE-Net": ("fmce_net.safetensors", FMCENet.load, ()),
     "list of stems": ("list.txt", read_stems, ("nothing", "JSON cut short", *ANY_JSON)),
 }

@@ -38,7 +38,7 @@ def read_state_dict(checkpoint: str | Path | Mapping[str, Any]) -> dict[str, Ten
             return load_weights(path)
         with open(path, "rb") as file:
             if not file.read(4).startswith(_TORCH):
-                return load_weights(path)
+                return _load_safetensors(path)
             file.seek(0)  # the open file, since torch.load goes by the ending of a path
             try:
                 values = torch.load(file, map_location="cpu", weights_only=True)
@@ -58,6 +58,17 @@ def read_state_dict(checkpoint: str | Path | Mapping[str, Any]) -> dict[str, Ten
     raise ValueError(
         f"{where}expected a state dict of tensors, got a {type(values).__name__} without any"
     )
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_weights(path)
+    except ValueError as error:
+        if path.suffix == ".safetensors":
+            raise
+        raise ValueError(
+            f"{path}: expected weights as safetensors or torch.save writes them, got neither; copy or save it again"
+        ) from error
 
 
 def weights_file(path: Path) -> Path:
