@@ -96,7 +96,9 @@ def test_code_in_a_file_is_not_run(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 cut off"])
 def test_what_holds_no_weights_is_named(tmp_path, content):
     (tmp_path / "a.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.pth( cannot be read|: expected weights as safetensors or torch.save)"):
+    with pytest.raises(
+        ValueError, match=r"a\.pth( cannot be read|: expected weights as safetensors or torch.save)"
+    ):
         read_state_dict(tmp_path / "a.pth")
     torch.save({"epoch": 3}, tmp_path / "b.pth")
     with pytest.raises(ValueError, match=r"b\.pth: expected a state dict of tensors, got a dict"):
