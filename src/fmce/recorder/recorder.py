@@ -1,4 +1,4 @@
-"""Record any training: five lines in a loop of one's own, or the callbacks in `fmce.integrations`."""
+"""Record any training: five lines in a custom loop, or the callbacks in `fmce.integrations`."""
 
 import math
 import time

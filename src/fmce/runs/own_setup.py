@@ -118,7 +118,7 @@ class OwnSetup:
         )
 
     def with_run_memory_format(self, runtime: Runtime) -> Runtime:
-        """Return the runtime as it is: a loop of one's own decides itself how passes are computed."""
+        """Return the runtime as it is: a custom loop decides itself how passes are computed."""
         return runtime
 
     def batches(self, part: ImageSet, runtime: Runtime, batch_size: int = 256) -> "OwnBatches":

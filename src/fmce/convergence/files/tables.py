@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMS = ("csv", "tsv", "json", "jsonl")
-"""Words of `--format` for logs of one's own; the others are those of `WRITERS`."""
+"""Words of `--format` for custom logs; the others are those of `WRITERS`."""
 _TITLES = {"table": "a table", "records": "JSON records", "lists": "JSON lists", "text": "text"}
 _MISSING = ["", "None", "none", "null", "NULL", "NA", "n/a", "N/A", "-", "--"]
 _EXPECTED = "a log with a row or record per epoch or step"

@@ -141,7 +141,7 @@ def is_other_measure(name: str) -> bool:
     return bool(score or any_match(HELD_OUT, words))
 
 
-# Names of the training loss in logs of one's own, the best first; as words joined by "_".
+# Names of the training loss in custom logs, the best first; as words joined by "_".
 USUAL_LOSSES = (
     *("loss", "train_loss", "training_loss", "loss_train", "loss_training", "trn_loss"),
     *("train_loss_epoch", "loss_epoch", "epoch_loss", "train_epoch_loss"),
