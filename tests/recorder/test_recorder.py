@@ -196,6 +196,21 @@ def test_begun_again_with_the_initial_weights_it_starts_at_epoch_1(tmp_path):
     assert rows_of(tmp_path) == expected
 
 
+def test_a_finished_training_is_not_begun_again(tmp_path):
+    model, optimizer = made()
+    with Recorder(tmp_path, model, probe=digits()[0][:32], optimizer=optimizer) as recorder:
+        for _ in range(2):
+            train_epoch(model, optimizer, recorder)
+            recorder.end_epoch()
+    kept = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
+    model, optimizer = made()
+    again = Recorder(tmp_path, model, probe=digits()[0][:32], optimizer=optimizer)
+    with pytest.raises(FileExistsError, match="finished training of 2 epochs"):
+        train_epoch(model, optimizer, again)
+    again.close()
+    assert all(path.read_bytes() == content for path, content in kept.items())
+
+
 @pytest.mark.parametrize("keep", ["all", "thinned", "none"])
 def test_checkpoints_kept(tmp_path, keep):
     phases = PhaseConfig(num_phases=2, relative_threshold=1e-3)

@@ -88,12 +88,18 @@ class ModuleMeter:
 
         Raises:
             ValueError: If the weights are those of none of the epochs.
+            FileExistsError: If epochs of a finished training would be lost.
         """
         now = measure_modules(self.modules)
         if rows and epoch is None:
             epoch = self._common_epoch(rows, now)
         epoch = epoch or 0
         kept = [row for row in rows if row["epoch"] <= epoch]
+        if len(kept) < len(rows) and (self.run / "DONE.json").exists():
+            raise FileExistsError(
+                f"{self.run} holds a finished training of {len(rows)} epochs, and the model has the weights of epoch "
+                f"{epoch}; continuing would delete the later ones: choose another folder, or delete this one"
+            )
         grams.delete_grams(self.run, after=epoch)
         self._initial = self._initial_weights(epoch, now)
         self._changed = self._changes(kept, now) if epoch and not partial else {}

@@ -168,6 +168,7 @@ class Recorder:
 
         Raises:
             ValueError: If the folder holds epochs, and the model has the weights of none of them.
+            FileExistsError: If the folder holds a finished training whose later epochs would be deleted.
         """
         if self._started:
             return self._epoch
