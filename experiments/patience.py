@@ -13,6 +13,7 @@ seed of Fashion-MNIST up to 4 times: about 10 minutes. Expected: no gain at firs
 steps grow, and less with a small pool.
 """
 
+import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,11 +47,14 @@ from fmce.data.batch import ImageSet
 from fmce.data.classification.catalog import CHANNEL_STATISTICS
 from fmce.data.classification.classification import ClassificationData, load_classification
 from fmce.distillation.distill import distill
-from fmce.files import read_json_lines
+from fmce.engine.runtime import make_runtime
+from fmce.files import read_json_lines, write_text
 from fmce.models.tiny import TinyNet
 
 MULTIPLES, INTERVALS, SETTINGS_SEED = (1, 4, 16, 64), 5, 0
 CHEAPEST, LABELS, WIDTH, HELD_OUT, ZOOM = "fashion-mnist", 500, 3, 1000, 1.3
+CAR_WIDTH = 60
+"""In pixels of the original frames, which are 1,242 wide."""
 MATCHED: tuple[Arm, ...] = ("function_matching",)
 SUPERVISED: tuple[Arm, ...] = ("supervised",)
 Change = Callable[[DistillationConfig], DistillationConfig]
@@ -89,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--multiples", type=int, nargs="+", choices=MULTIPLES, default=list(MULTIPLES), help=text)
     add("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the students")
     add("--small", action="store_true", help="the cheapest case, one seed, at most 4 times")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
     add("--plan", action="store_true", help="list what is missing, train nothing")
     options = parser.parse_args(argv)
     if unknown := set(options.cases) - set(CASES):
@@ -102,11 +107,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.plan:
             print(*about.values(), experiment.what)
             continue
-        config, result = trained(experiment, seed, data_folder(parser), options.out)
+        config, result = trained(experiment, seed, data_folder(parser), options)
         record(options.results, "patience", experiment.what, config, result, **about)
 
 
-def queue(options: Any) -> Iterator[tuple[Experiment, int]]:
+def queue(options: argparse.Namespace) -> Iterator[tuple[Experiment, int]]:
     """Yield the experiments that the options name, part by part, all seeds of each."""
     cases = [CHEAPEST] if options.small else options.cases or list(CASES)
     multiples = [m for m in options.multiples if m <= 4 or not options.small]
@@ -121,17 +126,17 @@ def queue(options: Any) -> Iterator[tuple[Experiment, int]]:
 
 
 def trained(
-    experiment: Experiment, seed: int, data: Path, out: Path
+    experiment: Experiment, seed: int, data: Path, options: argparse.Namespace
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the config of an experiment's row, and what its students of a seed came to."""
-    case = CASES[experiment.case](data, out)
-    base, folder = case, out / experiment.case
+    case, runtime = CASES[experiment.case](data, options.out), make_runtime(options.device)
+    base, folder = case, options.out / experiment.case
     name = f"{experiment.part}-{experiment.what.replace(' ', '-')}"
     teacher = folder / "teacher"
     if experiment.own_teacher:
         base, teacher = experiment.change(case), folder / f"teacher-{name}"
     if not (teacher / "distill.json").exists():
-        distill(alone(base), teacher, jobs=1)
+        distill(alone(base), teacher, jobs=1, runtime=runtime)
     changed = experiment.change(case)
     steps = changed.student_steps.steps * experiment.multiple
     config = replace(
@@ -141,7 +146,8 @@ def trained(
         arms=experiment.arms,
         seeds=(seed,),
     )
-    found = distill(config, folder / f"{name}-x{experiment.multiple}-seed{seed}", jobs=1)
+    where = folder / f"{name}-x{experiment.multiple}-seed{seed}"
+    found = distill(config, where, jobs=1, runtime=runtime)
     return without_places(to_dict(config)), compact(found)
 
 
@@ -217,14 +223,14 @@ def camvid(data: Path, _out: Path) -> DistillationConfig:
 
 
 def kitti(data: Path, out: Path) -> DistillationConfig:
-    """Return KITTI's frames at a size at which more of its cars are seen; the pool is of other places."""
+    """Return KITTI's cars that are wide enough to be seen at this size; the pool is of other places."""
     config = distillation_preset("kitti")
     folders = unlabelled_folders(data, ("camvid/train", *FOLDERS), out / "clip-frames")
     return replace(
         config,
         data=replace(
             config.data,
-            root=str(data / "kitti101"),
+            root=str(wide_cars(data / "kitti101", out / "kitti-cars")),
             height=96,
             width=312,
             folders=folders,
@@ -233,6 +239,22 @@ def kitti(data: Path, out: Path) -> DistillationConfig:
         teacher_steps=replace(config.teacher_steps, steps=2000),
         student_steps=replace(config.student_steps, steps=50, interval=10),
     )
+
+
+def wide_cars(source: Path, folder: Path) -> Path:
+    """Write KITTI's labels with all but wide cars as regions to ignore; its images are linked."""
+    (folder / "label_2").mkdir(parents=True, exist_ok=True)
+    for file in sorted((source / "label_2").glob("*.txt")):
+        kept = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            name, *rest = line.split()
+            wide = float(rest[5]) - float(rest[3]) >= CAR_WIDTH
+            seen = name in ("Car", "Van") and wide
+            kept.append(" ".join(["Car" if seen else "DontCare", *rest]) + "\n")
+        write_text(folder / "label_2" / file.name, "".join(kept))
+    if not (folder / "image_2").is_symlink():
+        (folder / "image_2").symlink_to((source / "image_2").resolve())
+    return folder
 
 
 def images(**fields: Any) -> Change:

@@ -130,3 +130,24 @@ def test_the_plan_names_what_is_missing_and_trains_nothing(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
     with pytest.raises(SystemExit, match="2"):
         patience.main(["imagenet"])
+
+
+def test_narrow_cars_and_other_objects_become_regions_to_ignore(tmp_path):
+    source = tmp_path / "kitti101"
+    (source / "image_2").mkdir(parents=True)
+    (source / "label_2").mkdir()
+    box = "0.00 0 0 {} 100 {} 150 1 1 1 1 1 1 0"
+    lines = [
+        ("Car", 0, patience.CAR_WIDTH),
+        ("Van", 5, 500),
+        ("Car", 0, patience.CAR_WIDTH - 1),
+        ("Truck", 0, 400),
+    ]
+    text = "".join(f"{name} {box.format(left, right)}\n" for name, left, right in lines)
+    (source / "label_2" / "000000.txt").write_text(text)
+    for _ in range(2):
+        found = patience.wide_cars(source, tmp_path / "cars")
+    kept = (found / "label_2" / "000000.txt").read_text().splitlines()
+    assert [line.split()[0] for line in kept] == ["Car", "Car", "DontCare", "DontCare"]
+    assert [line.split()[1:] for line in kept] == [line.split()[1:] for line in text.splitlines()]
+    assert (found / "image_2").resolve() == source / "image_2"
