@@ -18,6 +18,7 @@ LAYERS = [
         "seeding",
         "console",
         "convergence",
+        "scoring",
         "models",
         "losses",
         "metrics",

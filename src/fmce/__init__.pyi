@@ -48,6 +48,16 @@ from .recorder.meter import ModuleMeter as ModuleMeter
 from .recorder.recorder import Recorder as Recorder
 from .recorder.status import Status as Status
 
+# How mature a module is, on runs never seen
+from .recorder.statistics import module_statistics as module_statistics
+from .recorder.statistics import twin_statistics as twin_statistics
+from .scoring.class_statistics import class_statistics as class_statistics
+from .scoring.free_statistics import free_statistics as free_statistics
+from .scoring.history import ModuleHistory as ModuleHistory
+from .scoring.history import continuous_phases as continuous_phases
+from .scoring.scorer import MaturityScorer as MaturityScorer
+from .scoring.scorer import MaturityScores as MaturityScores
+
 # Method 2, FMCE-Net++: training with a frozen FMCE-Net, and paired comparisons
 from .config.sweep import CompareConfig as CompareConfig
 from .config.sweep import SweepConfig as SweepConfig

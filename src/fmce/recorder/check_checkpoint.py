@@ -15,7 +15,8 @@ from fmce.recorder.check import WeightsComparison, compare_weights
 from fmce.recorder.gram import drift_between
 from fmce.recorder.grams import gram_epochs, load_grams
 from fmce.recorder.module_names import default_modules
-from fmce.recorder.probe import ModuleFacts, Probe, bare_model
+from fmce.recorder.outputs import ModuleFacts
+from fmce.recorder.probe import Probe, bare_model
 from fmce.recorder.weights import Weights, describe_change, measure_modules
 from fmce.runs.log import read_metrics
 from fmce.runs.weights import read_state_dict

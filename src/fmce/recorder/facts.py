@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmce.recorder.probe import ModuleFacts
+from fmce.recorder.outputs import ModuleFacts
 from fmce.recorder.weights import Weights, cosine_between, measure_tensors, share_moved
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)

@@ -18,7 +18,8 @@ from fmce.recorder.attempts import Attempts
 from fmce.recorder.gradients import GradientWatch
 from fmce.recorder.gram import FEWEST_SAMPLES, Triangle, drift_between
 from fmce.recorder.module_names import default_modules, probeable
-from fmce.recorder.probe import ModuleFacts, Probe, bare_model, count_samples
+from fmce.recorder.outputs import ModuleFacts
+from fmce.recorder.probe import Probe, bare_model, count_samples
 from fmce.recorder.thinning import epochs_to_drop
 from fmce.recorder.weights import Weights, describe_change, measure_modules
 

@@ -2,73 +2,21 @@
 
 import inspect
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fmce.console.log import logger
-from fmce.models.features import (
-    channels_last,
-    eval_mode,
-    find_module,
-    running_eagerly,
-    underlying_module,
-)
-from fmce.recorder.gram import (
-    FEWEST_SAMPLES,
-    Triangle,
-    effective_rank,
-    gram_matrix,
-    gram_triangle,
-    pooled,
-)
+from fmce.models.features import eval_mode, find_module, running_eagerly, underlying_module
+from fmce.recorder.gram import FEWEST_SAMPLES
+from fmce.recorder.outputs import ModuleFacts, OutputWatch, tensors_of
+from fmce.recorder.samples import checked_labels
 
 # Samples per forward pass: without gradients that takes less memory than a training step.
 TOGETHER = 64
-# More outputs than that are those of a loop, not parts of a module.
-_MOST_PARTS = 32
-_RECTIFIERS = (nn.ReLU, nn.ReLU6)
-
-
-@dataclass(frozen=True)
-class OutputFacts:
-    """One output of a module on the probe.
-
-    Attributes:
-        channels: How many it has.
-        dead: Channels that are exactly 0 on the complete probe.
-        repeated: Further channels that equal another one bit for bit.
-        finite: Whether every value is.
-        rank: Effective rank; None where it is undefined.
-        triangle: Gram triangle; None where a value is not finite.
-    """
-
-    channels: int
-    dead: int
-    repeated: int
-    finite: bool
-    rank: float | None
-    triangle: Triangle | None = field(repr=False)
-
-
-@dataclass(frozen=True)
-class ModuleFacts:
-    """A module on the probe: each of its outputs by name, and the units of the ReLUs in it.
-
-    Attributes:
-        outputs: "neck" → facts; parts of a module are "neck[0]", "neck[p3]", and "head#2" in the second call.
-        units: Channels of all ReLUs in it.
-        dead_units: Those that never rise above 0 on the probe.
-    """
-
-    outputs: dict[str, OutputFacts]
-    units: int
-    dead_units: int
 
 
 class Probe:
@@ -81,12 +29,22 @@ class Probe:
         model: The network; wrappers of `torch.compile` and DistributedDataParallel are looked through.
         modules: Names as in `model.named_modules()`.
         inputs: What `forward` takes, for at least 8 samples: a tensor (N,…), or a dict, list or tuple of such.
+        labels: Classes of the samples, for the statistics that a maturity score is made of: whole numbers (N,), or
+            a map of them (N,H,W), where 255 and negative ones are ignored, or boxes (N,M,5 or 6) as x1, y1, x2, y2
+            in pixels, class (−1: padding) and, optionally, 1 where the box is to be ignored.
 
     Raises:
-        ValueError: If a name is unknown (near names are listed) or there are fewer than 8 samples.
+        ValueError: If a name is unknown (near names are listed), there are fewer than 8 samples, or the labels do
+            not fit them.
     """
 
-    def __init__(self, model: nn.Module, modules: Sequence[str], inputs: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        modules: Sequence[str],
+        inputs: Any,
+        labels: Tensor | None = None,
+    ) -> None:
         self.model = bare_model(model)
         self.modules = {name: find_module(self.model, name) for name in modules}
         self.inputs = inputs
@@ -97,6 +55,7 @@ class Probe:
                 f"the probe has {self.samples} samples, expected at least {FEWEST_SAMPLES} and better 256; "
                 "take a fixed batch of unvaried inputs"
             )
+        self.labels = None if labels is None else checked_labels(labels, self.samples)
 
     def check(self) -> None:
         """Run a few samples.
@@ -110,19 +69,25 @@ class Probe:
         """Run the complete probe and return what each module gave."""
         return {name: watch.facts() for name, watch in self._run(self.samples).items()}
 
-    def _run(self, samples: int) -> "dict[str, _Watch]":
-        watches = {name: _Watch(name, module, self._told) for name, module in self.modules.items()}
+    def statistics(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Run the complete probe and return what scores are made of: module → output → statistic → value."""
+        watches = self._run(self.samples, scored=True)
+        return {name: watch.statistics() for name, watch in watches.items()}
+
+    def _run(self, samples: int, *, scored: bool = False) -> dict[str, OutputWatch]:
+        watches = {
+            name: OutputWatch(name, module, self._told) for name, module in self.modules.items()
+        }
         with ExitStack() as stack:
             stack.enter_context(untouched(self.model))
             for watch in watches.values():
                 watch.attach(stack)
-            for start in range(0, samples, TOGETHER):
-                size = min(TOGETHER, samples - start)
-                rows = slice(start, start + size)
-                part = moved_to(_rows(self.inputs, self.samples, rows), self.model)
-                images = next((t.shape for _, t in _tensors(part) if t.ndim == 4), torch.Size())
+            for rows, chosen in parts_of(self.inputs, self.samples, samples):
+                part = moved_to(chosen, self.model)
+                images = next((t.shape for _, t in tensors_of(part) if t.ndim == 4), torch.Size())
+                labels = None if self.labels is None else moved_to(self.labels[rows], self.model)
                 for watch in watches.values():
-                    watch.begin(size, images)
+                    watch.begin(rows.stop - rows.start, images, labels, scored=scored)
                 try:
                     call_model(self.model, part)
                 except Exception as error:
@@ -135,111 +100,6 @@ class Probe:
                 for watch in watches.values():
                     watch.end()
         return watches
-
-
-class _Watch:
-    """Collects what one module gives during a run; maps are reduced at once, so that none is kept."""
-
-    def __init__(self, name: str, module: nn.Module, told: set[str]) -> None:
-        self.name, self.module, self.told = name, module, told
-        self.tokens = not any(isinstance(m, nn.Conv1d) for m in module.modules())
-        self.features: dict[str, list[Tensor]] = {}
-        self.peaks: dict[str, Tensor] = {}
-        self.dead: dict[str, Tensor] = {}
-        self.finite: dict[str, Tensor] = {}
-        self.calls: dict[str, int] = {}
-        self.size, self.images = 0, torch.Size()
-
-    def attach(self, stack: ExitStack) -> None:
-        stack.callback(self.module.register_forward_hook(self._on_output).remove)
-        for name, inner in self.module.named_modules():
-            if isinstance(inner, _RECTIFIERS):
-                hook = inner.register_forward_hook(self._on_rectifier(name))
-                stack.callback(hook.remove)
-
-    def begin(self, size: int, images: torch.Size) -> None:
-        self.size, self.images, self.calls = size, images, {}
-
-    def end(self) -> None:
-        """Check that the forward gave something to measure."""
-        if not self.calls.get("", 0):
-            raise ValueError(
-                f"module {self.name!r} was not called by the model's forward; name a module that it calls (a "
-                "container that is only looped over never is)"
-            )
-        if not self.features:
-            raise ValueError(
-                f"module {self.name!r} returns no tensor of numbers; name a module further inside it"
-            )
-
-    def facts(self) -> ModuleFacts:
-        names = _part_names(self.name, self.features)
-        outputs = {names[key]: self._output(key) for key in self.features}
-        units = sum(len(peak) for peak in self.peaks.values())
-        dead = sum(int((peak <= 0).sum()) for peak in self.peaks.values())
-        return ModuleFacts(outputs, units, dead)
-
-    def _output(self, key: str) -> OutputFacts:
-        zero = self.dead[key]
-        features = torch.cat(self.features[key])  # (N,D)
-        finite = bool(self.finite[key])
-        gram = gram_matrix(features) if finite else None
-        rank = float("nan") if gram is None else effective_rank(gram)
-        return OutputFacts(
-            channels=len(zero),
-            dead=int(zero.sum()),
-            repeated=_repeated(features, zero) if finite else 0,
-            finite=finite,
-            rank=None if np.isnan(rank) else rank,
-            triangle=None if gram is None else gram_triangle(gram),
-        )
-
-    def _on_output(self, _module: nn.Module, _inputs: object, output: object) -> None:
-        call = self.calls[""] = self.calls.get("", 0) + 1
-        for path, given in _tensors(output):
-            key, tensor = f"{path}#{call}", self._channels_first(given)
-            if not tensor.ndim or len(tensor) != self.size:
-                raise ValueError(
-                    f"module {self.name!r} returned {tuple(tensor.shape)} for {self.size} samples; expected one "
-                    "row per sample; name a module before samples are mixed"
-                )
-            if len(self.features) >= _MOST_PARTS and key not in self.features:
-                raise ValueError(
-                    f"module {self.name!r} gave more than {_MOST_PARTS} outputs in one forward; name a module "
-                    "outside the loop"
-                )
-            axis = self._channel_axis(tensor)
-            features = pooled(tensor, channels_last=axis == 2)
-            self.features.setdefault(key, []).append(features)
-            zero = _over_channels(tensor, axis, lambda x: (x == 0).all(1))
-            finite = torch.isfinite(tensor).all()
-            self.dead[key] = self.dead.get(key, torch.ones_like(zero)) & zero
-            self.finite[key] = self.finite.get(key, torch.ones_like(finite)) & finite
-
-    def _on_rectifier(self, name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            call = self.calls[name + "/"] = self.calls.get(name + "/", 0) + 1
-            if isinstance(output, Tensor) and output.ndim > 1:
-                key, units = f"{name}#{call}", self._channels_first(output)
-                peak = _over_channels(units, self._channel_axis(units), lambda x: x.amax(1))
-                known = self.peaks.get(key)
-                if known is None or known.shape == peak.shape:
-                    self.peaks[key] = peak if known is None else torch.maximum(known, peak)
-
-        return hook
-
-    def _channels_first(self, tensor: Tensor) -> Tensor:
-        """Return a map with its channels in the second axis, where Swin's stages do not have them."""
-        last = len(self.images) == tensor.ndim == 4 and channels_last(tensor.shape, self.images)
-        if last and self.name not in self.told:
-            self.told.add(self.name)
-            logger.info(
-                "module %s returns its channels last and is measured as if first", self.name
-            )
-        return tensor.movedim(3, 1) if last else tensor
-
-    def _channel_axis(self, tensor: Tensor) -> int:
-        return 2 if tensor.ndim == 3 and self.tokens else min(1, tensor.ndim - 1)
 
 
 def bare_model(model: nn.Module) -> nn.Module:
@@ -308,6 +168,14 @@ def count_samples(inputs: Any) -> int:
     return len(inputs) if isinstance(inputs, list) else 0
 
 
+def parts_of(inputs: Any, count: int, first: int | None = None) -> Iterator[tuple[slice, Any]]:
+    """Yield a probe's samples, all or the first ones, in parts that are run together."""
+    end = count if first is None else first
+    for start in range(0, end, TOGETHER):
+        rows = slice(start, min(start + TOGETHER, end))
+        yield rows, _rows(inputs, count, rows)
+
+
 def _rows(inputs: Any, count: int, rows: slice) -> Any:
     """Return some samples of a probe; what has no row per sample is passed on as it is."""
     if isinstance(inputs, Tensor):
@@ -349,51 +217,6 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
             return model(inputs)
         return model(**inputs)
     return model(inputs)
-
-
-def _tensors(output: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield each tensor of numbers in a module's output with its place, such as "[0][p3]"."""
-    if isinstance(output, Tensor):
-        if output.dtype != torch.bool:
-            yield path, output
-    elif isinstance(output, Mapping):
-        for key, value in output.items():
-            yield from _tensors(value, f"{path}[{key}]")
-    elif isinstance(output, tuple | list):
-        for index, value in enumerate(output):
-            yield from _tensors(value, f"{path}[{index}]")
-    elif is_dataclass(output):
-        for part in fields(output):
-            yield from _tensors(getattr(output, part.name), f"{path}[{part.name}]")
-
-
-def _part_names(name: str, keys: Mapping[str, Any]) -> dict[str, str]:
-    """Return the names of a module's outputs: the module's own where there is one, else with place and call."""
-    several = {key.rpartition("#")[0] for key in keys if not key.endswith("#1")}
-    return {
-        key: name + (key if path in several else path)
-        for key in keys
-        for path in [key.rpartition("#")[0]]
-    }
-
-
-def _over_channels(tensor: Tensor, axis: int, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-    """Reduce a tensor to one value per channel (C,)."""
-    x = tensor[:, None] if tensor.ndim == 1 else tensor
-    return reduce(x.movedim(axis if x.ndim > 1 else 0, 0).flatten(1))
-
-
-def _repeated(features: Tensor, zero: Tensor) -> int:
-    """Count channels whose features (N,C·cells) equal another channel's bit for bit, constant ones left out."""
-    cells = features.shape[1] // max(len(zero), 1)
-    by_channel = (
-        features.view(len(features), len(zero), cells).movedim(1, 0).flatten(1)
-    )  # (C,N·cells)
-    varied = by_channel[(by_channel != by_channel[:, :1]).any(1)].cpu().contiguous()
-    if not len(varied):
-        return 0
-    rows = varied.numpy().view(np.uint8)
-    return len(rows) - len({row.tobytes() for row in rows})
 
 
 def _line(error: Exception) -> str:

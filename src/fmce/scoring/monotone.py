@@ -1,0 +1,68 @@
+"""One monotone table per statistic, and what they say together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fmce.convergence.banded import Array
+
+_KNOTS = 24
+
+
+@dataclass(frozen=True)
+class MonotoneTable:
+    """A piecewise linear, monotone function.
+
+    Attributes:
+        x: (J,) knots, ascending.
+        y: (J,) its values there; constant outside.
+    """
+
+    x: Array
+    y: Array
+
+    def __call__(self, x: Array) -> Array:
+        """Return its values at x; NaN stays NaN."""
+        return np.asarray(np.interp(x, self.x, self.y))
+
+
+def fit_table(x: Array, y: Array, weights: Array) -> MonotoneTable:
+    """Fit y as a monotone function of x (both (N,)), rising or falling as their ranks do.
+
+    Raises:
+        ValueError: If there are fewer than two finite values.
+    """
+    from scipy.stats import spearmanr
+    from sklearn.isotonic import IsotonicRegression
+
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y, weights = x[known], y[known], weights[known]
+    if len(np.unique(x)) < 2:
+        raise ValueError(f"expected at least two values to fit a table on, got {len(np.unique(x))}")
+    rising = bool(np.nan_to_num(spearmanr(x, y).statistic) >= 0)
+    fitted = IsotonicRegression(increasing=rising).fit(x, y, weights)
+    # Knots at even quantiles: a table of every step would be larger and no better.
+    knots = np.unique(np.quantile(x, np.linspace(0, 1, _KNOTS)))
+    # The mean of a step's two sides at a knot, so that no step is passed at one of its ends.
+    width = np.diff(knots, prepend=knots[0], append=knots[-1]) / 2
+    below, above = knots - width[:-1] / 2, knots + width[1:] / 2
+    low, high = (fitted.predict(np.clip(p, x.min(), x.max())) for p in (below, above))
+    return MonotoneTable(knots, (low + high) / 2)
+
+
+def combine(answers: Sequence[Array]) -> tuple[Array, Array]:
+    """Return the median of the tables' answers (N,) and how far apart they lie, leaving out those that are NaN."""
+    stacked = np.stack(answers)
+    with np.errstate(all="ignore"):
+        known = np.isfinite(stacked).any(0)
+        middle, spread = np.full(stacked.shape[1], np.nan), np.full(stacked.shape[1], np.nan)
+        middle[known] = np.nanmedian(stacked[:, known], axis=0)
+        quartiles = np.nanquantile(stacked[:, known], (0.25, 0.75), axis=0)
+    spread[known] = quartiles[1] - quartiles[0]
+    return middle, spread
+
+
+def answers_of(tables: Mapping[str, MonotoneTable], inputs: Mapping[str, Array]) -> list[Array]:
+    """Return each table's answer to its statistic, of those that are known."""
+    return [table(inputs[name]) for name, table in tables.items() if name in inputs]

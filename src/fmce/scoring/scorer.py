@@ -1,0 +1,268 @@
+"""`MaturityScorer`: how mature a module is, on runs that it never saw."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmce.convergence.banded import Array
+from fmce.scoring.class_statistics import CLASS_STATISTICS
+from fmce.scoring.free_statistics import FREE_STATISTICS
+from fmce.scoring.history import NUM_PHASES, ModuleHistory
+from fmce.scoring.intervals import Offsets, fit_offsets, widest
+from fmce.scoring.monotone import MonotoneTable, answers_of, combine, fit_table
+from fmce.scoring.scorer_file import read_scorer, write_scorer
+
+Form = Literal["within_run", "snapshot"]
+Labels = Literal["class", "free"]
+
+FORMS: tuple[Form, ...] = ("within_run", "snapshot")
+STATISTICS: Mapping[Labels, tuple[str, ...]] = {"class": CLASS_STATISTICS, "free": FREE_STATISTICS}
+# What a run may have that no run of the training card has, from the mildest to the hardest.
+NOVELTIES = ("run", "width", "recipe", "data", "architecture")
+# A span below it is noise.
+_SMALLEST_SPAN = 1e-3
+_USE = {
+    "within_run": "compares checkpoints and modules of this run: 0 at a re-initialised copy, 10 at the run's own end; "
+    "it does not compare this run with others",
+    "snapshot": "orders checkpoints of one training task; the number itself holds only for set-ups like those of "
+    "the training card",
+}
+
+
+@dataclass(frozen=True)
+class MaturityScores:
+    """The scores of one module at each measured epoch, as phases from 0 to 10.
+
+    Args:
+        module: Its name.
+        form: Which score.
+        labels: "class" where class labels were used, "free" without any.
+        epochs: (E,).
+        values: (E,) NaN where it is undefined.
+        low: (E,) lower end of the 90 % interval.
+        high: (E,) upper end.
+        spread: (E,) how far apart the statistics' answers lie: from their first to their third quartile.
+        novel: What the run has that no run of the training card has, of "run", "width", "recipe", "data" and
+            "architecture"; it decides the interval.
+        use: One sentence on what the score may be used for.
+    """
+
+    module: str
+    form: Form
+    labels: Labels
+    epochs: NDArray[np.int64]
+    values: Array
+    low: Array
+    high: Array
+    spread: Array
+    novel: tuple[str, ...]
+    use: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scores as JSON values, NaN as null."""
+        numbers = {n: _plain(getattr(self, n)) for n in ("values", "low", "high", "spread")}
+        return {
+            "module": self.module,
+            "form": self.form,
+            "labels": self.labels,
+            "epochs": self.epochs.tolist(),
+            **numbers,
+            "novel": list(self.novel),
+            "use": self.use,
+        }
+
+
+@dataclass(frozen=True)
+class MaturityScorer:
+    """Maturity scores that hold on runs never seen, each with a 90 % interval.
+
+    `within_run` is 0 at the module's re-initialised twin and 10 at the run's own last measured epoch. `snapshot`
+    judges one checkpoint by itself: it orders checkpoints, and its number is a phase only in a set-up like those it
+    was fitted on, since a phase is a share of a run's own final progress.
+
+    One monotone table per statistic answers; the score is the median of the answers.
+
+    Args:
+        tables: "within_run/class" and so on → statistic → its table.
+        offsets: The same keys → novelty → offsets of the interval.
+        card: What it was fitted on, as JSON values.
+    """
+
+    tables: Mapping[str, Mapping[str, MonotoneTable]]
+    offsets: Mapping[str, Mapping[str, Offsets]]
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def fit(
+        cls,
+        histories: Sequence[ModuleHistory],
+        *,
+        statistics: Mapping[Labels, Sequence[str]] = STATISTICS,
+        card: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Fit tables and intervals on the modules of several runs.
+
+        Args:
+            histories: With losses, of at least three runs. `about` names "data", "architecture", "width" and
+                "recipe" where the interval on others of these is wanted.
+            statistics: Which statistics to use, with class labels and without.
+            card: Further fields of the training card.
+
+        Raises:
+            ValueError: If there are fewer than three runs, or a run has no phases.
+
+        >>> rng = np.random.default_rng(0)
+        >>> def history(run):
+        ...     losses = np.exp(-np.arange(1, 31) / 10)
+        ...     noisy = np.log(losses) + rng.normal(0, 0.05, 30)
+        ...     return ModuleHistory(run, "head", np.arange(1, 31), {"probe_mse": noisy}, {"probe_mse": 0.0}, losses)
+        >>> scorer = MaturityScorer.fit([history(f"run {n}") for n in range(4)])
+        >>> score = scorer.score(history("new"))
+        >>> bool(score.values[0] < 1 < 9 < score.values[-1]), score.novel
+        (True, ('run',))
+        """
+        runs = sorted({h.run for h in histories})
+        if len(runs) < 3:
+            raise ValueError(f"a scorer needs at least 3 runs, got {len(runs)}: {', '.join(runs)}")
+        truth = {id(h): h.phases() for h in histories}
+        tables: dict[str, dict[str, MonotoneTable]] = {}
+        offsets: dict[str, dict[str, Offsets]] = {}
+        for form in FORMS:
+            for labels, names in statistics.items():
+                usable = [n for n in names if any(n in h.values for h in histories)]
+                if not usable:
+                    continue
+                pool = [(h, inputs_of(h, form, usable), truth[id(h)]) for h in histories]
+                key = f"{form}/{labels}"
+                tables[key] = _fit_tables(pool, usable)
+                offsets[key] = {
+                    novelty: fit_offsets(*_unseen(pool, usable, novelty), largest=NUM_PHASES)
+                    for novelty in NOVELTIES
+                    if len({_value(h, novelty) for h in histories}) > 1
+                }
+        made_of = {n: sorted({_value(h, n) for h in histories}) for n in NOVELTIES}
+        return cls(tables, offsets, {**made_of, "modules": len(histories), **(card or {})})
+
+    def score(
+        self, history: ModuleHistory, form: Form = "within_run", labels: Labels = "class"
+    ) -> MaturityScores:
+        """Score one module of one run at each measured epoch.
+
+        Args:
+            history: Its statistics.
+            form: "within_run" or "snapshot".
+            labels: "class", or "free" for the statistics that need no labels.
+
+        Raises:
+            ValueError: If the scorer has no such form, or the history none of its statistics.
+        """
+        key = f"{form}/{labels}"
+        if key not in self.tables:
+            raise ValueError(f"this scorer has no {key}; it has {', '.join(self.tables)}")
+        tables = self.tables[key]
+        inputs = inputs_of(history, form, [n for n in tables if n in history.values])
+        if not inputs:
+            raise ValueError(
+                f"{history.run}, {history.module}: expected statistics {', '.join(tables)}, got "
+                f"{', '.join(history.values) or 'none'}"
+            )
+        values, spread = combine(answers_of(tables, inputs))
+        novel = self.novelties(history)
+        known = {n: o for n, o in self.offsets[key].items() if n in novel}
+        low, high = widest(known or self.offsets[key]).around(values)
+        return MaturityScores(
+            *(history.module, form, labels, history.epochs, values),
+            low=np.clip(low, 0, NUM_PHASES),
+            high=np.clip(high, 0, NUM_PHASES),
+            spread=spread,
+            novel=novel,
+            use=_USE[form],
+        )
+
+    def novelties(self, history: ModuleHistory) -> tuple[str, ...]:
+        """Return what the run has that no run of the training card has; what it does not name counts as new."""
+        return tuple(n for n in NOVELTIES if _value(history, n) not in self.card.get(n, ()))
+
+    def save(self, path: str | Path) -> None:
+        """Write the scorer as JSON with its training card, atomically.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        write_scorer(Path(path), self.tables, self.offsets, self.card)
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> Self:
+        """Read a scorer; without a path, the one that comes with fmce.
+
+        Raises:
+            FileNotFoundError: If there is no file.
+            ValueError: If it is damaged, or no scorer.
+        """
+        return cls(*read_scorer(SHIPPED if path is None else Path(path)))
+
+
+SHIPPED = Path(__file__).parent / "scorer.json"
+
+
+@cache
+def shipped_scorer() -> MaturityScorer:
+    """Return the scorer that comes with fmce."""
+    return MaturityScorer.load()
+
+
+def inputs_of(history: ModuleHistory, form: Form, names: Sequence[str]) -> dict[str, Array]:
+    """Return what the tables are asked for: the place between twin and end, or the distance from the twin."""
+    found = {}
+    for name in names:
+        if name not in history.values:
+            continue
+        value = history.values[name]
+        moved = value - history.twin.get(name, np.nan)
+        if form == "within_run":
+            span = moved[-1]
+            usable = np.isfinite(span) and abs(span) > _SMALLEST_SPAN
+            moved = np.clip(moved / span, -1, 2) if usable else np.full_like(moved, np.nan)
+        found[name] = moved
+    return found
+
+
+_Known = tuple[ModuleHistory, dict[str, Array], Array]
+
+
+def _fit_tables(pool: Sequence[_Known], names: Sequence[str]) -> dict[str, MonotoneTable]:
+    """Fit a table per statistic; each history has the same weight."""
+    truth = np.concatenate([phases for _, _, phases in pool])
+    weights = np.concatenate([np.full(len(t), 1 / len(t)) for _, _, t in pool])
+    tables = {}
+    for name in names:
+        nothing = [np.full(len(t), np.nan) for _, _, t in pool]
+        x = np.concatenate([i.get(name, n) for (_, i, _), n in zip(pool, nothing, strict=True)])
+        if len(np.unique(x[np.isfinite(x)])) > 1:
+            tables[name] = fit_table(x, truth, weights)
+    return tables
+
+
+def _unseen(pool: Sequence[_Known], names: Sequence[str], novelty: str) -> tuple[Array, Array]:
+    """Return scores of runs left out together by what they have in common, and their true phases."""
+    scores, truths = [], []
+    for left_out in sorted({_value(h, novelty) for h, _, _ in pool}):
+        tables = _fit_tables([p for p in pool if _value(p[0], novelty) != left_out], names)
+        for history, inputs, truth in pool:
+            if _value(history, novelty) == left_out:
+                scores.append(combine(answers_of(tables, inputs))[0])
+                truths.append(truth)
+    return np.concatenate(scores), np.concatenate(truths)
+
+
+def _value(history: ModuleHistory, novelty: str) -> str:
+    return history.run if novelty == "run" else history.about.get(novelty, "")
+
+
+def _plain(values: Array) -> list[float | None]:
+    return [float(v) if np.isfinite(v) else None for v in values]
