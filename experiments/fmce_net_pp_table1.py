@@ -1,10 +1,10 @@
-"""FMCE-Net++'s Table I: test accuracy by RAF with plain training and four controls, beside the paper's.
+"""FMCE-Net++'s Table I: test accuracy by RAF with plain training and all controls, beside the paper's.
 
     python -m experiments.fmce_net_pp_table1 --small | --medium [--out runs/papers]
     python -m experiments.fmce_net_pp_table1 [--model …] [--data …]     (224 px, for a GPU)
 
-Fashion-MNIST at 16 px with `tiny`, three RAFs and three seeds, all four controls: 24 trainings of E_K epochs.
-Time: `--medium`, 5,000 images, about 40 minutes on one idle CPU core (`--jobs 2` uses two); its oracle is the
+Fashion-MNIST at 16 px with `tiny`, three RAFs and three seeds, all seven controls: 33 trainings of E_K epochs.
+Time: `--medium`, 5,000 images, about an hour on one idle CPU core (`--jobs 2` uses two); its oracle is the
 cosine run of sensitivity with an FMCE-Net of split `map`. `--small`, 1,000 images, was not timed. At the
 paper's scale nothing was run here; the plan is eight RAFs and five seeds per row, 66 trainings with the
 oracle's, each about as long as one of fmce_table1: by the estimate there, on one GPU a day or two per row for

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.gpu.controls import Control, train_control
 from benchmarks.gpu.lines import Line, NotAvailableError, Part, outcomes, part_of, read, run_lines
 from experiments import distillation_segmentation as segmentation
 from experiments.distillation_runs import without_places
@@ -43,7 +42,6 @@ from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.runs.run import Run
 
 SPLITS: tuple[Split, ...] = ("map", "image", "test")
-NEW_CONTROLS: tuple[Control, ...] = ("label_smoothing", "weight_average")
 RAFS = (0.9, 0.8, 0.75)
 CONTROL_RAF = 0.9
 SEEDS = (1, 2, 3)
@@ -84,7 +82,7 @@ def lines(part: Part) -> list[Line]:
     ]
     for seed in SEEDS[:1] if part.tiny else SEEDS:
         arms = [(BASELINE, 1.0), *((TREATMENT, raf) for raf in RAFS)]
-        arms += [(control, CONTROL_RAF) for control in (*CONTROLS, *NEW_CONTROLS)]
+        arms += [(control, CONTROL_RAF) for control in CONTROLS]
         for arm, raf in arms:
             name = f"FMCE-Net++, {first.name}, {arm}, RAF {raf:g}, seed {seed}"
             plan.append(Line(name, partial(train_one_arm, part, first, arm, raf, seed), need))
@@ -222,16 +220,10 @@ def train_one_arm(part: Part, case: Case, arm: str, raf: float, seed: int) -> di
     if not oracle.fmce_net_file("map").exists():
         raise NotAvailableError(f"{oracle.path.name} has no FMCE-Net of split map yet")
     treatment = AuxiliaryConfig(kind="ral", oracle=str(oracle.path.resolve()), raf=raf)
-    plain = arm in NEW_CONTROLS
     base = plain_config(oracle, "convergence")
-    config = arm_config(base, BASELINE if plain else arm, seed, treatment)
+    config = arm_config(base, arm, seed, treatment)
     folder = part.state / "runs" / "arms" / f"{case.name}-{arm}-raf{raf:g}-seed{seed}"
-    if plain:
-        done = train_control(config, arm, folder, options.runtime)  # type: ignore[arg-type]
-    else:
-        done = dict(
-            train_classifier(config, folder, runtime=options.runtime, keep="last").done or {}
-        )
+    done = dict(train_classifier(config, folder, runtime=options.runtime, keep="last").done or {})
     row = {
         "experiment": "fmce_net_pp_arms",
         "what": f"{arm}, RAF {raf:g}",

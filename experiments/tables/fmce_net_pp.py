@@ -23,6 +23,9 @@ ARMS = {
     "phase_1": "control: oracle pulls to phase 1, not K",
     "scaled_rate": "control: plain, learning rate × RAF",
     "feature_matching": "control: maps pulled to checkpoint E_K's",
+    "label_smoothing": "control: plain, targets smoothed by 0.1",
+    "weight_average": "control: plain, moving average of the weights",
+    "ridge_probe": "ridge probe of the batch in place of an FMCE-Net",
 }
 
 

@@ -45,6 +45,8 @@ from .recorder.gram import effective_rank as effective_rank
 from .recorder.gram import gram_matrix as gram_matrix
 from .recorder.gram import gram_triangle as gram_triangle
 from .recorder.meter import ModuleMeter as ModuleMeter
+from .recorder.prices import ModulePrice as ModulePrice
+from .recorder.prices import module_prices as module_prices
 from .recorder.recorder import Recorder as Recorder
 from .recorder.status import Status as Status
 

@@ -36,6 +36,33 @@ def test_modules_prints_a_table_with_alarms_and_draws_a_lane_each(run, capsys):
     assert (run / "figures/modules.png").stat().st_size > 10_000
 
 
+def test_prices_of_a_run_of_fmce_train(finished_run, capsys):
+    out = called(capsys, "modules", finished_run.path, "--prices")
+    assert "frozen up to" in out
+    assert "a schedule shortened by the same share costs as little" in out
+    found = json.loads(called(capsys, "modules", finished_run.path, "--prices", "--json"))
+    savings = [price["saving"] for price in found["prices"]]
+    assert [price["name"] for price in found["prices"]] == [m["name"] for m in found["modules"]]
+    assert savings == sorted(savings)
+    assert 0 < savings[0] < savings[-1] < 0.7
+
+
+def test_prices_of_an_own_loop_need_its_network_and_inputs(run, capsys):
+    names = ("--model", "tests.recorder.loops:Small", "--probe", "tests.recorder.loops:inputs")
+    out = called(capsys, "modules", run, "--prices", *names, "--markdown")
+    assert "| frozen up to | saves of a step | of which this module |" in out
+    assert "| middle |" in out
+    for arguments, message in (
+        (["--prices"], "name its network and inputs: --prices --model module:function"),
+        (["--prices", *names[:2]], "needs both --model and --probe"),
+        (list(names), "belong to --prices"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            called(capsys, "modules", run, *arguments)
+        assert end.value.code == 2
+        assert message in capsys.readouterr().err
+
+
 def test_modules_as_markdown_and_json(run, capsys, tmp_path):
     out = called(capsys, "modules", run, "--markdown", "--figure", tmp_path / "m.svg")
     lines = out.splitlines()

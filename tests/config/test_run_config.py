@@ -121,6 +121,18 @@ def test_values_of_a_wrong_kind_are_refused(values, message):
         (AuxiliaryConfig, {"kind": "ral"}, "no oracle run is named"),
         (
             AuxiliaryConfig,
+            {"kind": "ridge_probe", "oracle": "r"},
+            "oracle is r but auxiliary.kind is ridge_probe",
+        ),
+        (
+            AuxiliaryConfig,
+            {"kind": "ridge_probe", "init": "checkpoint"},
+            "init is checkpoint but auxiliary.kind is ridge_probe",
+        ),
+        (TrainConfig, {"label_smoothing": 1.0}, "label_smoothing"),
+        (TrainConfig, {"weight_average": 1.0}, "weight_average"),
+        (
+            AuxiliaryConfig,
             {"kind": "ral", "oracle": "r", "raf": 1.5},
             "raf: expected at most 1, got 1.5",
         ),

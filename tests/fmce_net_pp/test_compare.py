@@ -7,6 +7,7 @@ import pytest
 
 from fmce.cli.main import main
 from fmce.config.io import to_yaml
+from fmce.config.run import AuxiliaryConfig
 from fmce.config.sweep import CONTROLS, CompareConfig
 from fmce.digests import read_record, read_sealed
 from fmce.engine.jobs.local import LocalWorkers
@@ -93,10 +94,17 @@ def test_arms_differ_from_the_baseline_in_what_their_name_says(compared):
     assert runs["phase_1"].auxiliary.target_phase == 1
     assert runs["feature_matching"].auxiliary.kind == "feature_matching"
     assert runs["scaled_rate"].train.learning_rate == raf * base.train.learning_rate
+    assert runs["ridge_probe"].auxiliary == AuxiliaryConfig("ridge_probe", raf=raf)
+    changes = {"scaled_rate": "learning_rate", "label_smoothing": "", "weight_average": ""}
     for arm in ("ral", *CONTROLS):
         changed = replace(runs[arm], auxiliary=base.auxiliary)
-        rate = base.train.learning_rate
-        assert replace(changed, train=replace(changed.train, learning_rate=rate)) == base
+        assert (runs[arm].auxiliary == base.auxiliary) == (arm in changes)
+        if arm in changes:
+            name = changes[arm] or arm
+            assert getattr(changed.train, name) != getattr(base.train, name)
+            own = {name: getattr(base.train, name)}
+            changed = replace(changed, train=replace(changed.train, **own))
+        assert changed == base
 
 
 def test_comparisons_are_paired_by_seed_without_the_oracles_own(compared):
@@ -142,7 +150,7 @@ def test_another_config_in_the_same_folder_is_refused(compared):
 def test_the_status_of_a_comparison_is_read_from_its_folder(compared):
     _, out, result = compared
     status = sweep_status(out)
-    assert status["counts"] == {"done": 17}
+    assert status["counts"] == {"done": 7 + 2 * (1 + len(CONTROLS))}
     assert f"RAF {result.selection['raf']} selected" in status["notes"][0]
 
 

@@ -19,7 +19,7 @@ import pytest
 from fmce.cli.main import main
 from fmce.cli.show_fmce_net_pp import show_estimate, show_sweep
 from fmce.config.io import from_yaml, to_yaml
-from fmce.config.sweep import SweepConfig
+from fmce.config.sweep import CONTROLS, SweepConfig
 from fmce.digests import read_record
 from fmce.engine.jobs.local import LocalWorkers
 from fmce.fmce_net_pp.sweep.grid import make_groups
@@ -398,7 +398,7 @@ def test_a_failed_oracle_leaves_its_arms_waiting_and_exit_code_1(tmp_path, capsy
         r"failed: tiny-digits/oracle: the oracle's run has no phases: .*num_phases", said
     )
     status = sweep_status(tmp_path / "out")
-    assert status["counts"] == {"failed": 1, "waiting": 21}
+    assert status["counts"] == {"failed": 1, "waiting": 3 * (3 + len(CONTROLS))}
 
 
 def test_the_status_of_a_run_that_is_no_sweep_is_refused(finished_run):

@@ -1,20 +1,16 @@
-"""What a GPU run carries between calls: data in parts, run folders, and its own controls, which resume exactly."""
+"""What a GPU run carries between calls: data in parts, and run folders."""
 
 import json
 import shutil
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from benchmarks.gpu.controls import train_control
 from benchmarks.gpu.lines import Line, Part, append, outcomes, read, run_lines
 from benchmarks.gpu.pack import pack_data
 from benchmarks.gpu.rows import choose
 from benchmarks.gpu.state import load_state, marker_candidates, save_state, take_parts
-from fmce.engine.runtime import make_runtime
-from fmce.runs.log import read_metrics
 
 
 def test_data_in_parts_is_laid_out_once_all_parts_came(tmp_path):
@@ -74,20 +70,6 @@ def test_an_unfinished_run_carries_its_newest_state_and_what_may_become_a_marker
         kept = tmp_path / "later" / "runs" / "run" / "checkpoints" / f"epoch_{epoch:04d}"
         assert (kept / "state.pt").exists()
         assert json.loads((kept / "meta.json").read_text())["epoch"] == epoch
-
-
-@pytest.mark.parametrize("control", ["label_smoothing", "weight_average"])
-def test_a_control_that_was_stopped_ends_as_if_it_was_not(finished_run, tmp_path, control):
-    config, runtime = finished_run.config, make_runtime("cpu")
-    config = replace(config, train=replace(config.train, epochs=3, seed=1))
-    done = train_control(config, control, tmp_path / "run", runtime)
-    before = read_metrics(tmp_path / "run")
-    (tmp_path / "run" / "DONE.json").unlink()
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "epoch_0003")
-    assert train_control(config, control, tmp_path / "run", runtime) == done
-    after = read_metrics(tmp_path / "run")
-    assert [r | {"time_seconds": 0} for r in after] == [r | {"time_seconds": 0} for r in before]
-    assert before[-1]["validation_accuracy"] > 0.3
 
 
 def test_a_line_that_broke_is_resumed_where_it_can_be_and_left_where_not(tmp_path):

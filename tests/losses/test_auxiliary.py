@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fmce.losses.auxiliary import feature_matching_loss, fmcs_loss, representation_auxiliary_loss
+from fmce.losses.auxiliary import (
+    feature_matching_loss,
+    fmcs_loss,
+    representation_auxiliary_loss,
+    ridge_probe_error,
+)
 
 # Phase probabilities of two maps, and so L_FMCS towards phase 3 = −(ln 0.5 + ln 0.1)/2.
 LOGITS = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]).log()
@@ -113,3 +118,69 @@ def test_feature_matching_refuses_other_shapes_and_survives_a_zero_teacher() -> 
         feature_matching_loss(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 1, 1))
     zero = torch.zeros(1, 2, 2, 2)
     assert feature_matching_loss(zero, zero).item() == 0
+
+
+def left_out_errors(x: torch.Tensor, targets: torch.Tensor, classes: int) -> list[float]:
+    """Fit a ridge regression without each image in turn, and judge that image by it."""
+    variance = x.var(0, unbiased=False)
+    x = (x - x.mean(0)) / (variance + 1e-3 * variance.mean()).sqrt()
+    penalty = 0.03 * len(x) * max(1, x.shape[1] / len(x))
+    wanted, errors = F.one_hot(targets, classes).double(), []
+    for out in range(len(x)):
+        rest = [i for i in range(len(x)) if i != out]
+        a, b = x[rest] - x[rest].mean(0), wanted[rest] - wanted[rest].mean(0)
+        weights = torch.linalg.solve(a.T @ a + penalty * torch.eye(x.shape[1]).double(), a.T @ b)
+        pred = (x[out] - x[rest].mean(0)) @ weights + wanted[rest].mean(0)
+        errors.append(float((pred - wanted[out]).square().sum()))
+    return errors
+
+
+@pytest.mark.parametrize("channels", [3, 20])
+def test_the_probe_judges_each_image_by_a_fit_to_all_others(channels: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(12, channels, generator=draw, dtype=torch.float64)
+    targets = torch.arange(12) % 4
+    expected = sum(left_out_errors(x, targets, 5)) / 12
+    assert ridge_probe_error(x, targets, 5).item() == pytest.approx(expected)
+    maps = x[:, :, None, None] + torch.tensor([[-1.0, 1.0]]).double()
+    assert ridge_probe_error(maps, targets, 5).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("channels", [3, 9])
+def test_the_probes_error_has_the_right_gradient(channels: int) -> None:
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(6, channels, generator=draw, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, 1, 2, 0, 1, 2])
+    assert torch.autograd.gradcheck(lambda maps: ridge_probe_error(maps, targets, 3), x)
+
+
+def test_a_step_down_the_probes_gradient_tells_classes_better() -> None:
+    draw = torch.Generator().manual_seed(2)
+    maps = torch.randn(40, 8, 2, 2, generator=draw, requires_grad=True)
+    targets = torch.arange(40) % 4
+    before = ridge_probe_error(maps, targets, 4)
+    before.backward()
+    after = ridge_probe_error(maps.detach() - 20 * maps.grad, targets, 4)
+    assert before > 0.7
+    assert after < before - 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dead_channels_equal_maps_and_single_images_keep_the_probe_finite(
+    dtype: torch.dtype,
+) -> None:
+    targets = torch.arange(8) % 2
+    for maps in (torch.zeros(8, 4), torch.eye(4).repeat(2, 2), torch.ones(1, 4)):
+        x = maps.to(dtype).requires_grad_()
+        error = ridge_probe_error(x, targets[: len(maps)], 2)
+        error.backward()
+        assert error.dtype == torch.float32
+        assert torch.isfinite(error)
+        assert torch.isfinite(x.grad).all()
+    assert error == 0
+
+
+def test_the_probe_refuses_what_are_no_maps_of_the_targets() -> None:
+    for maps in (torch.zeros(3, 2, 2), torch.zeros(4, 2)):
+        with pytest.raises(ValueError, match=r"expected maps \(B,C,h,w\) or \(B,C\)"):
+            ridge_probe_error(maps, torch.zeros(3, dtype=torch.long), 2)

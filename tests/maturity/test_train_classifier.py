@@ -1,5 +1,6 @@
 """`fmce train` as a function: what a run folder holds, and who may go on in it."""
 
+import math
 import shutil
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from fmce.models.fmce_net import FMCENet
 from fmce.recorder.status import current_cqi
 from fmce.runs.checkpoint import checkpoint_path, load_checkpoint, load_weights
 from fmce.runs.phases import run_phases
+from fmce.runs.run import open_run
 from fmce.tasks.classification import evaluate_classifier
 
 
@@ -359,3 +361,52 @@ def test_a_last_batch_of_one_image_under_a_norm_of_one_value_is_refused_before_t
     with pytest.raises(ValueError, match=r"'2' normalises over the batch .*set train.batch_size"):
         train_classifier(config, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"label_smoothing": 0.1}, {"weight_average": 0.9}, {"auxiliary": True}]
+)
+def test_a_control_that_was_stopped_ends_as_if_it_was_not(finished_run, tmp_path, changes):
+    auxiliary = AuxiliaryConfig("ridge_probe", raf=0.9) if "auxiliary" in changes else None
+    section = {} if auxiliary else changes
+    config = short(finished_run, epochs=3, auxiliary=auxiliary, **section)
+    done = train_classifier(config, tmp_path / "run").done
+    before = end_of(tmp_path / "run")
+    (tmp_path / "run" / "DONE.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "epoch_0003")
+    assert train_classifier(config, tmp_path / "run").done == done
+    after = end_of(tmp_path / "run")
+    assert after[0] == before[0]
+    assert equal(after[1], before[1])
+
+
+def end_of(folder):
+    run = open_run(folder)
+    return [r | {"time_seconds": 0} for r in run.curve], last_weights(run)
+
+
+def test_the_average_of_the_weights_is_what_is_kept_and_evaluated(finished_run, tmp_path):
+    run = train_classifier(short(finished_run, weight_average=0.9), tmp_path / "average")
+    plain = train_classifier(short(finished_run), tmp_path / "plain")
+    assert [r["loss"] for r in run.curve] == [r["loss"] for r in plain.curve]
+    assert not equal(last_weights(run), last_weights(plain))
+    validation = run.training.batches(run.training.data.validation, make_runtime("cpu"))
+    scores = evaluate_classifier(run.model(2), validation, make_runtime("cpu"))
+    assert scores.loss == pytest.approx(run.curve[-1]["validation_loss"])
+    assert scores.loss != pytest.approx(plain.curve[-1]["validation_loss"])
+
+
+def test_smoothed_targets_leave_the_curve_cross_entropys(finished_run, tmp_path):
+    run = train_classifier(short(finished_run, label_smoothing=0.3), tmp_path / "smooth")
+    assert all(row["task_loss"] != row["loss"] for row in run.curve)
+    assert run.losses == [row["task_loss"] for row in run.curve]
+    # Of any prediction, smoothed cross-entropy is at least the entropy of the smoothed target.
+    assert all(row["loss"] > 0.3 * math.log(10) - 0.3 for row in run.curve)
+
+
+def test_the_ridge_probe_pulls_maps_without_any_oracle(finished_run, tmp_path):
+    config = short(finished_run, auxiliary=AuxiliaryConfig("ridge_probe", raf=0.5))
+    run = train_classifier(config, tmp_path / "probe")
+    errors = [row["auxiliary_loss"] for row in run.curve]
+    assert 0 < errors[-1] < errors[0] < 1.5
+    assert run.config.auxiliary.oracle_digest is None

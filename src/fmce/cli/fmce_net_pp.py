@@ -29,7 +29,7 @@ def compare(
     raf: Annotated[tuple[float, ...], option("candidates; one is selected", "RAF …")] = (0.9, 0.75),
     seeds: Annotated[tuple[int, ...], option("seeds of the paired arms", "N …")] = (1, 2, 3),
     selection_seed: Annotated[int, option("seed of the runs that select RAF", "N")] = 100,
-    controls: Annotated[bool, option("train the four controls too")] = True,
+    controls: Annotated[bool, option("train the controls too")] = True,
     same_seed: Annotated[Flag, option("add the oracle's own seed, reported apart")] = False,
     length: Annotated[
         choices.Length, option("E_K epochs, or all of the oracle's run")

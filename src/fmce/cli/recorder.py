@@ -19,18 +19,41 @@ def modules(
         Path | None, option("PNG or SVG; default: RUN/figures/modules.png", "FILE")
     ] = None,
     markdown: Annotated[Flag, option("print a Markdown table, to be pasted")] = False,
+    prices: Annotated[Flag, option("print what freezing up to each module would save")] = False,
+    model: Annotated[
+        str | None, option("with --prices: the network of a loop of your own", "NAME")
+    ] = None,
+    probe: Annotated[
+        str | None, option("with --prices: module:function that returns its inputs", "NAME")
+    ] = None,
+    num_classes: Annotated[int, option("classes of torchvision's or timm's model", "N")] = 1000,
     json: Json = False,
 ) -> None:
     """Show each module of a training: what moved, what is wrong, when it came to rest.
 
     Example: fmce modules runs/mine --markdown
     """
-    from fmce.cli.show_modules import show_modules
+    from fmce.cli.show_modules import show_modules, show_prices
+    from fmce.models.build import call_named, own_or_named_model
     from fmce.recorder.clocks import module_table
+    from fmce.recorder.prices import module_prices, price_inputs
     from fmce.report.figures import save_figure
     from fmce.report.module_figures import modules_figure
 
+    if not prices and (model, probe) != (None, None):
+        raise ValueError("--model and --probe belong to --prices; add it, or leave them out")
+    if (model is None) != (probe is None):
+        raise ValueError(
+            "--prices needs both --model and --probe, or neither for a run of fmce train"
+        )
     table = module_table(run)
+    found = None
+    if prices:
+        if model is None or probe is None:
+            network, inputs = price_inputs(run)
+        else:
+            network, inputs = own_or_named_model(model, num_classes), call_named(probe)
+        found = module_prices(network, [row.name for row in table.rows], inputs)
     drawn = None
     if any(row.clocks for row in table.rows):
         drawn = figure or run / "figures" / "modules.png"
@@ -39,9 +62,14 @@ def modules(
     elif figure is not None:
         modules_figure(table)  # says why there is nothing to draw
     if json:
-        print_json(table.to_dict())
+        values = table.to_dict()
+        if found is not None:
+            values["prices"] = [price.to_dict() for price in found]
+        print_json(values)
     else:
         show_modules(table, markdown=markdown, figure=drawn)
+        if found is not None:
+            show_prices(found, markdown=markdown)
 
 
 def check(

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmce.console.tables import number, print_table
+from fmce.console.tables import number, percent, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fmce.recorder.check_checkpoint import CheckpointCheck
     from fmce.recorder.clocks import ModuleTable
+    from fmce.recorder.prices import ModulePrice
 
 
 def show_modules(
@@ -24,6 +27,21 @@ def show_modules(
     print(*module_remarks(table), sep="\n")
     if figure is not None:
         print(f"figure: {figure}")
+
+
+def show_prices(prices: "Sequence[ModulePrice]", *, markdown: bool = False) -> None:
+    """Print what freezing up to each module would save of a training step."""
+    from fmce.report.module_figures import markdown_table
+
+    header = ("frozen up to", "saves of a step", "of which this module")
+    rows = [(p.name, percent(p.saving, 1), percent(p.own_saving, 1)) for p in prices]
+    if markdown:
+        print(f"\n{markdown_table(header, rows)}\n")
+    else:
+        print_table("Price of freezing: multiply-adds, forward and backward", header, rows)
+    print(
+        "a schedule shortened by the same share costs as little: compare with that before you freeze"
+    )
 
 
 def show_check(checkpoint: Path, found: "CheckpointCheck", *, markdown: bool = False) -> None:

@@ -3,7 +3,7 @@
 from typing import Literal
 
 Schedule = Literal["cosine", "constant", "step"]
-Auxiliary = Literal["none", "ral", "feature_matching"]
+Auxiliary = Literal["none", "ral", "feature_matching", "ridge_probe"]
 OracleWeights = Literal["trained", "random"]
 Init = Literal["scratch", "checkpoint"]
 Split = Literal["map", "image", "run", "test"]
@@ -12,7 +12,15 @@ Keep = Literal["all", "markers", "last"]
 KeepRecorded = Literal["all", "thinned", "none"]
 Precision = Literal["float32", "bfloat16"]
 
-Control = Literal["random_oracle", "phase_1", "scaled_rate", "feature_matching"]
+Control = Literal[
+    "random_oracle",
+    "phase_1",
+    "scaled_rate",
+    "feature_matching",
+    "label_smoothing",
+    "weight_average",
+    "ridge_probe",
+]
 Length = Literal["convergence", "full"]
 
 TaskName = Literal["segment", "classify", "detect"]

@@ -78,6 +78,12 @@ class TrainConfig:
     """Set once per epoch. "cosine" falls to 0 after the last; "step" divides the rate by 10 after half
     and again after three quarters of the epochs."""
     seed: Natural = 0
+    label_smoothing: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    """Share of each target that all classes get alike; not in the papers, a control of FMCE-Net++. The curve
+    stays that of cross-entropy without it."""
+    weight_average: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of a moving average of the weights, which is then what is evaluated and kept as checkpoints;
+    0 keeps the weights themselves. Not in the papers, a control of FMCE-Net++."""
 
 
 @config_class
@@ -109,7 +115,7 @@ class AuxiliaryConfig:
     """Which of the oracle run's FMCE-Nets, by its `fmce_net.width`; None is the run's own."""
 
     def __post_init__(self) -> None:
-        if self.kind != "none" and self.oracle is None:
+        if self.kind in ("ral", "feature_matching") and self.oracle is None:
             raise ValueError(f"kind is {self.kind} but no oracle run is named; pass --oracle RUN")
         # Fields that are set → their defaults.
         changed = {f.name: f.default for f in fields(self) if getattr(self, f.name) != f.default}
@@ -119,6 +125,12 @@ class AuxiliaryConfig:
                 raise ValueError(
                     f"{name} is {getattr(self, name)} but auxiliary.kind is none, so there {lack}; name an "
                     f"oracle run (--oracle RUN) or leave {name} at {changed[name]}"
+                )
+        for name in ("oracle", "target_phase", "oracle_weights", "init"):
+            if self.kind == "ridge_probe" and name in changed:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)} but auxiliary.kind is ridge_probe, which asks no oracle run; "
+                    "leave it out"
                 )
         for name in ("oracle_every", "oracle_batch_fraction", "oracle_width"):
             if self.kind != "ral" and name in changed:

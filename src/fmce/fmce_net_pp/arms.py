@@ -12,7 +12,13 @@ from fmce.engine.runtime import make_runtime
 from fmce.maturity.prepare import merge_runtime, with_oracle_digest
 from fmce.runs.run import Run, open_run
 
-# What each role changes in FMCE-Net++'s auxiliary loss; baseline and `scaled_rate` have none.
+# What the controls that ask no oracle change in the training of the baseline. Both values are not in the papers:
+# Szegedy et al. 2016, section 7; and about the last thousand steps, in short trainings fewer.
+_TRAINING: dict[str, dict[str, Any]] = {
+    "label_smoothing": {"label_smoothing": 0.1},
+    "weight_average": {"weight_average": 0.999},
+}
+# What each role changes in FMCE-Net++'s auxiliary loss; the others have none, or their own.
 _CHANGES: dict[str, dict[str, Any]] = {
     TREATMENT: {},
     "random_oracle": {"oracle_weights": "random"},
@@ -56,6 +62,11 @@ def arm_config(base: RunConfig, role: str, seed: int, treatment: AuxiliaryConfig
         # Scaling the loss would control for nothing: Adam divides the scale out again.
         rate = base.train.learning_rate * max(treatment.raf, 1e-6)
         return replace(base, train=replace(train_section, learning_rate=rate))
+    if role in _TRAINING:
+        return replace(base, train=replace(train_section, **_TRAINING[role]))
+    if role == "ridge_probe":
+        probe = AuxiliaryConfig("ridge_probe", raf=treatment.raf)
+        return replace(base, train=train_section, auxiliary=probe)
     return replace(base, train=train_section, auxiliary=replace(treatment, **_CHANGES[role]))
 
 

@@ -122,3 +122,55 @@ def feature_matching_loss(
     square = teacher.square().mean() if mean_square is None else mean_square.to(teacher.dtype)
     scale = square.clamp_min(torch.finfo(teacher.dtype).tiny)
     return F.mse_loss(_in_float32(maps), teacher) / scale
+
+
+# The penalty of the scorer's ridge probe, per image and unit of variance; not in the papers.
+_RIDGE = 0.03
+
+
+def ridge_probe_error(maps: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+    """Compute how badly a linear probe of the batch tells its classes; a maturity score with a gradient.
+
+    Not given in the papers. A ridge regression from maps, averaged over positions and standardised, to one-hot
+    classes; each image is judged by the probe of all others, in closed form: with the hat matrix H the residual
+    is (Y − HY)ᵢ / (1 − Hᵢᵢ).
+
+    Args:
+        maps: (B, C, h, w), or (B, C) averaged already.
+        targets: (B,) class indices.
+        num_classes: Number of classes.
+
+    Returns:
+        Squared error summed over classes, mean over images; near 1 − 1/classes where nothing is told, 0 where all
+        is. 0 for a single image. A scalar in float32 (float64 for float64 maps).
+
+    Raises:
+        ValueError: If the shapes do not fit.
+
+    >>> apart = torch.eye(2, dtype=torch.float64).repeat(8, 1)
+    >>> bool(ridge_probe_error(apart, torch.arange(16) % 2, 2) < 0.01)
+    True
+    """
+    if maps.ndim not in (2, 4) or targets.shape != maps.shape[:1]:
+        raise ValueError(
+            f"expected maps (B,C,h,w) or (B,C) and targets (B,), got {tuple(maps.shape)} and {tuple(targets.shape)}"
+        )
+    with torch.autocast(maps.device.type, enabled=False):
+        x = _in_float32(maps)
+        x = x.mean(dim=(2, 3)) if x.ndim == 4 else x  # (B,C)
+        count, channels = x.shape
+        if count < 2:
+            return 0 * x.sum()
+        x = x - x.mean(0)
+        variance = x.square().mean(0)
+        # A dead channel must not divide by zero, nor its noise count as much as the others.
+        x = x / (variance + 1e-3 * variance.mean() + torch.finfo(x.dtype).tiny).sqrt()
+        penalty = _RIDGE * count * max(1.0, channels / count)
+        products = x @ x.T
+        inverted = products + penalty * torch.eye(count, dtype=x.dtype, device=x.device)
+        # The intercept's part of the hat matrix (B,B) is 1/B.
+        hat = torch.linalg.solve(inverted, products) + 1 / count
+        wanted = F.one_hot(targets, num_classes).to(x.dtype)
+        residuals = (wanted - hat @ wanted) / (1 - hat.diagonal())[:, None]
+        error: Tensor = residuals.square().sum(1).mean()
+    return error

@@ -1,4 +1,4 @@
-"""The training step that a config's auxiliary section asks for: plain, RAL or feature matching."""
+"""The training step that a config's auxiliary section asks for: plain, RAL or a control of it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,7 +18,12 @@ from fmce.models.features import FeatureMaps
 from fmce.models.fmce_net import FMCENet
 from fmce.runs.run import Run, open_run
 from fmce.runs.setup import TrainingSetup
-from fmce.tasks.auxiliary_loss import CapturedMaps, feature_matching_step, ral_step
+from fmce.tasks.auxiliary_loss import (
+    CapturedMaps,
+    feature_matching_step,
+    ral_step,
+    ridge_probe_step,
+)
 from fmce.tasks.classification import classification_step
 
 Step = Callable[[ImageBatch], StepOutput]
@@ -35,12 +40,20 @@ def training_step(setup: TrainingSetup, model: nn.Module, runtime: Runtime) -> I
         ValueError: If the oracle does not fit the network or its maps.
         FileNotFoundError: If the oracle's FMCE-Net or checkpoint is missing.
     """
-    auxiliary = setup.config.auxiliary
+    auxiliary, smoothing = setup.config.auxiliary, setup.config.train.label_smoothing
     if auxiliary.kind == "none":
         with CompiledModel(model) if runtime.compile else nullcontext(model) as network:
-            yield classification_step(network)
+            yield classification_step(network, smoothing)
         return
     layer = setup.layer_of(model)
+    if auxiliary.kind == "ridge_probe":
+        if runtime.ranks.world_size > 1:
+            raise ValueError(
+                "auxiliary.kind=ridge_probe needs every batch in one process; train it without torchrun"
+            )
+        with _capturing(model, layer, runtime) as (network, maps):
+            yield ridge_probe_step(network, maps, layer, raf=auxiliary.raf, smoothing=smoothing)
+        return
     oracle_run = open_run(str(auxiliary.oracle), trust=function_names(setup.config))
     matching = auxiliary.kind == "feature_matching"
     if matching or auxiliary.init == "checkpoint":
@@ -51,6 +64,7 @@ def training_step(setup: TrainingSetup, model: nn.Module, runtime: Runtime) -> I
     if matching:
         teacher = map_extractor(oracle_run, oracle_run.phases.convergence_epoch, runtime)
         how: dict[str, Any] = {"raf": auxiliary.raf, "ranks": runtime.ranks}
+        how["smoothing"] = smoothing
         with _capturing(model, layer, runtime) as (network, maps):
             yield feature_matching_step(network, maps, layer, teacher, **how)
         return
@@ -61,7 +75,7 @@ def training_step(setup: TrainingSetup, model: nn.Module, runtime: Runtime) -> I
             "use an oracle of the same model and image size"
         )
     fields = ("raf", "target_phase", "oracle_every", "oracle_batch_fraction")
-    how = {name: getattr(auxiliary, name) for name in fields}
+    how = {name: getattr(auxiliary, name) for name in fields} | {"smoothing": smoothing}
     with _capturing(model, layer, runtime) as (network, maps):
         yield ral_step(network, maps, layer, oracle, **how)
 

@@ -70,7 +70,7 @@ def merge_runtime(config: RunConfig, runtime: Runtime) -> tuple[RunConfig, Runti
 def with_oracle_digest(config: RunConfig) -> RunConfig:
     """Return the config as its run folder keeps it: with the digest of the oracle's weights."""
     auxiliary = config.auxiliary
-    if auxiliary.kind == "none":
+    if auxiliary.oracle is None:
         return config
     oracle = open_run(str(auxiliary.oracle), trust=function_names(config))
     check_same_data(config, oracle)

@@ -13,6 +13,7 @@ from fmce.config.run import RunConfig
 from fmce.console.log import logger
 from fmce.engine.loop import EpochResult
 from fmce.engine.runtime import Runtime, make_runtime
+from fmce.engine.weight_average import WeightAverage
 from fmce.maturity.auxiliary import training_step
 from fmce.maturity.prepare import prepare
 from fmce.recorder.meter import ModuleMeter, meter_or_none
@@ -69,15 +70,20 @@ def train_classifier(
             logger.info("%s is finished already (%d epochs)", out, done["epochs"])
             ranks.on_rank_zero(lambda: _prune_checkpoints(run, keep))
             return run
-        section = config.train
+        section, average = config.train, None
+        if section.weight_average:
+            average = WeightAverage(model, section.weight_average)
+        kept = model if average is None else average.model
         fit_resumable(
             out,
             model,
             step,
             run.training.training_batches(runtime),
-            Optimization(section.epochs, section.learning_rate, section.seed, section.schedule),
+            Optimization(
+                *(section.epochs, section.learning_rate, section.seed, section.schedule), average
+            ),
             runtime,
-            measure=_measure(run, model, runtime),
+            measure=_measure(run, kept, runtime),
             title=f"training {out.name}",
             newest_only=keep == "last",
             meter=_meter(run, model, runtime),
@@ -85,7 +91,7 @@ def train_classifier(
         summary: dict[str, Any] = {"epochs": section.epochs}
         if read_test:
             test = run.training.batches(run.training.data.test, runtime)
-            scores = evaluate_classifier(model, test, runtime)
+            scores = evaluate_classifier(kept, test, runtime)
             summary |= {"test_accuracy": scores.accuracy, "test_loss": scores.loss}
             logger.info("test accuracy %.4f", scores.accuracy)
         ranks.on_rank_zero(lambda: _finish(run, summary, keep))

@@ -1,7 +1,7 @@
 """A network as it is used: logits only; its parameters, multiply-adds and latency."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,29 @@ def measure_network(model: nn.Module, image: Tensor) -> dict[str, float]:
         "weights_mib": sum(t.nbytes for t in model.state_dict().values()) / 2**20,
         "latency_ms": 1000 * seconds,
     }
+
+
+def training_multiply_adds(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> float:
+    """Count the multiply-adds of products and convolutions of a forward and its backward, by torch's counter.
+
+    Args:
+        loss: Runs the forward and returns a scalar.
+        parameters: What gradients are computed of; without any, the forward alone is counted.
+
+    Raises:
+        ValueError: If there are parameters, but the scalar depends on no weights.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        value = loss()
+        if parameters:
+            if not value.requires_grad:
+                raise ValueError(
+                    "no output of the model depends on its weights: expected tensors with gradients in eval mode"
+                )
+            torch.autograd.grad(value, parameters, allow_unused=True)
+    return float(counter.get_total_flops()) / 2
 
 
 def _median_seconds(run: Callable[[], object], device: torch.device) -> float:

@@ -23,6 +23,7 @@ from fmce.engine.loop import (
     fit,
 )
 from fmce.engine.runtime import Runtime
+from fmce.engine.weight_average import WeightAverage
 from fmce.files import reading
 from fmce.runs.checkpoint import (
     STATES_KEPT,
@@ -62,12 +63,14 @@ class Optimization:
         learning_rate: Peak.
         seed: With the epoch, decides every random draw.
         schedule: Name in `fmce.engine.loop.SCHEDULES`.
+        average: Moving average of the weights, which the checkpoints then hold; a resume has both.
     """
 
     epochs: int
     learning_rate: float
     seed: int
     schedule: str = "cosine"
+    average: WeightAverage | None = None
 
 
 def fit_resumable(
@@ -103,12 +106,21 @@ def fit_resumable(
     # fused: one kernel for all weights, where a small network's step would mostly be Adam's.
     optimizer = torch.optim.Adam(model.parameters(), lr=optimization.learning_rate, fused=True)
     ranks, checkpoints = runtime.ranks, folder / "checkpoints"
+    average = optimization.average
     # Read once: ranks that each chose a checkpoint might choose unlike ones, or see other disks.
-    rows, state = ranks.on_rank_zero(lambda: _resume(folder, model))
+    rows, state = ranks.on_rank_zero(lambda: _resume(folder, model, average))
     if state is not None:
         optimizer.load_state_dict(state)
+    if average is not None:
+        ranks.broadcast_parameters(average.model)
     first = len(rows) + 1
     expect_folder = _folder_check(folder)
+
+    def after_step(epoch: int, step: int) -> None:
+        if average is not None:
+            average.update((epoch - 1) * len(batches) + step)
+        if ranks.is_main:
+            expect_folder(epoch, step)
 
     def record(result: EpochResult) -> None:
         row: dict[str, Any] = {
@@ -126,9 +138,11 @@ def fit_resumable(
         if not ranks.is_main:
             return
         expect_folder(result.epoch, 0)
-        state = {"optimizer": optimizer.state_dict()}
+        state, kept = {"optimizer": optimizer.state_dict()}, model.state_dict()
+        if average is not None:
+            state["weights"], kept = kept, average.model.state_dict()
         notes = {"metrics": row, "metrics_sha256": digest_of(rows)}
-        save_checkpoint(checkpoints, result.epoch, model.state_dict(), state, notes)
+        save_checkpoint(checkpoints, result.epoch, kept, state, notes)
         append_metrics(folder, row)
         if newest_only:
             delete_checkpoints(checkpoints, keep=checkpoint_epochs(checkpoints)[-STATES_KEPT:])
@@ -149,7 +163,7 @@ def fit_resumable(
                 runtime=runtime,
                 schedule=SCHEDULES[optimization.schedule](optimization.epochs),
                 on_epoch_end=record,
-                on_step_end=expect_folder if ranks.is_main else lambda _epoch, _step: None,
+                on_step_end=after_step,
             )
         except FileNotFoundError:  # between two looks at the folder
             expect_folder(max(len(rows), first), 0)
@@ -185,7 +199,9 @@ def _check_finite(row: Mapping[str, Any]) -> None:
         )
 
 
-def _resume(folder: Path, model: nn.Module) -> tuple[MetricsRows, dict[str, Any] | None]:
+def _resume(
+    folder: Path, model: nn.Module, average: WeightAverage | None
+) -> tuple[MetricsRows, dict[str, Any] | None]:
     """Load the newest checkpoint; return its metrics lines and the optimiser's state, None without a checkpoint."""
     checkpoint = newest_resumable(folder / "checkpoints")
     if checkpoint is None:
@@ -193,7 +209,10 @@ def _resume(folder: Path, model: nn.Module) -> tuple[MetricsRows, dict[str, Any]
     with reading(
         folder / "checkpoints", f"the weights of this network in epoch {checkpoint.epoch}"
     ):
-        model.load_state_dict(checkpoint.weights)
+        kept = model if average is None else average.model
+        kept.load_state_dict(checkpoint.weights)
+        if average is not None:
+            model.load_state_dict(checkpoint.state["weights"])
     logger.info("resuming %s after epoch %d", folder, checkpoint.epoch)
     rows = rewrite_metrics(folder, checkpoint.epoch, checkpoint_notes(folder / "checkpoints"))
     return rows, checkpoint.state["optimizer"]

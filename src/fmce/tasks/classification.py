@@ -20,8 +20,16 @@ class ClassifierScores(NamedTuple):
     accuracy: float
 
 
-def classification_step(model: nn.Module) -> Callable[[ImageBatch], StepOutput]:
-    """Return the training step of a classifier with logits (B, classes): cross-entropy alone."""
+def classification_step(
+    model: nn.Module, smoothing: float = 0.0
+) -> Callable[[ImageBatch], StepOutput]:
+    """Return the training step of a classifier with logits (B, classes): cross-entropy alone.
+
+    Args:
+        model: Images → logits.
+        smoothing: Share of each target that all classes get alike. The epoch's `task_loss` is then cross-entropy
+            without it.
+    """
 
     def step(batch: ImageBatch) -> StepOutput:
         logits = model(batch.images)
@@ -30,9 +38,19 @@ def classification_step(model: nn.Module) -> Callable[[ImageBatch], StepOutput]:
                 f"expected logits, one tensor, got a {type(logits).__name__} in training mode; let the model "
                 "return no auxiliary outputs"
             )
-        return classifier_output(F.cross_entropy(logits.float(), batch.targets), logits, batch)
+        loss, plain = smoothed_losses(logits, batch, smoothing)
+        sums = {"task_loss": plain.detach() * len(batch.targets)} if smoothing else {}
+        return classifier_output(loss, logits, batch, **sums)
 
     return step
+
+
+def smoothed_losses(logits: Tensor, batch: ImageBatch, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Return mean cross-entropy with smoothed targets, which trains, and without, which curves show."""
+    plain = F.cross_entropy(logits.float(), batch.targets)
+    if not smoothing:
+        return plain, plain
+    return F.cross_entropy(logits.float(), batch.targets, label_smoothing=smoothing), plain
 
 
 def classifier_output(

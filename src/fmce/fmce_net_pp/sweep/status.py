@@ -153,10 +153,10 @@ def _entries(group: Group) -> list[dict[str, Any]]:
 
 
 def _kind(group: Group, run: SweepRun) -> str:
-    """Return what decides the time of an epoch: plain, feature matching, or a variant of FMCE-Net++."""
-    if run.role in (ORACLE, BASELINE, "scaled_rate"):
+    """Return what decides the time of an epoch: plain, a control's own loss, or a variant of FMCE-Net++."""
+    if run.role in (ORACLE, BASELINE, "scaled_rate", "label_smoothing", "weight_average"):
         return BASELINE
-    if run.role == "feature_matching":
+    if run.role in ("feature_matching", "ridge_probe"):
         return run.role
     if run.raf is not None:
         return " ".join(run.variant)
