@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fmce.metrics.network_cost import training_multiply_adds
 from fmce.models.features import find_module
-from fmce.recorder.probe import bare_model, call_model, moved_to, tensors_of, untouched
+from fmce.recorder.outputs import tensors_of
+from fmce.recorder.probe import bare_model, call_model, moved_to, untouched
 from fmce.runs.run import open_run
 
 
