@@ -1,12 +1,12 @@
 """Which module is broken? Twelve injuries of one module each, and what names it first.
 
-    python -m experiments.injuries [--small] [--seeds 0 1 2 3 4]
+    python -m experiments.injuries [--small] [--seeds 0 1 2 3 4] [--nets NET …]
 
 Three nets of five modules learn the digits with a recorder. Three injuries act while a net trains for four epochs;
 nine are done to the last checkpoint of a healthy training, which is then checked. Asked are the alarms, the clocks
 (Gram matrices of the probe alone, against the net's own record, one that ends four epochs before, or other seeds'
-runs), and two baselines. Every seed injures another module. A row per net and seed goes to results/recorder.jsonl.
-Takes about 10 minutes; --small one.
+runs), the maturity statistics (of the same probe with its classes, against other seeds' runs), and two baselines. Every
+seed injures another module. A row per net and seed goes to results/recorder.jsonl. Takes about 15 minutes; --small two.
 """
 
 import copy
@@ -32,13 +32,18 @@ from fmce.recorder.gram import Triangle, drift_between, gram_matrix, gram_triang
 from fmce.recorder.grams import load_grams
 from fmce.recorder.probe import Probe
 from fmce.recorder.recorder import Recorder
+from fmce.recorder.statistics import Statistics, module_statistics, twin_statistics
 from fmce.runs.checkpoint import load_weights
 from fmce.runs.log import read_done, read_metrics
+from fmce.scoring.class_statistics import CLASS_STATISTICS
 
 State = dict[str, Tensor]
 Injure = Callable[[nn.Module, torch.Generator], None]
 EPOCHS, SHORT, STALE, OLD, SEEDS, PROBE = 12, 4, 2, 8, (0, 1, 2, 3, 4), 256
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+# A statistic that tells a trained module from a re-initialised one by less says nothing of a fall, nor by less than so
+# many standard deviations of healthy runs.
+LEAST_SPAN, NOISE = 0.1, 3.0
 
 
 def plain() -> nn.Module:
@@ -142,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, injure, ask, and record a row per net and seed."""
     parser = options_parser(__doc__, "recorder.jsonl", "runs/injuries")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="at least 3")
+    parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS))
     parser.add_argument("--small", action="store_true", help="one net, three seeds, 400 images")
     options = parser.parse_args(argv)
     if len(options.seeds) < 3:
@@ -149,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     seeds = options.seeds[:3] if options.small else options.seeds
     part = classification_parts("digits", 400 if options.small else 1257, 1)[0]
     about: dict[str, Any] = {"scale": "small"} if options.small else {}
-    for net in list(NETS)[: 1 if options.small else None]:
+    for net in options.nets[: 1 if options.small else None]:
         healthy = {seed: trained(net, seed, part, options.out) for seed in seeds}
         for seed in seeds:
             others = [healthy[other] for other in seeds if other != seed]
@@ -192,6 +198,29 @@ def trained(net: str, seed: int, part: Part, out: Path, injury: str = "", module
     return folder
 
 
+def fall(
+    now: Mapping[str, float], healthy: Sequence[Mapping[str, float]], twin: Mapping[str, float]
+) -> float:
+    """Return where a module's statistics lie from healthy, 0, to re-initialised, 1; the mean over them, within −1 to 2.
+
+    >>> def every(value):
+    ...     return dict.fromkeys(CLASS_STATISTICS, value)
+    >>> fall(every(2.0), [every(1.0), every(1.0)], every(5.0))
+    0.25
+    """
+    found = []
+    for name in CLASS_STATISTICS:
+        known = np.array([one[name] for one in healthy])
+        normal = float(known.mean())
+        span = twin[name] - normal
+        # As far as healthy runs differ among themselves, a distance says nothing.
+        least = max(LEAST_SPAN, NOISE * float(known.std()))
+        place = float(np.sign(span)) * (now[name] - normal) / max(abs(span), least)
+        # What is undefined, as of outputs that are all equal, tells no classes apart either.
+        found.append(float(np.clip(place, -1, 2)) if np.isfinite(place) else 1.0)
+    return float(np.mean(found))
+
+
 def ordered(alarms: Sequence[Alarm]) -> list[str]:
     """Return the modules that alarms name, the most important kind first."""
     named = sorted(alarms, key=lambda alarm: KINDS.index(alarm.kind))
@@ -216,7 +245,9 @@ class Case:
         self.net, self.seed, self.part, self.out = net, seed, part, out
         self.run, self.others = run, others
         self.build, self.names = NETS[net]
-        self.probe = part[0][:PROBE]
+        self.probe, self.classes = part[0][:PROBE], part[1][:PROBE]
+        self._known: dict[tuple[int, Path], Statistics] = {}
+        self.twin = twin_statistics(self.build(), self.names, self.probe, self.classes)
         self.input = gram_triangle(gram_matrix(pooled(self.probe)))
 
     def measured(self) -> dict[str, Any]:
@@ -298,7 +329,25 @@ class Case:
             "old drift": self._since(self.run, OLD, triangles),
             **self._clocks(triangles, self._others(EPOCHS)),
             "rank": [found[name].outputs[name].rank for name in self.names],
+            "fall": self._falls(state, EPOCHS, self.others),
+            "own fall": self._falls(state, OLD, [self.run]),
         }
+
+    def _falls(self, state: State, epoch: int, runs: Sequence[Path]) -> list[float]:
+        """Return how immature each module is beside other runs: 0 as they are at an epoch, 1 re-initialised."""
+        healthy = [self._healthy(epoch, run) for run in runs]
+        now = self._statistics(state)
+        return [fall(now[m], [one[m] for one in healthy], self.twin[m]) for m in self.names]
+
+    def _healthy(self, epoch: int, run: Path) -> Statistics:
+        if (epoch, run) not in self._known:
+            self._known[epoch, run] = self._statistics(self._state(epoch, run))
+        return self._known[epoch, run]
+
+    def _statistics(self, state: State) -> Statistics:
+        model = self.build()
+        model.load_state_dict(state)
+        return module_statistics(model, self.names, self.probe, self.classes)
 
     def _since(self, run: Path, epoch: int, triangles: Sequence[Triangle | None]) -> list[float]:
         """Return each module's drift from an epoch of a run."""
@@ -311,11 +360,15 @@ class Case:
         kept = load_grams(run, epoch).triangles
         triangles = [kept[name] for name in self.names]
         rows = read_metrics(run)[epoch - 1]["modules"]
-        since = {"old drift": self._since(run, OLD, triangles)} if epoch > OLD else {}
+        since: dict[str, Any] = {}
+        if epoch > OLD:
+            own_fall = self._falls(self._state(epoch, run), OLD, [run])
+            since = {"old drift": self._since(run, OLD, triangles), "own fall": own_fall}
         return {
             **since,
             **self._clocks(triangles, self._others(epoch, others)),
             "rank": [rows[name]["outputs"][name]["rank"] for name in self.names],
+            "fall": self._falls(self._state(epoch, run), epoch, others),
         }
 
     def _references(self, epoch: int) -> list[dict[str, Any]]:
@@ -333,8 +386,8 @@ class Case:
         found = [load_grams(run, epoch).triangles for run in runs or self.others]
         return [[one[name] for name in self.names] for one in found]
 
-    def _state(self, epoch: int) -> State:
-        return dict(load_weights(self.run / "checkpoints" / f"epoch_{epoch:04d}"))
+    def _state(self, epoch: int, run: Path | None = None) -> State:
+        return dict(load_weights((run or self.run) / "checkpoints" / f"epoch_{epoch:04d}"))
 
     def _places(self, named: Sequence[str]) -> list[int]:
         return [self.names.index(name) for name in named]

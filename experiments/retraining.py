@@ -22,23 +22,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.injuries import LEAST_SPAN, fall
 from experiments.parallel import run_jobs
+from experiments.recorded import Part
 from experiments.result_rows import select
 from experiments.script import options_parser, record, run_script
-from experiments.stopping import Part, classes
+from experiments.stopping import classes
 from fmce.engine.runtime import make_runtime
 from fmce.files import read_json_lines
 from fmce.models.features import eval_mode, find_module
 from fmce.models.tiny import tiny
-from fmce.recorder.statistics import Statistics, module_statistics, twin_statistics
-from fmce.scoring.class_statistics import CLASS_STATISTICS
+from fmce.recorder.statistics import module_statistics, twin_statistics
 from fmce.seeding import epoch_seed
 
 EXPERIMENT, SEEDS, CLASSES, NEW_CLASS = "retraining", (1, 2, 3, 4, 5), 10, 9
 MODULES = ("stem", "blocks.0", "blocks.1", "blocks.2", "head")
 EPOCHS, RETRAINED, FEW, RATE = 20, 20, 500, 1e-3
-# A statistic that tells a trained module from a re-initialised one by less says nothing of a fall.
-_LEAST_SPAN = 0.05
 
 
 def _noise(x: Tensor) -> Tensor:
@@ -128,21 +127,12 @@ def falls(model: nn.Module, source: Part, few: Part) -> list[float]:
     old_images = source[0][: len(few[0])], source[1][: len(few[1])]
     old, new = (module_statistics(model, parts, x, y) for x, y in (old_images, few))
     twin = twin_statistics(model, parts, *old_images)
-    falls = [_fall(name, old, new, twin) for name in parts]
+    falls = [fall(new[name], [old[name]], twin[name]) for name in parts]
     before, after = (_loss(model, part) for part in (old_images, few))
     chance = math.log(CLASSES)
-    falls.append((after - before) / max(chance - before, _LEAST_SPAN))
+    falls.append((after - before) / max(chance - before, LEAST_SPAN))
     jumps = np.diff(np.clip(np.array([0.0, *falls]), -1, 2))
     return [float(jump) for jump in jumps]
-
-
-def _fall(name: str, old: Statistics, new: Statistics, twin: Statistics) -> float:
-    found = []
-    for statistic in CLASS_STATISTICS:
-        start, now, end = (one[name][statistic] for one in (old, new, twin))
-        if abs(end - start) > _LEAST_SPAN:
-            found.append(float(np.clip((now - start) / (end - start), -1, 2)))
-    return float(np.mean(found)) if found else 0.0
 
 
 @torch.no_grad()
@@ -161,7 +151,7 @@ def relative_gradients(model: nn.Module, few: Part) -> list[float]:
     found = []
     for name in MODULES:
         ratios = [
-            float(p.grad.norm() / p.norm().clamp(min=1e-12))
+            float(p.grad.norm() / p.detach().norm().clamp(min=1e-12))
             for p in find_module(net, name).parameters()
             if p.grad is not None
         ]

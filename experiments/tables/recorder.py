@@ -15,6 +15,8 @@ Floats = NDArray[np.float64]
 MOVED, LEAST_SPREAD, ALARMING = 1e-4, 0.02, 5.0
 # Drift since an older record is unusual beyond so many times the largest of the other runs.
 UNUSUAL = 2.0
+# A score fell clearly if by such a share of the way back to a re-initialised module.
+FELL = 0.1
 
 
 def _jumps(drift: Sequence[float]) -> Floats:
@@ -33,9 +35,14 @@ MEASURES: Mapping[str, Callable[[Mapping[str, Any]], Floats]] = {
     "drift": lambda one: np.array(one["drift"]),
     "change of the input": lambda one: np.array(one["change"]),
     "effective rank": lambda one: _logs(one["rank"]),
+    "jump of the score's fall": lambda one: _jumps(one["fall"]),
+    "fall of the score": lambda one: np.array(one["fall"]),
 }
 # More drift than usual is odd, less is not; the others may be odd either way.
-_ONE_SIDED = ("jump of drift", "jump since an older record", "drift")
+_ONE_SIDED = (
+    *("jump of drift", "jump since an older record", "drift"),
+    *("jump of the score's fall", "fall of the score"),
+)
 
 
 def _references(case: Mapping[str, Any], result: Mapping[str, Any]) -> list[Any]:
@@ -90,6 +97,37 @@ def _without_record(case: Mapping[str, Any], result: Mapping[str, Any]) -> int:
     return _most("jump of drift", case, result) if named is None else named
 
 
+def _score(case: Mapping[str, Any], result: Mapping[str, Any]) -> int | None:
+    """Return where the score falls most beyond its fall at the module's input, beside other seeds' runs."""
+    return _most("jump of the score's fall", case, result) if "fall" in case else None
+
+
+def _unusual_falls(case: Mapping[str, Any], result: Mapping[str, Any]) -> NDArray[np.intp]:
+    """Return the modules whose score fell since an older record by more than in any other seed's run, and clearly."""
+    others = np.max([one["own fall"] for one in _references(case, result)], 0)
+    return np.flatnonzero(np.array(case["own fall"]) > np.maximum(others, 0) + FELL)
+
+
+def _older_score(case: Mapping[str, Any], result: Mapping[str, Any]) -> int | None:
+    """Return the first module whose score fell unusually since an older record: its input's did not."""
+    if "own fall" not in case:
+        return None
+    unusual = _unusual_falls(case, result)
+    return int(unusual[0] if unusual.size else _jumps(case["own fall"]).argmax())
+
+
+def _alarms_or_score(case: Mapping[str, Any], result: Mapping[str, Any]) -> int | None:
+    named = _first(case.get("alarms alone", case["alarms"]))
+    return _score(case, result) if named is None else named
+
+
+def _with_clocks_and_score(case: Mapping[str, Any], result: Mapping[str, Any]) -> int | None:
+    """Return what the record names by alarm or clock, else the score."""
+    named = _first(case["alarms"])
+    named = _moved_first(case) if named is None else named
+    return _score(case, result) if named is None else named
+
+
 Naming = Callable[[Mapping[str, Any], Mapping[str, Any]], int | None]
 NAMINGS: Mapping[str, Naming] = {
     "alarms": lambda case, _: _first(case["alarms"]),
@@ -97,12 +135,19 @@ NAMINGS: Mapping[str, Naming] = {
     "clocks, own record": lambda case, _: _moved_first(case),
     "clocks, older record": _unusual_first,
     "clocks, other runs": partial(_most, "jump of drift"),
+    "score, older record": _older_score,
+    "score, other runs": _score,
     "no record: alarms, else clocks": _without_record,
+    "no record: alarms, else score": _alarms_or_score,
+    "alarms, clocks, score": _with_clocks_and_score,
     "last module": lambda case, _: len(case["rank"]) - 1,
     "effective rank": partial(_most, "effective rank"),
 }
 # Of a training from its start there is no other record.
-_OF_CHECKPOINTS = ("alarms, no record", "clocks, own record", "clocks, older record")
+_OF_CHECKPOINTS = (
+    *("alarms, no record", "clocks, own record", "clocks, older record"),
+    "score, older record",
+)
 
 
 def _named(cases: Sequence[tuple[Any, Any]], naming: Naming) -> str:
@@ -148,6 +193,8 @@ def measure_table(rows: Sequence[Row]) -> Table:
     found, every, lines = select(rows, experiment="injuries"), _cases(rows), []
     for measure in MEASURES:
         cases = _checked(every) if "older" in measure else every
+        if "fall" in measure and "fall" not in cases[0][0]:
+            continue
         odd = sum(oddness(*one, measure).max() > ALARMING for one in cases)
         healthy = [oddness(r["result"]["healthy"], r["result"], measure) for r in found]
         false = sum(int((one > ALARMING).sum()) for one in healthy)
@@ -181,6 +228,9 @@ def healthy_table(rows: Sequence[Row]) -> Table:
             "",
         ),
     }
+    if healthy and "own fall" in healthy[0]:
+        falls = sum(_unusual_falls(row["result"]["healthy"], row["result"]).size for row in found)
+        counts["score, older record"] = (falls, "")
     lines = [
         [name, extra or f"{len(healthy)} checkpoints", str(count), f"{count / len(healthy):.2f}"]
         for name, (count, extra) in counts.items()

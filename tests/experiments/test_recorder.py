@@ -41,7 +41,8 @@ def test_the_record_shows_where_outputs_first_differ(injured):
 
 
 def case(module, drift, alarms=(), **fields):
-    flat = {"old drift": drift, "change": [0.1] * 3, "rank": [5.0, None, 4.0], "epoch": 12}
+    flat = {"old drift": drift, "change": [0.1] * 3, "rank": [5.0, None, 4.0]}
+    flat |= {"epoch": 12, "fall": drift, "own fall": drift}
     return (
         {"injury": "noise", "module": module, "drift": drift, "alarms": list(alarms)}
         | flat
@@ -61,7 +62,10 @@ def test_a_module_after_the_injured_one_is_not_blamed():
     assert (
         named["alarms"] == named["clocks, own record"] == named["clocks, older record"] == "1 of 1"
     )
-    assert named["clocks, other runs"] == "1 of 1"
+    assert named["clocks, other runs"] == named["score, other runs"] == "1 of 1"
+    assert named["no record: alarms, else score"] == "1 of 1"
+    assert named["score, older record"] == "1 of 1"
+    assert named["alarms, clocks, score"] == "1 of 1"
     assert named["alarms, no record"] == named["last module"] == "0 of 1"
     assert tables.oddness(one, result, "drift").argmax() == 2
 
