@@ -94,7 +94,8 @@ def reinitialised(model: nn.Module, seed: int, inputs: Any) -> nn.Module:
         inputs: What the statistics are taken from, see `Probe`.
     """
     model = bare_model(model)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
         twin = copy.deepcopy(model)
         for layer in twin.modules():
