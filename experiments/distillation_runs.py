@@ -43,10 +43,10 @@ def unlabelled_folders(data: Path, names: Sequence[str], clips: Path) -> tuple[s
 
 def write_frames(video: Path, folder: Path) -> None:
     """Write every fifth frame of a clip as a picture, once."""
-    import av
-
     if (folder / "done").exists():
         return
+    import av
+
     folder.mkdir(parents=True, exist_ok=True)
     with av.open(str(video)) as container:
         for number, frame in enumerate(container.decode(video=0)):
