@@ -37,6 +37,7 @@ from fmce.feature_maps.extractor import MapExtractor
 from fmce.feature_maps.recomputed import RecomputedMaps
 from fmce.models.build import build_model, default_layer
 from fmce.models.compiled import CompiledModel
+from fmce.models.replayed import ReplayedPasses
 from fmce.runs.checkpoint import save_checkpoint
 from fmce.seeding import seed_epoch
 from fmce.tasks.classification import classification_step
@@ -86,10 +87,14 @@ class TrainingPair:
         self.our_adam, self.bare_adam = (
             torch.optim.Adam(m.parameters(), fused=True) for m in (self.ours, self.bare)
         )
-        self._compiled = CompiledModel(self.ours) if runtime.compile else nullcontext(self.ours)
-        self._bare_forward = (
-            torch.compile(self.bare, dynamic=False) if runtime.compile else self.bare
-        )
+        self._compiled: Any = nullcontext(self.ours)
+        self._bare_forward: Any = self.bare
+        if runtime.compile or runtime.cuda_graphs:
+            self._compiled = CompiledModel(self.ours, replay=runtime.cuda_graphs)
+        if runtime.compile:
+            self._bare_forward = torch.compile(self.bare, dynamic=False)
+        elif runtime.cuda_graphs:
+            self._bare_forward = ReplayedPasses(self.bare, self.bare)
 
     def __enter__(self) -> "TrainingPair":
         self._step = classification_step(self._compiled.__enter__())

@@ -11,11 +11,11 @@ from benchmarks.gpu.pytest_lines import FILE
 ROOT = Path(__file__).resolve().parents[2]
 # Plugins that a machine may have installed and that turn warnings, here errors, on.
 _OPTIONS = ("-p", "no:cacheprovider", "-p", "no:benchmark", "-p", "benchmarks.gpu.pytest_lines")
-_PROCESSES = 8
+_PROCESSES = 12
 # Alone, warnings are none: other versions of torch than a checkout pins deprecate other things.
 _LENIENT = ("-W", "default")
 # Of what is left for this part: the rest is for running failures again.
-_FIRST_SHARE = 0.75
+_FIRST_SHARE = 0.9
 
 
 def main() -> None:

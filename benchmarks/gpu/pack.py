@@ -31,10 +31,10 @@ ROOT = Path(__file__).resolve().parents[2]
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 WHEELS = (
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
-    *("tyro", "docstring-parser", "typeguard"),
+    *("tyro", "docstring-parser", "typeguard", "simplejpeg"),
 )
 # Wanted by one of the tests alone.
-TEST_WHEELS = ("zarr", "numcodecs", "donfig", "google-crc32c")
+TEST_WHEELS = ("zarr", "numcodecs", "donfig", "google-crc32c", "faster-coco-eval")
 _PLATFORMS = ("2_28", "2_27", "2_17", "2_24", "2_26", "2_34")
 
 
@@ -111,7 +111,7 @@ def as_webp(sheet: Any) -> bytes:
     """Return a sheet as lossless WebP."""
     content = io.BytesIO()
     image: Image.Image = sheet
-    image.save(content, "WEBP", lossless=True, quality=100)
+    image.save(content, "WEBP", lossless=True, quality=100, method=5)
     return content.getvalue()
 
 

@@ -26,7 +26,7 @@ from benchmarks.gpu.state import load_state, run_folders, save_state, take_parts
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = {"tests": "gpu_tests", "speed": "speed", "rows": "rows"}
 # Share of the whole time after which a part has to be over, where others follow.
-_ENDS = {"tests": 0.4, "speed": 0.65, "rows": 1.0}
+_ENDS = {"tests": 0.45, "speed": 0.65, "rows": 1.0}
 # A process whose GPU context broke, or that was killed for memory, is started again so often.
 _STARTS = 4
 _SAVING_SECONDS = 12.0

@@ -14,6 +14,8 @@ from fmce.feature_maps.extractor import MapExtractor
 from fmce.feature_maps.recomputed import RecomputedMaps
 from fmce.feature_maps.splits import split_maps
 from fmce.maturity.train_classifier import train_classifier
+from fmce.models.compiled import CompiledModel
+from fmce.models.features import FeatureMaps
 from fmce.models.tiny import tiny
 
 pytestmark = [
@@ -86,15 +88,61 @@ def test_options_stay_near_the_plain_loss(tmp_path, plain, setting, tolerance):
     assert loss_of(tmp_path / "run", setting) == pytest.approx(plain, rel=tolerance)
 
 
-# Inductor advises TF32, for which there is a choice of its own, and remarks on small GPUs.
-@pytest.mark.filterwarnings("ignore::UserWarning")
-# Inductor itself imports parts of torch.jit that are deprecated.
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+# The compiler's own: Inductor advises TF32, for which there is a choice of its own, remarks on small GPUs, forks
+# beside threads and imports what is deprecated.
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 @pytest.mark.parametrize(("tf32", "tolerance"), [("false", ROUNDED), ("true", HALF)])
 def test_compiled_training_stays_near_the_plain_loss(tmp_path, plain, tf32, tolerance):
     settings = ("runtime.compile=true", f"runtime.tf32={tf32}")
     assert loss_of(tmp_path / "run", *settings) == pytest.approx(plain, rel=tolerance)
+
+
+# PyTorch remarks that gradients come from the stream that recorded.
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node:UserWarning")
+def test_recorded_passes_give_the_plain_loss(tmp_path, plain):
+    # With the last batch, which is smaller and runs as it is.
+    recorded = loss_of(tmp_path / "run", "runtime.cuda_graphs=true")
+    assert recorded == pytest.approx(plain, rel=SAME)
+
+
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node:UserWarning")
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", ROUNDED), ("bfloat16", HALF)])
+def test_recorded_passes_leave_maps_gradients_and_statistics(precision, tolerance):
+    runtime = make_runtime("cuda", precision)
+    torch.manual_seed(0)
+    recorded = runtime.to_device(tiny(4))
+    plain = runtime.to_device(tiny(4))
+    plain.load_state_dict(recorded.state_dict())
+    draw = torch.Generator("cuda").manual_seed(0)
+    with (
+        CompiledModel(recorded, "blocks.2", replay=True) as network,
+        FeatureMaps(plain, "blocks.2", keep_gradients=True) as maps,
+    ):
+        for count in (6, 6, 3, 6):
+            images = torch.randn(count, 3, 8, 8, device="cuda", generator=draw)
+            state = torch.cuda.get_rng_state()
+            found, expected = (
+                outcome(model, images, take, runtime)
+                for model, take in ((network, network.take), (plain, maps.take))
+            )
+            assert torch.equal(torch.cuda.get_rng_state(), state)
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    assert recorded.state_dict().keys() == plain.state_dict().keys()
+    for one, other in zip(recorded.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def outcome(network, images, take, runtime):
+    """Return logits, maps and gradients of a loss that uses both."""
+    network.zero_grad()
+    with runtime.matmul_precision():
+        with runtime.autocast():
+            logits = network(images).float()
+        maps = take("blocks.2").float()
+        (logits.square().mean() + maps.square().mean()).backward()
+    grads = [p.grad.clone() for p in network.parameters()]
+    return logits.detach().clone(), maps.detach().clone(), grads
 
 
 @pytest.fixture

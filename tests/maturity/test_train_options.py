@@ -162,3 +162,11 @@ def test_real_mnist_trains_from_one_command(tmp_path, capsys):
     assert "1000 train, 5000 validation, 10000 test images" in capsys.readouterr().out
     done = read_record(tmp_path / "run" / "DONE.json")
     assert done["test_accuracy"] > 0.5
+
+
+def test_recorded_passes_need_a_gpu_and_exclude_the_compiler(tmp_path):
+    with pytest.raises(ValueError, match=r"runtime\.cuda_graphs needs one GPU"):
+        losses(tmp_path / "run", "runtime.cuda_graphs=true")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="at most one of them"):
+        losses(tmp_path / "run", "runtime.cuda_graphs=true", "runtime.compile=true")

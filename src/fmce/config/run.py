@@ -172,8 +172,15 @@ class RuntimeConfig:
     """Keep images, weights and maps in NHWC memory order, which convolutions on GPUs prefer."""
     compile: Flag = False
     """Train through torch.compile; evaluation and feature maps are computed uncompiled."""
+    cuda_graphs: Flag = False
+    """Record the training passes once and replay them, where the CPU launches a small network's kernels
+    more slowly than the GPU runs them; needs a GPU."""
     tf32: Flag = False
     """Let float32 products on GPUs round their factors to 10 bits of fraction."""
+
+    def __post_init__(self) -> None:
+        if self.compile and self.cuda_graphs:
+            raise ValueError("compile and cuda_graphs: expected at most one of them to be true")
 
 
 @config_class

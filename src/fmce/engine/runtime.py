@@ -32,6 +32,7 @@ class Runtime:
         precision: Precision of forward passes.
         channels_last: Whether `to_device` lays maps, images and weights out in NHWC memory order.
         compile: Whether trainings compile their step; nothing here does it.
+        cuda_graphs: Whether trainings record their passes as CUDA graphs; nothing here does it.
         tf32: Whether float32 products on a GPU may round their factors.
         ranks: This process among those that train together.
     """
@@ -40,6 +41,7 @@ class Runtime:
     precision: Precision = "float32"
     channels_last: bool = False
     compile: bool = False
+    cuda_graphs: bool = False
     tf32: bool = False
     ranks: Ranks = ALONE
 

@@ -42,7 +42,7 @@ def training_step(setup: TrainingSetup, model: nn.Module, runtime: Runtime) -> I
     """
     auxiliary, smoothing = setup.config.auxiliary, setup.config.train.label_smoothing
     if auxiliary.kind == "none":
-        with CompiledModel(model) if runtime.compile else nullcontext(model) as network:
+        with _compiled(model, None, runtime) or nullcontext(model) as network:
             yield classification_step(network, smoothing)
         return
     layer = setup.layer_of(model)
@@ -85,12 +85,19 @@ def _capturing(
     model: nn.Module, layer: str, runtime: Runtime
 ) -> Iterator[tuple[nn.Module, CapturedMaps]]:
     """Yield the network to train with and the maps that its latest call left at the layer."""
-    if runtime.compile:
-        with CompiledModel(model, layer) as compiled:
+    if compiled := _compiled(model, layer, runtime):
+        with compiled:
             yield compiled, compiled
     else:
         with FeatureMaps(model, layer, keep_gradients=True) as maps:
             yield model, maps
+
+
+def _compiled(model: nn.Module, layer: str | None, runtime: Runtime) -> CompiledModel | None:
+    """Return the model to train through, where the runtime asks for one."""
+    if runtime.compile or runtime.cuda_graphs:
+        return CompiledModel(model, layer, replay=runtime.cuda_graphs)
+    return None
 
 
 def load_oracle(auxiliary: AuxiliaryConfig, run: Run, seed: int) -> FMCENet:

@@ -33,6 +33,11 @@ def prepare(
         FileNotFoundError: If data or the oracle's weights are missing.
     """
     config, runtime = merge_runtime(config, runtime)
+    if runtime.cuda_graphs and (runtime.device.type != "cuda" or runtime.ranks.world_size > 1):
+        raise ValueError(
+            f"runtime.cuda_graphs needs one GPU and one process, got device {runtime.device.type} and "
+            f"{runtime.ranks.world_size} processes; set runtime.cuda_graphs=false"
+        )
     run = Run(out, with_oracle_digest(config))
     if download:
         # A download may take longer than ranks wait for one another.

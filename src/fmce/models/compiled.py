@@ -1,6 +1,6 @@
-"""A model trained through `torch.compile` that still returns the maps of one submodule.
+"""A model trained through `torch.compile` or CUDA graphs that still returns the maps of one submodule.
 
-Hooks added to a compiled model never fire: the hook is placed before, and the maps leave as a second output.
+Hooks added to such a model never fire: the hook is placed before, and the maps leave as a second output.
 """
 
 from typing import Any, Self
@@ -9,13 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from fmce.models.features import check_map, find_module
+from fmce.models.replayed import ReplayedPasses
 
 
 class CompiledModel(nn.Module):
-    """Logits of a model, and after each call the maps of a submodule, from compiled code.
+    """Logits of a model, and after each call the maps of a submodule, from compiled code or recorded passes.
 
     Use it as a context manager: on leaving, the hook is removed and the compiled code dropped. Weights and
     modes are the model's own, which stays as it was for uncompiled calls. Without a layer there are no maps.
+
+    Args:
+        model: The network.
+        layer: Submodule whose maps are wanted.
+        replay: Record the passes as CUDA graphs and replay them, instead of compiling; only on a GPU.
 
     Raises:
         ValueError: If there is no submodule of that name.
@@ -25,9 +31,9 @@ class CompiledModel(nn.Module):
     '0'
     """
 
-    def __init__(self, model: nn.Module, layer: str | None = None) -> None:
+    def __init__(self, model: nn.Module, layer: str | None = None, *, replay: bool = False) -> None:
         super().__init__()
-        self.model, self.layer = model, layer
+        self.model, self.layer, self.replay = model, layer, replay
         self._layer_module = None if layer is None else find_module(model, layer)
         self._maps: Tensor | None = None
 
@@ -52,12 +58,15 @@ class CompiledModel(nn.Module):
         )
         # Static shapes: an epoch has two batch sizes, the full one and the last one's, and code for any
         # size would be slower for both.
-        self._run: Any = torch.compile(run, dynamic=False)
+        self._run: Any = (
+            ReplayedPasses(model, run) if self.replay else torch.compile(run, dynamic=False)
+        )
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._hook is not None:
             self._hook.remove()
+        del self._run  # recorded passes hold memory
         # The next model must not inherit shapes and recompilation counts seen with this one.
         torch.compiler.reset()
 
@@ -69,7 +78,8 @@ class CompiledModel(nn.Module):
             if len(maps) != 1 or not isinstance(maps[0], Tensor) or maps[0].ndim != 4:
                 raise ValueError(
                     f"module {self.layer!r} gave {len(maps)} outputs in one call of the model, expected one "
-                    "4-d tensor (B, C, H, W); name another layer, or train with runtime.compile=false"
+                    "4-d tensor (B, C, H, W); name another layer, or train with runtime.compile=false and "
+                    "runtime.cuda_graphs=false"
                 )
             check_map(maps[0], self.layer, images.shape)
             self._maps = maps[0]
