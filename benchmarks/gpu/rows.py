@@ -48,10 +48,14 @@ SEEDS = (1, 2, 3)
 # So that a curve that flattens too late for µ still has phases; the row says whether it converged.
 _PHASES = ("phases.if_not_converged=last",)
 # Epochs of CIFAR-10 (the paper: 150), each with the seconds that must be left after it: for FMCE-Net, or to end.
-LENGTHS = ((150, 150.0), (100, 90.0), (75, 90.0), (50, 60.0), (40, 60.0), (30, 45.0))
+LENGTHS = (
+    (150, 150.0),
+    *((epochs, 90.0) for epochs in (100, 85, 75)),
+    *((epochs, 60.0) for epochs in (60, 50, 40, 30)),
+)
 _SHORT = 100
 # Of an epoch, beside its steps: validation, measures of the modules, a checkpoint.
-_BETWEEN_EPOCHS = 2.0
+_BETWEEN_EPOCHS = 1.2
 _IMAGES, _MAPS = 45_000, 450_000
 _NET_EPOCHS = (10, 5, 3, 2)
 

@@ -95,17 +95,18 @@ def test_a_line_that_broke_is_resumed_where_it_can_be_and_left_where_not(tmp_pat
 
 def test_the_length_is_what_fits(tmp_path):
     row = {"status": "done", "precision": "bfloat16", "seconds": 60}
-    for name, rate in (("bfloat16", 5e3), ("bfloat16, channels_last, compile", 1e4)):
+    for name, rate in (("bfloat16", 5e3), ("bfloat16, channels_last, CUDA graphs", 1e4)):
         line = f"training step, shufflenet_v2_x1_0, {name}"
         append(tmp_path / "speed.jsonl", row | {"line": line, "images_per_second": rate})
     for minutes, asked, expected in (
         (20, None, 150),
-        (11, None, 100),
-        (7, None, 50),
+        (13, None, 100),
+        (11, None, 85),
+        (7, None, 60),
         (8, 100, 100),
     ):
         until = time.time() + 60 * minutes
         part = Part(tmp_path, tmp_path, "cuda", tiny=False, until=until, epochs=asked)
         assert choose(part)["epochs"] == expected
-        assert "runtime.compile=true" in choose(part)["runtime"]
+        assert choose(part)["runtime"][-1] == "runtime.cuda_graphs=true"
         (tmp_path / "settings.json").unlink()

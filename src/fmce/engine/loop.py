@@ -161,7 +161,7 @@ def _run_epoch(
             output = step(runtime.to_device(batch))
         factor, loss = global_loss(output, ranks)
         optimizer.zero_grad(set_to_none=True)
-        (output.loss * factor).backward()  # type: ignore[no-untyped-call]
+        scaled(output.loss, factor).backward()  # type: ignore[no-untyped-call]
         ranks.all_reduce_gradients(parameters)
         optimizer.step()
         sums.add(output, factor, loss)
@@ -180,14 +180,14 @@ class _EpochSums:
     parts: dict[str, list[Tensor]] = field(default_factory=dict)
     checked: int = 0
 
-    def add(self, output: StepOutput, factor: Tensor, loss: Tensor) -> None:
+    def add(self, output: StepOutput, factor: Tensor | None, loss: Tensor) -> None:
         self.losses.append(loss)
         self.counts.append(output.num_samples)
         for name, value in output.sums.items():
             known = self.sums.get(name)
             self.sums[name] = value.detach() if known is None else known + value.detach()
         for name, value in output.parts.items():
-            self.parts.setdefault(name, []).append(value.detach() * factor)
+            self.parts.setdefault(name, []).append(scaled(value.detach(), factor))
         if len(self.losses) % CHECK_EVERY == 0:
             self.check_finite()
 
@@ -221,15 +221,20 @@ class _EpochSums:
         return (losses @ counts).item() / total, means
 
 
-def global_loss(output: StepOutput, ranks: Ranks) -> tuple[Tensor, Tensor]:
+def scaled(loss: Tensor, factor: Tensor | None) -> Tensor:
+    """Return the loss times its factor, without a kernel for the factor 1."""
+    return loss if factor is None else loss * factor
+
+
+def global_loss(output: StepOutput, ranks: Ranks) -> tuple[Tensor | None, Tensor]:
     """Return the factor by which this rank's loss counts, and the global batch's loss.
 
     The losses of all ranks, each times its factor, add up to that of the global batch, whatever the
-    sizes of their slices, and so do their gradients. Alone the factor is 1.
+    sizes of their slices, and so do their gradients. Alone the factor is 1, None here.
     """
     mean = output.loss.detach()
     if ranks.world_size == 1:
-        return torch.ones_like(mean), mean
+        return None, mean
     weight = torch.full_like(mean, output.num_samples, dtype=torch.float64)
     if output.weight is not None:
         weight = output.weight.detach().double()
