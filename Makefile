@@ -7,6 +7,7 @@ DEMO_OUT ?= runs/demo
 KILLS ?= 100
 FEW_KILLS ?= 20
 FAULTS ?= runs/faults
+FAULT_JOBS ?= 2
 # Tests run in so many processes, each a file at a time; 0 runs them in one.
 TEST_JOBS ?= 2
 
@@ -49,7 +50,7 @@ audit: $(STAMP)  ## look up known holes of the locked versions; needs the networ
 	$(BIN)/python -m pip_audit --requirement requirements-dev.lock --no-deps --disable-pip
 
 faults: $(STAMP)  ## kills, damages, hostile inputs, lacks, fuzzing: one table (docs/trust.md); a rerun resumes
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --state $(FAULTS) --kills $(KILLS) --few-kills $(FEW_KILLS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --state $(FAULTS) --kills $(KILLS) --few-kills $(FEW_KILLS) --jobs $(FAULT_JOBS)
 
 benchmarks: $(STAMP)  ## speed as ratios to bare loops
 	$(BIN)/python -m benchmarks.step_overhead

@@ -38,6 +38,21 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def arrays_digest(arrays: Mapping[str, Any], about: Mapping[str, str] | None = None) -> str:
+    """Return the SHA-256 of arrays or tensors on the CPU by name, and of texts about them.
+
+    >>> arrays_digest({}, {"a": "1"}) == arrays_digest({}, {"a": "2"})
+    False
+    """
+    import numpy as np
+
+    digest = hashlib.sha256(json.dumps(sorted((about or {}).items())).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()
+
+
 def check_file(path: Path, digest: str, remedy: str) -> None:
     """Compare a file with the digest noted when it was written.
 

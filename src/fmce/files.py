@@ -74,6 +74,29 @@ def reading(path: str | os.PathLike[str], expected: str, remedy: str = "") -> It
         ) from error
 
 
+@contextmanager
+def wanted_by(path: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Open an error inside the block with the file whose content asked for what cannot be had.
+
+    Args:
+        path: The file; None where nothing was read from one, and errors pass unchanged.
+
+    Raises:
+        ValueError: If the block raises one.
+
+    >>> with wanted_by("run/config.yaml"):
+    ...     raise ValueError("no network 'resnet51'; near: resnet50")
+    Traceback (most recent call last):
+    ValueError: run/config.yaml: no network 'resnet51'; near: resnet50
+    """
+    try:
+        yield
+    except ValueError as error:
+        if path is None or str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
 def read_text(path: str | os.PathLike[str], expected: str = "text") -> str:
     """Read a text file: UTF-8, or what its byte order mark says; lines end in a line feed.
 

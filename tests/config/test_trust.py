@@ -80,6 +80,78 @@ def test_no_function_of_any_module_runs(section, name, hostile, capsys):
     assert f"wants to run {name}" in capsys.readouterr().err
 
 
+NO_NETWORKS = (
+    ("timm:create_model", "expected a timm model, got 'create_model'; near: "),
+    ("torchvision:set_image_backend", "expected a torchvision model, got 'set_image_backend'; "),
+    ("torchvision:", "expected a model, got 'torchvision:'; near: "),
+    ("nothing", "expected a model, got 'nothing'; near: tiny"),
+)
+
+
+@pytest.mark.parametrize("command", ["score", "explain", "extract"])
+@pytest.mark.parametrize(("name", "message"), NO_NETWORKS)
+def test_a_name_that_is_no_network_is_refused_with_its_file(
+    command, name, message, hostile, capsys
+):
+    rename(hostile, "model", name)
+    with pytest.raises(SystemExit) as end:
+        main([command, str(hostile), *COMMANDS[command]])
+    assert end.value.code == 2
+    line = capsys.readouterr().err
+    assert f"fmce: {hostile / 'config.yaml'}: {message}" in line
+    assert line.count("fmce: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "message"),
+    [
+        ("model", "builtins:dict", "returned a dict, expected an nn.Module; name a function"),
+        ("model", "os:getcwd", "could not be built with num_classes=10"),
+        ("model", "..up:net", "expected module:function with the full name of a module"),
+        ("model", "os.path:nothing_here", "expected a function, got 'os.path:nothing_here'"),
+        ("data", "os:getcwd", "os:getcwd returned a str; expected"),
+        ("data", "builtins:dict", "builtins:dict: expected a Python function, but no signature"),
+    ],
+)
+def test_a_trusted_function_that_gives_something_else_is_named_with_its_file(
+    section, name, message, hostile, capsys
+):
+    rename(hostile, "model", "tiny")
+    rename(hostile, section, name)
+    file = hostile / "config.yaml"
+    values = yaml.safe_load(file.read_text())
+    values["model"]["options"] = {} if section == "model" else values["model"]["options"]
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(SystemExit) as end:
+        main(["score", str(hostile), "--epoch", "8", "--trust"])
+    assert end.value.code == 2
+    line = capsys.readouterr().err
+    assert f"fmce: {file}: " in line
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"model": {"layer": "nowhere"}}, "TinyNet has no submodule 'nowhere'"),
+        ({"model": {"layer": "head"}}, "module 'head' returned a 2-d tensor"),
+        ({"data": {"train_images": 10**6}}, "expected a subset of 1 to 1257 training images"),
+        ({"data": {"image_size": 1}}, "data.shift: expected 0 to 0 pixels"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_with_its_file(setting, message, hostile, capsys):
+    rename(hostile, "model", "tiny")
+    file = hostile / "config.yaml"
+    values = yaml.safe_load(file.read_text())
+    for section, fields in setting.items():
+        values[section] |= fields
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(SystemExit) as end:
+        main(["score", str(hostile), "--epoch", "8"])
+    assert end.value.code == 2
+    assert f"fmce: {file}: {message}" in capsys.readouterr().err
+
+
 def test_trust_runs_it(hostile, capsys):
     main(["score", str(hostile), "--epoch", "8", "--trust"])
     assert (hostile / "ran").exists()

@@ -1,17 +1,22 @@
 """The campaign of faults: `make faults` runs it and prints one table.
 
-    python -m tests.faults --state runs/faults --kills 100 --few-kills 20 --inputs 100000
+    python -m tests.faults --state runs/faults --kills 100 --few-kills 20 --inputs 100000 --jobs 2
     python -m tests.faults --short --state runs/faults-short
 
 Every try is noted in STATE/tries.jsonl before the next begins, and a rerun leaves out what is noted: the campaign
-may be stopped at any time. Its last table is docs/trust.md's; --write puts it there.
+may be stopped at any time. With --jobs each process takes its own part of the tries, in STATE/part-NUMBER. The last
+table is docs/trust.md's; --write puts it there.
 """
 
 import argparse
 import datetime
 import json
+import math
+import re
 import subprocess
 import sys
+import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +30,17 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "trust.md"
 
 
 def noted(state: Path) -> list[dict[str, str]]:
-    file = state / "tries.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
+    """Return the tries that this process and its parts have noted."""
+    files = [state / "tries.jsonl", *sorted(state.glob("part-*/tries.jsonl"))]
+    lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
     return [json.loads(line) for line in lines]
+
+
+def part_of(name: str, parts: int) -> int:
+    """Return the part that takes a try; the kills of one block stay together."""
+    kill = re.fullmatch(r"(.*, kill) (\d+)", name)
+    block = name if kill is None else f"{kill[1]} {(int(kill[2]) - 1) // kills.KILLS_PER_TRAINING}"
+    return zlib.crc32(block.encode()) % parts
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -48,33 +61,31 @@ def table(rows: list[dict[str, str]]) -> str:
 
 
 def take(options: argparse.Namespace) -> Iterator[dict[str, str]]:
-    """Yield a row for each try that is not noted yet."""
+    """Yield a row for each try of this part that is not noted yet."""
     known = {(row["kind"], row["name"]) for row in noted(options.state)}
-    every = options.every
+    number, parts = options.part
 
-    def keep(kind: str) -> "kills.Keep":
+    def keep(kind: str, every: int = 1) -> "kills.Keep":
         count = -1
 
         def wanted(name: str) -> bool:
             nonlocal count
             count += 1
-            return count % every == 0 and (kind, name) not in known
+            chosen = count % every == 0 and part_of(name, parts) == number
+            return chosen and (kind, name) not in known
 
         return wanted
 
-    work = options.state / "work"
+    work = home_of(options) / "work"
     work.mkdir(parents=True, exist_ok=True)
     folders.preload()
+    every = options.every
     sources = {
-        "damages": lambda: damages.tries(work, keep("damages")),
-        "hostile": lambda: hostile.tries(work, keep("hostile")),
-        "resources": lambda: resources.tries(work, keep("resources")),
-        "fuzzing": lambda: fuzzing.tries(
-            work / "fuzzing", options.inputs, lambda name: ("fuzzing", name) not in known
-        ),
-        "kills": lambda: kills.tries(
-            work, options.kills, options.few_kills, lambda name: ("kills", name) not in known
-        ),
+        "damages": lambda: damages.tries(work, keep("damages", every)),
+        "hostile": lambda: hostile.tries(work, keep("hostile", every)),
+        "resources": lambda: resources.tries(work, keep("resources", every)),
+        "fuzzing": lambda: fuzzing.tries(work / "fuzzing", options.inputs, keep("fuzzing")),
+        "kills": lambda: kills.tries(work, options.kills, options.few_kills, keep("kills")),
     }
     for kind in options.only or KINDS:
         if kind != "fuzzing":
@@ -87,6 +98,27 @@ def take(options: argparse.Namespace) -> Iterator[dict[str, str]]:
                 yield from _flushed(blocks)
             blocks.setdefault(name, Counter())[column] += 1
         yield from _flushed(blocks)
+
+
+def home_of(options: argparse.Namespace) -> Path:
+    """Return the folder in which this process works and notes."""
+    number, parts = options.part
+    return Path(options.state) / f"part-{number}" if parts > 1 else Path(options.state)
+
+
+def run_parts(options: argparse.Namespace) -> bool:
+    """Run as many processes as there are jobs; return whether all came to their end."""
+    command = [sys.executable, "-m", "tests.faults", *sys.argv[1:]]
+    parts = [
+        subprocess.Popen([*command, "--part", f"{number}/{options.jobs}"])
+        for number in range(options.jobs)
+    ]
+    return [part.wait() for part in parts] == [0] * options.jobs
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, parts = text.partition("/")
+    return int(number), int(parts)
 
 
 def _flushed(blocks: dict[str, Counter[str]]) -> Iterator[dict[str, str]]:
@@ -109,6 +141,20 @@ def write(rows: list[dict[str, str]], page: Path = PAGE, note: str = "") -> None
     )
 
 
+def take_and_note(options: argparse.Namespace) -> bool:
+    """Take the tries of this process until none is left or its time is over."""
+    file, end = home_of(options) / "tries.jsonl", time.monotonic() + 60 * options.minutes
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for row in take(options):
+        with open(file, "a") as notes:
+            notes.write(json.dumps(row) + "\n")
+        if row["column"] in ("refused unnamed", "traceback", "used silently"):
+            print(f"{row['kind']}: {row['name']}: {row['column']}", flush=True)
+        if time.monotonic() > end:
+            break
+    return True
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -128,16 +174,19 @@ def main() -> int:
         action="store_true",
         help="3 kills of each kind, every 20th of the rest, 2,000 inputs",
     )
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the tries")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no try after that time"
+    )
+    parser.add_argument("--part", type=_part, default=(0, 1), help=argparse.SUPPRESS)
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     options = parser.parse_args()
     if options.short:
         options.kills, options.few_kills, options.every, options.inputs = 3, 3, 20, 2000
-    options.state.mkdir(parents=True, exist_ok=True)
-    for row in take(options):
-        with open(options.state / "tries.jsonl", "a") as file:
-            file.write(json.dumps(row) + "\n")
-        if row["column"] in ("refused unnamed", "traceback", "used silently"):
-            print(f"{row['kind']}: {row['name']}: {row['column']}", flush=True)
+    whole = options.part[1] == 1 and options.jobs > 1
+    ended = run_parts(options) if whole else take_and_note(options)
+    if options.part[1] > 1:
+        return 0
     rows = noted(options.state)
     print(table(rows))
     if options.write:
@@ -147,7 +196,7 @@ def main() -> int:
             if options.every == 1
             else f", every {options.every}th damage, hostile input and lack",
         )
-    return int(any(row["column"] in ("traceback", "used silently") for row in rows))
+    return int(not ended or any(row["column"] in ("traceback", "used silently") for row in rows))
 
 
 if __name__ == "__main__":

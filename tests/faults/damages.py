@@ -3,7 +3,7 @@
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.faults import folders
@@ -48,7 +48,10 @@ def _run_commands() -> dict[str, tuple[Callable[[Path], list[object]], tuple[str
             lambda run: ["train-net", run, "--split", "image"],
             ("fmce_net/image/metrics.json",),
         ),
-        "train": (lambda run: ["train", "--out", run, *again], ("DONE.json", "phases.json")),
+        "train": (
+            lambda run: ["train", "--out", run, *again],
+            ("DONE.json", "phases.json", "checkpoints/*/model.safetensors"),
+        ),
     }
 
 
@@ -67,6 +70,30 @@ def _experiment_commands() -> dict[str, tuple[Callable[[Path], list[object]], tu
     }
 
 
+_OWN = (
+    *("--model", "tests.faults.own_loop:build", "--data", "tests.faults.own_loop:data"),
+    *("--layer", "1"),
+)
+
+
+def _recorded_commands() -> dict[str, tuple[Callable[[Path], list[object]], tuple[str, ...]]]:
+    check = ["--model", "tests.faults.own_loop:build", "--probe", "tests.faults.own_loop:probe"]
+    return {
+        "modules": (lambda run: ["modules", run, "--json"], ()),
+        "watch": (lambda run: ["watch", run, "--once"], ()),
+        "check": (lambda run: ["check", run / _KEPT, *check, "--run", run, "--json"], ()),
+        "report": (lambda run: ["report", run], ("report.html",)),
+        "phases": (lambda run: ["phases", run, "--json"], ("phases.json",)),
+        "score": (lambda run: ["score", run, "--epoch", "12", *_OWN, "--json"], ()),
+        "evaluate": (lambda run: ["evaluate", run, *_OWN, "--json"], ("evaluation.json",)),
+        folders.OWN_LOOP: (
+            lambda run: [folders.OWN_LOOP, run],
+            ("phases.json", "DONE.json"),
+        ),
+    }
+
+
+_KEPT = "checkpoints/epoch_0012"
 _MARKER, _LAST = "checkpoints/epoch_0003", "checkpoints/epoch_0006"
 _NET, _MAPS = "fmce_net/map", "maps.zarr/epoch_0006"
 SUBJECTS = (
@@ -96,6 +123,18 @@ SUBJECTS = (
             "runs/function_matching-seed1/checkpoints/epoch_0002/meta.json",
         ),
         _experiment_commands(),
+    ),
+    Subject(
+        "recorded",
+        folders.make_recorded,
+        (
+            *("config.yaml", "versions.json", "metrics.jsonl", "DONE.json", "phases.json"),
+            *(f"{_KEPT}/model.safetensors", f"{_KEPT}/meta.json"),
+            *("grams/initial.json", "grams/epoch_0000.safetensors"),
+            *("grams/epoch_0005.safetensors", "grams/epoch_0012.safetensors"),
+            f"{_NET}/fmce_net.safetensors",
+        ),
+        _recorded_commands(),
     ),
     Subject(
         "shards",
@@ -148,6 +187,10 @@ def _names(file: str) -> list[str]:
     path = Path(file)
     if "maps.zarr" in file or "checkpoints" in file:
         return [str(path), next(p for p in path.parts if p.startswith("epoch_"))]
+    if (
+        path.name == "DONE.json"
+    ):  # without it a training counts as running, and every result as provisional
+        return [str(path), '"provisional": true', "not finished"]
     return [str(path)]
 
 
@@ -161,5 +204,9 @@ def _once(subject, home, command, file, draw, damage=""):
         content = DAMAGES[damage](path.read_bytes(), draw)
         path.unlink() if content is None else path.write_bytes(content)
     arguments, files = subject.commands[command]
-    ended = fmce(arguments(work))
-    return ended, results(ended, work, files)
+    words = arguments(work)
+    ended = folders.own_loop(work) if words[0] == folders.OWN_LOOP else fmce(words)
+    # What a training prints depends on how much of it was left to do.
+    training = command.startswith(("train", "distill"))
+    said = replace(ended, out="") if training else ended
+    return ended, results(said, work, files)

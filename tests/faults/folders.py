@@ -1,12 +1,16 @@
 """Small finished folders of every kind, made once for a campaign."""
 
+import contextlib
+import importlib
 import os
+import pkgutil
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from tests.faults.trial import fmce
+from tests.faults.trial import Ended, fmce, forked
 
 RUN = (
     "data.image_size=8",
@@ -103,20 +107,62 @@ def make_shards(folder: Path) -> Path:
     return folder
 
 
+OWN_LOOP = "own loop"
+
+
+def own_loop(folder: Path) -> Ended:
+    """Train in a loop of its own in a fork, or resume."""
+    from tests.faults.own_loop import train
+
+    def run() -> int:
+        try:
+            train(folder)
+        except (ValueError, OSError) as error:  # as a user of the loop would read it
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return 2
+        return 0
+
+    return forked(run)
+
+
+def make_recorded(folder: Path) -> Path:
+    """A recorded training of a loop of its own, with phases and an FMCE-Net."""
+    ended = own_loop(folder)
+    assert ended.code == 0, ended.err
+    model = ["--model", "tests.faults.own_loop:build", "--data", "tests.faults.own_loop:data"]
+    must(["train-net", folder, *model, "--layer", "1", "--set", "epochs=1"])
+    return folder
+
+
+# What the commands import when they need it; forks would import it again for each try.
+_LIBRARIES = (
+    *(
+        "PIL.Image",
+        "PIL.JpegImagePlugin",
+        "PIL.PngImagePlugin",
+        "av",
+        "captum.attr",
+        "jinja2",
+        "pandas",
+    ),
+    *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "matplotlib.pyplot"),
+    *("rich.live", "rich.panel", "rich.progress", "rich.table", "scipy.optimize", "scipy.stats"),
+    *("sklearn.datasets", "sklearn.metrics", "sklearn.model_selection", "tensorboard", "timm"),
+    *("torchvision.models", "tyro", "tyro._cli", "zarr", "zarr.codecs", "zarr.storage"),
+)
+
+
 def preload() -> None:
     """Import what the commands import, so that forks share it."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
 
-    import fmce.cli.show_distillation
-    import fmce.cli.show_fmce_net_pp
-    import fmce.cli.show_maturity
-    import fmce.distillation.distill
-    import fmce.distillation.export
-    import fmce.distillation.predict
-    import fmce.feature_maps.extract
-    import fmce.fmce_net_pp.compare
-    import fmce.maturity.explain
-    import fmce.report.write  # noqa: F401
+    import fmce
 
     torch.set_num_threads(1)
+    modules = (m.name for m in pkgutil.walk_packages(fmce.__path__, "fmce."))
+    ours = (name for name in modules if not name.endswith("__main__"))
+    for name in (*ours, *_LIBRARIES):
+        # What is not installed, such as an extra's callbacks, is what a command would miss too.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)

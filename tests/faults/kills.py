@@ -56,8 +56,10 @@ class Kind:
     command: Callable[[Path], list[str]]
     folder: Callable[[Path], Path]
     files: tuple[str, ...] = ()  # compared byte for byte, where the folder is no training's
+    beside: tuple[str, ...] = ()  # compared byte for byte beside what a training writes
     common: bool = True
     ranks: int = 1
+    module: str = "fmce"
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def settings(values: tuple[str, ...] = SETTINGS) -> list[str]:
 
 
 def kinds(oracle: Path) -> list[Kind]:
-    """Return the five kinds; `oracle` is a finished run with the FMCE-Net of split map."""
+    """Return the kinds of trainings; `oracle` is a finished run with the FMCE-Net of split map."""
 
     def train(trial: Path) -> list[str]:
         return ["train", "--out", str(trial / "run"), "--seed", "1", *settings()]
@@ -99,15 +101,24 @@ def kinds(oracle: Path) -> list[Kind]:
             distill,
             lambda t: t / "x/runs/function_matching-seed1",
         ),
-        Kind("its teacher", lambda _: None, distill, lambda trial: trial / "x" / "teacher"),
+        Kind(
+            *("recorder", lambda _: None, lambda trial: [str(trial / "run")]),
+            lambda trial: trial / "run",
+            beside=("grams/*",),
+            module="tests.faults.own_loop",
+        ),
+        Kind(
+            *("its teacher", lambda _: None, distill, lambda trial: trial / "x" / "teacher"),
+            common=False,
+        ),
     ]
 
 
-def start(arguments: list[str], ranks: int = 1) -> subprocess.Popen[str]:
+def start(arguments: list[str], ranks: int = 1, module: str = "fmce") -> subprocess.Popen[str]:
     words = ["torch.distributed.run", "--nproc-per-node", str(ranks), "--local-addr=127.0.0.1"]
     words += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m"]
     return subprocess.Popen(
-        [sys.executable, "-m", *(words if ranks > 1 else []), "fmce", *arguments],
+        [sys.executable, "-m", *(words if ranks > 1 else []), module, *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -133,7 +144,7 @@ def uninterrupted(kind: Kind, trial: Path) -> Timing:
     """Train without a kill and take the time."""
     prepared(kind, trial)
     started, claimed = time.monotonic(), None
-    process = start(kind.command(trial), kind.ranks)
+    process = start(kind.command(trial), kind.ranks, kind.module)
     while process.poll() is None:
         if claimed is None and (kind.folder(trial) / "config.yaml").exists():
             claimed = time.monotonic() - started
@@ -243,7 +254,9 @@ def _same_bits(one: np.ndarray, other: np.ndarray) -> bool:
     return one.dtype == other.dtype and one.tobytes() == other.tobytes()
 
 
-def campaign(kind: Kind, kills: int, folder: Path, *, seed: int = 0) -> list[str]:
+def campaign(
+    kind: Kind, kills: int, folder: Path, *, seed: int = 0, timing: Timing | None = None
+) -> list[str]:
     """Kill a kind of training `kills` times.
 
     Args:
@@ -251,6 +264,7 @@ def campaign(kind: Kind, kills: int, folder: Path, *, seed: int = 0) -> list[str
         kills: how often; moments drawn over the duration and while checkpoints are written take turns.
         folder: where trainings are made.
         seed: of the moments.
+        timing: that of the uninterrupted training in `folder`/reference; None makes it.
 
     Returns:
         A line a kill.
@@ -259,17 +273,15 @@ def campaign(kind: Kind, kills: int, folder: Path, *, seed: int = 0) -> list[str
         AssertionError: a training failed, or ended otherwise than the uninterrupted one.
     """
     draw, lines, trial_number = random.Random(f"{kind.name} {seed}"), [], 0
-    timing = uninterrupted(kind, folder / "reference")
+    timing = timing or uninterrupted(kind, folder / "reference")
     reference = kind.folder(folder / "reference")
     while len(lines) < kills:
         trial_number += 1
         trial, before = prepared(kind, folder / f"trial{trial_number}"), len(lines)
         _one_training(kind, trial, min(KILLS_PER_TRAINING, kills - len(lines)), timing, draw, lines)
-        found = (
-            file_differences(kind.folder(trial), reference, kind.files)
-            if kind.files
-            else differences(kind.folder(trial), reference)
-        )
+        ended = kind.folder(trial)
+        found = file_differences(ended, reference, kind.files or kind.beside)
+        found += [] if kind.files else differences(ended, reference)
         if found:
             raise AssertionError(f"{kind.name}, {trial}: {'; '.join(found)}")
         shutil.rmtree(trial)
@@ -290,7 +302,7 @@ def _one_training(
     """Start a training again and again until it ends, killing it up to `most_kills` times."""
     last = len(lines) + most_kills
     while len(lines) < last:
-        process = start(kind.command(trial), kind.ranks)
+        process = start(kind.command(trial), kind.ranks, kind.module)
         if len(lines) % 2:
             when = kill_while_a_checkpoint_is_written(process, kind.folder(trial), draw)
         else:
@@ -303,7 +315,7 @@ def _one_training(
         at = _newest(kind.folder(trial))
         lines.append(f"{kind.name}: kill {len(lines) + 1} {when}, last whole checkpoint {at}")
         print(lines[-1], flush=True)
-    finish(start(kind.command(trial), kind.ranks))
+    finish(start(kind.command(trial), kind.ranks, kind.module))
 
 
 def _newest(folder: Path) -> str:
@@ -470,12 +482,16 @@ def tries(folder: Path, kills: int, few: int, keep: Keep) -> Iterator[tuple[str,
     for kind in [*kinds(home / "oracle"), *other_kinds(home, home / "oracle")]:
         wanted = kills if kind.common else few
         left = [name for n in range(wanted) if keep(name := f"{kind.name}, kill {n + 1}")]
+        shutil.rmtree(trials := home / "trials", ignore_errors=True)
+        timing = uninterrupted(kind, trials / "reference") if left else None
         # A block of kills is one campaign: what is noted was compared with an uninterrupted end.
         while left:
             block, left = left[:KILLS_PER_TRAINING], left[KILLS_PER_TRAINING:]
-            shutil.rmtree(home / "trials", ignore_errors=True)
+            for trial in trials.glob("trial*"):
+                shutil.rmtree(trial)
             try:
-                campaign(kind, len(block), home / "trials", seed=int(block[0].split()[-1]))
+                seed = int(block[0].split()[-1])
+                campaign(kind, len(block), trials, seed=seed, timing=timing)
                 column = "recovered"
             except (AssertionError, subprocess.TimeoutExpired) as error:
                 print(f"{kind.name}: {error}", flush=True)

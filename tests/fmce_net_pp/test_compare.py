@@ -143,7 +143,7 @@ def test_a_second_call_trains_nothing(compared):
 
 def test_another_config_in_the_same_folder_is_refused(compared):
     config, out, _ = compared
-    with pytest.raises(FileExistsError, match="holds a run with another config"):
+    with pytest.raises(FileExistsError, match="is the config of another run"):
         again(replace(config, seeds=(1, 3)), out)
 
 
@@ -226,7 +226,9 @@ def test_a_folder_that_holds_something_else_is_refused(own_run, tmp_path):
     config = CompareConfig(oracle=str(own_run.path), rafs=(0.8,), seeds=(1, 2), controls=())
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"is not a run folder but holds 'notes\.txt'"):
+    with pytest.raises(
+        FileExistsError, match=r"config\.yaml is missing, but .* holds 'notes\.txt'"
+    ):
         again(config, tmp_path / "out")
 
 

@@ -200,7 +200,7 @@ def disturbed(grid, tmp_path_factory):
 def test_a_failed_training_is_retried_then_reported_and_the_others_finish(disturbed):
     out, result, _ = disturbed
     assert list(result.failed) == ["tiny-digits/runs/raf0.9-seed2"]
-    assert "is not a run folder but holds 'notes.txt'" in result.failed.popitem()[1]
+    assert "holds 'notes.txt'; choose an empty or new folder" in result.failed.popitem()[1]
     assert read_state(folder_of(out, "raf0.9-seed2"))["attempt"] == 2
     status = {row["folder"].split("/")[-1]: row["status"] for row in result.rows[1:]}
     assert status == dict.fromkeys(NAMES, "done") | {"raf0.9-seed2": "failed"}

@@ -143,7 +143,10 @@ def test_a_given_oracle_serves_its_model_and_data_alone(finished_run, tmp_path):
             "must be in 1…3, the oracle's phases, got 4",
         ),
         ({"vary": {"auxiliary.evry": [1]}}, "unknown config key 'auxiliary.evry'"),
-        ({"models": ("tiny", "resnet18")}, "unknown model 'resnet18'; near: torchvision:resnet18"),
+        (
+            {"models": ("tiny", "resnet18")},
+            "expected a model, got 'resnet18'; near: torchvision:resnet18",
+        ),
         ({"models": ("tiny", "torchvision:vit_b_16")}, "name the module to measure"),
     ],
 )
@@ -184,5 +187,7 @@ def test_an_own_model_is_built_with_the_class_count_of_its_data(tmp_path, monkey
     with pytest.raises(ValueError, match="made for 100 classes, got 10"):
         make_groups(replace(own, data=("cifar10",)), out)
     nowhere = replace(own, models=("choosy:network",), data=("image-folder:mine",))
-    with pytest.raises(ValueError, match="unknown function 'choosy:network'; near: choosy:net"):
+    with pytest.raises(
+        ValueError, match="expected a function, got 'choosy:network'; near: choosy:net"
+    ):
         make_groups(nowhere, out)

@@ -117,11 +117,13 @@ def test_own_functions_that_fit_badly_are_refused(own_models: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tinny", "unknown model 'tinny'; near: tiny"),
+        ("tinny", "expected a model, got 'tinny'; near: tiny"),
         ("resnet50", "near: .*torchvision:resnet50"),
-        ("zzzzzz", "expected one of tiny, torchvision:NAME"),
-        ("torchvision:resnet51", "unknown torchvision model 'resnet51'; near: .*resnet50"),
-        ("timm:resnet51", "unknown timm model 'resnet51'; near: .*resnet50"),
+        ("zzzzzz", "expected a model, got .zzzzzz.; choose from tiny, torchvision:NAME"),
+        ("..up:net", "expected module:function with the full name of a module, got ..up:net"),
+        (":net", "expected module:function with the full name of a module, got :net"),
+        ("torchvision:resnet51", "expected a torchvision model, got 'resnet51'; near: .*resnet50"),
+        ("timm:resnet51", "expected a timm model, got 'resnet51'; near: .*resnet50"),
         ("no_such_package_here:net", "cannot import module 'no_such_package_here'.*PYTHONPATH"),
     ],
 )
@@ -134,7 +136,11 @@ def test_unknown_names_give_near_ones_or_the_forms(name: str, message: str) -> N
     ("name", "weights", "message"),
     [
         ("tiny", "DEFAULT", "'tiny' has no pretrained weights"),
-        ("torchvision:resnet18", "DEFALT", "unknown weights 'DEFALT'; near: DEFAULT"),
+        (
+            "torchvision:resnet18",
+            "DEFALT",
+            "expected the name of weights, got 'DEFALT'; near: DEFAULT",
+        ),
         ("timm:test_resnet", "DEFAULT", "None or 'pretrained', got 'DEFAULT'"),
     ],
 )

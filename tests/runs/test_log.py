@@ -87,7 +87,7 @@ def test_a_field_that_an_older_config_lacks_has_its_default(tmp_path):
     claim(tmp_path, "train: {epochs: 3}\n")
     claim_with_new_field(tmp_path, 0)
     assert read_sealed(tmp_path / "config.yaml") == "train: {epochs: 3}\n"
-    with pytest.raises(FileExistsError, match="holds a run with another config"):
+    with pytest.raises(FileExistsError, match="is the config of another run"):
         claim_with_new_field(tmp_path, 5)
 
 
@@ -115,7 +115,7 @@ def test_a_start_with_anything_else_in_its_folder_is_kept(tmp_path, trained):
     (tmp_path / trained).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / trained).write_text("")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(FileExistsError, match="holds a run with another config"):
+    with pytest.raises(FileExistsError, match="is the config of another run"):
         begin(tmp_path, "a: 2\n")
     assert sorted(tmp_path.rglob("*")) == before
     assert read_sealed(tmp_path / "config.yaml") == "a: 1\n"
@@ -123,7 +123,7 @@ def test_a_start_with_anything_else_in_its_folder_is_kept(tmp_path, trained):
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("…")
-    with pytest.raises(FileExistsError, match=r"is not a run folder but holds 'thesis.tex'"):
+    with pytest.raises(FileExistsError, match=r"holds 'thesis.tex'; choose an empty or new folder"):
         claim(tmp_path)
     assert not (tmp_path / "config.yaml").exists()
 

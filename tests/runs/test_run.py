@@ -92,10 +92,10 @@ def test_later_commands_map_images_in_the_memory_order_and_tf32_of_the_training(
     seen = []
     plain = MapExtractor.__init__
 
-    def noting(self, model, layer, runtime):
+    def noting(self, model, layer, runtime, origin):
         order = model.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
         seen.append((runtime.channels_last, runtime.tf32, order))
-        plain(self, model, layer, runtime)
+        plain(self, model, layer, runtime, origin)
 
     monkeypatch.setattr(MapExtractor, "__init__", noting)
     LATER[command](run)

@@ -1,11 +1,14 @@
 """The live view of a training: it reads the run folder only, so it may come, go and look from afar."""
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fmce.files import reading
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,17 +50,25 @@ def view_of(run: Path) -> View:
     Raises:
         ValueError: If its config belongs to another command.
     """
-    from fmce.config.run import RunConfig, run_config
-    from fmce.convergence.prediction import predict_convergence_epoch
-    from fmce.recorder.status import status_of
-    from fmce.runs.log import read_done, read_metrics, task_loss
+    from fmce.runs.log import read_metrics
 
     rows = read_metrics(run)
     if not rows:
         return View(run, rows, None, None, {}, None, False)
+    with reading(run / "metrics.jsonl", "metrics lines of a training", "put the original back"):
+        return _view(run, rows)
+
+
+def _view(run: Path, rows: Sequence[Mapping[str, Any]]) -> View:
+    """Return what metrics lines say, and how the folder describes itself."""
+    from fmce.config.run import OtherConfigError, RunConfig, run_config
+    from fmce.convergence.prediction import predict_convergence_epoch
+    from fmce.recorder.status import status_of
+    from fmce.runs.log import read_done, task_loss
+
     try:
         config = run_config(run)
-    except (ValueError, FileNotFoundError):
+    except OtherConfigError:
         config = RunConfig()  # a training of fmce distill
     status = status_of(rows, config.phases)
     predicted = None
@@ -66,7 +77,8 @@ def view_of(run: Path) -> View:
             predicted = predict_convergence_epoch([task_loss(row) for row in rows], config.phases)
     own = config.recorder.model is not None
     last = (predicted.epoch if predicted else None) if own else config.train.epochs
-    seconds = [float(row["time_seconds"]) for row in rows[-_RECENT:] if row.get("time_seconds")]
+    times = [float(row.get("time_seconds") or math.nan) for row in rows[-_RECENT:]]
+    seconds = [time for time in times if math.isfinite(time)]
     left = None
     if last is not None and seconds and last > len(rows):
         left = (last - len(rows)) * sum(seconds) / len(seconds)
@@ -94,7 +106,7 @@ def lines_of(view: View) -> list[str]:
     row, status = view.rows[-1], view.status
     rate = row.get("learning_rate")
     lines = [
-        f"epoch {status.epoch} of {view.run}" + (", finished" if view.done else ""),
+        f"epoch {status.epoch} of {view.run}" + (", finished" if view.done else ", not finished"),
         f"loss {_shown(status.loss)}, CQI {_shown(status.cqi)}, µ {_shown(status.threshold)}, "
         f"learning rate {_shown(rate)}, {_shown(row.get('time_seconds'))} s per epoch",
     ]

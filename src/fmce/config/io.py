@@ -11,6 +11,7 @@ from pydantic_core import to_jsonable_python
 
 from fmce.config.checks import field_types, validate
 from fmce.digests import check_regular, read_sealed
+from fmce.files import wanted_by
 
 _C = TypeVar("_C")
 
@@ -70,7 +71,8 @@ def from_dict(cls: type[_C], values: Mapping[str, Any], *, base: _C | None = Non
 
 def from_yaml(cls: type[_C], path: str | Path, *, base: _C | None = None) -> _C:
     """Read a config from a YAML file; errors as `read_yaml` and `from_dict`."""
-    return from_dict(cls, read_yaml(path), base=base)
+    with wanted_by(path):
+        return from_dict(cls, read_yaml(path), base=base)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fmce.config.run import (
 )
 from fmce.convergence.phases import PhaseConfig
 from fmce.data.classification.catalog import spec_of
+from fmce.files import wanted_by
 
 
 def make_config(
@@ -60,7 +61,8 @@ def preset_config(
     given = _data_name(merge_options(RunConfig, {}, settings)) or data
     name = given or _data_name(values) or "digits"
     base = config_for(preset_name or ("digits" if name == "digits" else "small"), name)
-    config = from_dict(RunConfig, values, base=base)
+    with wanted_by(file):
+        config = from_dict(RunConfig, values, base=base)
     return replace(config, data=replace(config.data, name=name))
 
 

@@ -27,6 +27,7 @@ from fmce.config.checks import (
 )
 from fmce.config.io import from_dict, read_yaml
 from fmce.convergence.phases import PhaseConfig
+from fmce.files import wanted_by
 
 
 @config_class
@@ -218,12 +219,17 @@ class RunConfig:
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
 
 
+class OtherConfigError(ValueError):
+    """A folder's config is not that of a run: another command wrote it."""
+
+
 def run_config(folder: Path) -> RunConfig:
     """Read the config of a run folder.
 
     Raises:
         FileNotFoundError: If the folder has no config.
-        ValueError: If the config belongs to another command, or is not valid.
+        OtherConfigError: If the config belongs to another command.
+        ValueError: If it is not valid.
     """
     file = folder / "config.yaml"
     if not file.exists():
@@ -233,8 +239,9 @@ def run_config(folder: Path) -> RunConfig:
         raise ValueError(f"{file} is empty: it is damaged; put the original back, or train again")
     strangers = [key for key in values if key not in field_types(RunConfig)]
     if strangers:
-        raise ValueError(
+        raise OtherConfigError(
             f"{folder} is not a run folder of fmce train: its config.yaml has {strangers[0]!r}, as another "
             "command's has; name one of the runs in it"
         )
-    return from_dict(RunConfig, values)
+    with wanted_by(file):
+        return from_dict(RunConfig, values)

@@ -22,6 +22,7 @@ from fmce.distillation.data.pools import DistillationData
 from fmce.engine.distributed.ranks import ALONE
 from fmce.engine.loop import EpochResult, StepOutput
 from fmce.engine.runtime import Runtime
+from fmce.files import wanted_by
 from fmce.losses.detection import check_same_places
 from fmce.models.build import build_model, import_function
 from fmce.models.fcos import fcos
@@ -73,7 +74,8 @@ class Experiment:
     def _make(self, net: NetConfig, seed: int, auxiliary: bool, pretrained: bool) -> nn.Module:
         net = net if pretrained else replace(net, weights=None)
         num_classes = len(self.data.class_names)
-        return make_network(self.config.task, net, num_classes, seed, auxiliary=auxiliary)
+        with wanted_by(self.folder / "config.yaml"):
+            return make_network(self.config.task, net, num_classes, seed, auxiliary=auxiliary)
 
     def load_teacher(self) -> nn.Module:
         """Return the experiment's teacher, frozen and in eval mode."""
@@ -113,7 +115,8 @@ def open_experiment(folder: Path, *, trust: Trust = False) -> Experiment:
     values = read_yaml(folder / "config.yaml")
     if not values:
         raise ValueError(f"{folder / 'config.yaml'} is empty: it is damaged; put the original back")
-    config = from_dict(DistillationConfig, values)
+    with wanted_by(folder / "config.yaml"):
+        config = from_dict(DistillationConfig, values)
     check_trusted(folder, config, trust)
     return Experiment(config, folder, read_distillation_data(folder))
 

@@ -259,7 +259,8 @@ def open_store(runs: Sequence[Run], images: ImageSet, runtime: Runtime, buffer: 
 
 
 def _stored_part(run: Run, digest: str) -> StoredPart:
-    wanted = _weights_digests(run)
+    layer = {"layer": run.setup.layer}
+    wanted = {epoch: mark | layer for epoch, mark in _weights_digests(run).items()}
     there = _stored(run, wanted)
     missing = [epoch for epoch in wanted if epoch not in there]
     if missing:

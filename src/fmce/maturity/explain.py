@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fmce.digests import write_arrays, write_record
 from fmce.engine.runtime import Runtime, make_runtime
-from fmce.files import write_folder
+from fmce.files import wanted_by, write_folder
 from fmce.models.grad_cam import CamNumbers, cam_numbers, grad_cam
 from fmce.runs.run import Run
 
@@ -43,7 +43,7 @@ def explain(
     targets = test.targets[index].to(runtime.device)
     images = setup.images(test, runtime)(index)  # (B,3,H,W)
     models = (runtime.to_device(run.model(epoch)) for epoch in epochs)
-    with runtime.matmul_precision():
+    with runtime.matmul_precision(), wanted_by(setup.origin):
         cams = [grad_cam(m, images, targets, setup.layer, signed=signed).cpu() for m in models]
     maps = torch.stack(cams).numpy()  # (K,B,h,w)
     positive = maps.clip(min=0)

@@ -55,7 +55,8 @@ def score(
     if folder.name == "model.safetensors" and (folder.parent / "meta.json").exists():
         folder = folder.parent
     net = run.fmce_net(split).to(runtime.device)
-    extract = MapExtractor(runtime.to_device(run.model_from(folder)), setup.layer, runtime)
+    model = runtime.to_device(run.model_from(folder))
+    extract = MapExtractor(model, setup.layer, runtime, setup.origin)
     # Their phase is not known; the class fills the field, which is not read.
     batches = (
         MapBatch(extract(batch.images), batch.targets, batch.image_index, batch.image_index)

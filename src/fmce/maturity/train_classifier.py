@@ -1,6 +1,6 @@
 """`fmce train`: the original task, plain or with FMCE-Net++'s auxiliary loss, in a run folder that resumes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ def train_classifier(
         done = ranks.on_rank_zero(lambda: run.done)
         if done is not None:
             logger.info("%s is finished already (%d epochs)", out, done["epochs"])
+            ranks.on_rank_zero(lambda: _restore_phases(run, done))
             ranks.on_rank_zero(lambda: _prune_checkpoints(run, keep))
             return run
         section, average = config.train, None
@@ -96,6 +97,13 @@ def train_classifier(
             logger.info("test accuracy %.4f", scores.accuracy)
         ranks.on_rank_zero(lambda: _finish(run, summary, keep))
     return run
+
+
+def _restore_phases(run: Run, done: Mapping[str, Any]) -> None:
+    """Find the phases of a finished run again where their file was lost."""
+    if "markers" in done and not (file := run.path / "phases.json").exists():
+        logger.warning("%s is missing; the phases are found again", file)
+        run_phases(run.path)
 
 
 def _prune_checkpoints(run: Run, keep: Keep) -> None:

@@ -83,7 +83,7 @@ def build_model(
         return _construct(name, tiny, num_classes=num_classes, in_channels=in_channels, **kwargs)
     if not rest:
         known = [*_KINDS[:1], *(f"torchvision:{model}" for model in _torchvision_names())]
-        raise ValueError(_unknown("model", name, known, f"expected one of {', '.join(_KINDS)}"))
+        raise ValueError(_unknown("a model", name, known, f"choose from {', '.join(_KINDS)}"))
     if family == "torchvision":
         return _torchvision_model(rest, num_classes, in_channels, kwargs, weights)
     if family == "timm":
@@ -163,7 +163,7 @@ def _refuse_weights(name: str, weights: str | None) -> None:
 
 def _unknown(what: str, name: str, known: Iterable[str], otherwise: str) -> str:
     near = difflib.get_close_matches(name, list(known), n=5, cutoff=0.5)
-    return f"unknown {what} {name!r}; " + (f"near: {', '.join(near)}" if near else otherwise)
+    return f"expected {what}, got {name!r}; " + (f"near: {', '.join(near)}" if near else otherwise)
 
 
 def _construct(name: str, function: Callable[..., Any], **kwargs: Any) -> nn.Module:
@@ -177,7 +177,9 @@ def _construct(name: str, function: Callable[..., Any], **kwargs: Any) -> nn.Mod
         given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
         raise ValueError(f"{name!r} could not be built with {given}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{name!r} returned a {type(model).__name__}, expected an nn.Module")
+        raise ValueError(
+            f"{name!r} returned a {type(model).__name__}, expected an nn.Module; name a function that returns one"
+        )
     return model
 
 
@@ -189,6 +191,11 @@ def import_function(
     Raises:
         ValueError: If there is no such module or function; near names are listed.
     """
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ValueError(
+            f"expected module:function with the full name of a module, got {module_name}:{function_name}; "
+            f"{remedy or _MODELS}"
+        )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -202,8 +209,25 @@ def import_function(
     if not callable(found):
         known = (f"{module_name}:{name}" for name in vars(module) if not name.startswith("_"))
         name, message = f"{module_name}:{function_name}", f"is it defined in {module_name}?"
-        raise ValueError(_unknown("function", name, known, message))
+        raise ValueError(_unknown("a function", name, known, message))
     return found
+
+
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def parameters_of(name: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters of the function that a name stands for.
+
+    Raises:
+        ValueError: If Python does not know them, as of some built-in functions.
+    """
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: expected a Python function, but {error}; name another"
+        ) from error
 
 
 def call_named(name: str, remedy: str | None = None) -> Any:
@@ -216,10 +240,15 @@ def call_named(name: str, remedy: str | None = None) -> Any:
     if not function:
         raise ValueError(f"expected module:function, got {name!r}; {remedy or _MODELS}")
     called = import_function(module, function, remedy)
-    try:
-        inspect.signature(called).bind()
-    except TypeError as error:
-        raise ValueError(f"{name} is called without arguments, but: {error}") from error
+    needed = [
+        p.name
+        for p in parameters_of(name, called)
+        if p.default is p.empty and p.kind not in VARIADIC
+    ]
+    if needed:
+        raise ValueError(
+            f"{name} is called without arguments, but needs {', '.join(needed)}; give each a default"
+        )
     return called()
 
 
@@ -233,7 +262,9 @@ def own_or_named_model(name: str, num_classes: int) -> nn.Module:
         return build_model(name, num_classes)
     model = call_named(name)
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{name} returned a {type(model).__name__}, expected an nn.Module")
+        raise ValueError(
+            f"{name} returned a {type(model).__name__}, expected an nn.Module; name a function that returns one"
+        )
     return model
 
 
@@ -251,7 +282,9 @@ def _torchvision_model(
     from torchvision import models
 
     if name not in _torchvision_names():
-        raise ValueError(_unknown("torchvision model", name, _torchvision_names(), "see its docs"))
+        raise ValueError(
+            _unknown("a torchvision model", name, _torchvision_names(), "see torchvision's docs")
+        )
     if in_channels != 3:
         raise ValueError(
             f"torchvision:{name} takes images of 3 channels, got {in_channels}; "
@@ -269,7 +302,9 @@ def _torchvision_model(
     choices = models.get_model_weights(name)
     if weights not in choices.__members__:
         known = list(choices.__members__)
-        raise ValueError(_unknown("weights", weights, known, f"choose from {', '.join(known)}"))
+        raise ValueError(
+            _unknown("the name of weights", weights, known, f"choose from {', '.join(known)}")
+        )
     model = _construct(f"torchvision:{name}", build, weights=choices[weights], **options)
     return _with_new_head(model, num_classes)
 
@@ -298,7 +333,7 @@ def _timm_model(
         raise ValueError(f"weights of timm models are None or 'pretrained', got {weights!r}")
     if not timm.is_model(name):
         known = timm.list_models()
-        raise ValueError(_unknown("timm model", name, known, "see timm.list_models()"))
+        raise ValueError(_unknown("a timm model", name, known, "see timm.list_models()"))
     check_options(f"timm:{name}", timm.model_entrypoint(name), options)
     return _construct(
         f"timm:{name}",

@@ -3,10 +3,9 @@
 FMCE paper, sections IV-E and V-C; it returns logits, where the paper prints probabilities.
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from fmce.digests import arrays_digest
 from fmce.files import replacing
 
 _FORMAT = "fmce.FMCENet/1"
@@ -152,7 +152,7 @@ class FMCENet(nn.Module):
         metadata = {"format": _FORMAT, "config": json.dumps(config), "trained_on": self.trained_on}
         # A shared or strided tensor cannot be stored; contiguous copies on the CPU always can.
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        metadata["sha256"] = _digest(metadata, tensors)
+        metadata["sha256"] = arrays_digest(tensors, metadata)
         with replacing(Path(path)) as beside:
             beside.write_bytes(to_safetensors(tensors, metadata))
 
@@ -171,7 +171,7 @@ class FMCENet(nn.Module):
                 metadata: dict[str, str] = file.metadata() or {}
                 tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             noted = metadata.pop("sha256", None)
-            if noted not in (None, _digest(metadata, tensors)):
+            if noted not in (None, arrays_digest(tensors, metadata)):
                 raise ValueError("its SHA-256 is not the one noted when it was written")
             if metadata["format"] != _FORMAT:
                 raise ValueError(f"format {metadata['format']!r}, expected {_FORMAT!r}")
@@ -204,12 +204,3 @@ def _check_sizes(map_shape: Any, num_phases: object, width: float) -> None:
             f"width must be in (0, 1], got {width}; 1 is the published network, 0.25 has a quarter of "
             "its channels"
         )
-
-
-def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of all that a file holds, in the order of the names."""
-    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

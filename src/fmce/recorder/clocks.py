@@ -6,6 +6,7 @@ its own, to which CQI, phases and the verdict on a curve apply. No checkpoint is
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmce.config.run import run_config
+from fmce.config.run import OtherConfigError, run_config
 from fmce.convergence.phases import PhaseConfig, Phases, find_phases
 from fmce.convergence.verdict import Verdict, judge_curve
+from fmce.files import reading
 from fmce.recorder.alarms import Alarm, find_alarms
 from fmce.recorder.gram import drift_between
 from fmce.recorder.grams import gram_epochs, load_grams
@@ -227,21 +229,26 @@ def module_table(run: Path) -> ModuleTable:
             "distill and the recorder"
         )
     clocks = _clocks(run, rows)
-    alarms = find_alarms(rows)
-    modules = [
-        ModuleRow(
-            *(name, depth, dict(facts)),
-            clocks=tuple(clocks[o] for o in facts.get("outputs", {}) if o in clocks),
-            alarms=tuple(alarm for alarm in alarms if alarm.module == name),
-        )
-        for depth, (name, facts) in enumerate(last["modules"].items(), start=1)
-    ]
+    with _reading_lines(run):
+        alarms = find_alarms(rows)
+        modules = [
+            ModuleRow(
+                *(name, depth, dict(facts)),
+                clocks=tuple(clocks[o] for o in facts.get("outputs", {}) if o in clocks),
+                alarms=tuple(alarm for alarm in alarms if alarm.module == name),
+            )
+            for depth, (name, facts) in enumerate(last["modules"].items(), start=1)
+        ]
     return ModuleTable(
         *(run, len(rows), read_done(run) is None, tuple(modules)),
         alarms=tuple(alarm for alarm in alarms if not alarm.module),
         depth_correlation=_depth_correlation(modules),
         even_epoch=math.ceil((1 - DONE) * len(rows)),
     )
+
+
+def _reading_lines(run: Path) -> AbstractContextManager[None]:
+    return reading(run / "metrics.jsonl", "metrics lines with modules", "put the original back")
 
 
 def _clocks(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, ModuleClock]:
@@ -254,7 +261,8 @@ def _clocks(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, ModuleClo
     num_phases = _num_phases(run)
     clocks = {}
     for name, kept in triangles.items():
-        steps = [_step_of(row, name) for row in rows]
+        with _reading_lines(run):
+            steps = [_step_of(row, name) for row in rows]
         clocks[name] = module_clock(name, kept, steps, num_phases=num_phases)
     return clocks
 
@@ -262,7 +270,7 @@ def _clocks(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, ModuleClo
 def _num_phases(run: Path) -> int:
     try:
         return run_config(run).phases.num_phases
-    except ValueError:  # a training of fmce distill has another kind of config
+    except OtherConfigError:  # of a training of fmce distill
         return PhaseConfig().num_phases
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
+from fmce.digests import arrays_digest
 from fmce.files import replacing
 from fmce.recorder.gram import Triangle
 
@@ -50,7 +51,7 @@ def save_grams(run: Path, epoch: int, grams: EpochGrams) -> None:
     tensors: dict[str, NDArray[Any]] = {f"gram/{k}": v for k, v in grams.triangles.items()}
     tensors |= {f"sketch/{name}": value for name, value in grams.sketches.items()}
     with replacing(path) as beside:
-        save_file(tensors, beside)
+        save_file(tensors, beside, {"sha256": arrays_digest(tensors)})
 
 
 def load_grams(run: Path, epoch: int) -> EpochGrams:
@@ -62,9 +63,13 @@ def load_grams(run: Path, epoch: int) -> EpochGrams:
     """
     path = gram_file(run, epoch)
     try:
-        tensors = load_file(path)
+        with safe_open(path, "numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            noted = (file.metadata() or {}).get("sha256")
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it") from error
+    if noted not in (None, arrays_digest(tensors)):
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the noted one; delete it")
     parts: dict[str, dict[str, NDArray[Any]]] = {"gram": {}, "sketch": {}}
     for key, value in tensors.items():
         kind, _, name = key.partition("/")

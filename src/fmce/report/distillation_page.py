@@ -8,7 +8,7 @@ import numpy as np
 from fmce.digests import read_arrays, read_record, read_record_or_none, read_sealed
 from fmce.report.arm_figures import comparison_figure, progress_figure
 from fmce.report.picture_figures import boxes_figure, predictions_figure
-from fmce.report.run_page import inline, template
+from fmce.report.run_page import inline, recorded_versions, template
 
 # The meaning of agreement, by task, in the words of the page.
 _AGREEMENT = {
@@ -43,7 +43,7 @@ def distillation_page(experiment: Path) -> str:
         "export": exported,
         "networks": result.get("networks") or exported,
         "config": read_sealed(experiment / "config.yaml"),
-        "versions": read_record_or_none(experiment / "versions.json", "delete it") or {},
+        "versions": recorded_versions(experiment),
     }
     return str(template("distillation.html.j2").render(context))
 

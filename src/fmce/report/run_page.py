@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from fmce.config.choices import FMCE_NET_METRICS, GRAD_CAM_NUMBERS
 from fmce.config.io import read_yaml
 from fmce.config.run import run_config
+from fmce.console.log import logger
 from fmce.convergence.phases import Phases, window_sensitivity
 from fmce.digests import read_arrays, read_record, read_record_or_none, read_sealed
 from fmce.files import reading
@@ -34,10 +35,12 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
     done = read_done(run)
     if done is not None and "markers" in done:
         read_phases(run)  # found, so a missing file is a loss and no part to leave out
+    if done is None:
+        logger.warning("%s is missing: the training is not finished", run / "DONE.json")
     context = {
         "run": str(run),
         "config": read_sealed(run / "config.yaml"),
-        "versions": read_record_or_none(run / "versions.json", _DELETE) or {},
+        "versions": recorded_versions(run),
         "done": done,
         "verdict": _verdict(run),
         "modules": _modules(run),
@@ -49,6 +52,15 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
         "cam_names": GRAD_CAM_NUMBERS,
     }
     return str(template("run.html.j2").render(context))
+
+
+def recorded_versions(folder: Path) -> dict[str, Any]:
+    """Return the versions that a run or experiment was made with; where their file is missing, warn and return none."""
+    file = folder / "versions.json"
+    versions = read_record_or_none(file, _DELETE)
+    if versions is None:
+        logger.warning("%s is missing; the page is made without versions", file)
+    return versions or {}
 
 
 def _verdict(run: Path) -> tuple[str, ...]:

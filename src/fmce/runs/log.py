@@ -110,14 +110,15 @@ def _own(
             return
         if not _forget_start(folder, before_training):
             raise FileExistsError(
-                f"{folder} holds a run with another config ({difference}); "
+                f"{path} is the config of another run ({difference}); "
                 "repeat the command that made it, choose another folder, or delete this one to start anew"
             )
     # versions.json alone is what a kill between the two writes below leaves.
     strangers = [p.name for p in folder.iterdir() if p.name != "versions.json" and p.name[0] != "."]
     if strangers:
         raise FileExistsError(
-            f"{folder} is not a run folder but holds {strangers[0]!r}; choose an empty or new folder"
+            f"{path} is missing, but {folder} holds {strangers[0]!r}; choose an empty or new folder, or put the config "
+            "of the run there back"
         )
     write_record(folder / "versions.json", environment())
     write_text(path, seal(config_yaml))
@@ -155,7 +156,7 @@ def _difference(before: str, now: str, defaults: Mapping[str, Any]) -> str:
     except yaml.YAMLError:
         old = None
     if not isinstance(old, dict):
-        return f"its config.yaml begins {before[:40]!r}, which is no config"
+        return f"it begins {before[:40]!r}, which is no config"
     there, here = dict(_fields(defaults)) | dict(_fields(old)), dict(_fields(new))
     names = [n for n in {**here, **there} if (n in there, there.get(n)) != (n in here, here.get(n))]
     both = [(n, there.get(n, "nothing"), here.get(n, "nothing")) for n in names[:3]]

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,12 +34,14 @@ class OwnSetup:
         given: Images, as `OwnData` describes: "train" and optionally "test" → (images, targets), where images are
             what the model takes, float (N,C,H,W), and targets class indices (N,) or None; optionally
             "class_names". Or a function that returns them, or the "module:function" name of one.
+        origin: The file that the config was read from, for errors.
         module: Submodule whose output is the feature map; None takes the last recorded one that gives maps.
     """
 
     config: RunConfig
     model: OwnModel
     given: OwnData
+    origin: Path
     module: str | None = None
 
     @cached_property
@@ -53,7 +56,7 @@ class OwnSetup:
             values = call_named(values) if isinstance(values, str) else values()
         if not isinstance(values, Mapping) or "train" not in values:
             raise ValueError(
-                f"the data function returned a {type(values).__name__}; expected a mapping with "
+                f"{_name_of(self.given, 'data')} returned a {type(values).__name__}; expected a mapping with "
                 '"train": (images, targets) and optional "test" and "class_names"'
             )
         parts = {name: _image_set(name, values[name]) for name in _SPLITS if name in values}
@@ -91,7 +94,8 @@ class OwnSetup:
             made = made()
         if not isinstance(made, nn.Module):
             raise ValueError(
-                f"the model function returned a {type(made).__name__}, expected an nn.Module"
+                f"{_name_of(self.model, 'model')} returned a {type(made).__name__}, expected an nn.Module; return the "
+                "network that was recorded"
             )
         return made
 
@@ -113,8 +117,8 @@ class OwnSetup:
             except ValueError as error:
                 reason = str(error)
         raise ValueError(
-            f"no feature maps from {', '.join(names) or 'any module'} ({reason}); name a submodule that returns "
-            "one map (B, C, H, W) (--layer)"
+            f"{self.origin}: no feature maps from {', '.join(names) or 'any module'} ({reason}); name a submodule that "
+            "returns one map (B, C, H, W) (--layer)"
         )
 
     def with_run_memory_format(self, runtime: Runtime) -> Runtime:
@@ -151,6 +155,10 @@ class OwnBatches:
                 t[own].to(self.runtime.device) for t in (self.part.images, self.part.targets)
             )
             yield ImageBatch(images, targets, own)
+
+
+def _name_of(given: object, kind: str) -> str:
+    return given if isinstance(given, str) else f"the {kind} function"
 
 
 def _image_set(name: str, pair: Any) -> ImageSet:

@@ -17,6 +17,7 @@ from fmce.config.run import RunConfig, run_config
 from fmce.config.trust import Trust, check_trusted
 from fmce.convergence.phases import Phases
 from fmce.data.classification.catalog import data_root
+from fmce.files import reading
 from fmce.models.fmce_net import FMCENet
 from fmce.runs.checkpoint import checkpoint_epochs, checkpoint_path
 from fmce.runs.log import read_done, read_metrics, read_phases, task_loss
@@ -47,7 +48,7 @@ class Run:
                 f"{self.path} was recorded in a training loop of your own; name its network and images: --model "
                 "module:function --data module:function (in Python, open_run(path, model=…, data=…))"
             )
-        return TrainingSetup(self.config)
+        return TrainingSetup(self.config, self.path / "config.yaml")
 
     @property
     def training(self) -> TrainingSetup:
@@ -173,8 +174,12 @@ class Run:
         command = f"fmce train-net {self.path} --split {split}"
         if width not in (None, self.config.fmce_net.width):
             command += f" --set width={width:g}"
-        if self.has_phases and (folder / "config.yaml").exists():
-            trained_on = read_yaml(folder / "config.yaml")["markers"]
+        config = folder / "config.yaml"
+        if self.has_phases and config.exists():
+            with reading(
+                config, "the config of an FMCE-Net", f"delete {folder} and run: {command}"
+            ):
+                trained_on = read_yaml(config)["markers"]
             if trained_on != list(self.phases.markers):
                 raise ValueError(
                     f"the FMCE-Net of split {split!r} in {self.path} was trained on markers {trained_on}, but "
@@ -231,7 +236,7 @@ def open_run(
                 "a recorded run needs both its model and its data (--model and --data)"
             )
         return Run(path, config)
-    return Run(path, config, OwnSetup(config, model, data, layer))
+    return Run(path, config, OwnSetup(config, model, data, path / "config.yaml", layer))
 
 
 def check_same_data(config: RunConfig, other: Run) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +13,9 @@ from fmce.data.batch import ImageBatches, ImageSet
 from fmce.data.classification.classification import ClassificationData, load_classification
 from fmce.data.transforms import ImageTransform
 from fmce.engine.runtime import Runtime
+from fmce.files import wanted_by
 from fmce.models.build import build_model, default_layer, feature_shape
+from fmce.models.features import find_module
 
 
 @dataclass(frozen=True)
@@ -20,13 +23,16 @@ class TrainingSetup:
     """The parts of one training of the original task, without any folder."""
 
     config: RunConfig
+    origin: Path | None = None
+    """The file that the config was read from, which errors about its names then open with."""
 
     @cached_property
     def data(self) -> ClassificationData:
         """The data set of the original task."""
         section = asdict(self.config.data)
         options = {k: section[k] for k in ("split_seed", "root", "image_size", "train_images")}
-        return load_classification(section["name"], **options)
+        with wanted_by(self.origin):
+            return load_classification(section["name"], **options)
 
     @property
     def transform(self) -> ImageTransform:
@@ -42,19 +48,25 @@ class TrainingSetup:
 
     def layer_of(self, model: nn.Module) -> str:
         """Return the layer that the config names, or else that of the model's family."""
-        return self.config.model.layer or default_layer(model, self.config.model.name)
+        layer = self.config.model.layer
+        with wanted_by(self.origin):
+            if layer is not None:
+                find_module(model, layer)
+            return layer or default_layer(model, self.config.model.name)
 
     def new_model(self, num_classes: int | None = None) -> nn.Module:
         """Build the network with fresh weights; without `num_classes` the data set is read for it."""
         num_classes = num_classes or len(self.data.class_names)
         section = self.config.model
-        return build_model(section.name, num_classes, options=section.options)
+        with wanted_by(self.origin):
+            return build_model(section.name, num_classes, options=section.options)
 
     def map_shape(self, model: nn.Module) -> tuple[int, int, int]:
         """Return the shape (C, H, W) of the feature maps that the network gives here."""
         side = self.config.data.image_size
         device = next(model.parameters()).device
-        return feature_shape(model, self.layer_of(model), (3, side, side), device)
+        with wanted_by(self.origin):
+            return feature_shape(model, self.layer_of(model), (3, side, side), device)
 
     def with_run_memory_format(self, runtime: Runtime) -> Runtime:
         """Return a runtime with the memory order and the TF32 choice of the training, or its own."""

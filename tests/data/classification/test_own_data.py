@@ -93,7 +93,7 @@ def test_whole_data_sets_are_taken_as_they_are(own):
         ("another_argument", "needs the argument 'fold', but .* root, image_size, split_seed"),
         ("strange_class", r"test: classes \[2\] have no training images"),
         ("three", "2 classes with one image each cannot be split"),
-        ("gone", "unknown function 'own_data_for_test:gone'"),
+        ("gone", "expected a function, got 'own_data_for_test:gone'"),
     ],
 )
 def test_functions_that_return_something_else_are_refused(own, function, message):

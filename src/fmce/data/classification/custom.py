@@ -1,12 +1,11 @@
 """Custom data: "my.module:function" names a Python function that returns the images."""
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fmce.data.classification.splits import DataParts, to_image_set
-from fmce.models.build import import_function
+from fmce.models.build import VARIADIC, import_function, parameters_of
 
 _SPLITS = ("train", "validation", "test")
 
@@ -25,9 +24,8 @@ def call_custom(name: str, *, root: Path, image_size: int | None, split_seed: in
     module, _, attribute = name.partition(":")
     function = import_function(module, attribute, "is it installed or on PYTHONPATH?")
     known = {"root": root, "image_size": image_size, "split_seed": split_seed}
-    parameters = inspect.signature(function).parameters.values()
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = (p.name for p in parameters if p.default is p.empty and p.kind not in variadic)
+    parameters = parameters_of(name, function)
+    needed = (p.name for p in parameters if p.default is p.empty and p.kind not in VARIADIC)
     unknown = [name for name in needed if name not in known]
     if unknown:
         raise ValueError(
