@@ -178,5 +178,17 @@ def test_the_host_does_not_wait_between_the_backbones_of_a_stream(images, never_
     assert seen == len(wanted)
 
 
+def test_modules_are_measured_as_on_a_processor(tmp_path):
+    config = with_settings(RunConfig(), SETTINGS)
+    on_gpu, on_cpu = (
+        train_classifier(config, tmp_path / device, runtime=make_runtime(device)).curve[0][
+            "modules"
+        ]
+        for device in ("cuda", "cpu")
+    )
+    assert on_gpu.keys() == on_cpu.keys()
+    assert {k: v.keys() for k, v in on_gpu.items()} == {k: v.keys() for k, v in on_cpu.items()}
+
+
 def test_the_same_training_twice_gives_the_same_loss(tmp_path, plain):
     assert loss_of(tmp_path / "run") == pytest.approx(plain, rel=SAME)
