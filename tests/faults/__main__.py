@@ -134,6 +134,7 @@ def write(rows: list[dict[str, str]], page: Path = PAGE, note: str = "") -> None
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
     text = page.read_text(encoding="utf-8")
+    note = f", {note}" if note else ""
     before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
     when = f"{datetime.date.today().isoformat()}, commit {commit}{note}:"
     page.write_text(
@@ -180,6 +181,7 @@ def main() -> int:
     )
     parser.add_argument("--part", type=_part, default=(0, 1), help=argparse.SUPPRESS)
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    parser.add_argument("--note", default="", help="what the page says of the campaign's extent")
     options = parser.parse_args()
     if options.short:
         options.kills, options.few_kills, options.every, options.inputs = 3, 3, 20, 2000
@@ -190,12 +192,7 @@ def main() -> int:
     rows = noted(options.state)
     print(table(rows))
     if options.write:
-        write(
-            rows,
-            note=""
-            if options.every == 1
-            else f", every {options.every}th damage, hostile input and lack",
-        )
+        write(rows, note=options.note)
     return int(not ended or any(row["column"] in ("traceback", "used silently") for row in rows))
 
 

@@ -156,6 +156,8 @@ SUBJECTS = (
 def tries(folder: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     """Yield the name and the column of every damage whose name `keep` accepts."""
     for subject in SUBJECTS:
+        if subject.name == "shards" and not folders.has_video():
+            continue
         names = {
             f"{subject.name} {file} {damage} {command}": (file, damage, command)
             for file in subject.files

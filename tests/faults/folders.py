@@ -1,7 +1,7 @@
 """Small finished folders of every kind, made once for a campaign."""
 
 import contextlib
-import importlib
+import importlib.util
 import os
 import pkgutil
 import shutil
@@ -40,6 +40,11 @@ MATCHING = (
 
 def settings(values: tuple[str, ...]) -> list[str]:
     return [word for value in values for word in ("--set", value)]
+
+
+def has_video() -> bool:
+    """Return whether videos can be read and written here; tries on them are left out where they cannot."""
+    return importlib.util.find_spec("av") is not None
 
 
 def must(arguments: list[object]) -> None:

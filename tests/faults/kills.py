@@ -477,9 +477,12 @@ def tries(folder: Path, kills: int, few: int, keep: Keep) -> Iterator[tuple[str,
         shutil.rmtree(home / "experiment", ignore_errors=True)
         make_oracle(home)
         folders.make_experiment(home / "experiment")
-        folders.make_video(home / "clip.mp4")
+        if folders.has_video():
+            folders.make_video(home / "clip.mp4")
         (home / "made").touch()
     for kind in [*kinds(home / "oracle"), *other_kinds(home, home / "oracle")]:
+        if kind.name == "frames" and not folders.has_video():
+            continue
         wanted = kills if kind.common else few
         left = [name for n in range(wanted) if keep(name := f"{kind.name}, kill {n + 1}")]
         shutil.rmtree(trials := home / "trials", ignore_errors=True)

@@ -100,3 +100,32 @@ def test_without_a_probe_the_table_has_weights_alone(tmp_path):
     assert table.rows[0].clocks == ()
     assert table.rows[0].facts["moved"] > 0
     assert table.depth_correlation is None
+
+
+def test_a_lost_gram_file_is_missed_and_a_damaged_one_refused(tmp_path, caplog):
+    recorded(tmp_path, 4)
+    module_table(tmp_path)
+    assert not caplog.messages
+    file = tmp_path / "grams" / "epoch_0002.safetensors"
+    content = bytearray(file.read_bytes())
+    file.unlink()
+    assert 2 not in module_table(tmp_path).rows[0].clocks[0].epochs
+    assert caplog.messages[0].startswith(f"{file} is missing, 1 such files in all")
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{file} is damaged: its SHA-256 is not the noted one"):
+        module_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"modules": {"stem": 3}}, {"modules": [1]}, {"modules": {"stem": {"outputs": 7}}}]
+)
+def test_lines_of_another_kind_are_refused_with_their_file(tmp_path, change):
+    recorded(tmp_path, 2)
+    file = tmp_path / "metrics.jsonl"
+    rows = [{**json.loads(line), **change} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for noted in (tmp_path / "DONE.json", *tmp_path.glob("checkpoints/*/meta.json")):
+        noted.unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=f"{file}: expected metrics lines with modules"):
+        module_table(tmp_path)

@@ -159,7 +159,7 @@ def _note_changes(
     last = rows[usual - 1].get("modules") or {}
     try:
         sketches = load_grams(run, usual).sketches
-    except (OSError, ValueError):
+    except FileNotFoundError:
         sketches = {}
     for name, epoch in epochs.items():
         mark = last.get(name, {}).get("fingerprint")

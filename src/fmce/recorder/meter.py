@@ -270,7 +270,10 @@ class ModuleMeter:
         known = (kept[-1].get("modules") or {}) if kept else {}
         try:
             sketches = grams.load_grams(self.run, int(kept[-1]["epoch"])).sketches if kept else {}
-        except (OSError, ValueError):
+        except FileNotFoundError:
+            sketches = {}
+        except ValueError as error:
+            logger.warning("%s; how weights changed since the last epoch stays unknown", error)
             sketches = {}
         changes = {}
         for name, weights in now.items():
