@@ -37,7 +37,7 @@ from fmce.seeding import epoch_seed
 
 EXPERIMENT, SEEDS, CLASSES, NEW_CLASS = "retraining", (1, 2, 3, 4, 5), 10, 9
 MODULES = ("stem", "blocks.0", "blocks.1", "blocks.2", "head")
-EPOCHS, RETRAINED, FEW, RATE = 20, 20, 500, 1e-3
+EPOCHS, RETRAINED, FEW, DRAWS, RATE = 20, 20, 500, 4, 1e-3
 
 
 def _noise(x: Tensor) -> Tensor:
@@ -89,8 +89,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def shifted(seed: int, images: int, epochs: int) -> dict[str, Any]:
     """Return, for each shift, what each rule names and what retraining each module gives."""
     device = make_runtime("auto").device
-    task = classes("cifar10", 16, flip=True, train=images)
-    first, few, test = ((x.to(device), y.to(device)) for x, y in task.parts)
+    task = classes("cifar10", 16, flip=True, train=images + DRAWS * FEW)
+    learned, few, test = ((x.to(device), y.to(device)) for x, y in task.parts)
+    first, unseen = (
+        (learned[0][part], learned[1][part]) for part in (slice(images), slice(images, None))
+    )
     few = few[0][:FEW], few[1][:FEW]
     known, cases = first[1] != NEW_CLASS, {}
     complete = fitted(None, (first[0], first[1]), seed, epochs)
@@ -98,12 +101,11 @@ def shifted(seed: int, images: int, epochs: int) -> dict[str, Any]:
     for name, shift in SHIFTS.items():
         added = name == "class added"
         model = lacking if added else complete
-        source = (first[0][known], first[1][known]) if added else first
-        cases[name] = measured(model, source, shift(*few), shift(*test), seed)
+        cases[name] = measured(model, unseen, shift(*few), shift(*test), seed)
     return {"test_accuracy": accuracy(complete, test), "shifts": cases}
 
 
-def measured(model: nn.Module, source: Part, few: Part, test: Part, seed: int) -> dict[str, Any]:
+def measured(model: nn.Module, unseen: Part, few: Part, test: Part, seed: int) -> dict[str, Any]:
     """Return a shift's fall in accuracy, what each rule measures, and the accuracy after each retraining."""
     retrained = {
         name: accuracy(fitted(model, few, seed, RETRAINED, name), test) for name in MODULES
@@ -113,24 +115,24 @@ def measured(model: nn.Module, source: Part, few: Part, test: Part, seed: int) -
         "before": accuracy(model, test),
         "retrained": retrained,
         "gradient": relative_gradients(model, few),
-        "score": falls(model, source, few),
+        "score": falls(model, unseen, few),
     }
 
 
-def falls(model: nn.Module, source: Part, few: Part) -> list[float]:
+def falls(model: nn.Module, unseen: Part, few: Part) -> list[float]:
     """Return how far each module's maturity fell on new data beyond its input's fall, 1 being back to the start.
 
-    A module's fall is the mean over the statistics of (new − old) / (re-initialised − old). The head's is its own
-    loss instead: what its outputs could tell is no question of maps.
+    A module's fall is the mean over the statistics of (new − old) / (re-initialised − old), old being several draws of
+    images as the network learned them, which it did not see. The head's is its own loss instead: what its outputs
+    could tell is no question of maps.
     """
     parts = MODULES[:-1]
-    old_images = source[0][: len(few[0])], source[1][: len(few[1])]
-    old, new = (module_statistics(model, parts, x, y) for x, y in (old_images, few))
-    twin = twin_statistics(model, parts, *old_images)
-    falls = [fall(new[name], [old[name]], twin[name]) for name in parts]
-    before, after = (_loss(model, part) for part in (old_images, few))
-    chance = math.log(CLASSES)
-    falls.append((after - before) / max(chance - before, LEAST_SPAN))
+    draws = list(zip(unseen[0].split(FEW), unseen[1].split(FEW), strict=True))  # type: ignore[no-untyped-call]
+    old = [module_statistics(model, parts, x, y) for x, y in draws]
+    new, twin = module_statistics(model, parts, *few), twin_statistics(model, parts, *draws[0])
+    falls = [fall(new[name], [one[name] for one in old], twin[name]) for name in parts]
+    before, after = float(np.mean([_loss(model, part) for part in draws])), _loss(model, few)
+    falls.append((after - before) / max(math.log(CLASSES) - before, LEAST_SPAN))
     jumps = np.diff(np.clip(np.array([0.0, *falls]), -1, 2))
     return [float(jump) for jump in jumps]
 

@@ -17,7 +17,13 @@ from .engine.loop import fit as fit
 from .feature_maps.in_memory import InMemoryMaps as InMemoryMaps
 from .feature_maps.recomputed import RecomputedMaps as RecomputedMaps
 from .feature_maps.splits import split_maps as split_maps
+from .maturity.audit import Audit as Audit
+from .maturity.audit import audit as audit
+from .maturity.audit_runs import audit_runs as audit_runs
+from .maturity.controls import fitted_predictor as fitted_predictor
+from .maturity.controls import scorer_predictor as scorer_predictor
 from .maturity.evaluate import evaluate as evaluate
+from .maturity.histories import run_histories as run_histories
 from .maturity.train_classifier import train_classifier as train_classifier
 from .maturity.train_fmce_net import train_fmce_net as train_fmce_net
 from .metrics.phases import PhaseMetrics as PhaseMetrics

@@ -22,7 +22,7 @@ from typing import Any
 import tyro
 
 from fmce import __version__
-from fmce.cli import distillation, fmce_net_pp, maturity, recorder, reports
+from fmce.cli import audit, distillation, fmce_net_pp, maturity, recorder, reports
 from fmce.console.log import show_messages
 
 # In the order in which a user meets them.
@@ -37,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train-net": maturity.train_net,
     "evaluate": maturity.evaluate,
     "score": maturity.score,
+    "audit": audit.audit,
     "explain": maturity.explain,
     "compare": fmce_net_pp.compare,
     "sweep": fmce_net_pp.sweep,

@@ -19,6 +19,7 @@ from fmce.digests import read_arrays, read_record, read_record_or_none, read_sea
 from fmce.files import reading
 from fmce.recorder.clocks import module_table
 from fmce.report.arm_figures import comparison_figure
+from fmce.report.audit_table import AUDIT_HEADER, audit_cells
 from fmce.report.loss_figure import loss_phases_figure
 from fmce.report.module_figures import HEADER, module_cells, module_remarks, modules_figure
 from fmce.report.picture_figures import confusion_figure, grad_cam_figure
@@ -48,6 +49,7 @@ def report_page(run: Path, comparison: Path | None = None) -> str:
         "fmce_nets": _fmce_nets(run),
         "comparison": None if comparison is None else _comparison(run, comparison),
         "explain": _explain(run),
+        "audit": _audit(run),
         "metric_names": FMCE_NET_METRICS,
         "cam_names": GRAD_CAM_NUMBERS,
     }
@@ -86,6 +88,15 @@ def _modules(run: Path) -> dict[str, Any] | None:
         "remarks": module_remarks(table),
         "figure": figure and inline(figure, "Drift left of each module"),
     }
+
+
+def _audit(run: Path) -> dict[str, Any] | None:
+    """Return the table of `fmce audit`; None where none was made."""
+    found = read_record_or_none(run / "audit.json", _DELETE)
+    if found is None:
+        return None
+    cells = audit_cells(found["rows"])
+    return {"header": AUDIT_HEADER, "rows": cells, "unanswered": found["unanswered"]}
 
 
 def _curve(run: Path) -> dict[str, Any] | None:
