@@ -139,5 +139,6 @@ def _order_of(statistic: str) -> Predictor:
 
 def permuted(history: ModuleHistory) -> ModuleHistory:
     """Return a history whose statistics belong to other epochs, which is what permuted labels come to."""
-    order = np.random.default_rng(0).permutation(len(history.epochs))
+    draw = np.random.default_rng(list(history.run.encode()))
+    order = draw.permutation(len(history.epochs))
     return replace(history, values={name: v[order] for name, v in history.values.items()})

@@ -11,7 +11,8 @@ AUDIT_HEADER = (
 
 def audit_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Return the rows of `Audit.to_dict()` as text under `AUDIT_HEADER`; what a protocol repeats is left blank."""
-    cells, last = [], ""
+    cells: list[tuple[str, ...]] = []
+    last = ""
     for row in rows:
         protocol = row["protocol"]
         cells.append(
