@@ -17,7 +17,7 @@ from fmce.maturity.audit import (
     judged_rows,
     protocols_of,
 )
-from fmce.maturity.controls import Answer, Predictor, Truth, scorer_predictor
+from fmce.maturity.controls import Scores, Predictor, Truth, scorer_predictor
 from fmce.maturity.histories import PROBE, run_histories
 from fmce.maturity.score import score
 from fmce.runs.checkpoint import checkpoint_path
@@ -137,7 +137,7 @@ def _expected(
 
 
 def _told(answers: Mapping[str, Mapping[int, float]]) -> Predictor:
-    def predict(history: ModuleHistory, _: Truth) -> Answer:
+    def predict(history: ModuleHistory, _: Truth) -> Scores:
         mine = answers[history.run]
         return np.array([mine[int(epoch)] for epoch in history.epochs]), None, None
 

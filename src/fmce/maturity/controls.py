@@ -13,9 +13,9 @@ from fmce.scoring.scorer import Form, MaturityScorer, inputs_of
 
 Floats = NDArray[np.float64]
 Truth = Literal["raw", "official"]
-Answer = tuple[Floats, Floats | None, Floats | None]
+Scores = tuple[Floats, Floats | None, Floats | None]
 """Score, lower and upper end of its interval at each measured epoch, all (E,)."""
-Predictor = Callable[[ModuleHistory, Truth], Answer]
+Predictor = Callable[[ModuleHistory, Truth], Scores]
 
 CLOCKS = ("epoch number", "share of the schedule")
 # The statistic that each control reads.
@@ -41,7 +41,7 @@ def scorer_predictor(
 ) -> Predictor:
     """Return what a fitted scorer gives, with its intervals."""
 
-    def predict(history: ModuleHistory, _: Truth) -> Answer:
+    def predict(history: ModuleHistory, _: Truth) -> Scores:
         found = scorer.score(history, form, labels)
         return found.values, found.low, found.high
 
@@ -66,7 +66,7 @@ def fitted_predictor(
     """
     tables: dict[tuple[str, Truth], dict[str, MonotoneTable]] = {}
 
-    def predict(history: ModuleHistory, truth: Truth) -> Answer:
+    def predict(history: ModuleHistory, truth: Truth) -> Scores:
         left_out = history.run if any(h.run == history.run for h in reference) else ""
         if (left_out, truth) not in tables:
             pool = [relabel(with_clocks(h)) for h in reference if h.run != left_out]
@@ -126,7 +126,7 @@ def control_predictors(reference: Sequence[ModuleHistory], form: Form) -> dict[s
 def _order_of(statistic: str) -> Predictor:
     """Return a control without a scale: above 10, so that no distance can be taken from it."""
 
-    def predict(history: ModuleHistory, _: Truth) -> Answer:
+    def predict(history: ModuleHistory, _: Truth) -> Scores:
         values = with_clocks(history).values.get(statistic)
         if values is None:
             return np.full(len(history.epochs), np.nan), None, None
