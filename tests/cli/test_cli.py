@@ -31,7 +31,7 @@ def wide(monkeypatch):
 
 
 def test_commands_are_listed_in_the_order_of_use(wide, capsys):
-    order = "demo train phases modules watch check extract train-net evaluate score explain compare sweep distill"
+    order = "demo train phases modules watch check extract train-net evaluate score audit explain compare sweep distill"
     order += " predict frames export report"
     assert list(COMMANDS) == order.split()
     fmce_exit(["--help"])

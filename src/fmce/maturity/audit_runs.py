@@ -1,6 +1,7 @@
 """The audit of run folders: their checkpoints are measured, their FMCE-Nets asked, and all of it judged."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from fmce.maturity.audit import (
     judged_rows,
     protocols_of,
 )
-from fmce.maturity.controls import Scores, Predictor, Truth, scorer_predictor
+from fmce.maturity.controls import Predictor, Scores, Truth, scorer_predictor
 from fmce.maturity.histories import PROBE, run_histories
 from fmce.maturity.score import score
 from fmce.runs.checkpoint import checkpoint_path
@@ -105,9 +106,8 @@ def _published(
         mine = {h.run: h for h in judged if h.run in answers}
         about = mine[str(owner.path)].about if str(owner.path) in mine else {}
         name = f"published FMCE-Net of {owner.path.name}"
-        found = protocols_of(
-            list(mine.values()), lambda h, about=about, own=str(owner.path): _new(h, about, own)
-        )
+        new = partial(_new, about=about, own=str(owner.path))
+        found = protocols_of(list(mine.values()), new)
         # It is asked about test images, and was trained on training images alone.
         own = [case for case in found.pop(KNOWN, []) if case]
         if own:
