@@ -43,9 +43,9 @@ def audit(
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """Audit maturity scores on runs: what they tell beyond the epoch number, and what cannot be known.
+    """Audit maturity scores on runs: what they tell beyond the epoch number.
 
-    Example: fmce audit runs/digits/seed0 runs/digits/seed1 runs/digits/seed2
+    Example: fmce audit runs/seed0 runs/seed1 runs/seed2
     """
     from fmce.cli.show_audit import show_audit
     from fmce.maturity.audit_runs import audit_runs
