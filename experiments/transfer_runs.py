@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from experiments.transfer_nets import ARCHITECTURES, Images, load_images
+from experiments.transfer_nets import ARCHITECTURES, SOURCES, Images, load_images
 from fmce.files import replacing
 from fmce.recorder.gram import drift_between
 from fmce.recorder.probe import Probe
@@ -57,8 +57,10 @@ class Training:
     @property
     def about(self) -> dict[str, str]:
         """What a scorer is told about the run."""
+        source = SOURCES[self.data]
+        some = "" if source.classes is None else ":{}-{}".format(*source.classes)
         return {
-            "data": self.data,
+            "data": f"{source.name}{some} {source.side}px",
             "architecture": self.architecture,
             "width": f"{self.architecture} {self.width}",
             "recipe": self.recipe,

@@ -53,6 +53,7 @@ from .recorder.gram import gram_triangle as gram_triangle
 from .recorder.meter import ModuleMeter as ModuleMeter
 from .recorder.prices import ModulePrice as ModulePrice
 from .recorder.prices import module_prices as module_prices
+from .recorder.probe import ScoredProbe as ScoredProbe
 from .recorder.recorder import Recorder as Recorder
 from .recorder.status import Status as Status
 

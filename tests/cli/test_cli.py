@@ -31,8 +31,8 @@ def wide(monkeypatch):
 
 
 def test_commands_are_listed_in_the_order_of_use(wide, capsys):
-    order = "demo train phases modules watch check extract train-net evaluate score audit explain compare sweep distill"
-    order += " predict frames export report"
+    order = "demo train phases modules watch check extract train-net evaluate fmcs score audit explain compare"
+    order += " sweep distill predict frames export report"
     assert list(COMMANDS) == order.split()
     fmce_exit(["--help"])
     assert re.findall(r"• (\S+) ", capsys.readouterr().out) == order.split()
@@ -89,10 +89,10 @@ def test_arguments_that_do_not_parse_exit_with_2(arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("score NOWHERE --epoch 1", "no run folder .*; make one with: fmce train"),
-        ("score RUN", "either --epoch N or --checkpoint FOLDER"),
-        ("score RUN --epoch 99", "available epochs: 1, 2"),
-        ("score RUN --epoch 1 --split image", "run: fmce train-net .* --split image"),
+        ("fmcs NOWHERE --epoch 1", "no run folder .*; make one with: fmce train"),
+        ("fmcs RUN", "either --epoch N or --checkpoint FOLDER"),
+        ("fmcs RUN --epoch 99", "available epochs: 1, 2"),
+        ("fmcs RUN --epoch 1 --split image", "run: fmce train-net .* --split image"),
         ("train --out OUT --preset cifar", "unknown preset 'cifar'; choose from digits, paper"),
         (
             "train --out OUT --config NOWHERE",
@@ -235,7 +235,7 @@ def test_every_command_runs_on_a_finished_run(finished_run, other_run, tmp_path,
         ["phases", run, "--num-phases", "3"],
         ["train-net", run, "--split", "image", "--set", "epochs=1"],
         ["evaluate", run, "--others", other_run.path],
-        ["score", run, "--epoch", "4"],
+        ["fmcs", run, "--epoch", "4"],
         ["explain", run, "--images", "2"],
         ["report", run, "--out", tmp_path / "page.html"],
     ):
@@ -251,7 +251,7 @@ def _same_settings(run):
     return ["--config", Path(run.path).parent / "same.yaml"]
 
 
-@pytest.mark.parametrize("command", ["evaluate RUN", "score RUN --epoch 4", "phases RUN"])
+@pytest.mark.parametrize("command", ["evaluate RUN", "fmcs RUN --epoch 4", "phases RUN"])
 def test_json_output_is_json_alone(command, own_run, capsys):
     words = [str(own_run.path) if word == "RUN" else word for word in command.split()]
     assert fmce_exit([*words, "--json"]) == 0
@@ -315,7 +315,7 @@ def test_a_reader_that_goes_away_is_no_error_of_ours(tmp_path, fmce_command):
         (("train", "--out", "x", "--raf", "much"), "--raf"),
         (("trian", "--out", "x"), "trian"),
         (("train",), "Missing"),
-        (("score", "run", "--split", "half"), "half"),
+        (("fmcs", "run", "--split", "half"), "half"),
     ],
 )
 def test_arguments_that_cannot_be_parsed_end_with_one_line(capsys, arguments, said):

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from fmce.cli.main import main
-from fmce.cli.show_maturity import remarks, show_score
+from fmce.cli.show_maturity import remarks, show_fmcs
 from fmce.convergence.phases import PhaseConfig, find_phases
 from fmce.digests import read_record
+from fmce.maturity.fmcs import fmcs
 from fmce.maturity.phases import phases
-from fmce.maturity.score import score
 from fmce.maturity.train_fmce_net import train_fmce_net
 
 LOSSES = [2.0 * 0.8**i + 0.1 for i in range(60)]
@@ -127,8 +127,8 @@ def test_a_run_it_was_trained_on_is_not_called_another(own_run, other_run, capsy
 
 
 def test_a_score_is_printed_with_its_warning(finished_run, capsys):
-    result = score(finished_run, epoch=5)
-    show_score(result)
+    result = fmcs(finished_run, epoch=5)
+    show_fmcs(result)
     out = capsys.readouterr().out
     assert "near chance" in out
     assert f"in phase {result['true_phase']}" in out

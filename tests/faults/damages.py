@@ -39,7 +39,7 @@ def _run_commands() -> dict[str, tuple[Callable[[Path], list[object]], tuple[str
     return {
         "phases": (lambda run: ["phases", run, "--json"], ("phases.json",)),
         "report": (lambda run: ["report", run], ("report.html",)),
-        "score": (lambda run: ["score", run, "--epoch", "6", "--json"], ()),
+        "fmcs": (lambda run: ["fmcs", run, "--epoch", "6", "--json"], ()),
         "evaluate": (lambda run: ["evaluate", run, "--json"], ("evaluation.json",)),
         "explain": (lambda run: ["explain", run, "--images", "2"], ("explain/numbers.json",)),
         "extract": (lambda run: ["extract", run, "--json"], ("maps.zarr/*/*/c/*/*/*/*",)),

@@ -30,7 +30,7 @@ NAMES = (
 )
 EVIL = "from pathlib import Path\nPath(__file__).with_name('RAN').touch()\ndef make(**_):\n    return None\n"
 COMMANDS: dict[str, list[str]] = {
-    "score": ["--epoch", "6"],
+    "fmcs": ["--epoch", "6"],
     "evaluate": [],
     "explain": [],
     "extract": [],

@@ -10,7 +10,7 @@ from fmce.cli.main import main
 from fmce.config.run import FMCENetConfig
 from fmce.files import read_json
 from fmce.maturity.explain import explain
-from fmce.maturity.score import score
+from fmce.maturity.fmcs import fmcs
 from tests.recorder.loops import Small, digits, made, train_epoch
 
 CODE = """
@@ -54,7 +54,7 @@ def test_method_1_on_a_recorded_run(folder):
     found = evaluate(run, "image")
     assert [row["phase"] for row in found["classifier"]] == [1, 2]
     assert found["classifier"][1]["test_accuracy"] > 0.5
-    assert score(run, epoch=run.marker_epochs[0], split="image")["true_phase"] == 1
+    assert fmcs(run, epoch=run.marker_epochs[0], split="image")["true_phase"] == 1
     assert explain(run, num_images=2)["classes"] == [
         str(int(t)) for t in sorted(data()["test"][1])[:1]
     ] + ["1"]
@@ -68,7 +68,7 @@ def test_the_same_by_the_command_line(folder, tmp_path, monkeypatch, capsys):
     for arguments in (
         ["train-net", folder, *own, "--split", "map", "--set", "epochs=1"],
         ["evaluate", folder, *own],
-        ["score", folder, *own, "--epoch", "14"],
+        ["fmcs", folder, *own, "--epoch", "14"],
         ["explain", folder, *own, "--images", "2"],
         ["report", folder],
         ["phases", folder],

@@ -15,8 +15,8 @@ from fmce.engine.runtime import make_runtime
 from fmce.feature_maps.extract import extract
 from fmce.feature_maps.extractor import MapExtractor, map_extractor
 from fmce.maturity.evaluate import evaluate
+from fmce.maturity.fmcs import fmcs
 from fmce.maturity.phases import run_phases
-from fmce.maturity.score import score
 from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.models.fmce_net import FMCENet
 from fmce.report.write import report
@@ -77,7 +77,7 @@ def test_an_extractor_keeps_no_maps(finished_run):
 LATER = {
     "train-net": lambda run: train_fmce_net(run, "image"),
     "evaluate": lambda run: evaluate(run, others=[run]),
-    "score": lambda run: score(run, epoch=3),
+    "fmcs": lambda run: fmcs(run, epoch=3),
     "extract": lambda run: extract(run),
 }
 

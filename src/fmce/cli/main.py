@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "extract": maturity.extract,
     "train-net": maturity.train_net,
     "evaluate": maturity.evaluate,
+    "fmcs": maturity.fmcs,
     "score": maturity.score,
     "audit": audit.audit,
     "explain": maturity.explain,

@@ -289,7 +289,7 @@ def evaluate(
         show_evaluation(run, result, runs_trained_on(opened, split, result["width"]))
 
 
-def score(
+def fmcs(
     run: RunFolder,
     epoch: Annotated[int | None, option("epoch of this run", "N")] = None,
     checkpoint: Annotated[Path | None, option("checkpoint instead of an epoch", "PATH")] = None,
@@ -301,15 +301,15 @@ def score(
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """Score the feature maps of one checkpoint with FMCE-Net.
+    """Give the feature maps of one checkpoint the phases of the published FMCE-Net.
 
-    Example: fmce score runs/digits --epoch 12
+    Example: fmce fmcs runs/digits --epoch 12
     """
-    from fmce.cli.show_maturity import show_score
-    from fmce.maturity.score import score as run_score
+    from fmce.cli.show_maturity import show_fmcs
+    from fmce.maturity.fmcs import fmcs as run_fmcs
     from fmce.runs.run import open_run
 
-    result = run_score(
+    result = run_fmcs(
         open_run(run, trust=trust, model=model, data=data, layer=layer),
         epoch=epoch,
         checkpoint=checkpoint,
@@ -319,7 +319,44 @@ def score(
     if json:
         print_json(result)
     else:
-        show_score(result)
+        show_fmcs(result)
+
+
+def score(
+    run: RunFolder,
+    epoch: Annotated[int | None, option("one epoch, a row per module", "N")] = None,
+    modules: Annotated[
+        tuple[str, ...], option("default: those recorded, or the children", "NAME …")
+    ] = (),
+    scorer: Annotated[Path | None, option("of your own; default: fmce's", "FILE")] = None,
+    images: Annotated[int, option("training images to measure", "N")] = 768,
+    json: Json = False,
+    model: OwnModelName = None,
+    data: OwnDataName = None,
+    trust: Trust = False,
+    device: Device = "auto",
+) -> None:
+    """Score the maturity of each module of a run, with intervals.
+
+    Example: fmce score runs/digits --epoch 12
+    """
+    from fmce.cli.show_scores import show_scores
+    from fmce.maturity.module_scores import score_run
+    from fmce.runs.run import open_run
+    from fmce.scoring.scorer import MaturityScorer
+
+    result = score_run(
+        open_run(run, trust=trust, model=model, data=data),
+        modules=modules or None,
+        epochs=() if epoch is None else (epoch,),
+        images=images,
+        scorer=None if scorer is None else MaturityScorer.load(scorer),
+        runtime=runtime_of(device),
+    )
+    if json:
+        print_json(result.to_dict())
+    else:
+        show_scores(result, epoch)
 
 
 def explain(

@@ -126,7 +126,7 @@ def show_evaluation(run: Path, result: dict[str, Any], trained_on: set[Path]) ->
     show_fmce_net(f"FMCE-Net, split {result['split']}{narrow}", nets)
 
 
-def show_score(result: dict[str, Any]) -> None:
+def show_fmcs(result: dict[str, Any]) -> None:
     """Print a score with the warning about what it is valid for."""
     shares = enumerate(result["share_per_phase"], start=1)
     title = f"Phase that FMCE-Net gives the maps of {result['checkpoint']}"

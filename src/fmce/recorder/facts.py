@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fmce.recorder.outputs import ModuleFacts
+from fmce.recorder.statistics import plain_statistics
 from fmce.recorder.weights import Weights, cosine_between, measure_tensors, share_moved
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
@@ -88,6 +89,7 @@ def probe_facts(found: ModuleFacts, drifts: Mapping[str, float | None]) -> dict[
         "finite": all(one.finite for one in outputs),
         "outputs": {
             name: {"rank": one.rank, "drift": drifts.get(name)}
+            | ({"statistics": plain_statistics(one.statistics)} if one.statistics else {})
             for name, one in found.outputs.items()
         },
     }

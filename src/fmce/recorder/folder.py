@@ -15,7 +15,7 @@ from fmce.config.io import defaults_of, to_dict
 from fmce.config.run import RecorderConfig, RunConfig
 from fmce.convergence.phases import PhaseConfig
 from fmce.engine.distributed.ranks import Ranks
-from fmce.recorder.probe import count_samples
+from fmce.recorder.probe import ScoredProbe, count_samples
 from fmce.recorder.thinning import PER_PHASE, epochs_to_drop, loss_positions
 from fmce.recorder.weights import measure_tensors
 from fmce.runs.checkpoint import (
@@ -120,6 +120,8 @@ def probe_digest(probe: Any) -> str:
 def _all_tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
+    if isinstance(value, ScoredProbe):
+        value = [value.inputs, value.labels]
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):

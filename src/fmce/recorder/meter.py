@@ -17,9 +17,11 @@ from fmce.recorder import facts, grams
 from fmce.recorder.attempts import Attempts
 from fmce.recorder.gradients import GradientWatch
 from fmce.recorder.gram import FEWEST_SAMPLES, Triangle, drift_between
+from fmce.recorder.history import save_twins
 from fmce.recorder.module_names import default_modules, probeable
 from fmce.recorder.outputs import ModuleFacts
 from fmce.recorder.probe import Probe, bare_model, count_samples
+from fmce.recorder.statistics import twin_statistics
 from fmce.recorder.thinning import epochs_to_drop
 from fmce.recorder.weights import Weights, describe_change, measure_modules
 
@@ -224,6 +226,11 @@ class ModuleMeter:
         probed = self._probed()
         assert probed is not None
         if not epoch:
+            if self.probe.scored:
+                twins = twin_statistics(
+                    self.model, list(self.probe.modules), self.probe.inputs, self.probe.labels
+                )
+                save_twins(self.run, twins)
             sketches = {name: weights.sketch for name, weights in self._initial.items()}
             grams.save_grams(self.run, 0, grams.EpochGrams(probed[1], sketches))
         return probed[1]

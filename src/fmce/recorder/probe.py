@@ -4,6 +4,7 @@ import inspect
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,19 @@ from fmce.recorder.samples import checked_labels
 TOGETHER = 64
 
 
+@dataclass(frozen=True)
+class ScoredProbe:
+    """A probe on which maturity scores are measured too; it is given wherever a probe is.
+
+    Args:
+        inputs: As those of a probe, but as the training varies them, and better 768 of them: there the loss lives.
+        labels: Their classes, see `Probe`; None for the scores that need no labels.
+    """
+
+    inputs: Any
+    labels: Tensor | None = None
+
+
 class Probe:
     """A fixed batch and the modules whose outputs on it are measured.
 
@@ -28,7 +42,8 @@ class Probe:
     Args:
         model: The network; wrappers of `torch.compile` and DistributedDataParallel are looked through.
         modules: Names as in `model.named_modules()`.
-        inputs: What `forward` takes, for at least 8 samples: a tensor (N,…), or a dict, list or tuple of such.
+        inputs: What `forward` takes, for at least 8 samples: a tensor (N,…), or a dict, list or tuple of such. Or a
+            `ScoredProbe`, which holds labels too.
         labels: Classes of the samples, for the statistics that a maturity score is made of: whole numbers (N,), or
             a map of them (N,H,W), where 255 and negative ones are ignored, or boxes (N,M,5 or 6) as x1, y1, x2, y2
             in pixels, class (−1: padding) and, optionally, 1 where the box is to be ignored.
@@ -47,6 +62,9 @@ class Probe:
     ) -> None:
         self.model = bare_model(model)
         self.modules = {name: find_module(self.model, name) for name in modules}
+        self.scored = isinstance(inputs, ScoredProbe)
+        if isinstance(inputs, ScoredProbe):
+            inputs, labels = inputs.inputs, inputs.labels
         self.inputs = inputs
         self._told: set[str] = set()  # modules whose layout was reported
         self.samples = count_samples(inputs)
@@ -67,7 +85,8 @@ class Probe:
 
     def measure(self) -> dict[str, ModuleFacts]:
         """Run the complete probe and return what each module gave."""
-        return {name: watch.facts() for name, watch in self._run(self.samples).items()}
+        watches = self._run(self.samples, scored=self.scored)
+        return {name: watch.facts() for name, watch in watches.items()}
 
     def statistics(self) -> dict[str, dict[str, dict[str, float]]]:
         """Run the complete probe and return what scores are made of: module → output → statistic → value."""
@@ -159,6 +178,8 @@ def count_samples(inputs: Any) -> int:
     >>> count_samples({"image": torch.zeros(9, 3, 4, 4), "scale": 2.0})
     9
     """
+    if isinstance(inputs, ScoredProbe):
+        return count_samples(inputs.inputs)
     if isinstance(inputs, Tensor):
         return len(inputs) if inputs.ndim else 0
     if isinstance(inputs, Mapping):

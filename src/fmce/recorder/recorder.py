@@ -62,8 +62,9 @@ class Recorder:
         model: The network; wrappers of `torch.compile` and DistributedDataParallel are looked through.
         modules: Submodules to measure, as in `model.named_modules()`; None takes the children with parameters.
         probe: Fixed inputs, not varied, at least 8 samples and better 256: a tensor, or a dict (keyword
-            arguments where `forward` has parameters of these names), list or tuple (positional arguments). None
-            measures weights and gradients, but no outputs.
+            arguments where `forward` has parameters of these names), list or tuple (positional arguments). A
+            `ScoredProbe` adds labels, and each epoch then has maturity scores. None measures weights and gradients,
+            but no outputs.
         optimizer: The one that trains the model, or several. Its steps are observed; without it, nothing is known
             of gradients.
         keep: Checkpoints: "all", "thinned" (at most four per phase, so that every later marker has one within a

@@ -1,7 +1,8 @@
 """What maturity scores are made of, measured on a live model, and on its re-initialised twin."""
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def _take_statistics(model: nn.Module, norms: Sequence[nn.Module], inputs: Any) 
 
 
 def weight_statistics(module: nn.Module) -> dict[str, float]:
-    """Return the log of the mean norm of a module's weights, and the exponent of their spectra's tail.
+    """Return the log of the norm of a module's parameters, and the exponent of its weights' spectra's tail.
 
     The exponent is Hill's estimate on the larger half of each weight's squared singular values, averaged; NaN
     for a module without matrices.
@@ -146,8 +147,16 @@ def weight_statistics(module: nn.Module) -> dict[str, float]:
         tail = values[: max(2, len(values) // 2)]
         if len(tail) > 1 and float(tail[-1]) > 0:
             exponents.append(float(1 + 1 / (torch.log(tail[:-1] / tail[-1]).mean() + 1e-9)))
-    norm = float(torch.stack([w.norm() for w in weights]).mean())
+    norm = float(torch.stack([p.detach().float().norm() for p in module.parameters()]).norm())
     return {
         "weight_norm": float(np.log(max(norm, 1e-12))),
         "tail_exponent": float(np.mean(exponents)) if exponents else float("nan"),
+    }
+
+
+def plain_statistics(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Return statistics as JSON values of six digits, NaN as null."""
+    return {
+        name: float(f"{value:.6g}") if math.isfinite(value) else None
+        for name, value in values.items()
     }

@@ -8,6 +8,7 @@ import numpy as np
 from fmce.convergence.banded import Array
 
 COVERAGE = 0.9
+FEWEST_SCORES = 20
 _KNOTS, _NEIGHBOURS = 11, 0.25
 
 
@@ -46,10 +47,12 @@ def fit_offsets(scores: Array, truth: Array, largest: float) -> Offsets:
     """
     known = np.isfinite(scores) & np.isfinite(truth)
     scores, errors = scores[known], (truth - scores)[known]
-    if len(scores) < 20:
-        raise ValueError(f"an interval needs 20 scores of unseen runs, got {len(scores)}")
+    if len(scores) < FEWEST_SCORES:
+        raise ValueError(
+            f"an interval needs {FEWEST_SCORES} scores of unseen runs, got {len(scores)}"
+        )
     at = np.linspace(0, largest, _KNOTS)
-    near = max(20, int(_NEIGHBOURS * len(scores)))
+    near = max(FEWEST_SCORES, int(_NEIGHBOURS * len(scores)))
     # One more than there are: the next score is as likely to be the worst one.
     tail = (1 - COVERAGE) / 2 * (1 - 1 / near)
     ends = []

@@ -54,12 +54,11 @@ def fit_table(x: Array, y: Array, weights: Array) -> MonotoneTable:
 def combine(answers: Sequence[Array]) -> tuple[Array, Array]:
     """Return the median of the tables' answers (N,) and how far apart they lie, leaving out those that are NaN."""
     stacked = np.stack(answers)
-    with np.errstate(all="ignore"):
-        known = np.isfinite(stacked).any(0)
-        middle, spread = np.full(stacked.shape[1], np.nan), np.full(stacked.shape[1], np.nan)
-        middle[known] = np.nanmedian(stacked[:, known], axis=0)
-        quartiles = np.nanquantile(stacked[:, known], (0.25, 0.75), axis=0)
-    spread[known] = quartiles[1] - quartiles[0]
+    known = np.isfinite(stacked).any(0)
+    middle, spread = np.full(stacked.shape[1], np.nan), np.full(stacked.shape[1], np.nan)
+    if known.any():
+        low, median, high = np.nanquantile(stacked[:, known], (0.25, 0.5, 0.75), axis=0)
+        middle[known], spread[known] = median, high - low
     return middle, spread
 
 

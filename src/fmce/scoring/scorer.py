@@ -1,8 +1,8 @@
 """`MaturityScorer`: how mature a module is, on runs that it never saw."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,6 +15,7 @@ from fmce.scoring.free_statistics import FREE_STATISTICS
 from fmce.scoring.history import NUM_PHASES, ModuleHistory
 from fmce.scoring.intervals import Offsets, fit_offsets, widest
 from fmce.scoring.monotone import MonotoneTable, answers_of, combine, fit_table
+from fmce.scoring.outlook import Outlook, fit_outlook
 from fmce.scoring.scorer_file import read_scorer, write_scorer
 
 Form = Literal["within_run", "snapshot"]
@@ -50,6 +51,7 @@ class MaturityScores:
         novel: What the run has that no run of the training card has, of "run", "width", "recipe", "data" and
             "architecture"; it decides the interval.
         use: One sentence on what the score may be used for.
+        extrapolated: Whether the training was not over, so that its end is a guess, which the interval includes.
     """
 
     module: str
@@ -62,6 +64,7 @@ class MaturityScores:
     spread: Array
     novel: tuple[str, ...]
     use: str
+    extrapolated: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores as JSON values, NaN as null."""
@@ -74,6 +77,7 @@ class MaturityScores:
             **numbers,
             "novel": list(self.novel),
             "use": self.use,
+            "extrapolated": self.extrapolated,
         }
 
 
@@ -90,11 +94,13 @@ class MaturityScorer:
     Args:
         tables: "within_run/class" and so on → statistic → its table.
         offsets: The same keys → novelty → offsets of the interval.
+        outlooks: "class" or "free" → how far a training that is not over has come.
         card: What it was fitted on, as JSON values.
     """
 
     tables: Mapping[str, Mapping[str, MonotoneTable]]
     offsets: Mapping[str, Mapping[str, Offsets]]
+    outlooks: Mapping[str, Outlook] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -146,10 +152,28 @@ class MaturityScorer:
                     if len({_value(h, novelty) for h in histories}) > 1
                 }
         made_of = {n: sorted({_value(h, n) for h in histories}) for n in NOVELTIES}
-        return cls(tables, offsets, {**made_of, "modules": len(histories), **(card or {})})
+        fitted = cls(tables, offsets, {}, {**made_of, "modules": len(histories), **(card or {})})
+        outlooks: dict[str, Outlook] = {}
+        for labels in STATISTICS:
+            if f"within_run/{labels}" in tables:
+                found = fit_outlook(histories, partial(fitted.progress, labels=labels))
+                if found is not None:
+                    outlooks[labels] = found
+        return replace(fitted, outlooks=outlooks)
+
+    def progress(self, history: ModuleHistory, labels: Labels = "class") -> Array:
+        """Return a module's progress (E,) within what is known of the run, 10 at its newest epoch."""
+        tables = self.tables[f"within_run/{labels}"]
+        inputs = inputs_of(history, "within_run", [n for n in tables if n in history.values])
+        return combine(answers_of(tables, inputs))[0]
 
     def score(
-        self, history: ModuleHistory, form: Form = "within_run", labels: Labels = "class"
+        self,
+        history: ModuleHistory,
+        form: Form = "within_run",
+        labels: Labels = "class",
+        *,
+        finished: bool | None = None,
     ) -> MaturityScores:
         """Score one module of one run at each measured epoch.
 
@@ -157,6 +181,8 @@ class MaturityScorer:
             history: Its statistics.
             form: "within_run" or "snapshot".
             labels: "class", or "free" for the statistics that need no labels.
+            finished: Whether the training is over; None takes it as over unless more epochs are planned. Of one
+                that is not, `within_run` is scaled by the share of the complete run that it has reached.
 
         Raises:
             ValueError: If the scorer has no such form, or the history none of its statistics.
@@ -175,6 +201,13 @@ class MaturityScorer:
         novel = self.novelties(history)
         known = {n: o for n, o in self.offsets[key].items() if n in novel}
         low, high = widest(known or self.offsets[key]).around(values)
+        if finished is None:
+            finished = history.planned is None or len(history.losses) >= history.planned
+        extrapolated = form == "within_run" and not finished and labels in self.outlooks
+        if extrapolated and np.isfinite(values[-1]) and len(history.losses):
+            reached, least, most = self.outlooks[labels].reached(history, values)
+            values = values * reached / NUM_PHASES
+            low, high = low * least / NUM_PHASES, high * most / NUM_PHASES
         return MaturityScores(
             *(history.module, form, labels, history.epochs, values),
             low=np.clip(low, 0, NUM_PHASES),
@@ -182,6 +215,7 @@ class MaturityScorer:
             spread=spread,
             novel=novel,
             use=_USE[form],
+            extrapolated=extrapolated,
         )
 
     def novelties(self, history: ModuleHistory) -> tuple[str, ...]:
@@ -194,7 +228,7 @@ class MaturityScorer:
         Raises:
             OSError: If it cannot be written.
         """
-        write_scorer(Path(path), self.tables, self.offsets, self.card)
+        write_scorer(Path(path), self.tables, self.offsets, self.outlooks, self.card)
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Self:

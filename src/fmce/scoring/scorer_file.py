@@ -10,6 +10,7 @@ from fmce.digests import read_record, write_record
 from fmce.files import reading
 from fmce.scoring.intervals import Offsets
 from fmce.scoring.monotone import MonotoneTable
+from fmce.scoring.outlook import Outlook
 
 _FORMAT = 1
 _REMEDY = "fit and save it again, or install fmce again"
@@ -19,6 +20,7 @@ def write_scorer(
     path: Path,
     tables: Mapping[str, Mapping[str, MonotoneTable]],
     offsets: Mapping[str, Mapping[str, Offsets]],
+    outlooks: Mapping[str, Outlook],
     card: Mapping[str, Any],
 ) -> None:
     """Write a scorer's parts, atomically."""
@@ -29,11 +31,13 @@ def write_scorer(
             key: {name: [_rounded(t.x), _rounded(t.y)] for name, t in one.items()}
             for key, one in tables.items()
         },
-        "offsets": {
+        "offsets": {key: _plain_offsets(one) for key, one in offsets.items()},
+        "outlooks": {
             key: {
-                name: [_rounded(o.at), _rounded(o.low), _rounded(o.high)] for name, o in one.items()
+                "weights": {name: _rounded(w) for name, w in one.weights.items()},
+                "offsets": _plain_offsets(one.offsets),
             }
-            for key, one in offsets.items()
+            for key, one in outlooks.items()
         },
     }
     write_record(path, fields, indent=None)
@@ -41,14 +45,19 @@ def write_scorer(
 
 def read_scorer(
     path: Path,
-) -> tuple[dict[str, dict[str, MonotoneTable]], dict[str, dict[str, Offsets]], dict[str, Any]]:
-    """Read tables, offsets and training card.
+) -> tuple[
+    dict[str, dict[str, MonotoneTable]],
+    dict[str, dict[str, Offsets]],
+    dict[str, Outlook],
+    dict[str, Any],
+]:
+    """Read tables, offsets, outlooks and training card.
 
     Raises:
         FileNotFoundError: If there is no file.
         ValueError: If it is damaged, or no scorer.
     """
-    fields = read_record(path, ("format", "card", "tables", "offsets"), _REMEDY)
+    fields = read_record(path, ("format", "card", "tables", "offsets", "outlooks"), _REMEDY)
     if fields["format"] != _FORMAT:
         raise ValueError(f"{path} has format {fields['format']}, expected {_FORMAT}; {_REMEDY}")
     with reading(path, "a scorer", _REMEDY):
@@ -56,11 +65,25 @@ def read_scorer(
             key: {name: MonotoneTable(*_ascending(parts)) for name, parts in one.items()}
             for key, one in fields["tables"].items()
         }
-        offsets = {
-            key: {name: Offsets(*_ascending(parts)) for name, parts in one.items()}
-            for key, one in fields["offsets"].items()
+        offsets = {key: _offsets(one) for key, one in fields["offsets"].items()}
+        outlooks = {
+            key: Outlook(
+                {name: np.asarray(w, dtype=np.float64) for name, w in one["weights"].items()},
+                _offsets(one["offsets"]),
+            )
+            for key, one in fields["outlooks"].items()
         }
-    return tables, offsets, fields["card"]
+        if not (tables.keys() <= offsets.keys() and all(offsets.values())):
+            raise ValueError("tables without offsets")
+    return tables, offsets, outlooks, fields["card"]
+
+
+def _plain_offsets(offsets: Mapping[str, Offsets]) -> dict[str, list[list[float]]]:
+    return {n: [_rounded(o.at), _rounded(o.low), _rounded(o.high)] for n, o in offsets.items()}
+
+
+def _offsets(parts: Mapping[str, Any]) -> dict[str, Offsets]:
+    return {name: Offsets(*_ascending(columns)) for name, columns in parts.items()}
 
 
 def _rounded(values: Any) -> list[float]:

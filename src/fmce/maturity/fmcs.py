@@ -1,4 +1,4 @@
-"""`fmce score`: the phases that a run's FMCE-Net gives one checkpoint's maps of the test images."""
+"""`fmce fmcs`: the phases that a run's FMCE-Net gives one checkpoint's maps of the test images."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ WARNING = (
 )
 
 
-def score(
+def fmcs(
     run: Run,
     *,
     epoch: int | None = None,
