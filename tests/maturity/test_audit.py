@@ -182,7 +182,7 @@ def test_the_history_of_a_run_folder_has_each_module_at_each_checkpoint(runs):
     assert [first.module, *(h.module for h in others)] == ["blocks.1", "blocks.2"]
     assert first.epochs.tolist() == runs[0].epochs
     assert first.planned == runs[0].config.train.epochs
-    assert first.about["data"] == "digits"
+    assert first.about["data"] == "digits 8px"
     assert first.about["architecture"] == "tiny"
     assert first.values["head_loss"][-1] < first.values["head_loss"][0]
     (again,) = run_histories(runs[0], ["blocks.1"], probe=96)

@@ -1,17 +1,15 @@
 """`fmce score`: each module of a run at its checkpoints, by whatever was measured."""
 
 import json
-import math
 import shutil
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 from fmce import MaturityScorer, ScoredProbe, open_run
 from fmce.cli.main import main
-from fmce.maturity.module_scores import about_run, head_loss, score_run, spread
+from fmce.maturity.histories import about_run
+from fmce.maturity.module_scores import score_run, spread
 from tests.recorder.loops import Small, digits, recorded
 from tests.scoring.runs import histories
 
@@ -124,20 +122,6 @@ def test_a_scorer_of_ones_own_takes_its_place(finished_run):
     own = MaturityScorer.fit(histories(6))
     found = score_run(finished_run, modules=["blocks.2"], images=128, scorer=own)
     assert found.modules[0].within_run.novel == ("run", "width", "recipe", "data", "architecture")
-
-
-def test_the_heads_loss_is_the_cross_entropy_and_only_of_logits():
-    torch.manual_seed(0)
-    model, (images, targets) = Small(), digits()
-    with torch.no_grad():
-        expected = F.cross_entropy(model.eval()(images[:100]), targets[:100])
-    assert head_loss(model.train(), images[:100], targets[:100]) == pytest.approx(
-        math.log(expected)
-    )
-    assert model.training
-    assert head_loss(model, images[:100], None) is None
-    assert head_loss(model.stem, images[:100], targets[:100]) is None
-    assert head_loss(model, images[:100], targets[:100] + 5) is None
 
 
 def test_epochs_are_spread_with_the_first_and_the_last():

@@ -19,8 +19,8 @@ from fmce.maturity.audit import (
     protocols_of,
 )
 from fmce.maturity.controls import Predictor, Scores, Truth, scorer_predictor
+from fmce.maturity.fmcs import fmcs
 from fmce.maturity.histories import PROBE, run_histories
-from fmce.maturity.score import score
 from fmce.runs.checkpoint import checkpoint_path
 from fmce.runs.run import Run
 from fmce.scoring.history import ModuleHistory, continuous_phases
@@ -128,7 +128,7 @@ def _expected(
     folder = run.path / "checkpoints"
     return {
         epoch: float(
-            score(owner, checkpoint=checkpoint_path(folder, epoch), split=split, runtime=runtime)[
+            fmcs(owner, checkpoint=checkpoint_path(folder, epoch), split=split, runtime=runtime)[
                 "mean"
             ]
         )

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmce.console.progress import Progress
 from fmce.engine.runtime import Runtime, make_runtime
 from fmce.models.features import eval_mode
 from fmce.recorder.module_names import default_modules
@@ -25,6 +26,7 @@ def run_histories(
     *,
     probe: int = PROBE,
     view: int = 0,
+    epochs: Sequence[int] | None = None,
     runtime: Runtime | None = None,
 ) -> list[ModuleHistory]:
     """Measure every module of a run at each checkpoint that it keeps.
@@ -34,6 +36,7 @@ def run_histories(
         modules: Submodules; None takes those that the training recorded, else the children with parameters.
         probe: How many training images are looked at.
         view: Which draw of images and of their variation.
+        epochs: Which checkpoints; None takes all.
         runtime: The device.
 
     Returns:
@@ -45,14 +48,20 @@ def run_histories(
         FileNotFoundError: If the run keeps no checkpoint.
     """
     runtime, losses = run.setup.with_run_memory_format(runtime or make_runtime()), run.losses
-    epochs = [epoch for epoch in run.epochs if epoch <= len(losses)]
+    if epochs is None:
+        epochs = [epoch for epoch in run.epochs if epoch <= len(losses)]
     if not epochs:
         raise FileNotFoundError(f"{run.path} keeps no checkpoint; train it with --keep all")
     images, labels = probe_of(run, probe, view, runtime)
     fresh = runtime.to_device(run.setup.new_model())
     names = list(modules or run.config.recorder.modules or _recorded(run) or default_modules(fresh))
-    twin = twin_statistics(fresh, names, images, labels)
-    found = [_measured(run.model(e, runtime.device), names, images, labels) for e in epochs]
+    found = []
+    with Progress(f"measuring checkpoints of {run.path}", len(epochs) + 1) as progress:
+        twin = twin_statistics(fresh, names, images, labels)
+        progress.advance("re-initialised twins")
+        for epoch in epochs:
+            found.append(_measured(run.model(epoch, runtime.device), names, images, labels))
+            progress.advance(f"epoch {epoch}")
     return [
         ModuleHistory(
             run=str(run.path),
@@ -62,7 +71,7 @@ def run_histories(
             twin=twin[output],
             losses=np.array(losses),
             planned=run.config.train.epochs if run.own is None else None,
-            about=_about(run),
+            about=about_run(run),
         )
         for output in found[0]
     ]
@@ -109,15 +118,18 @@ def _head_loss(model: nn.Module, images: Tensor, labels: Tensor | None) -> float
     return float(np.log(max(float(F.cross_entropy(logits, labels)), 1e-12)))
 
 
-def _about(run: Run) -> dict[str, str]:
-    """Return what a scorer compares with its training card; of a loop of the user's own next to nothing is known."""
+def about_run(run: Run) -> dict[str, str]:
+    """Return what a scorer compares with its training card, in the words of the one that comes with fmce.
+
+    Of a loop of the user's own next to nothing is known.
+    """
     config = run.config
     if run.own is not None:
         return {"architecture": str(config.recorder.model)}
     model, train = config.model, config.train
     options = {"width": 16, **model.options} if model.name == "tiny" else model.options
     return {
-        "data": config.data.name,
+        "data": f"{config.data.name} {config.data.image_size}px",
         "architecture": model.name,
         "width": " ".join([model.name, *map(str, options.values())]),
         "recipe": f"adam-{train.learning_rate:g}-{train.epochs}-{train.schedule}-{train.batch_size}",

@@ -7,22 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from fmce.console.progress import Progress
-from fmce.engine.runtime import Runtime, make_runtime
-from fmce.models.features import eval_mode
+from fmce.engine.runtime import Runtime
+from fmce.maturity.histories import PROBE, run_histories
 from fmce.recorder.history import recorded_histories
-from fmce.recorder.module_names import default_modules, probeable
-from fmce.recorder.probe import parts_of
-from fmce.recorder.statistics import module_statistics, twin_statistics
 from fmce.runs.run import Run
 from fmce.scoring.history import ModuleHistory
 from fmce.scoring.scorer import FORMS, Labels, MaturityScorer, MaturityScores, shipped_scorer
 
-IMAGES, MOST_EPOCHS = 768, 16
+MOST_EPOCHS = 16
 BASELINES = ("share_of_schedule", "head_loss", "probe_error", "mean_activation", "weight_norm")
 """What a score is compared with. Losses, errors, activations and norms are natural logarithms."""
 
@@ -92,7 +85,7 @@ def score_run(
     *,
     modules: Sequence[str] | None = None,
     epochs: Sequence[int] = (),
-    images: int = IMAGES,
+    images: int = PROBE,
     scorer: MaturityScorer | None = None,
     runtime: Runtime | None = None,
 ) -> RunScores:
@@ -114,22 +107,23 @@ def score_run(
         ValueError: If a module is unknown, or there are too few images.
         FileNotFoundError: If there is no checkpoint.
     """
-    scorer = scorer or shipped_scorer()
-    histories = [] if modules or epochs else recorded_histories(run.path)
-    heads: Mapping[int, float] = {}
-    measured = None
-    if not histories:
-        measured = _Measured(run, images, runtime or make_runtime())
-        histories, heads = measured.histories(modules, epochs)
+    scorer, count = scorer or shipped_scorer(), None
+    found = [] if modules or epochs else recorded_histories(run.path)
+    if not found:
+        kept = run.epochs
+        if not kept:
+            raise FileNotFoundError(
+                f"{run.path} has no checkpoints to score; train with --keep all"
+            )
+        chosen = sorted({*spread(kept, MOST_EPOCHS), *epochs})
+        found = run_histories(run, modules, probe=images, epochs=chosen, runtime=runtime)
+        count = min(images, len(run.setup.data.train))
     finished = run.done is not None
-    scored = [_scored(history, heads, scorer, finished) for history in histories]
-    count = None if measured is None else len(measured.inputs)
-    return RunScores(run.path, tuple(scored), count, finished)
+    scored = tuple(_scored(history, scorer, finished) for history in found)
+    return RunScores(run.path, scored, count, finished)
 
 
-def _scored(
-    history: ModuleHistory, heads: Mapping[int, float], scorer: MaturityScorer, finished: bool
-) -> ScoredModule:
+def _scored(history: ModuleHistory, scorer: MaturityScorer, finished: bool) -> ScoredModule:
     labels: Labels = "class" if "probe_mse" in history.values else "free"
     within_run, snapshot = (
         scorer.score(history, form, labels, finished=finished) for form in FORMS
@@ -138,67 +132,11 @@ def _scored(
     planned = history.planned or len(history.losses) or epochs[-1]
     baselines: dict[str, list[float | None]] = {
         "share_of_schedule": [epoch / planned for epoch in epochs],
-        "head_loss": [heads.get(epoch) for epoch in epochs],
     }
-    for name in BASELINES[2:]:
+    for name in BASELINES[1:]:
         values = history.values.get(name, np.full(len(epochs), math.nan))
         baselines[name] = [float(v) if math.isfinite(v) else None for v in values]
     return ScoredModule(history.module, within_run, snapshot, baselines)
-
-
-class _Measured:
-    """A run, and the training images that its checkpoints are measured on."""
-
-    def __init__(self, run: Run, images: int, runtime: Runtime) -> None:
-        setup = run.setup
-        self.run, self.runtime = run, setup.with_run_memory_format(runtime)
-        train = setup.data.train
-        draw = torch.Generator().manual_seed(0)
-        index = torch.randperm(len(train), generator=draw)[:images]
-        x = train.images[index]
-        if run.own is None:  # a custom loop gives its images as the training varies them
-            x = run.training.transform(x, draw)
-        self.inputs = x.to(self.runtime.device)
-        targets = train.targets[index]
-        self.labels = None if bool((targets < 0).any()) else targets
-
-    def histories(
-        self, modules: Sequence[str] | None, more: Sequence[int]
-    ) -> tuple[list[ModuleHistory], dict[int, float]]:
-        """Return the history of each module's outputs, and the own head's log loss by epoch."""
-        run, kept = self.run, self.run.epochs
-        if not kept:
-            raise FileNotFoundError(
-                f"{run.path} has no checkpoints to score; train with --keep all"
-            )
-        epochs = sorted({*spread(kept, MOST_EPOCHS), *more})
-        new = self.runtime.to_device(run.setup.new_model())
-        names = modules or run.config.recorder.modules
-        if names is None:
-            names = probeable(new, default_modules(new), self.inputs)
-        heads, found = {}, []
-        with Progress("measuring checkpoints", len(epochs) + 1) as progress:
-            twin = twin_statistics(new, names, self.inputs, self.labels)
-            progress.advance("re-initialised twins")
-            for epoch in epochs:
-                model = self.runtime.to_device(run.model(epoch))
-                found.append(module_statistics(model, names, self.inputs, self.labels))
-                loss = head_loss(model, self.inputs, self.labels)
-                if loss is not None:
-                    heads[epoch] = loss
-                progress.advance(f"epoch {epoch}")
-        losses = np.asarray(run.losses)
-        return [
-            ModuleHistory(
-                *(str(run.path), output, np.array(epochs)),
-                {name: np.array([one[output][name] for one in found]) for name in values},
-                values,
-                losses=losses if np.isfinite(losses).all() else np.zeros(0),
-                planned=run.config.train.epochs if run.own is None else None,
-                about=about_run(run),
-            )
-            for output, values in twin.items()
-        ], heads
 
 
 def spread(kept: Sequence[int], most: int) -> list[int]:
@@ -211,33 +149,3 @@ def spread(kept: Sequence[int], most: int) -> list[int]:
         return list(kept)
     places = np.linspace(0, 1, most) ** 2 * (len(kept) - 1)
     return sorted({kept[round(float(place))] for place in places})
-
-
-def about_run(run: Run) -> dict[str, str]:
-    """Return what a run is made of, in the words of the training card of the scorer that comes with fmce."""
-    if run.own is not None:
-        return {}
-    data, model, train = run.config.data, run.config.model, run.config.train
-    width = model.options.get("width", 16) if model.name == "tiny" else ""
-    return {
-        "data": f"{data.name} {data.image_size}px",
-        "architecture": model.name,
-        "width": f"{model.name} {width}",
-        "recipe": f"adam-{train.learning_rate:g}-{train.epochs}-{train.schedule}-{train.batch_size}",
-    }
-
-
-@torch.no_grad()
-def head_loss(model: nn.Module, inputs: Tensor, labels: Tensor | None) -> float | None:
-    """Return the log of a classifier's mean cross-entropy; None where the output is no logits of the labels."""
-    if labels is None or labels.ndim != 1:
-        return None
-    with eval_mode(model):
-        outputs = [model(part) for _, part in parts_of(inputs, len(inputs))]
-    if not all(isinstance(one, Tensor) and one.ndim == 2 for one in outputs):
-        return None
-    logits = torch.cat(outputs).float()
-    if int(labels.max()) >= logits.shape[1]:
-        return None
-    loss = float(F.cross_entropy(logits, labels.to(logits.device)))
-    return math.log(max(loss, 1e-12)) if math.isfinite(loss) else None
