@@ -71,6 +71,8 @@ def tries(folder: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]
     home = folder / "resources"
     home.mkdir(exist_ok=True)
     commands = _commands(home)
+    if not folders.has_video():
+        del commands["frames"]
     names = [
         (f"{lack} {command}", lack, command)
         for lack in (*LACKS, "locked", "read-only")
@@ -80,7 +82,8 @@ def tries(folder: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]
     if left and not (home / "made").exists():
         folders.copy_of_run(folder, home / "whole")
         shutil.rmtree(home / "whole" / "maps.zarr")
-        folders.make_video(home / "clip.mp4")
+        if folders.has_video():
+            folders.make_video(home / "clip.mp4")
         (home / "made").touch()
     expected: dict[str, str] = {}
     for name, lack, command in left:

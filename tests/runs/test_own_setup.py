@@ -1,5 +1,6 @@
 """The commands of method 1 on a run that a recorder wrote."""
 
+import shutil
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from fmce import PhaseConfig, Recorder, evaluate, open_run, train_fmce_net
 from fmce.cli.main import main
 from fmce.config.run import FMCENetConfig
+from fmce.feature_maps.extract import extract
 from fmce.files import read_json
 from fmce.maturity.explain import explain
 from fmce.maturity.fmcs import fmcs
@@ -66,6 +68,7 @@ def test_the_same_by_the_command_line(folder, tmp_path, monkeypatch, capsys):
     sys.modules.pop("mynet", None)
     own = ["--model", "mynet:build", "--data", "mynet:data"]
     for arguments in (
+        ["extract", folder, *own],
         ["train-net", folder, *own, "--split", "map", "--set", "epochs=1"],
         ["evaluate", folder, *own],
         ["fmcs", folder, *own, "--epoch", "14"],
@@ -81,6 +84,23 @@ def test_the_same_by_the_command_line(folder, tmp_path, monkeypatch, capsys):
     assert "verdict:" in out
     assert "late drift" in (folder / "report.html").read_text()
     assert read_json(folder / "phases.json")
+
+
+def test_stored_maps_of_an_own_network_give_the_same_fmce_net(folder, tmp_path):
+    shutil.copytree(
+        folder, tmp_path / "run", ignore=shutil.ignore_patterns("fmce_net", "maps.zarr")
+    )
+    run = opened(tmp_path / "run")
+    told = extract(run, workers=1)
+    assert told["maps"] == 2 * 260
+    assert told["map_shape"] == [16, 2, 2]
+    # Of thinned checkpoints, the kept ones stand for the markers.
+    names = sorted(p.name for p in (run.path / "maps.zarr").iterdir())
+    assert names == [f"epoch_{epoch:04d}" for epoch in run.marker_epochs]
+    stored = train_fmce_net(run, "map", config=FMCENetConfig(epochs=1, storage="stored"))
+    assert stored["map_shape"] == [16, 2, 2]
+    with pytest.raises(ValueError, match="--model module:function --data module:function"):
+        extract(open_run(tmp_path / "run"))
 
 
 def test_without_the_model_it_is_asked_for(folder):

@@ -185,6 +185,9 @@ def extract(
     workers: Annotated[int, option("processes; torchrun works too", "N")] = 1,
     dry_run: Annotated[Flag, option("only estimate the size on disk")] = False,
     json: Json = False,
+    model: OwnModelName = None,
+    data: OwnDataName = None,
+    layer: OwnLayer = None,
     trust: Trust = False,
     device: Device = "auto",
     precision: Precision = "float32",
@@ -198,7 +201,7 @@ def extract(
     from fmce.runs.run import open_run
 
     result = run_extract(
-        open_run(run, trust=trust),
+        open_run(run, trust=trust, model=model, data=data, layer=layer),
         workers=workers,
         runtime=runtime_of(device, precision),
         dry_run=dry_run,

@@ -56,7 +56,7 @@ def extract(
     rewritten. Under torchrun each rank writes its share of the markers, on the GPU of its local rank.
 
     Args:
-        run: A run with phases and its marker checkpoints.
+        run: A run with phases and its marker checkpoints; a recorded one with its model and data.
         workers: Processes on this machine; they share its GPUs, or its cores.
         runtime: Device and precision; memory order and TF32 are the run's own.
         dry_run: Only estimate the size.
@@ -76,7 +76,7 @@ def extract(
         raise ValueError(
             f"workers must be at least 1, and 1 under torchrun, whose ranks share the work; got {workers}"
         )
-    runtime = run.training.with_run_memory_format(runtime or make_runtime())
+    runtime = run.setup.with_run_memory_format(runtime or make_runtime())
     if workers == 1:
         runtime = _on_gpu(runtime, int(os.environ.get("LOCAL_RANK", "0")))
     wanted = store_fingerprints(run, runtime)
@@ -101,7 +101,8 @@ def _store_markers(
 ) -> None:
     title = f"storing maps of {run.path}"
     if workers > 1:
-        bare = Run(run.path, run.config)  # without the data that this process has read
+        own = run.own and replace(run.own)
+        bare = Run(run.path, run.config, own)  # without the data that this process has read
         jobs = {
             f"epoch {epoch}": (bare, epoch, mark, _on_gpu(runtime, index))
             for index, (epoch, mark) in enumerate(markers.items())
@@ -126,7 +127,7 @@ def extract_marker(
     network = map_extractor(run, epoch, runtime)
 
     def shards(part: ImageSet) -> Iterator[Tensor]:
-        images = run.training.images(part, runtime)
+        images = run.setup.images(part, runtime)
         for first, stop in chunk_ranges(len(part), SHARD):
             blocks = torch.split(torch.arange(first, stop), BLOCK)
             # (512,C,h,w) float16 on the CPU; the last shard is smaller.
@@ -145,13 +146,13 @@ def extract_marker(
 def store_fingerprints(run: Run, runtime: Runtime) -> dict[int, Fingerprint]:
     """Return what decides the maps of each marker, by epoch."""
     images = {name: images_digest(part) for name, part in _parts(run).items()}
-    common = {"images": images, "layer": run.training.layer, "precision": runtime.precision}
+    common = {"images": images, "layer": run.setup.layer, "precision": runtime.precision}
     return {epoch: mark | common for epoch, mark in _weights_digests(run).items()}
 
 
 def _weights_digests(run: Run) -> dict[int, Fingerprint]:
     checkpoints = run.path / "checkpoints"
-    files = {e: checkpoint_path(checkpoints, e) / "model.safetensors" for e in run.phases.markers}
+    files = {e: checkpoint_path(checkpoints, e) / "model.safetensors" for e in run.marker_epochs}
     missing = [str(file) for file in files.values() if not file.exists()]
     if missing:
         raise FileNotFoundError(
@@ -167,7 +168,7 @@ def images_digest(part: ImageSet) -> str:
 
 
 def _parts(run: Run) -> dict[str, ImageSet]:
-    return {"train": run.training.data.train, "test": run.training.data.test}
+    return {"train": run.setup.data.train, "test": run.setup.data.test}
 
 
 def _on_gpu(runtime: Runtime, index: int) -> Runtime:
@@ -219,8 +220,8 @@ def _is_intact(run: Run, epoch: int) -> bool:
 
 def estimate_store(run: Run, markers: Sequence[int], runtime: Runtime) -> dict[str, Any]:
     """Estimate the size of some markers' maps from a chunk of training images: the result of a dry run."""
-    train = run.training.data.train
-    images = run.training.images(train, runtime)(torch.arange(min(CHUNK, len(train))))
+    train = run.setup.data.train
+    images = run.setup.images(train, runtime)(torch.arange(min(CHUNK, len(train))))
     samples = [map_extractor(run, epoch, runtime)(images) for epoch in markers]
     ratio = sum(map(compressed_share, samples)) / len(samples)
     c, h, w = samples[0].shape[1:]

@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
-from fmce.config.choices import KeepRecorded
-from fmce.convergence.phases import PhaseConfig
+from fmce.integrations.callback import RecordingCallback, RecordingOptions
 from fmce.recorder.probe import count_samples
-from fmce.recorder.recorder import Logger, Recorder
-from fmce.recorder.status import Status
 
 try:
     from lightning.pytorch import LightningModule, Trainer
@@ -19,7 +16,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-class MaturityCallback(Callback):
+class MaturityCallback(RecordingCallback, Callback):
     """Records a `Trainer.fit` in a run folder; see `fmce.Recorder`, which takes the same arguments.
 
     Its state lies in Lightning's checkpoints, so a resumed fit continues the folder. The loss is the one that
@@ -29,16 +26,8 @@ class MaturityCallback(Callback):
         folder: Run folder.
         modules: Submodules of the LightningModule to measure, such as "net.layer4".
         probe: Fixed inputs of the LightningModule's `forward`.
-        keep: Checkpoints that the recorder keeps.
-        phases: What counts as converged.
-        frozen: Modules that are meant to be frozen.
-        loggers: Get the numbers of each epoch.
         validation: Name of the logged validation loss; recorded where it was logged in the epoch.
-        stop: End the fit once the curve is "at_rest", or only once it has "converged"; None never ends it.
-
-    Attributes:
-        status: After the newest epoch; None before the first.
-        recorder: The recorder while a fit runs; None before.
+        options: See `RecordingCallback`; checkpoints are thinned.
     """
 
     def __init__(
@@ -47,19 +36,11 @@ class MaturityCallback(Callback):
         modules: Sequence[str] | None = None,
         probe: Any = None,
         *,
-        keep: KeepRecorded = "thinned",
-        phases: PhaseConfig | None = None,
-        frozen: Sequence[str] = (),
-        loggers: Sequence[Logger] = (),
         validation: str = "val_loss",
-        stop: Literal["at_rest", "converged"] | None = None,
+        **options: Unpack[RecordingOptions],
     ) -> None:
-        self.folder, self.validation, self.stop = Path(folder), validation, stop
-        self.recorder: Recorder | None = None
-        self.status: Status | None = None
-        self._what = (modules, probe)
-        self._options: dict[str, Any] = {"keep": keep, "phases": phases, "frozen": frozen}
-        self._options["loggers"] = loggers
+        super().__init__(folder, modules, probe, **options)
+        self.validation = validation
         self._state: dict[str, Any] | None = None
 
     @property
@@ -77,16 +58,13 @@ class MaturityCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the recorder: after the sanity check, with the optimizers, before the first step."""
-        modules, probe = self._what
-        self.recorder = Recorder(
-            self.folder, pl_module, modules, probe, trainer.optimizers, **self._options
-        )
+        recorder = self.record(pl_module, trainer.optimizers)
         state, done = self._state, trainer.current_epoch
         if state is not None and state["epoch"] < done:
             self._close_epoch(state, done)
         elif state is not None:
-            self.recorder.load_state_dict(state)
-        self.recorder.start()
+            recorder.load_state_dict(state)
+        recorder.start()
 
     def _close_epoch(self, state: Mapping[str, Any], done: int) -> None:
         """Continue from a checkpoint that Lightning wrote after an epoch's last step, before our end of it."""
@@ -117,8 +95,7 @@ class MaturityCallback(Callback):
         validation = None if value is None else float(value)
         self.status = self.recorder.end_epoch(validation_loss=validation)
         if self.stop is not None:
-            decision = bool(getattr(self.status, self.stop))
-            decision = trainer.strategy.reduce_boolean_decision(decision, all=False)
+            decision = trainer.strategy.reduce_boolean_decision(self.wants_to_stop(), all=False)
             trainer.should_stop = trainer.should_stop or decision
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,16 +1,12 @@
 """The recorder as a callback of Hugging Face's Trainer (`pip install 'fmce[transformers]'`)."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from fmce.config.choices import KeepRecorded
-from fmce.convergence.phases import PhaseConfig
-from fmce.files import read_json_or_none, write_json
-from fmce.recorder.recorder import Logger, Recorder
-from fmce.recorder.status import Status
+from fmce.digests import read_record_or_none, write_record
+from fmce.integrations.callback import RecordingCallback
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -23,49 +19,22 @@ except ModuleNotFoundError as error:
 _STATES = 20
 
 
-class TrainerMaturityCallback(TrainerCallback):
+class TrainerMaturityCallback(RecordingCallback, TrainerCallback):
     """Records a `Trainer.train` in a run folder; see `fmce.Recorder`, which takes the same arguments.
 
     The loss is the trainer's logged one, a mean over the steps since the last log, weighted by those steps; a log
     is written at each epoch's end and before each checkpoint. What resuming needs lies in the run folder, since
     the trainer restores callbacks only where a flag asks for it.
 
-    Args:
-        folder: Run folder.
-        modules: Submodules of the model to measure, such as "bert.encoder".
-        probe: Fixed inputs of the model's `forward`; a dict is passed as keyword arguments.
-        keep: Checkpoints that the recorder keeps.
-        phases: What counts as converged.
-        frozen: Modules that are meant to be frozen.
-        loggers: Get the numbers of each epoch.
-        stop: End the training once the curve is "at_rest", or only once it has "converged"; None never ends it.
-
-    Attributes:
-        status: After the newest epoch; None before the first.
-        recorder: The recorder while a training runs; None before.
+    Args and attributes are those of `RecordingCallback`; a probe that is a dict is passed as keyword arguments, and
+    no checkpoint is kept beside the trainer's unless `keep` asks for it.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        modules: Sequence[str] | None = None,
-        probe: Any = None,
-        *,
-        keep: KeepRecorded = "none",
-        phases: PhaseConfig | None = None,
-        frozen: Sequence[str] = (),
-        loggers: Sequence[Logger] = (),
-        stop: Literal["at_rest", "converged"] | None = None,
-    ) -> None:
-        self.folder, self.stop = Path(folder), stop
-        self.recorder: Recorder | None = None
-        self.status: Status | None = None
-        self._what = (modules, probe)
-        self._options: dict[str, Any] = {"keep": keep, "phases": phases, "frozen": frozen}
-        self._options["loggers"] = loggers
-        self._logged = 0
-        self._ending = False
-        self._rate: float | None = None
+    usual_keep = "none"
+
+    _logged = 0
+    _ending = False
+    _rate: float | None = None
 
     def on_train_begin(
         self,
@@ -75,16 +44,16 @@ class TrainerMaturityCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Make the recorder, and continue after the trainer's checkpoint where it resumed."""
-        modules, probe = self._what
         optimizer = _inner(kwargs.get("optimizer"))
         optimizers = [] if optimizer is None else [optimizer]
-        model = kwargs["model"]
-        self.recorder = Recorder(self.folder, model, modules, probe, optimizers, **self._options)
+        recorder = self.record(kwargs["model"], optimizers)
         self._logged, self._ending = state.global_step, False
-        kept = read_json_or_none(self._state_file(state.global_step)) if state.global_step else None
+        file = self._state_file(state.global_step)
+        remedy = "resume from another checkpoint, or delete the file"
+        kept = read_record_or_none(file, remedy) if state.global_step else None
         if kept is not None:
-            self.recorder.load_state_dict(kept)
-        self.recorder.start()
+            recorder.load_state_dict(kept)
+        recorder.start()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -137,7 +106,7 @@ class TrainerMaturityCallback(TrainerCallback):
         assert self.recorder is not None
         self._ending = False
         self.status = self.recorder.end_epoch(self._rate, validation_loss)
-        if self.stop is not None and getattr(self.status, self.stop):
+        if self.wants_to_stop():
             control.should_training_stop = True
 
     def on_save(
@@ -149,7 +118,7 @@ class TrainerMaturityCallback(TrainerCallback):
         if self.recorder.ranks.is_main:
             file = self._state_file(state.global_step)
             file.parent.mkdir(exist_ok=True)
-            write_json(file, kept, indent=None)
+            write_record(file, kept, indent=None)
             for old in sorted(file.parent.glob("step_*.json"))[:-_STATES]:
                 old.unlink()
 
