@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fmce.convergence.smoothing import checked_sequence
 
+# From so many values on, NumPy adds in another order than one after the other.
+_PAIRWISE_FROM = 8
+
 
 def cqi(smoothed: ArrayLike, window: int = 5) -> NDArray[np.float64]:
     """Measure how much a smoothed loss sequence still moves.
@@ -45,10 +48,21 @@ def cqi(smoothed: ArrayLike, window: int = 5) -> NDArray[np.float64]:
     means = np.empty(steps.size)
     means[:head] = np.cumsum(steps[:head]) / np.arange(1, head + 1)
     # Each window is summed afresh: a running sum would leave rounding dust where the curve is flat.
-    means[head - 1 :] = sliding_window_view(steps, head).mean(axis=1)
+    means[head - 1 :] = _window_sums(steps, head) / head
     # A mean never exceeds the largest change; rounding would let it by one unit in the last place.
     indicator[1:] = np.minimum(means, steps.max())
     return indicator
+
+
+def _window_sums(steps: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Return the sum of each `width` neighbours, added up in the order that NumPy's `sum` has for so many."""
+    if width >= _PAIRWISE_FROM:
+        return np.asarray(sliding_window_view(steps, width).sum(axis=1))
+    count = steps.size - width + 1
+    sums = steps[:count].copy()
+    for shift in range(1, width):
+        sums += steps[shift : shift + count]
+    return sums
 
 
 def checked_count(value: int, name: str) -> int:

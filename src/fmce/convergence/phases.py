@@ -83,7 +83,7 @@ class Phases:
                 f"{self.markers} after {self.start_epoch}, convergence {self.convergence_epoch}, "
                 f"{len(self.smoothed)} and {len(self.cqi)} epochs: use find_phases to make them"
             )
-        if not (np.isfinite(self.smoothed).all() and np.isfinite(self.cqi[1:]).all()):
+        if not (_all_finite(self.smoothed) and _all_finite(self.cqi[1:])):
             raise ValueError("smoothed, and cqi after epoch 1, must be finite; got NaN or infinity")
 
     @property
@@ -108,9 +108,7 @@ class Phases:
     @property
     def smoothing_share(self) -> float | None:
         """Share of E_K − E_0, in [0, 1], that a step curve shows as well; None without its markers."""
-        if self.step_curve_markers is None:
-            return None
-        return min((self.step_curve_markers[-1] - 1) / (self.markers[-1] - self.start_epoch), 1.0)
+        return _smoothing_share(self.step_curve_markers, self.markers[-1] - self.start_epoch)
 
     def phase_at(self, epoch: int) -> int:
         """Return the phase, 1 … K, of an epoch.
@@ -213,7 +211,8 @@ def find_phases(
     step_curve[0] = curve[0]
     step = _markers_or_none(step_curve, config)
     fraction = None if rates is None else float(rates[found.markers[-1] - 1] / rates.max())
-    made = Phases(
+    share = _smoothing_share(step, found.markers[-1] - found.start_epoch)
+    return Phases(
         markers=found.markers,
         start_epoch=found.start_epoch,
         convergence_epoch=found.markers[-1],
@@ -221,7 +220,7 @@ def find_phases(
         lr_fraction=fraction,
         # A rate below its peak has varied; a constant one has fraction 1.
         schedule_driven=None if fraction is None else fraction < _SCHEDULE_DRIVEN_BELOW,
-        smoothing_driven=None,
+        smoothing_driven=None if share is None else share >= _SMOOTHING_DRIVEN_FROM,
         step_curve_markers=step,
         unsmoothed_markers=_markers_or_none(curve, replace(config, smoothing="none")),
         debiased_markers=_markers_or_none(curve, replace(config, smoothing="debiased_ema")),
@@ -229,10 +228,15 @@ def find_phases(
         cqi=tuple(found.cqi.tolist()),
         config=config,
     )
-    share = made.smoothing_share
-    return (
-        made if share is None else replace(made, smoothing_driven=share >= _SMOOTHING_DRIVEN_FROM)
-    )
+
+
+def _smoothing_share(step_markers: tuple[int, ...] | None, epochs: int) -> float | None:
+    return None if step_markers is None else min((step_markers[-1] - 1) / epochs, 1.0)
+
+
+def _all_finite(values: tuple[float, ...]) -> bool:
+    # A sum is finite only where all values are; the reverse fails for values near the largest float.
+    return math.isfinite(sum(values)) or all(map(math.isfinite, values))
 
 
 def working_threshold(

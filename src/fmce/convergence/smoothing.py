@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Smoothing = Literal["ema", "debiased_ema", "two_tap", "none"]
 SMOOTHINGS: tuple[str, ...] = get_args(Smoothing)
+_PART = 4096  # losses averaged at one time
 
 
 def smooth_losses(
@@ -47,15 +48,52 @@ def smooth_losses(
         raise ValueError(f"method must be one of {', '.join(SMOOTHINGS)}; got {method!r}")
     if method == "none":
         return values.copy()
-    raw = values.tolist()
-    smoothed = raw[:1]  # for two_tap not given in the paper: L̃_1, which has no predecessor, is L_1
-    past = 1.0  # α^0 + … + α^(m−1), the weight of all losses up to here
-    for m in range(1, len(raw)):
-        total = 1 + alpha * past
-        weight = alpha * past / total if method == "debiased_ema" else alpha
-        smoothed.append(_mix((raw if method == "two_tap" else smoothed)[m - 1], raw[m], weight))
-        past = total
-    return np.array(smoothed)
+    if method == "two_tap":  # not given in the paper: L̃_1, which has no predecessor, is L_1
+        before, after = values[:-1], values[1:]
+        mixed = np.clip(
+            alpha * before + (1 - alpha) * after,
+            np.minimum(before, after),
+            np.maximum(before, after),
+        )
+        return np.concatenate([values[:1], mixed])
+    smoothed, done, past = values.copy(), 1, 1.0
+    if method == "debiased_ema":
+        # `past` is α^0 + … + α^(m−1), the weight of all losses up to here; from where it no longer grows,
+        # each loss has the same weight.
+        while done < values.size and (total := 1 + alpha * past) != past:
+            weight, past = alpha * past / total, total
+            _average(smoothed, done, done + 1, weight)
+            done += 1
+        alpha = alpha * past / (1 + alpha * past)
+    changes = np.flatnonzero(values[1:] != values[:-1])
+    flat = max(done, int(changes[-1]) + 1 if changes.size else 0)  # then losses are all the same
+    for start in range(done, values.size, _PART):
+        stop = min(start + _PART, values.size)
+        _average(smoothed, start, stop, alpha)
+        if start > flat and smoothed[stop - 1] == smoothed[stop - 2]:
+            smoothed[stop:] = smoothed[stop - 1]
+            break
+    return smoothed
+
+
+def _average(smoothed: NDArray[np.float64], start: int, stop: int, weight: float) -> None:
+    """Replace losses by their recursive average, from the element `start`, which has a predecessor, to `stop`."""
+    losses, own = smoothed[start:stop].copy(), 1 - weight
+    previous = first = float(smoothed[start - 1])
+    # The loop is the time that smoothing takes.
+    terms = (own * losses).tolist()
+    smoothed[start:stop] = [previous := weight * previous + term for term in terms]
+    before, means = smoothed[start - 1 : stop - 1], smoothed[start:stop]
+    lowest, highest = np.minimum(before, losses), np.maximum(before, losses)
+    if ((lowest <= means) & (means <= highest)).all():
+        return
+    # Rounding pushed a mean outside its two values. A flat curve would then creep, and its CQI would not be
+    # exactly 0.
+    previous = first
+    for index, loss in enumerate(losses.tolist(), start):
+        mean = weight * previous + own * loss
+        previous = min(max(mean, min(previous, loss)), max(previous, loss))
+        smoothed[index] = previous
 
 
 def checked_sequence(values: ArrayLike, name: str, *, gaps: bool = False) -> NDArray[np.float64]:
@@ -125,10 +163,3 @@ def float_or_nan(value: object) -> float:
         return float(value)
     except OverflowError:
         return math.nan
-
-
-def _mix(old: float, new: float, weight: float) -> float:
-    # Rounding may push the mean outside its two values. A flat curve would then creep, and its
-    # CQI would not be exactly 0.
-    mean = weight * old + (1 - weight) * new
-    return min(max(mean, min(old, new)), max(old, new))
