@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,6 @@ from experiments.transfer_study import (
 from fmce.console.tables import number, print_table
 from fmce.scoring.scorer import MaturityScorer
 
-# Seconds of an epoch relative to those of the smallest network.
-_COST = {"vit": 0.5, "mixer": 0.5, "shufflenet": 1.5, "mobilenet": 3.0, "resnet18": 100.0}
 COMMAND = "python -m experiments.transfer --large"
 
 
@@ -61,12 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ship", type=Path, metavar="FILE", help="write the fitted scorer there")
     options = parser.parse_args(argv)
     fitted = SMALL if options.small else FITTED
-    unseen = {**(SMALL_UNSEEN if options.small else UNSEEN)}
-    if not options.small:
-        unseen["larger network"] = LARGE
-    wanted = [*fitted, *(one for some in unseen.values() for one in some)]
+    unseen = dict(SMALL_UNSEEN if options.small else UNSEEN)
+    if options.large:
+        unseen["larger network"] = [*unseen["larger network"], *LARGE]
     began = time.monotonic()
-    train_all([one for one in wanted if options.large or one not in LARGE], options)
+    train_all(in_turn(fitted, unseen), options)
     if options.train_only:
         return
     stored = load_runs(options.out, fitted)
@@ -88,6 +86,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         record(options.results, "transfer", protocol, config, result, **about)
         show(protocol, result)
     print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
+
+
+def in_turn(fitted: Sequence[Training], unseen: Mapping[str, Sequence[Training]]) -> list[Training]:
+    """Return all trainings so that a study that is cut off has some of each kind: two fitted ones to one unseen."""
+    others = [one for some in zip_longest(*unseen.values()) for one in some if one is not None]
+    pairs = [fitted[n : n + 2] for n in range(0, len(fitted), 2)]
+    found: list[Training] = []
+    for pair, other in zip_longest(pairs, others):
+        found += [*(pair or ()), *(() if other is None else (other,))]
+    return found
 
 
 def fitted_scorer(runs: Sequence[StoredRun]) -> MaturityScorer:
@@ -145,9 +153,8 @@ def show(protocol: str, result: Mapping[str, Any]) -> None:
 
 
 def train_all(trainings: Sequence[Training], options: argparse.Namespace) -> None:
-    """Train those that are not stored, several at a time and the longest first."""
+    """Train those that are not stored, several at a time, in their order."""
     missing = [t for t in trainings if not (options.out / f"{t.name}.npz").exists()]
-    missing.sort(key=lambda t: -t.epochs * _COST.get(t.architecture, 1.0))
     if not missing:
         return
     end = time.monotonic() + 60 * (options.minutes or 1e6)

@@ -51,6 +51,7 @@ SOURCES: Mapping[str, Source] = {
     "cifar100-other20": Source("cifar100", (40, 60)),
     "imagenette": Source("imagenette-84"),
     "cifar10-32px": Source("cifar10", side=32, images=10_000),
+    "cifar10-32px-2000": Source("cifar10", side=32, images=2000),
 }
 _SHIFT = 2
 
@@ -202,7 +203,12 @@ def _mobilenet(num_classes: int, _width: int, _side: int) -> nn.Module:
 def _resnet18(num_classes: int, _width: int, _side: int) -> nn.Module:
     from torchvision.models import resnet18
 
-    net: Any = resnet18(num_classes=num_classes)
+    net: nn.Module = resnet18(num_classes=num_classes)
+    return net
+
+
+def _resnet18_stem3(num_classes: int, width: int, side: int) -> nn.Module:
+    net: Any = _resnet18(num_classes, width, side)
     net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     return net  # type: ignore[no-any-return]
 
@@ -217,5 +223,6 @@ ARCHITECTURES: Mapping[str, tuple[Callable[[int, int, int], nn.Module], tuple[st
     "shufflenet": (_shufflenet, ("stage2", "stage3", "conv5")),
     "mobilenet": (_mobilenet, ("features.3", "features.10", "features")),
     "resnet18": (_resnet18, ("layer1", "layer2", "layer3", "layer4")),
+    "resnet18-stem3": (_resnet18_stem3, ("layer1", "layer2", "layer3", "layer4")),
 }
 """Name → how it is built from classes, width and side, and its modules from the first to the last."""

@@ -1,7 +1,7 @@
 """How far scores are off on runs that they did not see, beside what they have to beat."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from fmce.convergence.phases import PhaseConfig, find_phases
 from fmce.scoring.history import NUM_PHASES, ModuleHistory
 from fmce.scoring.monotone import fit_table
 from fmce.scoring.outlook import CUTS
-from fmce.scoring.scorer import Form, Labels, MaturityScorer
+from fmce.scoring.scorer import Form, Labels, MaturityScorer, MaturityScores
 
 Array = NDArray[np.float64]
 _CONFIG = PhaseConfig(num_phases=NUM_PHASES, relative_threshold=1e-3, if_not_converged="last")
@@ -76,6 +76,18 @@ def cases_of(run: StoredRun, *, views: int = 2) -> list[Case]:
             )
         )
     return cases
+
+
+def positions_case(history: ModuleHistory) -> Case:
+    """Return a recorded module as a case, without baselines.
+
+    Raises:
+        ValueError: If its losses have no phases.
+    """
+    phases = find_phases(history.losses, _CONFIG)
+    markers = np.array([np.abs(history.epochs - marker).argmin() for marker in phases.markers])
+    used = history.epochs <= phases.convergence_epoch
+    return Case(history, True, history.phases(), history.phases(smoothed=True), markers, used, {})
 
 
 def _span(values: Array) -> Array:
@@ -142,9 +154,15 @@ def judged(
         scores = scorer.score(case.history, form, labels)
         rows.append(errors(case, scores.values, target))
         truth, used = getattr(case, target), case.used
-        inside += list(((scores.low <= truth + 1e-9) & (truth <= scores.high + 1e-9))[used])
+        inside.append(inside_share(scores, truth, used))
         widths += list((scores.high - scores.low)[used])
     return summary(rows) | {"covered": float(np.mean(inside)), "width": float(np.mean(widths))}
+
+
+def inside_share(scores: MaturityScores, truth: Array, used: NDArray[np.bool_]) -> float:
+    """Return the share of the used epochs whose true phase lies in the score's interval."""
+    inside = (scores.low <= truth + 1e-9) & (truth <= scores.high + 1e-9)
+    return float(np.mean(inside[used]))
 
 
 def half_way(
@@ -167,7 +185,7 @@ def half_way(
                     continue
                 seen = case.history.until(epoch)
                 if kind == "unplanned":
-                    seen = _unplanned(seen)
+                    seen = replace(seen, planned=None)
                 scores = scorer.score(seen, labels=labels, finished=False)
                 truth = case.raw[place]
                 apart.append(abs(scores.values[-1] - truth))
@@ -181,9 +199,3 @@ def half_way(
                 }
         found[kind] = by_share
     return found
-
-
-def _unplanned(history: ModuleHistory) -> ModuleHistory:
-    from dataclasses import replace
-
-    return replace(history, planned=None)
