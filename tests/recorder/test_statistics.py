@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from fmce import MaturityScorer, Recorder, ScoredProbe, class_statistics
-from fmce.recorder.history import recorded_histories
+from fmce.cli.main import main
+from fmce.recorder.history import live_scores, recorded_histories, score_line
 from fmce.recorder.probe import Probe
 from fmce.recorder.samples import BACKGROUND, labelled_rows
 from fmce.recorder.statistics import module_statistics, reinitialised, twin_statistics
 from fmce.runs.log import read_metrics
-from tests.recorder.loops import Small, digits, made, recorded
+from tests.recorder.loops import Small, digits, made, recorded, train_epoch
 
 NAMES = ["stem", "middle", "late", "head"]
 
@@ -218,3 +219,31 @@ def test_a_recorder_folder_is_told_from_another_probe(tmp_path):
         pass
     with pytest.raises(FileExistsError):
         Recorder(tmp_path / "run", Small(), NAMES, ScoredProbe(images, targets.flip(0)))
+
+
+def test_what_is_live_is_shown_with_its_interval_until_the_training_is_over(tmp_path, capsys):
+    images, targets = probe()
+    run = tmp_path / "run"
+    recorded(run, 12, probe=ScoredProbe(images, targets), modules=["late"])
+    assert live_scores(run)[0].extrapolated
+    main(["watch", str(run), "--once"])
+    main(["modules", str(run)])
+    lines = [s for s in capsys.readouterr().out.splitlines() if s.startswith("late: score ")]
+    assert len(lines) == 2
+    assert lines[0].endswith("its end extrapolated")
+    low, value, high = (getattr(live_scores(run)[0], n)[-1] for n in ("low", "values", "high"))
+    assert 0 <= low <= value <= high <= 10
+    model, optimizer = made()
+    with Recorder(tmp_path / "done", model, ["late"], ScoredProbe(images, targets), optimizer) as r:
+        for _ in range(3):
+            train_epoch(model, optimizer, r)
+            r.end_epoch()
+    assert live_scores(tmp_path / "done") == []
+    main(["modules", str(tmp_path / "done")])
+    assert "score" not in capsys.readouterr().out
+
+
+def test_the_first_epochs_have_a_score_too(tmp_path):
+    images, targets = probe()
+    recorded(tmp_path / "run", 1, probe=ScoredProbe(images, targets), modules=["late"])
+    assert "late: " in score_line(live_scores(tmp_path / "run")[0])

@@ -31,6 +31,7 @@ class View:
         status: After the newest epoch.
         predicted: When E_K is expected; None where it cannot be estimated yet.
         calm: Module → 1 less its recent drift per epoch over its fastest; 1 is at rest.
+        scores: A line per output whose maturity a `ScoredProbe` measures.
         seconds_left: Until the last epoch, or else E_K; None where neither is known.
         done: Whether the training is over.
     """
@@ -40,6 +41,7 @@ class View:
     status: "Status | None"
     predicted: "PredictedEpoch | None"
     calm: dict[str, float]
+    scores: list[str]
     seconds_left: float | None
     done: bool
 
@@ -54,7 +56,7 @@ def view_of(run: Path) -> View:
 
     rows = read_metrics(run)
     if not rows:
-        return View(run, rows, None, None, {}, None, False)
+        return View(run, rows, None, None, {}, [], None, False)
     with reading(run / "metrics.jsonl", "metrics lines of a training", "put the original back"):
         return _view(run, rows)
 
@@ -63,6 +65,7 @@ def _view(run: Path, rows: Sequence[Mapping[str, Any]]) -> View:
     """Return what metrics lines say, and how the folder describes itself."""
     from fmce.config.run import OtherConfigError, RunConfig, run_config
     from fmce.convergence.prediction import predict_convergence_epoch
+    from fmce.recorder.history import live_scores, score_line
     from fmce.recorder.status import status_of
     from fmce.runs.log import read_done, task_loss
 
@@ -82,7 +85,8 @@ def _view(run: Path, rows: Sequence[Mapping[str, Any]]) -> View:
     left = None
     if last is not None and seconds and last > len(rows):
         left = (last - len(rows)) * sum(seconds) / len(seconds)
-    return View(run, rows, status, predicted, _calm(rows), left, read_done(run) is not None)
+    scores = list(map(score_line, live_scores(run)))
+    return View(run, rows, status, predicted, _calm(rows), scores, left, read_done(run) is not None)
 
 
 def _calm(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -125,6 +129,7 @@ def lines_of(view: View) -> list[str]:
     for name, share in view.calm.items():
         full = round(_BAR * min(max(share, 0.0), 1.0))
         lines.append(f"{name:{width}s} {'█' * full}{'·' * (_BAR - full)} {share:4.0%} calm")
+    lines += view.scores
     return [*lines, *(f"alarm: {alarm}" for alarm in status.alarms)]
 
 

@@ -22,7 +22,9 @@ from fmce.files import reading
 from fmce.recorder.alarms import Alarm, find_alarms
 from fmce.recorder.gram import drift_between
 from fmce.recorder.grams import MOST, gram_epochs, gram_file, load_grams
+from fmce.recorder.history import live_scores
 from fmce.runs.log import read_done, read_metrics
+from fmce.scoring.scorer import MaturityScores
 
 # Change of a module's drift per epoch that counts as rest, as a share of its range: noise of the gradients keeps
 # modules moving after the loss came to rest.
@@ -187,6 +189,7 @@ class ModuleTable:
         depth_correlation: Spearman's ρ between the modules' depth and `done_epoch`; early modules mostly come to
             rest first, so this is what a clock has to add to. None for fewer than three modules.
         even_epoch: The epoch at which a module that drifted evenly would be done.
+        scores: Of a training that goes on with a `ScoredProbe`, the maturity of each output.
     """
 
     run: Path
@@ -196,6 +199,7 @@ class ModuleTable:
     alarms: tuple[Alarm, ...]
     depth_correlation: float | None
     even_epoch: int
+    scores: tuple[MaturityScores, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table as JSON values."""
@@ -207,6 +211,7 @@ class ModuleTable:
             "alarms": [asdict(alarm) for alarm in self.alarms],
             "depth_correlation": self.depth_correlation,
             "even_epoch": self.even_epoch,
+            "scores": [one.to_dict() for one in self.scores],
         }
 
 
@@ -245,6 +250,7 @@ def module_table(run: Path) -> ModuleTable:
         alarms=tuple(alarm for alarm in alarms if not alarm.module),
         depth_correlation=_depth_correlation(modules),
         even_epoch=math.ceil((1 - DONE) * len(rows)),
+        scores=tuple(live_scores(run)),
     )
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from fmce.digests import read_record_or_none, write_record
 from fmce.recorder.statistics import Statistics, plain_statistics
-from fmce.runs.log import read_metrics, task_loss
+from fmce.runs.log import read_done, read_metrics, task_loss
 from fmce.scoring.history import ModuleHistory
+from fmce.scoring.scorer import Labels, MaturityScores, shipped_scorer
 
 
 def twins_file(run: Path) -> Path:
@@ -36,6 +37,36 @@ def recorded_histories(run: Path) -> list[ModuleHistory]:
     twins = read_record_or_none(twins_file(run)) or {}
     rows = read_metrics(run)
     return histories_of(str(run), rows, twins) if twins else []
+
+
+def live_scores(run: Path) -> list[MaturityScores]:
+    """Return the scores within the run of each output of a training that goes on, its end extrapolated.
+
+    Args:
+        run: The run folder.
+
+    Returns:
+        Empty where the training is over, or no recorder with a `ScoredProbe` measured it.
+
+    Raises:
+        ValueError: If a file is damaged.
+    """
+    if read_done(run) is not None:
+        return []
+    scorer, found = shipped_scorer(), []
+    for history in recorded_histories(run):
+        labels: Labels = "class" if "probe_mse" in history.values else "free"
+        found.append(scorer.score(history, labels=labels, finished=False))
+    return found
+
+
+def score_line(scores: MaturityScores) -> str:
+    """Return the newest score in words."""
+    value, low, high = (float(one[-1]) for one in (scores.values, scores.low, scores.high))
+    if not math.isfinite(value):
+        return f"{scores.module}: no score yet"
+    ends = " its end extrapolated" if scores.extrapolated else " its end unknown"
+    return f"{scores.module}: score {value:.1f} of 10 ({low:.1f} to {high:.1f}),{ends}"
 
 
 def histories_of(

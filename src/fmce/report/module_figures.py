@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from fmce.console.tables import number, percent
 from fmce.recorder.clocks import ModuleClock, ModuleRow, ModuleTable
+from fmce.recorder.history import score_line
 from fmce.report.figures import ACCENT, INK, LEVEL, QUIET, styled
 
 HEADER = (
@@ -69,6 +70,7 @@ def module_remarks(table: ModuleTable) -> list[str]:
             f"depth alone orders the epochs of “90 % at” with Spearman's ρ {table.depth_correlation:.2f}"
         )
     lines.append(f"a module that drifted evenly would be at 90 % in epoch {table.even_epoch}")
+    lines += map(score_line, table.scores)
     alarms = [*table.alarms, *(alarm for row in table.rows for alarm in row.alarms)]
     return [*lines, *(f"alarm: {alarm}" for alarm in alarms)]
 
