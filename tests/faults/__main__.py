@@ -70,6 +70,8 @@ def take(options: argparse.Namespace) -> Iterator[dict[str, str]]:
 
         def wanted(name: str) -> bool:
             nonlocal count
+            if re.search(options.match, name) is None:
+                return False
             count += 1
             chosen = count % every == 0 and part_of(name, parts) == number
             return chosen and (kind, name) not in known
@@ -170,6 +172,9 @@ def main() -> int:
         "--every", type=int, default=1, help="take every n-th damage, hostile input and lack only"
     )
     parser.add_argument("--only", nargs="+", choices=KINDS)
+    parser.add_argument(
+        "--match", default="", help="take tries only whose name holds this regular expression"
+    )
     parser.add_argument(
         "--short",
         action="store_true",
