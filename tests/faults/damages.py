@@ -24,6 +24,10 @@ DAMAGES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
 }
 
 
+# Undamaged runs of a command whose result differed without a word.
+AGAIN = 8
+
+
 @dataclass(frozen=True)
 class Subject:
     """A folder, its kinds of files, the commands that read it, and the results that each leaves."""
@@ -176,12 +180,18 @@ def tries(folder: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]
             (home / "made").touch()
             shutil.rmtree(home / "whole", ignore_errors=True)
             shutil.copytree(whole, home / "whole")
-        expected: dict[str, str] = {}
+        expected: dict[str, set[str]] = {}
         for name, (file, damage, command) in left.items():
             if command not in expected:
-                expected[command] = _once(subject, home, command, None, None)[1]
+                expected[command] = {_once(subject, home, command, None, None)[1]}
             ended, found = _once(subject, home, command, file, random.Random(name), damage)
-            yield name, verdict(ended, _names(file), found == expected[command])
+            column = verdict(ended, _names(file), found in expected[command])
+            if column == "used silently":
+                # A drawn pixel may differ in its last bit from one process to another.
+                again = (_once(subject, home, command, None, None)[1] for _ in range(AGAIN))
+                expected[command] |= set(again)
+                column = verdict(ended, _names(file), found in expected[command])
+            yield name, column
 
 
 def _names(file: str) -> list[str]:
