@@ -26,7 +26,9 @@ def net(num_classes, **options):
     return build_model("tiny", num_classes, options=options)
 """
 COMMANDS = {
+    "fmcs": ["--epoch", "8"],
     "score": ["--epoch", "8"],
+    "audit": [],
     "evaluate": [],
     "explain": [],
     "train-net": ["--split", "image"],
@@ -75,7 +77,7 @@ def test_no_function_of_any_module_runs(section, name, hostile, capsys):
     rename(hostile, "model", "tiny")
     rename(hostile, section, name)
     with pytest.raises(SystemExit) as end:
-        main(["score", str(hostile), "--epoch", "8"])
+        main(["fmcs", str(hostile), "--epoch", "8"])
     assert end.value.code == 2
     assert f"wants to run {name}" in capsys.readouterr().err
 
@@ -88,7 +90,7 @@ NO_NETWORKS = (
 )
 
 
-@pytest.mark.parametrize("command", ["score", "explain", "extract"])
+@pytest.mark.parametrize("command", ["score", "fmcs", "explain"])
 @pytest.mark.parametrize(("name", "message"), NO_NETWORKS)
 def test_a_name_that_is_no_network_is_refused_with_its_file(
     command, name, message, hostile, capsys
@@ -123,7 +125,7 @@ def test_a_trusted_function_that_gives_something_else_is_named_with_its_file(
     values["model"]["options"] = {} if section == "model" else values["model"]["options"]
     file.write_text(yaml.safe_dump(values))
     with pytest.raises(SystemExit) as end:
-        main(["score", str(hostile), "--epoch", "8", "--trust"])
+        main(["fmcs", str(hostile), "--epoch", "8", "--trust"])
     assert end.value.code == 2
     line = capsys.readouterr().err
     assert f"fmce: {file}: " in line
@@ -147,13 +149,13 @@ def test_a_value_that_cannot_work_is_refused_with_its_file(setting, message, hos
         values[section] |= fields
     file.write_text(yaml.safe_dump(values))
     with pytest.raises(SystemExit) as end:
-        main(["score", str(hostile), "--epoch", "8"])
+        main(["fmcs", str(hostile), "--epoch", "8"])
     assert end.value.code == 2
     assert f"fmce: {file}: {message}" in capsys.readouterr().err
 
 
 def test_trust_runs_it(hostile, capsys):
-    main(["score", str(hostile), "--epoch", "8", "--trust"])
+    main(["fmcs", str(hostile), "--epoch", "8", "--trust"])
     assert (hostile / "ran").exists()
     assert "phase" in capsys.readouterr().out
 

@@ -44,6 +44,7 @@ def _run_commands() -> dict[str, tuple[Callable[[Path], list[object]], tuple[str
         "phases": (lambda run: ["phases", run, "--json"], ("phases.json",)),
         "report": (lambda run: ["report", run], ("report.html",)),
         "fmcs": (lambda run: ["fmcs", run, "--epoch", "6", "--json"], ()),
+        "score": (lambda run: ["score", run, "--epoch", "6", *_FEW, "--json"], ()),
         "evaluate": (lambda run: ["evaluate", run, "--json"], ("evaluation.json",)),
         "explain": (lambda run: ["explain", run, "--images", "2"], ("explain/numbers.json",)),
         "extract": (lambda run: ["extract", run, "--json"], ("maps.zarr/*/*/c/*/*/*/*",)),
@@ -74,6 +75,7 @@ def _experiment_commands() -> dict[str, tuple[Callable[[Path], list[object]], tu
     }
 
 
+_FEW = ("--images", "128")
 _OWN = (
     *("--model", "tests.faults.own_loop:build", "--data", "tests.faults.own_loop:data"),
     *("--layer", "1"),
@@ -88,7 +90,8 @@ def _recorded_commands() -> dict[str, tuple[Callable[[Path], list[object]], tupl
         "check": (lambda run: ["check", run / _KEPT, *check, "--run", run, "--json"], ()),
         "report": (lambda run: ["report", run], ("report.html",)),
         "phases": (lambda run: ["phases", run, "--json"], ("phases.json",)),
-        "score": (lambda run: ["score", run, "--epoch", "12", *_OWN, "--json"], ()),
+        "fmcs": (lambda run: ["fmcs", run, "--epoch", "12", *_OWN, "--json"], ()),
+        "score": (lambda run: ["score", run, "--epoch", "12", *_OWN[:4], *_FEW, "--json"], ()),
         "evaluate": (lambda run: ["evaluate", run, *_OWN, "--json"], ("evaluation.json",)),
         folders.OWN_LOOP: (
             lambda run: [folders.OWN_LOOP, run],

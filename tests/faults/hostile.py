@@ -31,6 +31,8 @@ NAMES = (
 EVIL = "from pathlib import Path\nPath(__file__).with_name('RAN').touch()\ndef make(**_):\n    return None\n"
 COMMANDS: dict[str, list[str]] = {
     "fmcs": ["--epoch", "6"],
+    "score": ["--epoch", "6", "--images", "128"],
+    "audit": ["--probe", "128"],
     "evaluate": [],
     "explain": [],
     "extract": [],
@@ -169,7 +171,7 @@ BOMBS: tuple[tuple[str, str, Callable[[Path], object]], ...] = (
 READERS: dict[str, list[str]] = {
     "report": [],
     "phases": [],
-    **{k: v for k, v in COMMANDS.items() if k != "compare"},
+    **{k: v for k, v in COMMANDS.items() if k not in ("compare", "score", "audit")},
 }
 
 

@@ -13,7 +13,7 @@ from fmce.recorder import facts
 from fmce.recorder.alarms import Alarm, find_alarms
 from fmce.recorder.check import WeightsComparison, compare_weights
 from fmce.recorder.gram import drift_between
-from fmce.recorder.grams import gram_epochs, load_grams
+from fmce.recorder.grams import gram_epochs, load_grams, warn_of_lost_grams
 from fmce.recorder.module_names import default_modules
 from fmce.recorder.outputs import ModuleFacts
 from fmce.recorder.probe import Probe, bare_model
@@ -88,6 +88,7 @@ def check_checkpoint(
     outputs = {k: v for one in probed.values() for k, v in one.outputs.items()}
     drifts = {}
     if run is not None and (kept := gram_epochs(run)):
+        warn_of_lost_grams(run, rows)
         newest = load_grams(run, kept[-1]).triangles
         for name, output in outputs.items():
             known = newest.get(name)

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmce.config.run import OtherConfigError, run_config
-from fmce.console.log import logger
 from fmce.convergence.phases import PhaseConfig, Phases, find_phases
 from fmce.convergence.verdict import Verdict, judge_curve
 from fmce.files import reading
 from fmce.recorder.alarms import Alarm, find_alarms
 from fmce.recorder.gram import drift_between
-from fmce.recorder.grams import MOST, gram_epochs, gram_file, load_grams
+from fmce.recorder.grams import gram_epochs, load_grams, warn_of_lost_grams
 from fmce.recorder.history import live_scores
 from fmce.runs.log import read_done, read_metrics
 from fmce.scoring.scorer import MaturityScores
@@ -262,7 +261,7 @@ def _clocks(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, ModuleClo
     """Return the clock of each output, in the order of the newest line."""
     triangles: dict[str, dict[int, NDArray[np.float16]]] = {}
     with _reading_lines(run):
-        _miss_files(run, rows)
+        warn_of_lost_grams(run, rows)
     for epoch in gram_epochs(run):
         if epoch <= len(rows):  # a kill may have left one more
             for name, triangle in load_grams(run, epoch).triangles.items():
@@ -274,24 +273,6 @@ def _clocks(run: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, ModuleClo
             steps = [_step_of(row, name) for row in rows]
         clocks[name] = module_clock(name, kept, steps, num_phases=num_phases)
     return clocks
-
-
-def _miss_files(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Warn of Gram files that are gone, as far as they were never thinned out."""
-    if len(rows) > MOST:
-        return
-    measured = [
-        int(row["epoch"])
-        for row in rows
-        if any(facts.get("outputs") for facts in (row.get("modules") or {}).values())
-    ]
-    began = [0] if measured and (run / "grams" / "initial.json").exists() else []
-    lost = sorted({*began, *measured} - {*gram_epochs(run)})
-    if lost:
-        logger.warning(
-            "%s is missing, %d such files in all; modules are read from the other epochs",
-            *(gram_file(run, lost[0]), len(lost)),
-        )
 
 
 def _num_phases(run: Path) -> int:

@@ -1,6 +1,7 @@
 """Gram triangles and weight sketches of an epoch on disk: one safetensors file per kept epoch."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from fmce.console.log import logger
 from fmce.digests import arrays_digest
 from fmce.files import replacing
 from fmce.recorder.gram import Triangle
@@ -75,6 +77,24 @@ def load_grams(run: Path, epoch: int) -> EpochGrams:
         kind, _, name = key.partition("/")
         parts.get(kind, {})[name] = value
     return EpochGrams(parts["gram"], parts["sketch"])
+
+
+def warn_of_lost_grams(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Warn of Gram files that metrics lines speak of and that are gone; of long trainings some are thinned out."""
+    if len(rows) > MOST:
+        return
+    measured = [
+        int(row["epoch"])
+        for row in rows
+        if any(facts.get("outputs") for facts in (row.get("modules") or {}).values())
+    ]
+    began = [0] if measured and (run / "grams" / "initial.json").exists() else []
+    lost = sorted({*began, *measured} - {*gram_epochs(run)})
+    if lost:
+        logger.warning(
+            "%s is missing, %d such files in all; the other epochs' are used",
+            *(gram_file(run, lost[0]), len(lost)),
+        )
 
 
 def delete_grams(run: Path, *, after: int) -> None:
