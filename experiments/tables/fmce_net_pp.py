@@ -16,6 +16,7 @@ from experiments.result_rows import (
     value,
 )
 from experiments.tables import digits
+from fmce.fmce_net_pp.statistics import arm_summaries, compare_pairs, compare_with_baseline
 
 ARMS = {
     "baseline": "plain training",
@@ -119,6 +120,45 @@ def sweep_tables(rows: Sequence[Row]) -> str:
     """Return Table I, a table per sweep."""
     sweeps = select(rows, experiment="fmce_net_pp_table1")
     return "\n\n".join(arm_table(row["result"], row["data"]).markdown() for row in sweeps)
+
+
+def oracle_forms_tables(rows: Sequence[Row]) -> str:
+    """Return the arms beside other oracles, a table per data set."""
+    found = select(rows, experiment="oracle_forms")
+    names = dict.fromkeys(row["data"] for row in found)
+    return "\n\n".join(forms_table(select(found, data=name), name).markdown() for name in names)
+
+
+def forms_table(rows: Sequence[Row], data: str) -> Table:
+    """Return the arms of a data set over paired seeds: on test images, against plain training, on training images."""
+    flat = [
+        {"arm": arm, "seed": row["seed"], **scores}
+        for row in rows
+        for arm, scores in row["result"]["arms"].items()
+    ]
+    against = {one["arm"]: one for one in compare_with_baseline(flat)}
+    over = compare_pairs(flat, {arm: (arm, "ral") for arm in against if arm != "ral"})
+    ral = {one["arm"]: one for one in over}
+
+    def mean(arm: Row, name: str) -> float:
+        return sum(one[name] for one in flat if one["arm"] == arm["arm"]) / arm["n"]
+
+    columns: dict[str, Column] = {
+        f"{data_name(data)}, {len(rows)} seeds": lambda arm: forms_name(arm["arm"]),
+        "test accuracy, %": spread,
+        "− plain, pp": lambda arm: value(against.get(arm["arm"]), "mean_difference", "pp"),
+        "95 % interval": lambda arm: interval(against.get(arm["arm"])),
+        "p (Holm)": lambda arm: value(against.get(arm["arm"]), "p_holm", ".2g"),
+        "FMCE-Net++ − it, pp": lambda arm: value(ral.get(arm["arm"]), "mean_difference", "pp"),
+        "on training images": lambda arm: percent(mean(arm, "train_accuracy")),
+        "test loss": lambda arm: f"{mean(arm, 'test_loss'):.3f}",
+    }
+    return table(arm_summaries(flat), columns)
+
+
+def forms_name(arm: str) -> str:
+    """Return the name of an arm at the fixed RAF."""
+    return "FMCE-Net++, RAF 0.9" if arm == "ral" else arm_name(arm)
 
 
 def cam_table(rows: Sequence[Row]) -> Table:

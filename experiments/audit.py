@@ -1,0 +1,134 @@
+"""How far can maturity scores be trusted? The audit of the transfer study's trainings, with all controls.
+
+    python -m experiments.audit [--small] [--published RUN …] [--out runs/transfer]
+
+Reads the trainings that experiments.transfer stored. A scorer is fitted on those meant for it, and judged beside the
+controls of `fmce audit` on those that are new in seed, width, recipe, data set or architecture, by the last module, in
+both forms of the score, for raw and official phases. --published names run folders of `fmce train`, of which the first
+ones have an FMCE-Net: each network's score is judged on its own run and on the others. Rows go to
+results/transfer.jsonl. Takes about five minutes on one CPU core once the trainings are there; --small one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.script import options_parser, record, run_script
+from experiments.transfer_runs import (
+    FITTED,
+    LARGE,
+    SMALL,
+    SMALL_UNSEEN,
+    UNSEEN,
+    StoredRun,
+    load_runs,
+)
+from fmce.maturity.audit import IMAGES, KNOWN, audit
+from fmce.maturity.audit_runs import audit_runs
+from fmce.maturity.controls import scorer_predictor
+from fmce.runs.run import open_run
+from fmce.scoring.history import ModuleHistory, continuous_phases
+from fmce.scoring.scorer import FORMS, MaturityScorer
+
+EXPERIMENT, NAME = "audit", "maturity score"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fit, judge, and record a row per form, and one for published FMCE-Nets."""
+    parser = options_parser(__doc__, "transfer.jsonl", "runs/transfer")
+    add = parser.add_argument
+    add("--small", action="store_true", help="the handful of short trainings")
+    add(
+        "--published", type=Path, nargs="+", metavar="RUN", default=[], help="audit their FMCE-Nets"
+    )
+    options = parser.parse_args(argv)
+    about: dict[str, Any] = {"scale": "small"} if options.small else {}
+    unseen = SMALL_UNSEEN if options.small else {**UNSEEN, "larger network": LARGE}
+    fitted = load_runs(options.out, SMALL if options.small else FITTED)
+    kinds, judged = dict[str, str](), list[ModuleHistory]()
+    for kind, trainings in unseen.items():
+        found = last_modules(load_runs(options.out, trainings))
+        kinds |= {history.run: kind for history in found}
+        judged += found
+    if len(fitted) < 3 or not judged:
+        raise ValueError(
+            f"expected stored trainings below {options.out}, got {len(fitted)} to fit on and {len(judged)} to judge; "
+            "run python -m experiments.transfer first"
+        )
+    scorers = {view: MaturityScorer.fit(last_modules(fitted, view)) for view in (None, 0)}
+    for form in FORMS:
+        rows = judged_rows(scorers[None], fitted, judged, kinds, form)
+        rows = [*rows, *seen_runs(scorers[0], fitted, form)]
+        config = {"fitted": len(fitted), "judged": len(judged)}
+        record(options.results, EXPERIMENT, form, config, {"rows": rows}, **about)
+    if options.published:
+        runs = [open_run(path) for path in options.published]
+        found_runs = audit_runs(runs, scorer=scorers[None], modules=["blocks.2"])
+        config = {"runs": [run.path.name for run in runs]}
+        record(options.results, EXPERIMENT, "published", config, found_runs.to_dict(), **about)
+
+
+def judged_rows(
+    scorer: MaturityScorer,
+    fitted: Sequence[StoredRun],
+    judged: Sequence[ModuleHistory],
+    kinds: dict[str, str],
+    form: Any,
+) -> list[dict[str, Any]]:
+    """Return the audit's rows on runs that are new; larger networks count as new architectures of their own."""
+    rows = []
+    for large in (False, True):
+        some = [h for h in judged if (kinds[h.run] == "larger network") == large]
+        if not some:
+            continue
+        found = audit(
+            {NAME: scorer_predictor(scorer, form)},
+            some,
+            novelty=lambda h: "architecture" if kinds[h.run] == "larger network" else kinds[h.run],
+            reference=last_modules(fitted),
+            form=form,
+        )
+        for row in found.to_dict()["rows"]:
+            if not large:
+                rows.append(row)
+            elif row["protocol"] == "unseen architecture":
+                rows.append(row | {"protocol": "larger network"})
+    return rows
+
+
+def seen_runs(
+    first_view: MaturityScorer, fitted: Sequence[StoredRun], form: Any
+) -> list[dict[str, Any]]:
+    """Return the rows of unseen images: the runs it was fitted on, measured on another draw of images."""
+    found = audit(
+        {NAME: scorer_predictor(first_view, form)},
+        last_modules(fitted, 1),
+        novelty=lambda _: "",
+        reference=last_modules(fitted, 0),
+        form=form,
+    )
+    return [
+        row | {"protocol": IMAGES} for row in found.to_dict()["rows"] if row["protocol"] == KNOWN
+    ]
+
+
+def last_modules(runs: Sequence[StoredRun], view: int | None = None) -> list[ModuleHistory]:
+    """Return the history of each run's last module with its head's loss, measured on one draw of images or on all."""
+    found = []
+    for run in runs:
+        try:
+            continuous_phases(run.losses)
+        except ValueError:  # it never learned
+            continue
+        if view is not None:
+            part = slice(view, view + 1)
+            run = replace(run, values=run.values[part], twins=run.twins[part])
+        history = run.histories(views=len(run.values))[-1]
+        values = {**history.values, "head_loss": run.head["loss"]}
+        found.append(replace(history, values=values))
+    return found
+
+
+if __name__ == "__main__":
+    run_script(main)
