@@ -24,14 +24,16 @@ from experiments.transfer_runs import (
     StoredRun,
     load_runs,
 )
-from fmce.maturity.audit import IMAGES, KNOWN, audit
+from fmce.maturity.audit import IMAGES, TRUTHS, audit, audit_case, judged_rows
 from fmce.maturity.audit_runs import audit_runs
-from fmce.maturity.controls import scorer_predictor
+from fmce.maturity.controls import control_predictors, scorer_predictor
 from fmce.runs.run import open_run
 from fmce.scoring.history import ModuleHistory, continuous_phases
 from fmce.scoring.scorer import FORMS, MaturityScorer
 
 EXPERIMENT, NAME = "audit", "maturity score"
+# What the audit calls what is new in the study's protocols.
+_NOVELTIES = {"seed": "run", "larger network": "architecture"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(argv)
     about: dict[str, Any] = {"scale": "small"} if options.small else {}
-    unseen = SMALL_UNSEEN if options.small else {**UNSEEN, "larger network": LARGE}
+    unseen = dict(SMALL_UNSEEN if options.small else UNSEEN)
+    if not options.small:
+        unseen["larger network"] = [*unseen.get("larger network", ()), *LARGE]
     fitted = load_runs(options.out, SMALL if options.small else FITTED)
     kinds, judged = dict[str, str](), list[ModuleHistory]()
     for kind, trainings in unseen.items():
@@ -58,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     scorers = {view: MaturityScorer.fit(last_modules(fitted, view)) for view in (None, 0)}
     for form in FORMS:
-        rows = judged_rows(scorers[None], fitted, judged, kinds, form)
+        rows = rows_of(scorers[None], fitted, judged, kinds, form)
         rows = [*rows, *seen_runs(scorers[0], fitted, form)]
         config = {"fitted": len(fitted), "judged": len(judged)}
         record(options.results, EXPERIMENT, form, config, {"rows": rows}, **about)
@@ -69,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         record(options.results, EXPERIMENT, "published", config, found_runs.to_dict(), **about)
 
 
-def judged_rows(
+def rows_of(
     scorer: MaturityScorer,
     fitted: Sequence[StoredRun],
     judged: Sequence[ModuleHistory],
@@ -85,7 +89,7 @@ def judged_rows(
         found = audit(
             {NAME: scorer_predictor(scorer, form)},
             some,
-            novelty=lambda h: "architecture" if kinds[h.run] == "larger network" else kinds[h.run],
+            novelty=lambda h: _NOVELTIES.get(kinds[h.run], kinds[h.run]),
             reference=last_modules(fitted),
             form=form,
         )
@@ -101,16 +105,11 @@ def seen_runs(
     first_view: MaturityScorer, fitted: Sequence[StoredRun], form: Any
 ) -> list[dict[str, Any]]:
     """Return the rows of unseen images: the runs it was fitted on, measured on another draw of images."""
-    found = audit(
-        {NAME: scorer_predictor(first_view, form)},
-        last_modules(fitted, 1),
-        novelty=lambda _: "",
-        reference=last_modules(fitted, 0),
-        form=form,
-    )
-    return [
-        row | {"protocol": IMAGES} for row in found.to_dict()["rows"] if row["protocol"] == KNOWN
-    ]
+    known = last_modules(fitted, 0)
+    predictors = {NAME: scorer_predictor(first_view, form), **control_predictors(known, form)}
+    cases = [audit_case(history) for history in last_modules(fitted, 1)]
+    rows = [row for truth in TRUTHS for row in judged_rows(IMAGES, cases, predictors, truth)]
+    return [row.to_dict() for row in rows]
 
 
 def last_modules(runs: Sequence[StoredRun], view: int | None = None) -> list[ModuleHistory]:

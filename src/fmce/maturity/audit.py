@@ -24,6 +24,7 @@ from fmce.scoring.scorer import NOVELTIES, Form
 
 PROTOCOL_NAMES = {novelty: f"unseen {novelty}" for novelty in NOVELTIES} | {"run": "unseen seed"}
 KNOWN, BETWEEN, IMAGES = "runs it was fitted on", "epochs between markers", "unseen images"
+REFITTED = "its statistics, fitted on the other runs"
 INSIDE, PERMUTED = "K checkpoints inside one phase", "permuted phase labels"
 TRUTHS: tuple[Truth, ...] = ("raw", "official")
 _FEWEST = 4
@@ -132,7 +133,11 @@ def audit(
     if second_views:
         protocols[IMAGES] = [audit_case(history) for history in second_views]
     enough = len({history.run for history in reference}) >= 3
-    every = dict(predictors) | control_predictors(reference if enough else (), form)
+    every = dict(predictors)
+    if enough:
+        # To each meaning of phases by itself, as the controls are.
+        every[REFITTED] = fitted_predictor(CLASS_STATISTICS, reference, form)
+    every |= control_predictors(reference if enough else (), form)
     rows = [
         row
         for protocol, cases in protocols.items()
@@ -279,10 +284,9 @@ def _recognition(
     judged: Sequence[ModuleHistory], reference: Sequence[ModuleHistory], form: Form
 ) -> list[AuditRow]:
     """Return how the statistics do where there is no maturity to learn: passing here, they recognise checkpoints."""
-    name = "maturity score, refitted"
     shuffled = fitted_predictor(CLASS_STATISTICS, reference, form, permuted)
     rows = judged_rows(
-        PERMUTED, [audit_case(history) for history in judged], {name: shuffled}, "raw"
+        PERMUTED, [audit_case(history) for history in judged], {REFITTED: shuffled}, "raw"
     )
     inside = [one for one in map(inside_one_phase, judged) if one is not None]
     known = [one for one in map(inside_one_phase, reference) if one is not None]
@@ -294,7 +298,7 @@ def _recognition(
         predictor = fitted_predictor(
             CLASS_STATISTICS, known, form, truth_of=lambda history, _: evenly(history)
         )
-        rows += judged_rows(INSIDE, cases, {name: predictor}, "raw")
+        rows += judged_rows(INSIDE, cases, {REFITTED: predictor}, "raw")
     return rows
 
 
