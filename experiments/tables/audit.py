@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.result_rows import Row, Table, select
+from fmce.maturity.controls import CLOCKS
 from fmce.report.audit_table import AUDIT_HEADER, audit_cells
 
 
@@ -62,5 +63,7 @@ def coverage_table(rows: Sequence[Row]) -> Table:
 
 
 def published_table(rows: Sequence[Row]) -> Table:
-    """Return the audit of run folders with published FMCE-Nets."""
-    return Table(AUDIT_HEADER, audit_cells(_rows(rows, "published")))
+    """Return the audit of run folders with published FMCE-Nets, beside the score and the clocks alone."""
+    shown = ("published", "maturity score", *CLOCKS)
+    found = [row for row in _rows(rows, "published") if row["predictor"].startswith(shown)]
+    return Table(AUDIT_HEADER, audit_cells(found))
