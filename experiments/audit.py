@@ -64,12 +64,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for form in FORMS:
         rows = rows_of(scorers[None], fitted, judged, kinds, form)
         rows = [*rows, *seen_runs(scorers[0], fitted, form)]
-        config = {"fitted": len(fitted), "judged": len(judged)}
-        record(options.results, EXPERIMENT, form, config, {"rows": rows}, **about)
+        sizes = {"fitted": len(fitted), "judged": len(judged)}
+        record(options.results, EXPERIMENT, form, sizes, {"rows": rows}, **about)
     if options.published:
         runs = [open_run(path) for path in options.published]
         found_runs = audit_runs(runs, scorer=scorers[None], modules=["blocks.2"])
-        config = {"runs": [run.path.name for run in runs]}
+        config: dict[str, Any] = {"runs": [run.path.name for run in runs]}
         result = found_runs.to_dict()
         for run in runs:  # no paths of this machine
             place = f"{run.path.parent}/"

@@ -141,7 +141,7 @@ def forms_table(rows: Sequence[Row], data: str) -> Table:
     ral = {one["arm"]: one for one in over}
 
     def mean(arm: Row, name: str) -> float:
-        return sum(one[name] for one in flat if one["arm"] == arm["arm"]) / arm["n"]
+        return float(sum(one[name] for one in flat if one["arm"] == arm["arm"]) / arm["n"])
 
     columns: dict[str, Column] = {
         f"{data_name(data)}, {len(rows)} seeds": lambda arm: forms_name(arm["arm"]),
