@@ -46,6 +46,9 @@ def length_figure(rows: Sequence[Row]) -> Figure:
         teacher = 100 * found[0][0]["result"]["teacher"]
         axes.axhline(teacher, color=INK, ls="--", lw=1, label="teacher")
         axes.set(xscale="log", xlabel="steps", ylabel="score (%)", title=CASES[case])
+        lengths_of = [group[0]["result"]["steps"] for group in found]
+        axes.set_xticks(lengths_of, [f"{steps:,}" for steps in lengths_of])
+        axes.set_xticks([], minor=True)
     panels[0].legend()
     return figure
 
@@ -61,9 +64,10 @@ def agreement_figure(rows: Sequence[Row]) -> Figure:
             across = [100 * mean(group, arm, "held_out") for group in found]
             up = [100 * mean(group, arm) for group in found]
             axes.plot(across, up, "o-", ms=4, lw=1, color=ARM_COLOURS[arm], label=NAMES[arm])
-            for group, *place in zip(found, across, up, strict=True):
-                text = f"{group[0]['multiple']}×"
-                axes.annotate(text, place, textcoords="offset points", xytext=(4, -9))
+        # The last arm's points: of all arms, those of equal steps lie close together.
+        for group, *place in zip(found, across, up, strict=True):
+            text = f"{group[0]['multiple']}×"
+            axes.annotate(text, place, textcoords="offset points", xytext=(6, -12))
         axes.axhline(100 * found[0][0]["result"]["teacher"], color=INK, ls="--", lw=1)
         axes.set(xlabel="same answer as the teacher (%)", ylabel="score (%)", title=CASES[case])
     panels[0].legend()
