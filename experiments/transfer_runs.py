@@ -245,7 +245,8 @@ class StoredRun:
                 twin={name: float(twins[n, s]) for s, name in enumerate(self.names)},
                 losses=self.losses,
                 planned=self.training.epochs,
-                about=self.training.about,
+                about=self.training.about
+                | {"place": "last" if n == len(self.modules) - 1 else "earlier"},
             )
             for n, module in enumerate(self.modules)
         ]

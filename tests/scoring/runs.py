@@ -5,7 +5,9 @@ import numpy as np
 from fmce.scoring.history import ModuleHistory
 
 
-def history(seed, epochs=40, noise=0.05, statistics=("probe_mse", "nc1", "fisher"), **about):
+def history(
+    seed, epochs=40, noise=0.05, statistics=("probe_margin", "probe_loss", "fisher"), **about
+):
     """Return a module's history; each statistic is another monotone function of the log loss."""
     rng = np.random.default_rng(seed)
     place = np.arange(1, epochs + 1) / epochs

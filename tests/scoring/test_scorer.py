@@ -90,13 +90,15 @@ def test_a_training_that_goes_on_is_scaled_by_the_share_it_has_reached(scorer):
 def test_a_statistic_that_is_undefined_or_missing_is_left_out(scorer):
     unseen = history(104)
     holes = {n: v.copy() for n, v in unseen.values.items()}
-    holes["nc1"][:] = np.nan
+    holes["probe_loss"][:] = np.nan
     del holes["fisher"]
     scores = scorer.score(replace(unseen, values=holes))
     assert np.isfinite(scores.values).all()
-    holes["probe_mse"][3] = np.nan
-    assert np.isnan(scorer.score(replace(unseen, values=holes)).values[3])
-    assert scorer.score(replace(unseen, values=holes)).to_dict()["values"][3] is None
+    holes["probe_margin"][3] = np.nan
+    gap = scorer.score(replace(unseen, values=holes), "snapshot")
+    assert np.isnan(gap.values[3])
+    assert gap.to_dict()["values"][3] is None
+    assert np.isfinite(gap.values[4])
 
 
 def test_a_module_that_never_moved_has_no_score_within_its_run(scorer):
@@ -123,7 +125,7 @@ def test_a_file_gives_the_scores_that_were_saved(scorer, tmp_path):
     [
         (lambda f: f.pop("tables"), "lacks tables"),
         (lambda f: f.update(format=99), "has format 99, expected 1"),
-        (lambda f: f["tables"]["snapshot/class"]["nc1"][0].pop(), "unequal length"),
+        (lambda f: f["tables"]["snapshot/class"]["probe_loss"][0].pop(), "unequal length"),
         (lambda f: f["offsets"].pop("snapshot/class"), "tables without offsets"),
         (lambda f: f.update(tables=[]), "a scorer"),
     ],
@@ -156,7 +158,9 @@ def test_errors_name_what_is_missing(scorer):
     with pytest.raises(ValueError, match="has no within_run/free; it has within_run/class"):
         scorer.score(history(1), labels="free")
     other = ModuleHistory("run", "neck", [1, 2], {"mine": [0, 1]}, {"mine": 0})
-    with pytest.raises(ValueError, match=r"run, neck: expected statistics .*probe_mse.*, got mine"):
+    with pytest.raises(
+        ValueError, match=r"run, neck: expected statistics .*probe_margin.*, got mine"
+    ):
         scorer.score(other)
 
 

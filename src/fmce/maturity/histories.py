@@ -71,7 +71,7 @@ def run_histories(
             twin=twin[output],
             losses=np.array(losses),
             planned=run.config.train.epochs if run.own is None else None,
-            about=about_run(run),
+            about=about_run(run) | _place(run, names, output),
         )
         for output in found[0]
     ]
@@ -116,6 +116,18 @@ def _head_loss(model: nn.Module, images: Tensor, labels: Tensor | None) -> float
     if logits.shape[1] <= int(labels.max()):
         return None
     return float(np.log(max(float(F.cross_entropy(logits, labels)), 1e-12)))
+
+
+def _place(run: Run, names: Sequence[str], output: str) -> dict[str, str]:
+    """Return whether an output is the last map, or behind it; nothing where no module gives maps."""
+    try:
+        layer = run.setup.layer
+    except ValueError:
+        return {}
+    places = [n for n, name in enumerate(names) if output.startswith(name)]
+    if layer not in names or not places:
+        return {}
+    return {"place": "last" if max(places) >= names.index(layer) else "earlier"}
 
 
 def about_run(run: Run) -> dict[str, str]:

@@ -4,17 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmce.convergence.banded import Array
-from fmce.scoring.class_statistics import CLASS_STATISTICS
 from fmce.scoring.free_statistics import FREE_STATISTICS
 from fmce.scoring.history import NUM_PHASES, ModuleHistory
 from fmce.scoring.intervals import Offsets, fit_offsets, widest
-from fmce.scoring.monotone import MonotoneTable, answers_of, combine, fit_table
+from fmce.scoring.monotone import MonotoneTable, answers_of, combine, fit_table, smoothed_along
 from fmce.scoring.outlook import Outlook, fit_outlook
 from fmce.scoring.scorer_file import read_scorer, write_scorer
 
@@ -22,9 +21,22 @@ Form = Literal["within_run", "snapshot"]
 Labels = Literal["class", "free"]
 
 FORMS: tuple[Form, ...] = ("within_run", "snapshot")
-STATISTICS: Mapping[Labels, tuple[str, ...]] = {"class": CLASS_STATISTICS, "free": FREE_STATISTICS}
+# Chosen by leaving out runs, widths, recipes, data sets and architectures of those fitted on (experiments/transfer.py):
+# those within a run for their error, those of a snapshot for the order of the worst run.
+STATISTICS: Mapping[str, tuple[str, ...]] = {
+    "within_run/class": ("probe_margin", "probe_loss", "fisher", "cosine_own"),
+    "snapshot/class": (
+        *("probe_margin", "probe_loss", "probe_mse", "fisher", "cosine_own", "nc1"),
+        *("nc1_projected", "residual_90", "mean_margin"),
+    ),
+    "within_run/free": FREE_STATISTICS,
+    "snapshot/free": FREE_STATISTICS,
+}
 # What a run may have that no run of the training card has, from the mildest to the hardest.
 NOVELTIES = ("run", "width", "recipe", "data", "architecture")
+EARLIER = "earlier module"
+"""A module before the last map, whose statistics move otherwise: tables are fitted on last ones."""
+_LABELS: tuple[Labels, ...] = ("class", "free")
 # A span below it is noise.
 _SMALLEST_SPAN = 1e-3
 _USE = {
@@ -49,7 +61,8 @@ class MaturityScores:
         high: (E,) upper end.
         spread: (E,) how far apart the statistics' answers lie: from their first to their third quartile.
         novel: What the run has that no run of the training card has, of "run", "width", "recipe", "data" and
-            "architecture"; it decides the interval.
+            "architecture", and whether it is an "earlier module" than the last map's or may be; it decides the
+            interval.
         use: One sentence on what the score may be used for.
         extrapolated: Whether the training was not over, so that its end is a guess, which the interval includes.
     """
@@ -89,7 +102,8 @@ class MaturityScorer:
     judges one checkpoint by itself: it orders checkpoints, and its number is a phase only in a set-up like those it
     was fitted on, since a phase is a share of a run's own final progress.
 
-    One monotone table per statistic answers; the score is the median of the answers.
+    One monotone table per statistic answers; the score is the mean of the answers. `within_run` belongs to the middle
+    of an epoch, as its mean training loss does, and is averaged over neighbouring epochs where these were measured.
 
     Args:
         tables: "within_run/class" and so on → statistic → its table.
@@ -108,15 +122,16 @@ class MaturityScorer:
         cls,
         histories: Sequence[ModuleHistory],
         *,
-        statistics: Mapping[Labels, Sequence[str]] = STATISTICS,
+        statistics: Mapping[str, Sequence[str]] = STATISTICS,
         card: Mapping[str, Any] | None = None,
     ) -> Self:
         """Fit tables and intervals on the modules of several runs.
 
         Args:
             histories: With losses, of at least three runs. `about` names "data", "architecture", "width" and
-                "recipe" where the interval on others of these is wanted.
-            statistics: Which statistics to use, with class labels and without.
+                "recipe" where the interval on others of these is wanted. Modules whose `about` has a "place" other
+                than "last" are fitted no tables on, only an interval of their own.
+            statistics: Which statistics to use, by "within_run/class" and so on.
             card: Further fields of the training card.
 
         Raises:
@@ -126,7 +141,7 @@ class MaturityScorer:
         >>> def history(run):
         ...     losses = np.exp(-np.arange(1, 31) / 10)
         ...     noisy = np.log(losses) + rng.normal(0, 0.05, 30)
-        ...     return ModuleHistory(run, "head", np.arange(1, 31), {"probe_mse": noisy}, {"probe_mse": 0.0}, losses)
+        ...     return ModuleHistory(run, "head", np.arange(1, 31), {"probe_loss": noisy}, {"probe_loss": 0.0}, losses)
         >>> scorer = MaturityScorer.fit([history(f"run {n}") for n in range(4)])
         >>> score = scorer.score(history("new"))
         >>> bool(score.values[0] < 1 < 9 < score.values[-1]), score.novel
@@ -135,37 +150,43 @@ class MaturityScorer:
         runs = sorted({h.run for h in histories})
         if len(runs) < 3:
             raise ValueError(f"a scorer needs at least 3 runs, got {len(runs)}: {', '.join(runs)}")
-        truth = {id(h): h.phases() for h in histories}
+        last = [h for h in histories if h.about.get("place", "last") == "last"]
+        earlier = [h for h in histories if h.about.get("place", "last") != "last"]
         tables: dict[str, dict[str, MonotoneTable]] = {}
         offsets: dict[str, dict[str, Offsets]] = {}
-        for form in FORMS:
-            for labels, names in statistics.items():
-                usable = [n for n in names if any(n in h.values for h in histories)]
-                if not usable:
-                    continue
-                pool = [(h, inputs_of(h, form, usable), truth[id(h)]) for h in histories]
-                key = f"{form}/{labels}"
-                tables[key] = _fit_tables(pool, usable)
-                offsets[key] = {
-                    novelty: fit_offsets(*_unseen(pool, usable, novelty), largest=NUM_PHASES)
-                    for novelty in NOVELTIES
-                    if len({_value(h, novelty) for h in histories}) > 1
-                }
+        for key, names in statistics.items():
+            form: Form = "within_run" if key.startswith("within_run") else "snapshot"
+            usable = [n for n in names if any(n in h.values for h in histories)]
+            if not usable:
+                continue
+            pool = [_Known(h, inputs_of(h, form, usable), h.phases()) for h in last]
+            others = [_Known(h, inputs_of(h, form, usable), h.phases()) for h in earlier]
+            tables[key] = _fit_tables(pool, usable)
+            offsets[key] = {
+                novelty: fit_offsets(*_unseen(pool, pool, usable, form, novelty), NUM_PHASES)
+                for novelty in NOVELTIES
+                if len({_value(h, novelty) for h in last}) > 1
+            }
+            if others:
+                found = _unseen(pool, others, usable, form, "run")
+                offsets[key][EARLIER] = fit_offsets(*found, NUM_PHASES)
+        if not tables:
+            raise ValueError(f"no history has a statistic of {', '.join(statistics)}")
         made_of = {n: sorted({_value(h, n) for h in histories}) for n in NOVELTIES}
         fitted = cls(tables, offsets, {}, {**made_of, "modules": len(histories), **(card or {})})
         outlooks: dict[str, Outlook] = {}
-        for labels in STATISTICS:
+        for labels in _LABELS:
             if f"within_run/{labels}" in tables:
-                found = fit_outlook(histories, partial(fitted.progress, labels=labels))
-                if found is not None:
-                    outlooks[labels] = found
+                found_outlook = fit_outlook(last, partial(fitted.progress, labels=labels))
+                if found_outlook is not None:
+                    outlooks[labels] = found_outlook
         return replace(fitted, outlooks=outlooks)
 
     def progress(self, history: ModuleHistory, labels: Labels = "class") -> Array:
         """Return a module's progress (E,) within what is known of the run, 10 at its newest epoch."""
         tables = self.tables[f"within_run/{labels}"]
         inputs = inputs_of(history, "within_run", [n for n in tables if n in history.values])
-        return combine(answers_of(tables, inputs))[0]
+        return _answer(history, tables, inputs, "within_run")[0]
 
     def score(
         self,
@@ -197,7 +218,7 @@ class MaturityScorer:
                 f"{history.run}, {history.module}: expected statistics {', '.join(tables)}, got "
                 f"{', '.join(history.values) or 'none'}"
             )
-        values, spread = combine(answers_of(tables, inputs))
+        values, spread = _answer(history, tables, inputs, form)
         novel = self.novelties(history)
         known = {n: o for n, o in self.offsets[key].items() if n in novel}
         low, high = widest(known or self.offsets[key]).around(values)
@@ -220,7 +241,9 @@ class MaturityScorer:
 
     def novelties(self, history: ModuleHistory) -> tuple[str, ...]:
         """Return what the run has that no run of the training card has; what it does not name counts as new."""
-        return tuple(n for n in NOVELTIES if _value(history, n) not in self.card.get(n, ()))
+        novel = [n for n in NOVELTIES if _value(history, n) not in self.card.get(n, ())]
+        fitted = any(EARLIER in one for one in self.offsets.values())
+        return (*novel, *([EARLIER] if fitted and history.about.get("place") != "last" else ()))
 
     def save(self, path: str | Path) -> None:
         """Write the scorer as JSON with its training card, atomically.
@@ -251,14 +274,19 @@ def shipped_scorer() -> MaturityScorer:
 
 
 def inputs_of(history: ModuleHistory, form: Form, names: Sequence[str]) -> dict[str, Array]:
-    """Return what the tables are asked for: the place between twin and end, or the distance from the twin."""
+    """Return what the tables are asked for.
+
+    Of a snapshot, the distance from the twin. Within a run, the place between twin and end in the middle of each epoch:
+    an epoch's loss is its mean, and the twin stands for the network before the first one.
+    """
     found = {}
     for name in names:
         if name not in history.values:
             continue
-        value = history.values[name]
-        moved = value - history.twin.get(name, np.nan)
+        twin = history.twin.get(name, np.nan)
+        moved = history.values[name] - twin
         if form == "within_run":
+            moved = np.interp(history.epochs - 0.5, [0, *history.epochs], [0.0, *moved])
             span = moved[-1]
             usable = np.isfinite(span) and abs(span) > _SMALLEST_SPAN
             moved = np.clip(moved / span, -1, 2) if usable else np.full_like(moved, np.nan)
@@ -266,31 +294,55 @@ def inputs_of(history: ModuleHistory, form: Form, names: Sequence[str]) -> dict[
     return found
 
 
-_Known = tuple[ModuleHistory, dict[str, Array], Array]
+class _Known(NamedTuple):
+    """A history, what the tables are asked for, and its true phases."""
+
+    history: ModuleHistory
+    inputs: dict[str, Array]
+    truth: Array
+
+
+def _answer(
+    history: ModuleHistory,
+    tables: Mapping[str, MonotoneTable],
+    inputs: Mapping[str, Array],
+    form: Form,
+) -> tuple[Array, Array]:
+    """Return scores (E,) and the spread of the answers (E,)."""
+    values, spread = combine(answers_of(tables, inputs))
+    if form == "within_run":
+        values = np.clip(smoothed_along(history.epochs, values), 0, NUM_PHASES)
+    return values, spread
 
 
 def _fit_tables(pool: Sequence[_Known], names: Sequence[str]) -> dict[str, MonotoneTable]:
     """Fit a table per statistic; each history has the same weight."""
-    truth = np.concatenate([phases for _, _, phases in pool])
-    weights = np.concatenate([np.full(len(t), 1 / len(t)) for _, _, t in pool])
+    truth = np.concatenate([one.truth for one in pool])
+    weights = np.concatenate([np.full(len(one.truth), 1 / len(one.truth)) for one in pool])
     tables = {}
     for name in names:
-        nothing = [np.full(len(t), np.nan) for _, _, t in pool]
-        x = np.concatenate([i.get(name, n) for (_, i, _), n in zip(pool, nothing, strict=True)])
+        parts = [one.inputs.get(name, np.full(len(one.truth), np.nan)) for one in pool]
+        x = np.concatenate(parts)
         if len(np.unique(x[np.isfinite(x)])) > 1:
             tables[name] = fit_table(x, truth, weights)
     return tables
 
 
-def _unseen(pool: Sequence[_Known], names: Sequence[str], novelty: str) -> tuple[Array, Array]:
+def _unseen(
+    pool: Sequence[_Known],
+    asked: Sequence[_Known],
+    names: Sequence[str],
+    form: Form,
+    novelty: str,
+) -> tuple[Array, Array]:
     """Return scores of runs left out together by what they have in common, and their true phases."""
     scores, truths = [], []
-    for left_out in sorted({_value(h, novelty) for h, _, _ in pool}):
-        tables = _fit_tables([p for p in pool if _value(p[0], novelty) != left_out], names)
-        for history, inputs, truth in pool:
-            if _value(history, novelty) == left_out:
-                scores.append(combine(answers_of(tables, inputs))[0])
-                truths.append(truth)
+    for left_out in sorted({_value(one.history, novelty) for one in asked}):
+        tables = _fit_tables([p for p in pool if _value(p.history, novelty) != left_out], names)
+        for one in asked:
+            if _value(one.history, novelty) == left_out:
+                scores.append(_answer(one.history, tables, one.inputs, form)[0])
+                truths.append(one.truth)
     return np.concatenate(scores), np.concatenate(truths)
 
 
