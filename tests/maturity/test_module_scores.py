@@ -147,6 +147,8 @@ def test_the_shipped_scorer_is_small_and_names_what_it_was_fitted_on():
 
     assert SHIPPED.stat().st_size < 200_000
     card = MaturityScorer.load().card
+    assert len(card["run"]) >= 40
+    assert min(len(card[n]) for n in ("data", "architecture", "width", "recipe")) >= 4
     assert card["command"].startswith("python -m experiments.transfer")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fmce.convergence.banded import Array
+from fmce.scoring.history import NUM_PHASES
 
 COVERAGE = 0.9
 FEWEST_SCORES = 20
@@ -34,12 +35,15 @@ class Offsets:
         )
 
 
-def fit_offsets(scores: Array, truth: Array, largest: float) -> Offsets:
+def fit_offsets(
+    scores: Array, truth: Array, groups: int, *, largest: float = NUM_PHASES
+) -> Offsets:
     """Fit offsets on scores of unseen runs and their true values, both (N,).
 
     Args:
         scores: What the scorer gave.
         truth: What was right.
+        groups: How many groups were left out, one after the other; fewer make wider intervals.
         largest: Of the scale, which begins at 0.
 
     Raises:
@@ -53,8 +57,8 @@ def fit_offsets(scores: Array, truth: Array, largest: float) -> Offsets:
         )
     at = np.linspace(0, largest, _KNOTS)
     near = max(FEWEST_SCORES, int(_NEIGHBOURS * len(scores)))
-    # One more than there are: the next score is as likely to be the worst one.
-    tail = (1 - COVERAGE) / 2 * (1 - 1 / near)
+    # One group more than there are: the next is as likely to be the worst one.
+    tail = (1 - COVERAGE) / 2 * (1 - 1 / (groups + 1))
     ends = []
     for place in at:
         chosen = errors[np.argsort(np.abs(scores - place), kind="stable")[:near]]

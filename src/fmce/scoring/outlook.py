@@ -141,7 +141,7 @@ def fit_outlook(
                 guesses += [r @ own for r, i in zip(rows, inside, strict=True) if i]
                 right += [t for t, i in zip(truth, inside, strict=True) if i]
         clipped = np.clip(guesses, 0, NUM_PHASES)
-        offsets[kind] = fit_offsets(clipped, np.array(right), NUM_PHASES)
+        offsets[kind] = fit_offsets(clipped, np.array(right), len({group[0] for group in groups}))
     return Outlook(weights, offsets)
 
 

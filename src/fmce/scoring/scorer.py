@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fmce.convergence.banded import Array
 from fmce.scoring.free_statistics import FREE_STATISTICS
 from fmce.scoring.history import NUM_PHASES, ModuleHistory
-from fmce.scoring.intervals import Offsets, fit_offsets, widest
+from fmce.scoring.intervals import FEWEST_SCORES, Offsets, fit_offsets, widest
 from fmce.scoring.monotone import MonotoneTable, answers_of, combine, fit_table, smoothed_along
 from fmce.scoring.outlook import Outlook, fit_outlook
 from fmce.scoring.scorer_file import read_scorer, write_scorer
@@ -163,13 +163,13 @@ class MaturityScorer:
             others = [_Known(h, inputs_of(h, form, usable), h.phases()) for h in earlier]
             tables[key] = _fit_tables(pool, usable)
             offsets[key] = {
-                novelty: fit_offsets(*_unseen(pool, pool, usable, form, novelty), NUM_PHASES)
+                novelty: fit_offsets(*_unseen(pool, pool, usable, form, novelty))
                 for novelty in NOVELTIES
                 if len({_value(h, novelty) for h in last}) > 1
             }
             if others:
                 found = _unseen(pool, others, usable, form, "run")
-                offsets[key][EARLIER] = fit_offsets(*found, NUM_PHASES)
+                offsets[key][EARLIER] = fit_offsets(*found)
         if not tables:
             raise ValueError(f"no history has a statistic of {', '.join(statistics)}")
         made_of = {n: sorted({_value(h, n) for h in histories}) for n in NOVELTIES}
@@ -334,16 +334,32 @@ def _unseen(
     names: Sequence[str],
     form: Form,
     novelty: str,
-) -> tuple[Array, Array]:
-    """Return scores of runs left out together by what they have in common, and their true phases."""
-    scores, truths = [], []
+) -> tuple[Array, Array, int]:
+    """Return scores of runs left out together by what they have in common, their true phases, and how many groups.
+
+    A run counts where it is new in nothing harder: what is fitted on still has its data and architecture, and where a
+    seed is asked about, its width and recipe. Where that leaves too few, all count.
+    """
+    harder = NOVELTIES[1:] if novelty == "run" else ("data", "architecture")
+    found: dict[bool, list[tuple[str, Array, Array]]] = {True: [], False: []}
     for left_out in sorted({_value(one.history, novelty) for one in asked}):
-        tables = _fit_tables([p for p in pool if _value(p.history, novelty) != left_out], names)
+        rest = [p for p in pool if _value(p.history, novelty) != left_out]
+        tables = _fit_tables(rest, names)
         for one in asked:
             if _value(one.history, novelty) == left_out:
-                scores.append(_answer(one.history, tables, one.inputs, form)[0])
-                truths.append(one.truth)
-    return np.concatenate(scores), np.concatenate(truths)
+                scores = _answer(one.history, tables, one.inputs, form)[0]
+                new = [
+                    n
+                    for n in harder
+                    if n != novelty
+                    and _value(one.history, n) not in {_value(p.history, n) for p in rest}
+                ]
+                found[not new].append((left_out, scores, one.truth))
+    chosen = found[True] if len({g for g, _, _ in found[True]}) > 1 else found[True] + found[False]
+    if sum(len(t) for _, _, t in chosen) < FEWEST_SCORES:
+        chosen = found[True] + found[False]
+    groups, scores_of, truths = zip(*chosen, strict=True)
+    return np.concatenate(scores_of), np.concatenate(truths), len(set(groups))
 
 
 def _value(history: ModuleHistory, novelty: str) -> str:
