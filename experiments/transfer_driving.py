@@ -27,6 +27,8 @@ from fmce.runs.log import read_done
 from fmce.scoring.scorer import Labels, MaturityScorer
 
 IMAGES = 128
+# What sees cameras, to which the cells of a bird's-eye view do not belong, and what gives rows instead of maps.
+_WITHOUT_POSITIONS = ("cameras", "view", "head.classification_head", "head.regression_head")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -68,8 +70,7 @@ def trained(network: Network, folder: Path, seed: int, epochs: int) -> None:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     images, targets = (part[:IMAGES] for part in network.part)
     probe = ScoredProbe(images, labels_of(targets))
-    # The first modules of the bird's-eye view see cameras, to which its cells do not belong.
-    modules = [name for name in network.modules if name not in ("cameras", "view")]
+    modules = [name for name in network.modules if name not in _WITHOUT_POSITIONS]
     with Recorder(folder, model, modules, probe, optimizer, keep="none") as recorder:
         for _ in range(epochs):
             train_epoch(

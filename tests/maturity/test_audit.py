@@ -35,7 +35,7 @@ def history(run, *, speed=10.0, length=40, seed=0, noise=0.03, **about):
     losses = 2 * np.exp(-epochs / speed) + 0.02
     following = np.log(losses) + rng.normal(0, noise, length)
     values = {
-        "probe_mse": following,
+        "probe_loss": following,
         "nc1": following + rng.normal(0, noise, length),
         "probe_error": following + rng.normal(0, 3 * noise, length),
         "weight_norm": rng.normal(0, 1, length),
@@ -137,7 +137,7 @@ def test_a_judged_run_is_left_out_of_its_own_calibration():
         seen.append(h.run)
         return h
 
-    predict = fitted_predictor(["probe_mse"], FITTED, "within_run", relabel)
+    predict = fitted_predictor(["probe_loss"], FITTED, "within_run", relabel)
     predict(FITTED[0], "raw")
     assert "run 0" not in seen
     assert len(seen) == len(FITTED) - 1
@@ -188,7 +188,7 @@ def test_the_history_of_a_run_folder_has_each_module_at_each_checkpoint(runs):
     (again,) = run_histories(runs[0], ["blocks.1"], probe=96)
     assert all(np.array_equal(again.values[k], v, equal_nan=True) for k, v in first.values.items())
     (other,) = run_histories(runs[0], ["blocks.1"], probe=96, view=1)
-    assert not np.array_equal(other.values["probe_mse"], first.values["probe_mse"])
+    assert not np.array_equal(other.values["probe_loss"], first.values["probe_loss"])
 
 
 def test_run_folders_are_audited_with_their_fmce_nets(runs, tmp_path, capsys):

@@ -55,7 +55,7 @@ def fitted_predictor(
     relabel: Callable[[ModuleHistory], ModuleHistory] = lambda history: history,
     truth_of: Callable[[ModuleHistory, Truth], Floats] = lambda h, t: true_phases(h, t),
 ) -> Predictor:
-    """Return one that is fitted on other runs: a monotone table per statistic, and the median of their answers.
+    """Return one that is fitted on other runs: a monotone table per statistic, and the mean of their answers.
 
     Args:
         statistics: Names; a history without them has no score.
