@@ -276,6 +276,26 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     sync(path.parent)
 
 
+def folder_inside(folder: Path, name: str, remedy: str) -> Path:
+    """Make a folder inside another one where it is missing.
+
+    Args:
+        folder: The outer one.
+        name: Of the inner one.
+        remedy: What the user can do where it is a link to a folder elsewhere.
+
+    Raises:
+        ValueError: If it is a link out of the folder: files elsewhere would be written through it.
+    """
+    path = folder / name
+    path.mkdir(parents=True, exist_ok=True)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"{path} is a link out of the folder, through which files elsewhere would be written; {remedy}"
+        )
+    return path
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what killed writes of `path` left beside it; only for who alone writes it."""
     for left in path.parent.iterdir() if path.parent.is_dir() else ():

@@ -183,6 +183,23 @@ def test_a_report_and_the_phases_of_a_strangers_folder_need_no_trust(hostile):
     assert not (hostile / "ran").exists()
 
 
+@pytest.mark.parametrize("command", ["phases", "modules"])
+def test_no_figure_is_drawn_through_a_link_out_of_the_folder(command, hostile, tmp_path, capsys):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    shutil.rmtree(hostile / "figures", ignore_errors=True)
+    (hostile / "figures").symlink_to(outside)
+    with pytest.raises(SystemExit) as end:
+        main([command, str(hostile)])
+    assert end.value.code == 2
+    line = capsys.readouterr().err
+    assert f"{hostile / 'figures'} is a link out of the folder" in line
+    assert "--figure FILE" in line
+    assert not any(outside.iterdir())
+    main([command, str(hostile), "--figure", str(tmp_path / "mine.png")])
+    assert (tmp_path / "mine.png").exists()
+
+
 def test_the_current_folder_is_not_searched_for_modules(fmce_command, tmp_path):
     (tmp_path / "evil_for_test.py").write_text("import pathlib; pathlib.Path('ran').touch()")
     words = ["train", "--out", "run", "--model", "evil_for_test:make"]

@@ -1,6 +1,7 @@
 """Functions that read what others wrote, on random and mutated inputs: every exception must be a documented one."""
 
 import json
+import logging
 import math
 import random
 import string
@@ -407,6 +408,7 @@ SHARES = {"curve.csv": 0.1, "curve.jsonl": 0.1, "logs of other programs": 0.5}
 def tries(folder: Path, inputs: int, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     """Yield a row for each block of inputs of a target whose name `keep` accepts: refused, or a traceback."""
     chosen = targets(folder)
+    logging.getLogger("fmce").setLevel(logging.CRITICAL)  # a warning for each input is no news
     block = 500
     shares = {name: SHARES.get(name, 1.0) for name in chosen}
     for name, target in chosen.items():

@@ -32,7 +32,6 @@ EVIL = "from pathlib import Path\nPath(__file__).with_name('RAN').touch()\ndef m
 COMMANDS: dict[str, list[str]] = {
     "fmcs": ["--epoch", "6"],
     "score": ["--epoch", "6", "--images", "128"],
-    "audit": ["--probe", "128"],
     "evaluate": [],
     "explain": [],
     "extract": [],
@@ -171,7 +170,7 @@ BOMBS: tuple[tuple[str, str, Callable[[Path], object]], ...] = (
 READERS: dict[str, list[str]] = {
     "report": [],
     "phases": [],
-    **{k: v for k, v in COMMANDS.items() if k not in ("compare", "score", "audit")},
+    **{k: v for k, v in COMMANDS.items() if k not in ("compare", "score")},
 }
 
 

@@ -34,6 +34,7 @@ def modules(
     Example: fmce modules runs/mine --markdown
     """
     from fmce.cli.show_modules import show_modules, show_prices
+    from fmce.files import folder_inside
     from fmce.models.build import call_named, own_or_named_model
     from fmce.recorder.clocks import module_table
     from fmce.recorder.prices import module_prices, price_inputs
@@ -56,7 +57,8 @@ def modules(
         found = module_prices(network, [row.name for row in table.rows], inputs)
     drawn = None
     if any(row.clocks for row in table.rows):
-        drawn = figure or run / "figures" / "modules.png"
+        remedy = "name the figure yourself: --figure FILE"
+        drawn = figure or folder_inside(run, "figures", remedy) / "modules.png"
         drawn.parent.mkdir(parents=True, exist_ok=True)
         save_figure(modules_figure(table), drawn)
     elif figure is not None:

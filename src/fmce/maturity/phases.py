@@ -13,6 +13,7 @@ from fmce.convergence.files.tensorboard import holds_events, read_event_curve
 from fmce.convergence.phases import NoPhasesError, PhaseConfig, Phases, find_phases
 from fmce.convergence.prediction import PredictedEpoch, predict_convergence_epoch
 from fmce.convergence.verdict import RELATIVE_THRESHOLD, Verdict, judge_curve
+from fmce.files import folder_inside
 from fmce.runs.log import judge_metrics, known_rates, read_done, read_metrics, task_loss
 from fmce.runs.phases import run_phases
 
@@ -115,7 +116,7 @@ def phases(
             )
         if options != CurveOptions():
             raise ValueError(f"{source} is a run folder, whose columns are known; leave them out")
-        return _of_run(source, changes or {}, figure or source / "figures" / "phases.png")
+        return _of_run(source, changes or {}, figure)
     config = from_dict(PhaseConfig, changes or {})
     if not {"threshold", "relative_threshold"} & (changes or {}).keys():
         config = replace(config, relative_threshold=RELATIVE_THRESHOLD)
@@ -160,7 +161,7 @@ def phases_of_each(
     return found, unread
 
 
-def _of_run(run: Path, changes: Mapping[str, Any], figure: Path) -> FoundPhases:
+def _of_run(run: Path, changes: Mapping[str, Any], figure: Path | None) -> FoundPhases:
     """Return what a run's curve says; of a running training before µ is reached, up to its newest epoch."""
     config = from_dict(PhaseConfig, changes, base=run_config(run).phases)
     running = read_done(run) is None
@@ -178,6 +179,8 @@ def _of_run(run: Path, changes: Mapping[str, Any], figure: Path) -> FoundPhases:
         # Not written to phases.json: these phases end where the training stands.
         so_far = replace(config, if_not_converged="last")
         found, refusal = _found(losses, so_far, rates)
+    remedy = "name the figure yourself: --figure FILE"
+    figure = figure or folder_inside(run, "figures", remedy) / "phases.png"
     _draw(losses, found, figure)
     return FoundPhases(
         *(run, losses, judge_metrics(rows, config), found, refusal),

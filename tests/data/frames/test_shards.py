@@ -1,6 +1,7 @@
 """Shards of frames: what other readers of WebDataset see, ranges by the index, damage, addresses."""
 
 import gc
+import io
 import json
 import tarfile
 
@@ -8,6 +9,7 @@ import fsspec
 import pytest
 
 from fmce.data.frames.shards import (
+    Shard,
     ShardFolder,
     ShardReader,
     excluded_frames,
@@ -158,3 +160,27 @@ def test_an_index_of_something_else_is_refused_with_what_is_expected(folder, ind
 def test_a_description_survives_json(folder):
     opened = open_shards(str(folder))
     assert ShardFolder.from_dict(json.loads(json.dumps(opened.to_dict()))) == opened
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_of_megabytes_is_refused_at_once(tmp_path, kind):
+    # Some versions of Python search such digits for hours.
+    content = b"%d size=" % (10**7 + 20) + b"9" * 10**7 + b"\n"
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, len(content)
+    path = tmp_path / "clip-0000.tar"
+    path.write_bytes(header.tobuf() + content + b"\0" * 1024)
+    with pytest.raises(ValueError, match=rf"{path}: expected .* an extended header of 1\d+ bytes"):
+        index_shard(path, "clip", 0, 1)
+    shard = Shard(path.name, "clip", 0, 1, 16, (0, path.stat().st_size))
+    assert ShardReader(ShardFolder(str(tmp_path), (shard,))).fetch(shard, 0) == [b""] * 16
+
+
+def test_long_names_of_other_programs_are_read(tmp_path):
+    path = tmp_path / "clip-0000.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for number in range(2):
+            member = tarfile.TarInfo("ü" * 150 + f"-{number}.jpg")
+            member.size = 3
+            tar.addfile(member, io.BytesIO(b"abc"))
+    assert index_shard(path, "clip", 0, 1).frames == 2

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fmce.data.frames.folders import is_excluded_name
 from fmce.data.frames.remote_files import open_address, read_file, read_range
@@ -26,6 +26,28 @@ INDEX = "shards.json"
 # Frames between two byte offsets of the index, fetched together. More would mean fewer requests, but
 # also more frames of one video in a shuffle buffer of the same size.
 CHUNK = 16
+
+
+# Of extended headers, which hold long names; Python before 3.12.6 takes hours over one of megabytes.
+_MOST_EXTENDED = 2**16
+_EXTENDED = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+
+
+class _Header(tarfile.TarInfo):
+    """A member of a tar whose extended headers are short."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read a header of 512 bytes; raise ValueError where it announces a long extended one."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _EXTENDED and found.size > _MOST_EXTENDED:
+            raise ValueError(
+                f"an extended header of {found.size} bytes, where {_MOST_EXTENDED} are the most"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -116,7 +138,10 @@ def index_shard(path: Path, prefix: str, first: int, every: int) -> Shard:
     Raises:
         ValueError: If it is damaged.
     """
-    with reading(path, "a complete shard of frames"), tarfile.open(path, "r:") as tar:
+    with (
+        reading(path, "a complete shard of frames"),
+        tarfile.open(path, "r:", tarinfo=_Header) as tar,
+    ):
         members = tar.getmembers()
         for member in members:
             _content(tar, member)
@@ -235,7 +260,7 @@ class ShardReader:
         """Yield keys and image files of part of a tar, up to the first damage."""
         # Uncompressed alone: a few bytes of gzip could unpack to gigabytes.
         try:
-            with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as tar:
+            with tarfile.open(fileobj=io.BytesIO(raw), mode="r:", tarinfo=_Header) as tar:
                 for member in tar:
                     key, _, suffix = member.name.rsplit("/", 1)[-1].partition(".")
                     if f".{suffix.lower()}" in IMAGE_SUFFIXES:
