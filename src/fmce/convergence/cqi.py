@@ -43,26 +43,29 @@ def cqi(smoothed: ArrayLike, window: int = 5) -> NDArray[np.float64]:
     indicator = np.full(values.size, np.nan)
     if values.size == 1:
         return indicator
-    steps = np.abs(np.diff(values))
+    steps = np.diff(values)
+    np.abs(steps, out=steps)
     head = min(width, steps.size)
-    means = np.empty(steps.size)
+    means = indicator[1:]  # a view: arrays of long curves take longer to allocate than to fill
     means[:head] = np.cumsum(steps[:head]) / np.arange(1, head + 1)
     # Each window is summed afresh: a running sum would leave rounding dust where the curve is flat.
-    means[head - 1 :] = _window_sums(steps, head) / head
+    _sum_windows(steps, head, means[head - 1 :])
+    means[head - 1 :] /= head
     # A mean never exceeds the largest change; rounding would let it by one unit in the last place.
-    indicator[1:] = np.minimum(means, steps.max())
+    np.minimum(means, steps.max(), out=means)
     return indicator
 
 
-def _window_sums(steps: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Return the sum of each `width` neighbours, added up in the order that NumPy's `sum` has for so many."""
+def _sum_windows(
+    steps: NDArray[np.float64], width: int, sums: NDArray[np.float64]
+) -> None:
+    """Fill `sums` with the sum of each `width` neighbours, added in the order that NumPy's `sum` has for so many."""
     if width >= _PAIRWISE_FROM:
-        return np.asarray(sliding_window_view(steps, width).sum(axis=1))
-    count = steps.size - width + 1
-    sums = steps[:count].copy()
+        sliding_window_view(steps, width).sum(axis=1, out=sums)
+        return
+    sums[:] = steps[: sums.size]
     for shift in range(1, width):
-        sums += steps[shift : shift + count]
-    return sums
+        sums += steps[shift : shift + sums.size]
 
 
 def checked_count(value: int, name: str) -> int:

@@ -62,11 +62,11 @@ def smooth_losses(
         # each loss has the same weight.
         while done < values.size and (total := 1 + alpha * past) != past:
             weight, past = alpha * past / total, total
-            _average(smoothed, done, done + 1, weight)
+            smoothed[done] = _mix(smoothed[done - 1], smoothed[done], weight)
             done += 1
         alpha = alpha * past / (1 + alpha * past)
-    changes = np.flatnonzero(values[1:] != values[:-1])
-    flat = max(done, int(changes[-1]) + 1 if changes.size else 0)  # then losses are all the same
+    # From here on losses are all the same; 0 where all are.
+    flat = values.size - int(np.argmax(values[::-1] != values[-1]) or values.size)
     for start in range(done, values.size, _PART):
         stop = min(start + _PART, values.size)
         _average(smoothed, start, stop, alpha)
@@ -87,13 +87,16 @@ def _average(smoothed: NDArray[np.float64], start: int, stop: int, weight: float
     lowest, highest = np.minimum(before, losses), np.maximum(before, losses)
     if ((lowest <= means) & (means <= highest)).all():
         return
-    # Rounding pushed a mean outside its two values. A flat curve would then creep, and its CQI would not be
-    # exactly 0.
     previous = first
     for index, loss in enumerate(losses.tolist(), start):
-        mean = weight * previous + own * loss
-        previous = min(max(mean, min(previous, loss)), max(previous, loss))
-        smoothed[index] = previous
+        smoothed[index] = previous = _mix(previous, loss, weight)
+
+
+def _mix(old: float, new: float, weight: float) -> float:
+    # Rounding may push the mean outside its two values. A flat curve would then creep, and its
+    # CQI would not be exactly 0.
+    mean = weight * old + (1 - weight) * new
+    return min(max(mean, min(old, new)), max(old, new))
 
 
 def checked_sequence(values: ArrayLike, name: str, *, gaps: bool = False) -> NDArray[np.float64]:

@@ -1,0 +1,1 @@
+"""`make bench`: one table of ratios, fmce beside a peer, sides taking turns in one run."""
