@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .peers
+OPTIONS ?=
 DEMO_OUT ?= runs/demo
 KILLS ?= 100
 FEW_KILLS ?= 20
@@ -11,7 +13,7 @@ FAULT_JOBS ?= 2
 # Tests run in so many processes, each a file at a time; 0 runs them in one.
 TEST_JOBS ?= 2
 
-.PHONY: help demo demo-segment demo-detect test lint types lock audit faults benchmarks gpu results clean
+.PHONY: help demo demo-segment demo-detect test lint types lock audit faults benchmarks bench gpu results clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -59,10 +61,20 @@ benchmarks: $(STAMP)  ## speed as ratios to bare loops
 	$(BIN)/python -m benchmarks.matching_step
 	$(BIN)/python -m benchmarks.map_throughput
 
+bench: $(PEERS)/.installed  ## one table of ratios to peers, 20 minutes; OPTIONS=--quick takes 3
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks.bench $(OPTIONS)
+
+# Beside .venv, whose packages it sees too.
+$(PEERS)/.installed: $(STAMP) benchmarks/peers.txt
+	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
+	@$(BIN)/python -c 'import site; print("\n".join(site.getsitepackages()))' > "$$($(PEERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/rest.pth"
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
+	@touch $(PEERS)/.installed
+
 gpu:  ## what needs a GPU, in 9 minutes: tests, speeds, rows; needs no .venv (benchmarks/gpu/README.md)
 	benchmarks/gpu/run.sh --minutes 9
 
-results: $(STAMP)  ## make the tables of docs/results.md and README.md from results/, check the findings
+results: $(STAMP)  ## make the tables of README.md, docs/results.md and docs/performance.md from results/, check the findings
 	$(BIN)/python -m experiments.results_page
 
 clean:  ## remove caches (keeps .venv and runs)

@@ -1,4 +1,4 @@
-"""Makes the tables of docs/results.md and README.md anew from the rows under results/, and checks the findings.
+"""Makes the tables of README.md and two pages of docs/ anew from the rows under results/, and checks the findings.
 
     python -m experiments.results_page
 
@@ -19,6 +19,7 @@ from fmce.files import read_json_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+PAGES = (RESULTS, README, ROOT / "docs" / "performance.md")
 _TABLE = re.compile(r"(<!-- table: (\w+)\.(\w+) -->\n).*?(\n<!-- end of table -->)", re.S)
 # Digits that are no measurement: code, names, and how an interval or a test is read.
 _NO_NUMBER = re.compile(r"`[^`]*`|[A-Za-z]+-\d+|ShuffleNet v2|E_\d|95 % interval|p [<≥] 0\.05")
@@ -28,10 +29,10 @@ _NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?: of \d+| %)?(?!
 def main() -> None:
     """Write the tables; end with exit code 1 if findings quote numbers that the tables lack."""
     rows = shown_rows()
-    for page in (RESULTS, README):
+    for page in PAGES:
         text = with_tables(page.read_text(encoding="utf-8"), rows)
         page.write_text(text, encoding="utf-8")
-    print(f"{len(rows)} rows → the tables of docs/results.md and README.md")
+    print(f"{len(rows)} rows → the tables of {', '.join(page.name for page in PAGES)}")
     if unfounded := unfounded_numbers(RESULTS.read_text(encoding="utf-8")):
         sys.exit("\n".join(unfounded))
 

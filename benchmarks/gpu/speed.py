@@ -425,13 +425,32 @@ def net(sizes: Sizes, network: str, device: str) -> dict[str, Any]:
     source, bare = stream_of(sizes, network, runtime)
     count = sizes.backbones * sizes.stream_images
     numbers = np.arange(count)
+    through_fit, in_a_bare_loop = net_sides(source, numbers, sizes.batch, runtime)
+    fitted, memory, mapped = take_turns(
+        (through_fit, in_a_bare_loop, bare), runtime, max(1, sizes.turns // 2)
+    )
+    both = [m + b for m, b in zip(memory, mapped, strict=True)]
+    return {
+        "images_per_second": count / statistics.median(fitted),
+        "bare_images_per_second": count / statistics.median(both),
+        "ratio": median_ratio(fitted, both),  # over bare inference and bare training together
+        "over_training_in_memory": median_ratio(fitted, memory),
+        "in_memory_per_second": count / statistics.median(memory),
+        **peak_of(runtime, through_fit),
+    }
+
+
+def net_sides(
+    source: Any, numbers: Any, batch: int, runtime: Runtime
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return an epoch of FMCE-Net from the stream, and a bare one on the same maps in memory."""
     first = next(iter(source.batches(numbers[:1], 1)))
     ours, theirs = (
-        FMCENet(tuple(first.maps.shape[1:]), sizes.backbones).to(runtime.device) for _ in range(2)
+        FMCENet(tuple(first.maps.shape[1:]), source.num_phases).to(runtime.device) for _ in range(2)
     )
     adams = [torch.optim.Adam(m.parameters(), fused=True) for m in (ours, theirs)]
-    streamed = MapBatches(source, numbers, sizes.batch, seed=0)
-    in_memory = MapBatches(InMemoryMaps.from_source(source), numbers, sizes.batch, seed=0)
+    streamed = MapBatches(source, numbers, batch, seed=0)
+    in_memory = MapBatches(InMemoryMaps.from_source(source), numbers, batch, seed=0)
 
     def through_fit() -> None:
         fit(ours, score_step(ours), streamed, adams[0], epochs=1, seed=0, runtime=runtime)
@@ -445,18 +464,7 @@ def net(sizes: Sizes, network: str, device: str) -> dict[str, Any]:
             loss.backward()  # type: ignore[no-untyped-call]
             adams[1].step()
 
-    fitted, memory, mapped = take_turns(
-        (through_fit, in_a_bare_loop, bare), runtime, max(1, sizes.turns // 2)
-    )
-    both = [m + b for m, b in zip(memory, mapped, strict=True)]
-    return {
-        "images_per_second": count / statistics.median(fitted),
-        "bare_images_per_second": count / statistics.median(both),
-        "ratio": median_ratio(fitted, both),  # over bare inference and bare training together
-        "over_training_in_memory": median_ratio(fitted, memory),
-        "in_memory_per_second": count / statistics.median(memory),
-        **peak_of(runtime, through_fit),
-    }
+    return through_fit, in_a_bare_loop
 
 
 def ral(sizes: Sizes, network: str, width: float, device: str) -> dict[str, Any]:
@@ -474,6 +482,19 @@ def ral(sizes: Sizes, network: str, width: float, device: str) -> dict[str, Any]
 def matching(sizes: Sizes, task_name: str, device: str) -> dict[str, Any]:
     """Time function matching through the engine, and a bare teacher and student on the same views."""
     runtime = make_runtime(device, "bfloat16")
+    teacher, student, height, width = getattr(sizes, task_name)
+    batches, sides = matching_sides(sizes, task_name, runtime)
+    return in_turns(sizes, runtime, sizes.matching_batch, batches, sides) | {
+        "teacher": teacher,
+        "student": student,
+        "size": f"{height}x{width}",
+    }
+
+
+def matching_sides(
+    sizes: Sizes, task_name: str, runtime: Runtime
+) -> tuple[Callable[[int], TrainBatches], Sequence[Callable[[TrainBatches], None]]]:
+    """Return what makes batches of a number of steps, and the engine's side and a bare one."""
     teacher_name, student_name, height, width = getattr(sizes, task_name)
     options = sizes.detector if task_name == "detect" else {}
     config = DistillationConfig(
@@ -510,9 +531,7 @@ def matching(sizes: Sizes, task_name: str, device: str) -> dict[str, Any]:
             loss.backward()  # type: ignore[no-untyped-call]
             adams[1].step()
 
-    return in_turns(
-        sizes, runtime, sizes.matching_batch, batches, (through_fit, in_a_bare_loop)
-    ) | {"teacher": teacher_name, "student": student_name, "size": f"{height}x{width}"}
+    return batches, (through_fit, in_a_bare_loop)
 
 
 def matching_loss(task: str, ours: Any, wanted: Any) -> Tensor:

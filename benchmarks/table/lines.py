@@ -22,7 +22,7 @@ class Effort:
 
     def turns(self, normal: int) -> int:
         """Return the turns of this table, where the full one has so many."""
-        return min(normal, 3) if self.quick else normal
+        return min(normal, 2) if self.quick else normal
 
     def size(self, normal: int, quick: int) -> int:
         """Return a size."""
@@ -74,10 +74,10 @@ def processor_seconds() -> float:
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
-def in_turns(sides: Sequence[Side], turns: int) -> list[list[float]]:
-    """Time functions in turn by processor time, after an uncounted turn of all."""
+def in_turns(sides: Sequence[Side], turns: int, *, warm: bool = True) -> list[list[float]]:
+    """Time functions in turn by processor time, after an uncounted turn of all where they shall be warm."""
     times: list[list[float]] = [[] for _ in sides]
-    for turn in range(turns + 1):
+    for turn in range(0 if warm else 1, turns + 1):
         for side, kept in zip(sides, times, strict=True):
             started = processor_seconds()
             side()

@@ -112,3 +112,16 @@ def command_list(rows: Sequence[Row]) -> str:
     """Return the commands that measured the benchmarks' rows."""
     commands = dict.fromkeys(row["command"] for row in rows if "command" in row)
     return "\n".join(f"- `{command}`" for command in commands)
+
+
+def peer_table(rows: Sequence[Row]) -> Table:
+    """Return what `make bench` found: each figure beside its peer and its goal."""
+    lines = []
+    for row in select(rows, benchmark="bench"):
+        unit = " s" if row["goal"].endswith(" s") else ""
+        for (label, figure), met in zip(row["figures"].items(), row["met"], strict=True):
+            why = row["why"].get(label, row["why"].get("", "")) if met is False else ""
+            what = f"{row['what']}, {label}" if label else row["what"]
+            shown = f"{figure:.2g}{unit}" if unit else f"{figure:.3f}"
+            lines.append((what, row["against"], shown, row["goal"], why))
+    return Table(("what", "against", "figure", "goal", "why it is missed"), lines)

@@ -25,6 +25,8 @@ def speed_table(rows: Sequence[Row]) -> Table:
         "images/s": ("images_per_second", ",.0f"),
         "time over bare": ("ratio", ".3f"),
         "share of floor": ("share_of_floor", ".3f"),
+        "step, ms": ("step_ms", ".1f"),
+        "of that GPU at work, ms": ("device_ms", ".1f"),
         "peak MB": ("peak_mb", ",.0f"),
         "measured": lambda row: f"{row['date']}, {row['device']}",
     }

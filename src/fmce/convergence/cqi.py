@@ -56,9 +56,7 @@ def cqi(smoothed: ArrayLike, window: int = 5) -> NDArray[np.float64]:
     return indicator
 
 
-def _sum_windows(
-    steps: NDArray[np.float64], width: int, sums: NDArray[np.float64]
-) -> None:
+def _sum_windows(steps: NDArray[np.float64], width: int, sums: NDArray[np.float64]) -> None:
     """Fill `sums` with the sum of each `width` neighbours, added in the order that NumPy's `sum` has for so many."""
     if width >= _PAIRWISE_FROM:
         sliding_window_view(steps, width).sum(axis=1, out=sums)

@@ -67,8 +67,9 @@ class CompiledModel(nn.Module):
         if self._hook is not None:
             self._hook.remove()
         del self._run  # recorded passes hold memory
-        # The next model must not inherit shapes and recompilation counts seen with this one.
-        torch.compiler.reset()
+        if not self.replay:
+            # The next model must not inherit shapes and recompilation counts seen with this one.
+            torch.compiler.reset()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, classes) of images (B, C, H, W)."""

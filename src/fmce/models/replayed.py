@@ -31,6 +31,8 @@ class ReplayedPasses(nn.Module):
         return self._replay(images) if images.shape == self._shape else self.run(images)
 
     def _record(self, images: Tensor) -> None:
+        # That gradients come from the stream that recorded is meant.
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         before = [buffer.clone() for buffer in self.model.buffers()]
         kind = images.device.type
         # A cast of a weight that is kept between passes would be none of the graph's own.
