@@ -24,7 +24,7 @@ FILES = {
     "fmce_table2": "fmce.jsonl",
     "distillation_segmentation": "distillation.jsonl",
 }
-COMMAND = "benchmarks/gpu/run.sh"
+COMMAND = "python -m benchmarks.gpu.run --minutes 9"
 _DROPPED = ("status", "seconds", "turns", "traceback")
 Row = dict[str, Any]
 
