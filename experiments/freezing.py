@@ -1,6 +1,6 @@
 """Does freezing modules that came to rest save anything that a shorter schedule does not?
 
-    python -m experiments.freezing [--small] [--jobs N] [--minutes M] [--seeds 1 2 3 4 5]
+    python -m experiments.freezing [--small] [--jobs N] [--minutes M] [--data NAME …] [--seeds 1 2 3 4 5]
 
 `tiny` learns 800 images of the digits and of Fashion-MNIST, at 8 and 12 px, for 16 epochs of a cosine schedule. From
 the stem on, a module is frozen when it is at rest: by its clock (drift of its outputs per epoch) or by its score (error
@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train what has no row, and record one per set and seed."""
     parser = options_parser(__doc__, "recorder.jsonl", "runs/freezing")
     add = parser.add_argument
+    add("--data", nargs="+", choices=list(DATA), default=list(DATA), help="both by default")
     add("--seeds", type=int, nargs="+", default=list(SEEDS), help="at least two")
     add("--jobs", type=int, default=1, help="trainings at a time (1)")
     add("--minutes", type=float, help="begin no training after that time")
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups = [
         (data, seed)
         for seed in options.seeds[: 2 if options.small else None]
-        for data in list(DATA)[: 1 if options.small else None]
+        for data in options.data[: 1 if options.small else None]
         if not select(rows, experiment=EXPERIMENT, what=data, seed=seed, **about)
     ]
     first = {
