@@ -67,7 +67,7 @@ bench: $(PEERS)/.installed  ## one table of ratios to peers, 20 minutes; OPTIONS
 # Beside .venv, whose packages it sees too.
 $(PEERS)/.installed: $(STAMP) benchmarks/peers.txt
 	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
-	@$(BIN)/python -c 'import site; print("\n".join(site.getsitepackages()))' > "$$($(PEERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/rest.pth"
+	@$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' > "$$($(PEERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/rest.pth"
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
 	@touch $(PEERS)/.installed
 
