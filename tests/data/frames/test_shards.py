@@ -176,6 +176,18 @@ def test_a_header_of_megabytes_is_refused_at_once(tmp_path, kind):
     assert ShardReader(ShardFolder(str(tmp_path), (shard,))).fetch(shard, 0) == [b""] * 16
 
 
+def test_a_member_that_is_no_file_is_refused(tmp_path):
+    path = tmp_path / "clip-0000.tar"
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo("clip-0000000.jpg")
+        member.type = tarfile.CHRTYPE
+        tar.addfile(member)
+    with pytest.raises(
+        ValueError, match=rf"{path}: expected .*clip-0000000.jpg is no regular file"
+    ):
+        index_shard(path, "clip", 0, 1)
+
+
 def test_long_names_of_other_programs_are_read(tmp_path):
     path = tmp_path / "clip-0000.tar"
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:

@@ -281,7 +281,9 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
         ValueError: If it is damaged, or no regular file.
     """
     file = tar.extractfile(member)
-    content = b"" if file is None else file.read()
+    if file is None:
+        raise ValueError(f"{member.name} is no regular file")
+    content = file.read()
     noted = member.uname.startswith("crc32-")  # not in tars of other programs
     if len(content) != member.size or (noted and member.uname != _checksum(content)):
         raise ValueError(f"{member.name} is damaged: its checksum is another")
