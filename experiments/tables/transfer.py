@@ -52,11 +52,6 @@ def baseline_table(rows: Iterable[Row]) -> Table:
     return _by_predictor(_rows(rows), "raw")
 
 
-def official_table(rows: Iterable[Row]) -> Table:
-    """Return the same against the papers' phases of the smoothed loss."""
-    return _by_predictor(_rows(rows), "official")
-
-
 def _by_predictor(found: Sequence[tuple[str, Mapping[str, Any]]], target: str) -> Table:
     names = list(found[0][1][target]) if found else []
     lines = []

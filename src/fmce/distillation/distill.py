@@ -91,7 +91,7 @@ def distill(
     text, defaults = to_yaml(config), defaults_of(DistillationConfig)
     ranks.on_rank_zero(lambda: check_networks(config))
     # Without a checkpoint these hold no training: images, no metrics lines, measures of the initial weights.
-    begun = (*PREPARED, "metrics.jsonl", "initial.json")
+    begun = (*PREPARED, "metrics.jsonl", "initial.json", "twins.json")
     with lock_run(out, text, defaults=defaults, ranks=ranks, before_training=begun):
         ranks.on_rank_zero_slowly(lambda: _prepare(config, out))
         if not (out / "data.json").exists():
