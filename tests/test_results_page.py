@@ -73,7 +73,7 @@ def test_a_claim_on_function_matching_follows_its_interval(page):
     claims = re.findall(
         r"^- \*\*([\w ]+): .*function matching on .*interval (\S+) … (\S+),", page, re.M
     )
-    assert len(claims) == 6
+    assert len(claims) == 7
     for claim, low, high in claims:
         supported = "Reproduces in kind" if float(low) > 0 else "No gain established"
         assert float(high) > 0
