@@ -124,7 +124,7 @@ def linear_epochs(wanted: float, savings: Sequence[float], epochs: int) -> list[
     """Return the epochs, evenly spaced from one to the last, that cost nearest to a share of the full training.
 
     >>> linear_epochs(0.6, [0.2, 0.6], 10)
-    [2, 6]
+    [1, 6]
     """
     count = len(savings)
     choices = [

@@ -69,6 +69,14 @@ def test_a_training_that_was_cut_off_is_scored_against_an_extrapolated_end(own_r
     assert within.low[-1] <= within.values[-1] <= within.high[-1]
 
 
+def test_a_run_with_all_its_epochs_is_over_without_its_record_of_the_end(own_run):
+    before = score_run(open_run(own_run.path), modules=["blocks.2"], images=128)
+    (own_run.path / "DONE.json").unlink()
+    after = score_run(open_run(own_run.path), modules=["blocks.2"], images=128)
+    assert after.finished
+    assert after.modules[0].within_run.low.tolist() == before.modules[0].within_run.low.tolist()
+
+
 def test_modules_default_to_the_recorded_ones_or_the_children(finished_run):
     found = score_run(finished_run, images=64)
     assert [m.name for m in found.modules] == ["stem", "blocks.0", "blocks.1", "blocks.2", "head"]

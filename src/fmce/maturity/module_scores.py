@@ -118,7 +118,7 @@ def score_run(
         chosen = sorted({*spread(kept, MOST_EPOCHS), *epochs})
         found = run_histories(run, modules, probe=images, epochs=chosen, runtime=runtime)
         count = min(images, len(run.setup.data.train))
-    finished = run.done is not None
+    finished = run.done is not None or all(h.planned == len(h.losses) for h in found)
     scored = tuple(_scored(history, scorer, finished) for history in found)
     return RunScores(run.path, scored, count, finished)
 
