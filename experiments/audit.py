@@ -84,7 +84,7 @@ def rows_of(
     kinds: dict[str, str],
     form: Any,
 ) -> list[dict[str, Any]]:
-    """Return the audit's rows on runs that are new; larger networks count as new architectures of their own."""
+    """Return the audit's rows on runs that are new; each larger network counts as a new architecture."""
     rows = []
     for large in (False, True):
         some = [h for h in judged if (kinds[h.run] == "larger network") == large]

@@ -56,7 +56,7 @@ class Training:
 
     @property
     def about(self) -> dict[str, str]:
-        """What a scorer is told about the run."""
+        """What a scorer knows about the run."""
         source = SOURCES[self.data]
         some = "" if source.classes is None else ":{}-{}".format(*source.classes)
         return {

@@ -110,7 +110,7 @@ COMPILED = Option("bfloat16, channels_last, compile", "bfloat16", channels_last=
 GRAPHS = Option(
     "bfloat16, channels_last, CUDA graphs", "bfloat16", channels_last=True, cuda_graphs=True
 )
-# Without channels_last: depthwise convolutions have kernels of their own there.
+# Without channels_last: depthwise convolutions use other kernels there.
 PLAIN_GRAPHS = Option("bfloat16, CUDA graphs", "bfloat16", cuda_graphs=True)
 OPTIONS = (FAST, GRAPHS, PLAIN_GRAPHS, PLAIN, FLOAT32, COMPILED)
 
@@ -165,9 +165,7 @@ def lines(part: Part) -> list[Line]:
     step(last, COMPILED, 60)
     named = {name: (seconds, run) for name, seconds, run in work}  # a tiny table's networks are one
     head = Line(CEILINGS, partial(ceilings, sizes, device), 10)
-    if (
-        part.tiny
-    ):  # no GPU, and no time for a C++ compiler; a test of its own compiles on processors
+    if part.tiny:  # no GPU, and no time for a C++ compiler; a separate test compiles on processors
         named = {k: v for k, v in named.items() if not k.endswith(("compile", "CUDA graphs"))}
     measured = [
         Line(name, run if part.tiny else partial(run_clean, run), 0 if part.tiny else seconds,

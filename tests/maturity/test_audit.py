@@ -101,7 +101,7 @@ def test_official_phases_and_epochs_between_markers_are_rows_of_their_own(found)
     assert {row.truth for row in found.rows} == {"raw", "official"}
     (between,) = rows_of(found, protocol=BETWEEN, predictor="score", truth="raw")
     assert between["mae"] < 1
-    assert found.unanswered[0] == "unseen seed: none of these runs is of that kind"
+    assert found.unanswered[0] == "unseen seed: no run here tests it"
     assert not any("recipe" in line for line in found.unanswered)
 
 
@@ -204,7 +204,7 @@ def test_run_folders_are_audited_with_their_fmce_nets(runs, tmp_path, capsys):
         "unseen images",
         "unseen architecture",
     }
-    assert "unseen width: none of these runs is of that kind" in found["unanswered"]
+    assert "unseen width: no run here tests it" in found["unanswered"]
     assert read_record(runs[0].path / "audit.json") == found | read_record(
         runs[0].path / "audit.json"
     )

@@ -34,10 +34,19 @@ def show_scores(scores: "RunScores", epoch: int | None = None) -> None:
     print(f"measured {source}, {_LABELS[first.within_run.labels]}")
     if not scores.finished:
         print("provisional: the training is not over, so the end is extrapolated")
-    if first.within_run.novel:
-        print(f"not in the scorer's training card: {', '.join(first.within_run.novel)}")
+    for novel, names in _by_novelty(scores).items():
+        print(f"not in the scorer's training card: {', '.join(novel)} ({', '.join(names)})")
     print(f"score: {first.within_run.use}")
     print(f"snapshot: {first.snapshot.use}")
+
+
+def _by_novelty(scores: "RunScores") -> dict[tuple[str, ...], list[str]]:
+    """Return what is new to the scorer, and the modules of which it is."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for module in scores.modules:
+        if module.within_run.novel:
+            found.setdefault(module.within_run.novel, []).append(module.name)
+    return found
 
 
 def _cells(module: "ScoredModule", n: int) -> tuple[str, ...]:

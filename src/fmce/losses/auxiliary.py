@@ -129,7 +129,7 @@ _RIDGE = 0.03
 
 
 def ridge_probe_error(maps: Tensor, targets: Tensor, num_classes: int) -> Tensor:
-    """Compute how badly a linear probe of the batch tells its classes; a maturity score with a gradient.
+    """Compute how badly a linear probe of the batch separates its classes; a maturity score with a gradient.
 
     Not given in the papers. A ridge regression from maps, averaged over positions and standardised, to one-hot
     classes; each image is judged by the probe of all others, in closed form: with the hat matrix H the residual
@@ -141,7 +141,7 @@ def ridge_probe_error(maps: Tensor, targets: Tensor, num_classes: int) -> Tensor
         num_classes: Number of classes.
 
     Returns:
-        Squared error summed over classes, mean over images; near 1 − 1/classes where nothing is told, 0 where all
+        Squared error summed over classes, mean over images; near 1 − 1/classes where no class is separated, 0 where all
         is. 0 for a single image. A scalar in float32 (float64 for float64 maps).
 
     Raises:

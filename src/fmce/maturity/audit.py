@@ -148,7 +148,7 @@ def audit(
         rows += _recognition(judged, reference, form)
     answered = {row.protocol for row in rows if row.predictor in predictors}
     lacking = [
-        f"{name}: none of these runs is of that kind"
+        f"{name}: no run here tests it"
         for name in (*PROTOCOL_NAMES.values(), BETWEEN, IMAGES)
         if name not in answered
     ]

@@ -188,7 +188,7 @@ class ModuleTable:
         depth_correlation: Spearman's ρ between the modules' depth and `done_epoch`; early modules mostly come to
             rest first, so this is what a clock has to add to. None for fewer than three modules.
         even_epoch: The epoch at which a module that drifted evenly would be done.
-        scores: Of a training that goes on with a `ScoredProbe`, the maturity of each output.
+        scores: The maturity of each output, while a training with a `ScoredProbe` is running.
     """
 
     run: Path

@@ -29,7 +29,7 @@ def recorded_histories(run: Path) -> list[ModuleHistory]:
     """Return the history of each output that a recorder with labelled samples measured; empty where none did.
 
     Args:
-        run: The run folder; its training may go on.
+        run: The run folder; its training may still be running.
 
     Raises:
         ValueError: If a file is damaged.
@@ -40,7 +40,7 @@ def recorded_histories(run: Path) -> list[ModuleHistory]:
 
 
 def live_scores(run: Path) -> list[MaturityScores]:
-    """Return the scores within the run of each output of a training that goes on, its end extrapolated.
+    """Return the scores within the run of each output of a running training, its end extrapolated.
 
     Args:
         run: The run folder.
