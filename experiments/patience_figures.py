@@ -20,7 +20,7 @@ from fmce.files import read_json_lines
 from fmce.report.arm_figures import ARM_COLOURS
 from fmce.report.figures import INK, save_figure, styled
 
-IMAGES = ROOT / "docs" / "images"
+IMAGES, PANELS = ROOT / "docs" / "images", 3
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def length_figure(rows: Sequence[Row]) -> Figure:
     """Draw the score over the steps, a line per arm at its mean, a dot per seed, and the teacher."""
     measured = by_case(rows)
-    figure = Figure(figsize=(4.6 * len(measured), 3.4))
-    panels = figure.subplots(1, len(measured), squeeze=False)[0]
+    figure, panels = panels_of(len(measured))
     for axes, (case, found) in zip(panels, measured.items(), strict=True):
         for arm in ARMS:
             draw_arm(axes, found, arm)
@@ -57,8 +56,7 @@ def length_figure(rows: Sequence[Row]) -> Figure:
 def agreement_figure(rows: Sequence[Row]) -> Figure:
     """Draw the score over the agreement with the teacher on images that nobody trained on."""
     measured = by_case(rows)
-    figure = Figure(figsize=(4.6 * len(measured), 3.4))
-    panels = figure.subplots(1, len(measured), squeeze=False)[0]
+    figure, panels = panels_of(len(measured))
     for axes, (case, found) in zip(panels, measured.items(), strict=True):
         for arm in ARMS:
             across = [100 * mean(group, arm, "held_out") for group in found]
@@ -83,6 +81,13 @@ def pool_figure(rows: Sequence[Row]) -> Figure:
     axes.axhline(1, color=INK, ls="--", lw=1)
     axes.set(xscale="log", xlabel="images matched on", ylabel="gap closed", title=CASES[CHEAPEST])
     return figure
+
+
+def panels_of(number: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with that many panels, in rows of at most PANELS."""
+    columns, lines = min(number, PANELS), -(-number // PANELS)
+    figure = Figure(figsize=(4.6 * columns, 3.4 * lines))
+    return figure, [figure.add_subplot(lines, columns, place + 1) for place in range(number)]
 
 
 def pools(rows: Sequence[Row]) -> list[tuple[int, float]]:
