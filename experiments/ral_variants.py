@@ -1,6 +1,7 @@
 """FMCE-Net++'s cheaper forms against the published one, on scikit-learn's digits, over paired seeds.
 
     python -m experiments.ral_variants [--out runs/ral-variants] [--raf 0.5] [--seeds 1 2 3 4 5]
+    python -m experiments.ral_variants --raf 0.9 --arms published "width 0.25" --seeds 1 2 3 4 5 6 7 8 9 10
 
 Time: about 25 minutes on one idle CPU core. If interrupted, rerun the command to resume. Records one row per
 RAF in results/ral_variants.jsonl, from the third seed on anew after each. RAF 0.5 is the strongest pull for
@@ -47,22 +48,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = options_parser(__doc__, "ral_variants.jsonl", "runs/ral-variants")
     parser.add_argument("--raf", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    arms = (BASELINE, *FORMS)
+    parser.add_argument(
+        "--arms", nargs="+", default=list(arms), choices=arms, help=f"all; {PUBLISHED} always"
+    )
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(argv)
     runtime = make_runtime(options.device)
     oracle = train_classifier(preset("digits"), options.out / "oracle", runtime=runtime)
-    widths = {width: train_oracle(oracle, width, runtime) for width in (1.0, NARROW)}
+    chosen = [name for name in arms if name in {PUBLISHED, *options.arms}]
+    used = sorted({FORMS.get(name, {}).get("oracle_width", 1.0) for name in chosen}, reverse=True)
+    widths = {width: train_oracle(oracle, width, runtime) for width in used}
     rows: list[dict[str, Any]] = []
     for count, seed in enumerate(options.seeds, start=1):
-        rows += [
-            arm_row(name, oracle, options.raf, seed, options.out, runtime)
-            for name in (BASELINE, *FORMS)
-        ]
+        rows += [arm_row(name, oracle, options.raf, seed, options.out, runtime) for name in chosen]
         if count >= LEAST_SEEDS:
             about = {"raf": options.raf, "seeds": options.seeds[:count], "oracles": widths}
             about["epochs"] = oracle.phases.convergence_epoch
             result = {**about, **compared(rows), "rows": rows}
-            what, seed = f"digits, RAF {options.raf:g}", oracle.config.train.seed
+            some = "" if chosen == list(arms) else f": {', '.join(chosen)}"
+            what, seed = f"digits, RAF {options.raf:g}{some}", oracle.config.train.seed
             record(options.results, "ral_variants", what, oracle.config, result, seed=seed)
 
 

@@ -70,6 +70,41 @@ def test_a_flat_curve_stays_exactly_flat(method):
     assert set(smooth_losses([0.1] * 50, 0.7, method)) == {0.1}
 
 
+def one_after_the_other(losses, decay, debiased):
+    """The average by its definition, limited to the range of its two values."""
+    smoothed, past = [float(losses[0])], 1.0
+    for loss in losses[1:].tolist():
+        weight = decay * past / (1 + decay * past) if debiased else decay
+        past = 1 + decay * past
+        mean = weight * smoothed[-1] + (1 - weight) * loss
+        ends = (smoothed[-1], loss)
+        smoothed.append(min(max(mean, min(ends)), max(ends)))
+    return smoothed
+
+
+def long_curves():
+    draw, epochs = np.random.default_rng(3), np.arange(36_000)
+    falling = 2.3 * np.exp(-epochs / 5_000) * (1 + 0.01 * draw.random(epochs.size))
+    yield "falling", falling
+    yield "rounded, so that limits hold here and there", np.round(falling, 3)
+    yield "flat in its middle", np.where(abs(epochs - 20_000) < 5_000, 0.5, falling)
+    yield "flat at its end", np.where(epochs > 24_000, falling[24_000], falling)
+    yield "a step", np.where(epochs, 0.1, 2.3)
+    yield "huge and tiny", falling * 10.0 ** draw.integers(-300, 300, epochs.size)
+    yield "signed, with zeros", np.where(draw.random(epochs.size) < 0.3, 0.0, falling - 1)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.85, 0.999])
+def test_long_curves_are_averaged_as_one_epoch_after_the_other_to_the_last_bit(decay):
+    for name, losses in long_curves():
+        average = smooth_losses(losses, decay)
+        assert average.tolist() == one_after_the_other(losses, decay, False), name
+        debiased = smooth_losses(losses, decay, "debiased_ema")
+        assert debiased.tolist() == one_after_the_other(losses, decay, True), name
+        quicker = smooth_losses(losses, decay, "debiased_ema", known=average)
+        assert np.array_equal(quicker, debiased), name
+
+
 @pytest.mark.parametrize("decay", [1.0, -0.1, math.nan, "0.85", True, None, 10**400])
 def test_decay_outside_0_to_1_is_refused(decay):
     with pytest.raises(ValueError, match="0 <= decay < 1"):

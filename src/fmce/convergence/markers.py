@@ -73,17 +73,35 @@ class PhaseConfig:
 
 
 class Located(NamedTuple):
-    """Markers on one curve, and the sequences they were found on in the curve's own unit."""
+    """Markers on one curve, and the sequences they were found on, in units of a power of two."""
 
     markers: tuple[int, ...]  # E_1 … E_K
     start_epoch: int  # E_0
     converged: bool
-    smoothed: NDArray[np.float64]
-    cqi: NDArray[np.float64]
+    exponent: int  # the unit's
+    unit_smoothed: NDArray[np.float64]
+    unit_cqi: NDArray[np.float64]
+
+    @property
+    def smoothed(self) -> NDArray[np.float64]:
+        """L̃ in the curve's own unit."""
+        return _times_two_to_the(self.exponent, self.unit_smoothed)
+
+    @property
+    def cqi(self) -> NDArray[np.float64]:
+        """CQI in the curve's own unit."""
+        return _times_two_to_the(self.exponent, self.unit_cqi)
 
 
-def locate_markers(losses: NDArray[np.float64], config: PhaseConfig) -> Located:
+def locate_markers(
+    losses: NDArray[np.float64], config: PhaseConfig, known: NDArray[np.float64] | None = None
+) -> Located:
     """Find E_0, E_K and the markers between them in L_1 … L_M, finite and ≥ 0 (FMCE, sections IV-B and IV-C).
+
+    Args:
+        losses: The curve.
+        config: Settings.
+        known: `unit_smoothed` that these losses and this decay gave with smoothing "ema", if it is there.
 
     Raises:
         NoPhasesError: If the curve has no phases under these settings; the message says why.
@@ -104,7 +122,7 @@ def locate_markers(losses: NDArray[np.float64], config: PhaseConfig) -> Located:
     # the last bit, and neither the largest nor the smallest floats overflow or lose digits.
     exponent = int(np.frexp(losses.max())[1])
     unit = _times_two_to_the(-exponent, losses)
-    smoothed = smooth_losses(unit, config.decay, config.smoothing)
+    smoothed = smooth_losses(unit, config.decay, config.smoothing, known=known)
     indicator = cqi(smoothed, config.window)
     threshold = float(_times_two_to_the(-exponent, config.threshold))
     if config.relative_threshold is not None:
@@ -115,8 +133,9 @@ def locate_markers(losses: NDArray[np.float64], config: PhaseConfig) -> Located:
         markers=_place_markers(smoothed, start, end, config.num_phases),
         start_epoch=start,
         converged=converged,
-        smoothed=_times_two_to_the(exponent, smoothed),
-        cqi=_times_two_to_the(exponent, indicator),
+        exponent=exponent,
+        unit_smoothed=smoothed,
+        unit_cqi=indicator,
     )
 
 
@@ -124,7 +143,7 @@ def _convergence_epoch(
     indicator: NDArray[np.float64], threshold: float, config: PhaseConfig
 ) -> tuple[int, bool]:
     """Return E_K and whether CQI met the threshold there; the curve has at least two epochs."""
-    peak = int(np.nanargmax(indicator))
+    peak = int(np.argmax(indicator[1:])) + 1  # the first epoch has none
     if not indicator[peak] > 0:
         raise NoPhasesError("the loss never changes, so it has no phases: check what was logged")
     if not indicator[peak] > threshold:
@@ -155,7 +174,7 @@ def _place_markers(
             f"convergence; got {end - start} (epochs {start} to {end}): lower the threshold"
             + (" or num_phases" if num_phases > 1 else "")
         )
-    logs = np.log(np.maximum(smoothed, LOG_FLOOR * smoothed.max()))
+    logs = np.log(np.maximum(smoothed[:end], LOG_FLOOR * smoothed.max()))
     progress = logs[start - 1] - logs  # signed: a rise is no progress
     whole = float(progress[end - 1])
     if not whole > 0:

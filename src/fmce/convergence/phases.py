@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fmce.convergence.cqi import cqi
-from fmce.convergence.markers import NoPhasesError, PhaseConfig, locate_markers
-from fmce.convergence.smoothing import checked_sequence, smooth_losses
+from fmce.convergence.markers import Located, NoPhasesError, PhaseConfig, locate_markers
+from fmce.convergence.smoothing import Smoothing, checked_sequence, smooth_losses
 
 __all__ = ["NoPhasesError", "PhaseConfig", "Phases", "find_phases"]
 
@@ -222,12 +222,22 @@ def find_phases(
         schedule_driven=None if fraction is None else fraction < _SCHEDULE_DRIVEN_BELOW,
         smoothing_driven=None if share is None else share >= _SMOOTHING_DRIVEN_FROM,
         step_curve_markers=step,
-        unsmoothed_markers=_markers_or_none(curve, replace(config, smoothing="none")),
-        debiased_markers=_markers_or_none(curve, replace(config, smoothing="debiased_ema")),
+        unsmoothed_markers=_control(curve, config, found, "none"),
+        debiased_markers=_control(curve, config, found, "debiased_ema"),
         smoothed=tuple(found.smoothed.tolist()),
         cqi=tuple(found.cqi.tolist()),
         config=config,
     )
+
+
+def _control(
+    curve: NDArray[np.float64], config: PhaseConfig, found: Located, smoothing: Smoothing
+) -> tuple[int, ...] | None:
+    """Return the markers that the curve has with another smoothing."""
+    if smoothing == config.smoothing:
+        return found.markers
+    known = found.unit_smoothed if config.smoothing == "ema" else None
+    return _markers_or_none(curve, replace(config, smoothing=smoothing), known)
 
 
 def _smoothing_share(step_markers: tuple[int, ...] | None, epochs: int) -> float | None:
@@ -283,9 +293,11 @@ def window_sensitivity(
     return {b: _markers_or_none(curve, replace(config, window=b)) for b in windows}
 
 
-def _markers_or_none(curve: NDArray[np.float64], config: PhaseConfig) -> tuple[int, ...] | None:
+def _markers_or_none(
+    curve: NDArray[np.float64], config: PhaseConfig, known: NDArray[np.float64] | None = None
+) -> tuple[int, ...] | None:
     try:
-        return locate_markers(curve, config).markers
+        return locate_markers(curve, config, known).markers
     except NoPhasesError:
         return None
 

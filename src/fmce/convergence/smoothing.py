@@ -1,6 +1,8 @@
 """Smooth a loss sequence before its convergence is judged (FMCE, section IV-B, first equation)."""
 
 import math
+from collections.abc import Iterator
+from itertools import pairwise
 from numbers import Real
 from typing import Literal, get_args
 
@@ -9,11 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 
 Smoothing = Literal["ema", "debiased_ema", "two_tap", "none"]
 SMOOTHINGS: tuple[str, ...] = get_args(Smoothing)
-_PART = 4096  # losses averaged at one time
+# Losses averaged at one time; fewer where the limits hold somewhere, or the rest is flat.
+_PART, _SMALL_PART = 32768, 4096
 
 
 def smooth_losses(
-    losses: ArrayLike, decay: float = 0.85, method: Smoothing = "ema"
+    losses: ArrayLike,
+    decay: float = 0.85,
+    method: Smoothing = "ema",
+    *,
+    known: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Smooth a loss sequence.
 
@@ -31,6 +38,8 @@ def smooth_losses(
         losses: M losses in epoch order, finite; any unit (the paper: nats).
         decay: Weight of the past, 0 ≤ α < 1.
         method: One of the four names above.
+        known: What ``ema`` gives for these losses, if it is there: ``debiased_ema`` mostly ends alike, and copies
+            that end. The result is the same, in less time.
 
     Returns:
         M float64 values in the unit of ``losses``, each within the range of the losses so far.
@@ -67,29 +76,75 @@ def smooth_losses(
         alpha = alpha * past / (1 + alpha * past)
     # From here on losses are all the same; 0 where all are.
     flat = values.size - int(np.argmax(values[::-1] != values[-1]) or values.size)
-    for start in range(done, values.size, _PART):
-        stop = min(start + _PART, values.size)
-        _average(smoothed, start, stop, alpha)
-        if start > flat and smoothed[stop - 1] == smoothed[stop - 2]:
-            smoothed[stop:] = smoothed[stop - 1]
+    # Averages of one weight stay together once they have met.
+    other = known if known is not None and alpha == decay else smoothed
+    while done < values.size:
+        start = done
+        short = start >= flat or other is not smoothed
+        done = min(start + (_SMALL_PART if short else _PART), values.size)
+        _average(smoothed, start, done, alpha)
+        if start >= flat and smoothed[done - 1] == smoothed[done - 2]:
+            smoothed[done:] = smoothed[done - 1]
+            break
+        if other is not smoothed and smoothed[done - 1] == other[done - 1]:
+            smoothed[done:] = other[done:]
             break
     return smoothed
 
 
 def _average(smoothed: NDArray[np.float64], start: int, stop: int, weight: float) -> None:
     """Replace losses by their recursive average, from the element `start`, which has a predecessor, to `stop`."""
-    losses, own = smoothed[start:stop].copy(), 1 - weight
-    previous = first = float(smoothed[start - 1])
-    # The loop is the time that smoothing takes.
-    terms = (own * losses).tolist()
-    smoothed[start:stop] = [previous := weight * previous + term for term in terms]
+    losses, previous = smoothed[start:stop].copy(), float(smoothed[start - 1])
+    smoothed[start:stop] = _unlimited(previous, (1 - weight) * losses, weight)
     before, means = smoothed[start - 1 : stop - 1], smoothed[start:stop]
     lowest, highest = np.minimum(before, losses), np.maximum(before, losses)
     if ((lowest <= means) & (means <= highest)).all():
         return
-    previous = first
+    smoothed[start:stop] = losses
+    if stop - start > _SMALL_PART:
+        for low in range(start, stop, _SMALL_PART):
+            _average(smoothed, low, min(low + _SMALL_PART, stop), weight)
+        return
     for index, loss in enumerate(losses.tolist(), start):
         smoothed[index] = previous = _mix(previous, loss, weight)
+
+
+def _unlimited(first: float, terms: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
+    """Return the recursive average after `first` without its limits, the same bits whichever way is taken."""
+    # After so many epochs, no bit of what was before is left.
+    memory = math.ceil(-64 / math.log2(weight)) if weight > 0 else 1
+    if terms.size >= 16 * memory:
+        means = _side_by_side(first, terms, weight, memory)
+        means[0] = weight * first + terms[0]
+        if (weight * means[:-1] + terms[1:] == means[1:]).all():
+            return means
+    return np.fromiter(_one_by_one(first, terms.tolist(), weight), np.float64, terms.size)
+
+
+def _one_by_one(previous: float, terms: list[float], weight: float) -> Iterator[float]:
+    for term in terms:
+        previous = weight * previous + term
+        yield previous
+
+
+def _side_by_side(
+    first: float, terms: NDArray[np.float64], weight: float, memory: int
+) -> NDArray[np.float64]:
+    """Average pieces of `memory` epochs at a time, each begun one piece early at 0; nearly always exact."""
+    pieces = -(-terms.size // memory)
+    padded = np.zeros((pieces + 1) * memory)
+    padded[memory : memory + terms.size] = terms
+    # A row holds an epoch of every piece, (2·memory, pieces).
+    rows = np.concatenate(
+        [padded[:-memory].reshape(-1, memory).T, padded[memory:].reshape(-1, memory).T]
+    )
+    decayed = np.empty(pieces)
+    for number, (before, row) in enumerate(pairwise(rows), start=1):
+        if number == memory:
+            before[0] = first
+        np.multiply(before, weight, out=decayed)
+        np.add(row, decayed, out=row)
+    return rows[memory:].T.ravel()[: terms.size]
 
 
 def _mix(old: float, new: float, weight: float) -> float:
@@ -124,8 +179,11 @@ def checked_sequence(values: ArrayLike, name: str, *, gaps: bool = False) -> NDA
             "convert them to float first"
         )
     with np.errstate(over="ignore"):  # a wider float may not fit; the next check reports it
-        vector = array.astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(vector) & ~(gaps & np.isnan(vector)))
+        vector = array.astype(np.float64, copy=False)
+    finite = np.isfinite(vector)
+    if finite.all():
+        return vector
+    bad = np.flatnonzero(~finite & ~(gaps & np.isnan(vector)))
     if not bad.size and np.isnan(vector).all():
         raise ValueError(f"{name} must have a value in at least one epoch; all are NaN")
     if bad.size:

@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmce.data.classification.splits import balanced_subset, hold_out, validation_count
+from fmce.data.classification.splits import (
+    balanced_subset,
+    hold_out,
+    scikit_learns_split,
+    validation_count,
+)
 
 TARGETS = np.repeat([0, 1, 2], [60, 30, 10])
 
@@ -79,3 +84,16 @@ def test_a_subset_of_images_that_are_not_there_is_refused(count):
 
 def test_validation_is_a_tenth_and_at_most_5000():
     assert [validation_count(n) for n in (4, 1000, 60_000)] == [1, 100, 5000]
+
+
+@pytest.mark.parametrize("count", [10, 37, 180])
+@pytest.mark.parametrize("seed", range(6))
+def test_scikit_learns_split_is_that_of_scikit_learn(count, seed):
+    from sklearn.model_selection import train_test_split
+
+    targets = np.random.default_rng(seed).permutation(np.repeat(np.arange(5), [90, 40, 40, 21, 17]))
+    expected = train_test_split(
+        np.arange(len(targets)), test_size=count, stratify=targets, random_state=seed
+    )
+    for ours, theirs in zip(scikit_learns_split(targets, count, seed), expected, strict=True):
+        assert ours.tolist() == theirs.tolist()

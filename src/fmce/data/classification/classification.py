@@ -1,6 +1,7 @@
 """Data sets of the original task in three parts: by name, from image folders, or from a custom function."""
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from fmce.data.classification.splits import (
     DataParts,
     balanced_subset,
     hold_out,
+    scikit_learns_split,
     validation_count,
 )
 from fmce.data.classification.torchvision_files import download_standard, read_standard
@@ -52,16 +54,15 @@ def digits(split_seed: int = 0) -> ClassificationData:
 
     The seed draws the parts, with the classes in proportion.
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    pixels, classes = load_digits(return_X_y=True)
+    # The file alone: to import scikit-learn takes a process longer than an epoch.
+    (package,) = find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr, misc]
+    table = np.loadtxt(Path(package) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    pixels, classes = table[:, :-1], table[:, -1].astype(np.int64)
     # Grey levels 0–16 onto 0–255.
     images = torch.from_numpy(np.round(pixels * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
-    targets = torch.from_numpy(classes.astype(np.int64))
-    everything, options = np.arange(len(targets)), {"random_state": split_seed}
-    rest, held = train_test_split(everything, test_size=360, stratify=classes, **options)
-    chosen, few = train_test_split(rest, test_size=180, stratify=classes[rest], **options)
+    targets = torch.from_numpy(classes)
+    rest, held = scikit_learns_split(classes, 360, split_seed)
+    chosen, few = (rest[i] for i in scikit_learns_split(classes[rest], 180, split_seed))
     train, validation, test = (
         ImageSet(images, targets).select(torch.from_numpy(np.sort(index)))
         for index in (chosen, few, held)

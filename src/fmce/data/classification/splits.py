@@ -106,6 +106,47 @@ def hold_out(targets: Index, count: int, seed: int) -> tuple[Index, Index]:
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+def scikit_learns_split(targets: Index, count: int, seed: int) -> tuple[Index, Index]:
+    """Return what scikit-learn's stratified `train_test_split` of positions returns, without its import.
+
+    The digits were always divided by it. For new data `hold_out` is meant.
+
+    Args:
+        targets: Class indices int64 (N,).
+        count: Images of the second part, fewer than N, at least one per class in both parts.
+        seed: Its `random_state`.
+
+    >>> kept, held = scikit_learns_split(np.array([0, 0, 0, 1, 1, 1]), 2, seed=0)
+    >>> kept.tolist(), held.tolist()
+    ([2, 5, 1, 3], [0, 4])
+    """
+    draw = np.random.RandomState(seed)  # noqa: NPY002  (its numbers are those that are wanted)
+    classes, sizes = np.unique(targets, return_counts=True)
+    kept_sizes = _drawn_quotas(sizes, len(targets) - count, draw)
+    held_sizes = _drawn_quotas(sizes - kept_sizes, count, draw)
+    kept, held = [], []
+    for value, keep, hold in zip(classes, kept_sizes, held_sizes, strict=True):
+        members = draw.permutation(np.flatnonzero(targets == value))
+        kept.append(members[:keep])
+        held.append(members[keep : keep + hold])
+    return draw.permutation(np.concatenate(kept)), draw.permutation(np.concatenate(held))
+
+
+def _drawn_quotas(sizes: Index, count: int, draw: np.random.RandomState) -> Index:
+    """Divide `count` in proportion to sizes: the largest remainders get one more, drawn among equal ones."""
+    exact = sizes / sizes.sum() * count
+    quotas: Index = np.floor(exact).astype(np.int64)
+    left, remainders = count - int(quotas.sum()), exact - quotas
+    for remainder in np.unique(remainders)[::-1]:
+        if left == 0:
+            break
+        (alike,) = np.nonzero(remainders == remainder)
+        more = min(left, len(alike))
+        quotas[draw.choice(alike, size=more, replace=False)] += 1
+        left -= more
+    return quotas
+
+
 def balanced_subset(targets: Index, count: int, seed: int) -> Index:
     """Return the positions of `count` images, ascending, equally many per class as far as they reach.
 
