@@ -1,7 +1,8 @@
-"""FMCE-Net++'s cheaper forms against the published one, on scikit-learn's digits, over paired seeds.
+r"""FMCE-Net++'s cheaper forms against the published one, on scikit-learn's digits, over paired seeds.
 
     python -m experiments.ral_variants [--out runs/ral-variants] [--raf 0.5] [--seeds 1 2 3 4 5]
-    python -m experiments.ral_variants --raf 0.9 --arms published "width 0.25" --seeds 1 2 3 4 5 6 7 8 9 10
+    python -m experiments.ral_variants --raf 0.9 --arms published "width 0.25" --seeds 1 2 3 4 5 6 7 8 9 10 \
+        --set data.image_size=8 data.shift=1 'model.options={"width": 8}' --out runs/ral-variants-8px
 
 Time: about 25 minutes on one idle CPU core. If interrupted, rerun the command to resume. Records one row per
 RAF in results/ral_variants.jsonl, from the third seed on anew after each. RAF 0.5 is the strongest pull for
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 from experiments.script import options_parser, record, run_script
+from fmce.config.io import with_settings
 from fmce.config.presets import preset
 from fmce.config.run import AuxiliaryConfig, RunConfig
 from fmce.engine.runtime import Runtime, make_runtime
@@ -52,10 +54,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--arms", nargs="+", default=list(arms), choices=arms, help=f"all; {PUBLISHED} always"
     )
+    text = "settings of the oracle's training and so of all arms, beside the preset of the digits"
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help=text)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(argv)
     runtime = make_runtime(options.device)
-    oracle = train_classifier(preset("digits"), options.out / "oracle", runtime=runtime)
+    oracle = train_classifier(
+        with_settings(preset("digits"), options.set), options.out / "oracle", runtime=runtime
+    )
     chosen = [name for name in arms if name in {PUBLISHED, *options.arms}]
     used = sorted({FORMS.get(name, {}).get("oracle_width", 1.0) for name in chosen}, reverse=True)
     widths = {width: train_oracle(oracle, width, runtime) for width in used}
@@ -66,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             about = {"raf": options.raf, "seeds": options.seeds[:count], "oracles": widths}
             about["epochs"] = oracle.phases.convergence_epoch
             result = {**about, **compared(rows), "rows": rows}
+            set_by = f" ({', '.join(options.set)})" if options.set else ""
             some = "" if chosen == list(arms) else f": {', '.join(chosen)}"
-            what, seed = f"digits, RAF {options.raf:g}{some}", oracle.config.train.seed
+            what, seed = f"digits{set_by}, RAF {options.raf:g}{some}", oracle.config.train.seed
             record(options.results, "ral_variants", what, oracle.config, result, seed=seed)
 
 

@@ -1,10 +1,13 @@
 """What many tests share: one small finished run on the digits, a second seed's, and the command itself."""
 
+import fcntl
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import yaml
@@ -63,28 +66,47 @@ def without(file, *names):
 def train_and_score(config, folder):
     from fmce.maturity.train_classifier import train_classifier
     from fmce.maturity.train_fmce_net import train_fmce_net
+    from fmce.runs.run import open_run
 
-    run = train_classifier(config, folder)
-    train_fmce_net(run, "map")
-    return run
+    train_fmce_net(train_classifier(config, folder), "map")
+    return open_run(folder)
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """Call a function with a folder of its name in the first process of a test run that asks; others get its result."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def make(name, function):
+        (folder / "shared").mkdir(exist_ok=True)
+        with open(folder / f"shared-{name}.pickle", "a+b") as kept:
+            fcntl.flock(kept, fcntl.LOCK_EX)
+            kept.seek(0)
+            if not (written := kept.read()):
+                kept.write(written := pickle.dumps(function(folder / "shared" / name)))
+            return pickle.loads(written)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished_run(made_once):
     """A finished run of seed 0 with phases and the FMCE-Net of split "map"; never change its folder."""
     from fmce.config.io import with_settings
     from fmce.config.run import RunConfig
 
     config = with_settings(RunConfig(), SETTINGS)
-    return train_and_score(config, tmp_path_factory.mktemp("shared") / "seed0")
+    return made_once("seed0", partial(train_and_score, config))
 
 
 @pytest.fixture(scope="session")
-def other_run(finished_run, tmp_path_factory):
+def other_run(finished_run, made_once):
     """The same at seed 1."""
     config = finished_run.config
     config = replace(config, train=replace(config.train, seed=1))
-    return train_and_score(config, tmp_path_factory.mktemp("shared") / "seed1")
+    return made_once("seed1", partial(train_and_score, config))
 
 
 @pytest.fixture
@@ -114,7 +136,7 @@ def fmce_command():
 
 
 @pytest.fixture(scope="session")
-def compared(finished_run, tmp_path_factory):
+def compared(finished_run, made_once):
     """Config, folder and result of a comparison: two RAFs, all controls, two seeds, the oracle's apart."""
     from fmce.config.sweep import CompareConfig
     from fmce.engine.jobs.local import LocalWorkers
@@ -122,8 +144,11 @@ def compared(finished_run, tmp_path_factory):
 
     oracle = str(finished_run.path)
     config = CompareConfig(oracle=oracle, rafs=(0.9, 0.5), seeds=(1, 2), same_seed=True)
-    out = tmp_path_factory.mktemp("compare") / "out"
-    return config, out, compare(config, out, workers=LocalWorkers(2))
+
+    def make(out):
+        return config, out, compare(config, out, workers=LocalWorkers(2))
+
+    return made_once("compared", make)
 
 
 SMALL_DISTILLATION = (
@@ -147,13 +172,15 @@ def small_distillation():
 
 
 @pytest.fixture(scope="session")
-def experiment(tmp_path_factory, small_distillation):
+def experiment(made_once, small_distillation):
     """Its folder: scenes, three arms, two seeds; never change it."""
     pytest.importorskip("timm")
     from fmce.config.distillation import DistillationConfig
     from fmce.config.io import with_settings
     from fmce.distillation.distill import distill
 
-    out = tmp_path_factory.mktemp("distill") / "scenes"
-    distill(with_settings(DistillationConfig(), small_distillation), out, jobs=2)
-    return out
+    def make(out):
+        distill(with_settings(DistillationConfig(), small_distillation), out, jobs=2)
+        return out
+
+    return made_once("scenes", make)

@@ -1,6 +1,7 @@
 """`fmce demo`: a complete method on built-in data, from training to report."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +19,17 @@ from fmce.convergence.verdict import Verdict
 from fmce.digests import read_record
 from fmce.distillation.distill import distill
 from fmce.distillation.export import export
-from fmce.engine.jobs.local import run_jobs
+from fmce.engine.jobs.local import LocalWorkers, run_jobs
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.fmce_net_pp.compare import compare
 from fmce.fmce_net_pp.sweep.results import Comparison
 from fmce.maturity.explain import explain
+from fmce.maturity.phases import phases
 from fmce.maturity.train_classifier import train_classifier
 from fmce.maturity.train_fmce_net import train_fmce_net
 from fmce.recorder.clocks import ModuleTable, module_table
 from fmce.report.write import report
-from fmce.runs.log import judge_metrics
+from fmce.runs.log import judge_metrics, read_done
 from fmce.runs.run import open_run
 
 
@@ -72,18 +74,30 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> DemoResult:
         torch.set_num_threads(1)
     device = str(runtime.device)
 
-    logger.info("1/5 original task")
-    run = train_classifier(preset("digits"), out / "original", runtime=runtime)
+    with LocalWorkers(cores() if runtime.device.type == "cpu" else 1) as workers:
+        starts = [] if read_done(out / "original") else [f"start {i}" for i in range(workers.count)]
+        for name in starts:  # so that they import, which takes seconds, while one core is free
+            workers.submit(name, import_module, "torch._dynamo")
+        logger.info("1/5 original task")
+        run = train_classifier(preset("digits"), out / "original", runtime=runtime)
+        if run.has_phases:
+            logger.info("its loss and phases: %s", phases(run.path).figure)
+        for _ in starts:
+            workers.wait()
 
-    logger.info("2/5 FMCE-Net on the feature maps of the ten markers")
-    with Progress("FMCE-Net, splits map and image", 2) as progress:
-        splits = {split: (run.path, split, device) for split in ("map", "image")}
-        run_jobs(_train_fmce_net, splits, cores() if device == "cpu" else 1, progress)
-    by_map, by_image = (read_record(run.fmce_net_folder(s) / "metrics.json") for s in splits)
+        logger.info("2/5 FMCE-Net on the feature maps of the ten markers")
+        with Progress("FMCE-Net, splits map and image", 2) as progress:
+            splits = {split: (run.path, split, device) for split in ("map", "image")}
+            run_jobs(_train_fmce_net, splits, workers, progress)
+        by_map, by_image = (read_record(run.fmce_net_folder(s) / "metrics.json") for s in splits)
 
-    logger.info("3/5 FMCE-Net++ against its baseline (8 trainings; fmce compare adds the controls)")
-    plan = CompareConfig(oracle=str(run.path), rafs=(0.9, 0.75), seeds=(1, 2, 3), controls=())
-    comparison = compare(plan, out / "compare", device=device, precision=runtime.precision)
+        logger.info(
+            "3/5 FMCE-Net++ against its baseline (8 trainings; fmce compare adds the controls)"
+        )
+        plan = CompareConfig(oracle=str(run.path), rafs=(0.9, 0.75), seeds=(1, 2, 3), controls=())
+        comparison = compare(
+            plan, out / "compare", workers=workers, device=device, precision=runtime.precision
+        )
 
     logger.info("4/5 Grad-CAM across the phases")
     explain(run, num_images=6, runtime=runtime)

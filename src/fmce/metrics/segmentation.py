@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +17,18 @@ from fmce.losses.distillation import IGNORE_INDEX
 _MOST_CELLS = 2**15
 
 
+def _ends(values: Tensor) -> tuple[int, int]:
+    """Return the least and the largest value, without a search for the least of bytes; (0, 0) of nothing."""
+    if not values.numel():
+        return 0, 0
+    if values.dtype == torch.uint8:
+        return 0, int((values.numpy() if values.device.type == "cpu" else values).max())
+    lowest, highest = map(int, torch.aminmax(values))
+    return lowest, highest
+
+
 def _refuse_out_of_range(values: Tensor, num_classes: int, what: str, remedy: str) -> None:
-    for value in map(int, torch.aminmax(values)) if values.numel() else ():
+    for value in _ends(values):
         if not 0 <= value < num_classes:
             raise ValueError(f"expected {what} in 0 … {num_classes - 1}, got {value}; {remedy}")
 
@@ -26,6 +37,14 @@ def _integers(values: Tensor, what: str) -> Tensor:
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise ValueError(f"expected integer {what}, got {values.dtype}; take the argmax of logits")
     return values.flatten()
+
+
+def _pairs(rows: Tensor, columns: Tensor, width: int) -> Tensor:
+    """Return rows · width + columns in int16; on a CPU by NumPy, which converts and multiplies in one go."""
+    if rows.device.type != "cpu":
+        return torch.add(columns.to(torch.int16), rows.to(torch.int16), alpha=width)
+    pairs = np.multiply(rows.numpy(), width, dtype=np.int16)
+    return torch.from_numpy(np.add(pairs, columns.numpy(), out=pairs))
 
 
 def confusion(
@@ -52,7 +71,7 @@ def confusion(
     _refuse_out_of_range(
         preds, num_classes, "predicted class ids", "predictions outside the classes are errors"
     )
-    lowest, highest = map(int, torch.aminmax(targets)) if targets.numel() else (0, 0)
+    lowest, highest = _ends(targets)
     size, remedy = max(highest + 1, num_classes), f"only {ignore_index} marks ignored pixels"
     if lowest < 0 or size * num_classes > _MOST_CELLS:
         labelled = targets.long() != ignore_index
@@ -62,8 +81,7 @@ def confusion(
     else:
         # Every true value gets a row: to count ignored pixels is faster than to leave them out, and int16 takes a
         # third of int64's time.
-        rows, columns = targets.to(torch.int16), preds.to(torch.int16)
-        cells = torch.add(columns, rows, alpha=num_classes)
+        cells = _pairs(targets, preds, num_classes)
     counts = torch.bincount(cells, minlength=size * num_classes).reshape(size, num_classes)
     if 0 <= ignore_index < size:
         counts[ignore_index] = 0

@@ -3,6 +3,8 @@
 The FMCE paper (section V-D) shows its pictures only; the numbers are ours.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from fmce.models.features import FeatureMaps, eval_mode, find_module
+from fmce.models.features import FeatureMaps, check_map, eval_mode, find_module
 
 _FloatArray = NDArray[np.float64]
 
@@ -73,7 +75,7 @@ def grad_cam(
 
         def target_logits(batch: Tensor) -> Tensor:
             logits: Tensor = network(batch)
-            maps.take(layer)  # names the problem where captum would fail with an assertion
+            maps.single(layer)  # names the problem where captum would fail with an assertion
             count, classes = logits.shape
             # A GPU would only report an assert.
             if targets.shape != (count,) or targets.min() < 0 or targets.max() >= classes:
@@ -83,14 +85,34 @@ def grad_cam(
                 )
             return logits
 
-        # The copy requires gradients, so that a frozen model's maps do; parameters get none.
-        inputs = images.clone().detach().requires_grad_()
-        with eval_mode(network):
+        with eval_mode(network), _gradients_from(network, layer):
             attribution = LayerGradCam(target_logits, find_module(network, layer))
             cam: Tensor = attribution.attribute(
-                inputs, target=targets, relu_attributions=not signed
+                images.detach(), target=targets, relu_attributions=not signed
             )
     return cam.detach().squeeze(1).float()
+
+
+@contextmanager
+def _gradients_from(network: nn.Module, layer: str) -> Iterator[None]:
+    """Let autograd record what follows the layer only: all that comes before takes no part in the maps."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+    def start(_module: nn.Module, _inputs: object, output: object) -> object:
+        if not isinstance(output, Tensor):
+            return output
+        check_map(output, layer, carries_gradient=torch.is_grad_enabled())
+        return output.detach().requires_grad_()
+
+    hook = find_module(network, layer).register_forward_hook(start)
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        hook.remove()
+        for parameter in trained:
+            parameter.requires_grad_()
 
 
 def cam_numbers(cam: Tensor | ArrayLike, previous: Tensor | ArrayLike | None = None) -> CamNumbers:

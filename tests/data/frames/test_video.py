@@ -60,6 +60,20 @@ def test_a_higher_frame_is_shrunk_in_proportion_and_a_lower_one_kept(tmp_path):
     assert sizes == [(32, 24), (64, 48), (64, 48)]
 
 
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (47, 63), (48, 63)])
+@pytest.mark.parametrize("colours", ["ITU601", "ITU709"])
+@pytest.mark.parametrize("levels", ["MPEG", "JPEG"])
+def test_a_frame_is_stored_in_its_colours(height, width, colours, levels):
+    down, across = np.mgrid[0:height, 0:width]
+    picture = np.stack([across * 4, down * 5, 255 - across * 2 - down * 2], axis=2).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(picture).reformat(
+        format="yuv420p", dst_colorspace=colours, dst_color_range=levels
+    )
+    shown = np.asarray(Image.open(io.BytesIO(to_jpeg(frame, None, 95))), int)
+    assert shown.shape == picture.shape
+    assert np.abs(shown - picture).mean() < 3
+
+
 def test_lower_quality_makes_smaller_files(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     frame = av.VideoFrame.from_ndarray(noise)

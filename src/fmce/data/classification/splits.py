@@ -120,7 +120,7 @@ def scikit_learns_split(targets: Index, count: int, seed: int) -> tuple[Index, I
     >>> kept.tolist(), held.tolist()
     ([2, 5, 1, 3], [0, 4])
     """
-    draw = np.random.RandomState(seed)  # noqa: NPY002  (its numbers are those that are wanted)
+    draw = np.random.RandomState(seed)
     classes, sizes = np.unique(targets, return_counts=True)
     kept_sizes = _drawn_quotas(sizes, len(targets) - count, draw)
     held_sizes = _drawn_quotas(sizes - kept_sizes, count, draw)

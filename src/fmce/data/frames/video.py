@@ -3,7 +3,6 @@
 A video that cannot be decoded to its end counts as damaged.
 """
 
-import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
 
 from fmce.console.log import logger
 from fmce.data.frames.folders import excluding_names, is_excluded_name
@@ -39,8 +38,6 @@ _PROMISED_SHARE = 0.95
 # as long as a camera's hiccup in seconds.
 _HOLE_STEPS = 5
 _LEAST_HOLE = 0.2
-# JPEG subsampling of colour by two in both directions, as in the video frames themselves.
-_SUBSAMPLING = 2
 
 
 class DamagedVideoError(ValueError):
@@ -297,15 +294,22 @@ def to_jpeg(frame: "VideoFrame", height: int | None, quality: int) -> bytes:
     upright = (frame.height, frame.width) if sideways else (frame.width, frame.height)
     if height is not None and upright[1] > height:
         # An even side, as subsampled colours need.
-        size = (max(2, round(upright[0] * height / upright[1] / 2) * 2), height)
-        width, high = reversed(size) if sideways else size
-        frame = frame.reformat(width=width, height=high, interpolation="AREA")
-    stored = io.BytesIO()
-    image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
-    if turn:
-        image = image.rotate(turn, expand=True)
-    image.save(stored, "JPEG", quality=quality, subsampling=_SUBSAMPLING)
-    return stored.getvalue()
+        upright = (max(2, round(upright[0] * height / upright[1] / 2) * 2), height)
+    width, high = reversed(upright) if sideways else upright
+    if width % 2 or high % 2:
+        rgb = frame.reformat(width, high, "rgb24", interpolation="AREA").to_ndarray()
+        turned = np.ascontiguousarray(np.rot90(rgb, turn // 90))
+        return bytes(simplejpeg.encode_jpeg(turned, quality, "RGB", "420", fastdct=False))
+    # As JPEG has it, all 8-bit levels and BT.601; by way of RGB it takes a third longer and loses more.
+    converted = frame.reformat(
+        width, high, "yuvj420p", dst_colorspace="ITU601", interpolation="AREA"
+    )
+    planes = (
+        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+        for plane in converted.planes
+    )
+    turned = (np.ascontiguousarray(np.rot90(plane, turn // 90)) for plane in planes)
+    return bytes(simplejpeg.encode_jpeg_yuv_planes(*turned, quality, fastdct=False))
 
 
 def _pyav() -> Any:

@@ -53,7 +53,10 @@ class _Child:
 
 
 class LocalWorkers:
-    """Up to `count` processes of this machine, sharing its cores; none outlives this process."""
+    """Up to `count` processes of this machine, sharing its cores; none outlives this process.
+
+    Contexts may be nested, so that what needs them one after the other shares them; leaving the outermost ends them.
+    """
 
     def __init__(self, count: int) -> None:
         """Start nothing yet; `count` is the number of jobs at a time.
@@ -68,11 +71,16 @@ class LocalWorkers:
         self.count, self.threads = count, max(1, cores() // count)
         self._waiting: deque[Job] = deque()
         self._children: list[_Child] = []
+        self._depth = 0
 
     def __enter__(self) -> Self:
+        self._depth += 1
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
         # Checkpoints are complete at any moment, so a job that is interrupted need not finish its epoch.
         while self._children:
             self._children.pop().end()
@@ -138,7 +146,7 @@ class LocalWorkers:
 def run_jobs(
     function: Callable[..., Any],
     arguments: Mapping[str, tuple[Any, ...]],
-    workers: int,
+    workers: int | LocalWorkers,
     progress: Progress,
     *,
     what: str = "trainings",
@@ -150,7 +158,7 @@ def run_jobs(
         function: Importable from its module; writes its results to disk, so that a rerun can leave out
             the jobs that were done.
         arguments: A job's name to its arguments.
-        workers: Processes.
+        workers: The processes, or how many to start.
         progress: Advanced once per job.
         what: What the jobs are, for messages.
         on_done: Called with each job's name once it is done; what it raises ends the others.
@@ -159,7 +167,7 @@ def run_jobs(
         ValueError: If a job failed; all others were run to their end first.
     """
     failures = {}
-    with LocalWorkers(workers) as pool:
+    with LocalWorkers(workers) if isinstance(workers, int) else workers as pool:
         for name, values in arguments.items():
             pool.submit(name, function, *values)
         for _ in arguments:

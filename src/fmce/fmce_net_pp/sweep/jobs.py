@@ -45,12 +45,16 @@ class Placement:
 
 @dataclass(frozen=True)
 class Task:
-    """A job of a sweep, and the folder that its state is noted in."""
+    """A job of a sweep, and the folder that its state is noted in.
+
+    The next wave of its group waits for it, or only the one after that if it `may_lag`.
+    """
 
     name: str
     folder: Path
     function: Callable[..., None]
     args: tuple[Any, ...]
+    may_lag: bool = False
 
 
 def run_task(task: Task, attempt: int) -> None:

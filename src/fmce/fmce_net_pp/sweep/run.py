@@ -1,11 +1,12 @@
 """One engine for `fmce compare` and `fmce sweep`: groups of independent trainings, wave after wave.
 
 Each group (a model on a data set) goes through four waves: its oracle; baseline and the candidates that
-select RAF; the arms that wait for the selected RAF; test images, read once. Groups do not wait for each
-other. A group with a failed candidate selects nothing, unless failed ones may be left out.
+select RAF; the arms that wait for the selected RAF, but not for the baseline; test images, read once. Groups do not
+wait for each other. A group with a failed candidate selects nothing, unless failed ones may be left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -162,16 +163,21 @@ def _run_all(
     progress: Progress,
     out: Path,
 ) -> None:
-    """Take each group through its waves; a group's next wave begins when all of its last ended."""
+    """Take each group through its waves; a wave begins when nothing that it waits for is open."""
     open_tasks: dict[str, tuple[str, Task, int]] = {}
+    lagging: set[str] = set()
+
+    def is_held_up(group: str) -> bool:
+        return any(o == group and name not in lagging for name, (o, _, _) in open_tasks.items())
 
     def begin_next(group: str) -> None:
-        for wave in waves[group]:
+        while not is_held_up(group) and (wave := next(waves[group], None)) is not None:
+            lagging.difference_update(name for name, (o, _, _) in open_tasks.items() if o == group)
             for task in wave:
                 open_tasks[task.name] = (group, task, 1)
+                if task.may_lag:
+                    lagging.add(task.name)
                 workers.submit(task.name, run_task, task, 1)
-            if wave:
-                return
 
     for name in waves:
         begin_next(name)
@@ -187,8 +193,7 @@ def _run_all(
             workers.submit(task.name, run_task, task, attempt + 1)
             continue
         _note_end(task, ended, attempt, progress)
-        if all(other != group for other, _, _ in open_tasks.values()):
-            begin_next(group)
+        begin_next(group)
 
 
 def _note_end(task: Task, ended: Finished, attempt: int, progress: Progress) -> None:
@@ -207,7 +212,12 @@ def _waves(group: Group, placement: Placement, leave_out_failed: bool) -> Iterat
         yield _oracle_task(group, placement)
     if not oracle_is_ready(group):
         return
-    yield _arm_tasks(group, [*group.baselines, *group.candidates], None, placement)
+    # The candidates first, since the next wave waits for them alone.
+    baselines = _arm_tasks(group, group.baselines, None, placement)
+    yield [
+        *_arm_tasks(group, group.candidates, None, placement),
+        *(replace(task, may_lag=True) for task in baselines),
+    ]
     selected = select(group, leave_out_failed=leave_out_failed)
     if selected is not None:
         yield _arm_tasks(group, group.selected_runs, selected, placement)
