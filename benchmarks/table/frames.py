@@ -28,9 +28,7 @@ def lines() -> list[Line]:
             packing,
             0.9,
             "at least",
-            why={
-                "": "frames pass through RGB, as a decoder shows them, where ffmpeg keeps the film's YUV"
-            },
+            why={"": "the JPEG encoder is two thirds of it, and shards get digests and an index"},
         ),
         Line(
             "shards → batches, frames/s of a core",

@@ -125,3 +125,19 @@ def peer_table(rows: Sequence[Row]) -> Table:
             shown = f"{figure:.2g}{unit}" if unit else f"{figure:.3f}"
             lines.append((what, row["against"], shown, row["goal"], why))
     return Table(("what", "against", "figure", "goal", "why it is missed"), lines)
+
+
+def scaling_table(rows: Sequence[Row]) -> Table:
+    """Return how processor time and memory grow, each curve with its slope on logarithmic scales."""
+
+    def each(name: str, form: str) -> Column:
+        return lambda row: " · ".join(f"{value:{form}}" for value in row[name])
+
+    columns: dict[str, Column] = {
+        "what grows": ("what", ""),
+        "through": each("values", ",d"),
+        "processor time, s": each("seconds", ".3g"),
+        "slope": ("slope", ".2f"),
+        "memory beyond the imports, MB": each("megabytes", ",.0f"),
+    }
+    return table(select(rows, benchmark="scaling"), columns)

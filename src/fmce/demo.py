@@ -67,7 +67,7 @@ def demo(out: Path, *, runtime: Runtime | None = None) -> DemoResult:
         ModuleNotFoundError: If captum, which Grad-CAM needs, is not installed.
     """
     runtime = runtime or make_runtime()
-    if find_spec("captum") is None:  # known now rather than after four minutes
+    if find_spec("captum") is None:  # known now rather than after two minutes
         raise ModuleNotFoundError("the demo needs captum for Grad-CAM: pip install 'fmce[explain]'")
     if runtime.device.type == "cpu":
         # At this size a second thread gains nothing, and waits for a busy core cost a lot.

@@ -298,18 +298,20 @@ def to_jpeg(frame: "VideoFrame", height: int | None, quality: int) -> bytes:
     width, high = reversed(upright) if sideways else upright
     if width % 2 or high % 2:
         rgb = frame.reformat(width, high, "rgb24", interpolation="AREA").to_ndarray()
-        turned = np.ascontiguousarray(np.rot90(rgb, turn // 90))
-        return bytes(simplejpeg.encode_jpeg(turned, quality, "RGB", "420", fastdct=False))
-    # As JPEG has it, all 8-bit levels and BT.601; by way of RGB it takes a third longer and loses more.
+        pixels = np.ascontiguousarray(np.rot90(rgb, turn // 90))
+        return bytes(simplejpeg.encode_jpeg(pixels, quality, "RGB", "420", fastdct=False))
+    # As JPEG has it, all 8-bit levels and BT.601; by way of RGB it takes a third longer.
     converted = frame.reformat(
         width, high, "yuvj420p", dst_colorspace="ITU601", interpolation="AREA"
     )
-    planes = (
-        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
-        for plane in converted.planes
-    )
-    turned = (np.ascontiguousarray(np.rot90(plane, turn // 90)) for plane in planes)
-    return bytes(simplejpeg.encode_jpeg_yuv_planes(*turned, quality, fastdct=False))
+    planes = [_upright(plane, turn) for plane in converted.planes]
+    return bytes(simplejpeg.encode_jpeg_yuv_planes(*planes, quality, fastdct=False))
+
+
+def _upright(plane: Any, turn: int) -> NDArray[np.uint8]:
+    """Return a plane of a frame, turned counter-clockwise by degrees."""
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    return np.ascontiguousarray(np.rot90(rows[: plane.height, : plane.width], turn // 90))
 
 
 def _pyav() -> Any:
