@@ -60,7 +60,7 @@ def group_is_gone(group, seconds=20):
     ],
 )
 def test_a_stopped_run_is_finished_by_the_same_command(number, code, said, tmp_path, capsys):
-    arguments = ["train", "--out", tmp_path / "run", "--epochs", "40"]
+    arguments = ["train", "--out", tmp_path / "run", "--epochs", "20"]
     arguments += [word for setting in SETTINGS for word in ("--set", setting)]
     process = started(*arguments)
     wait_for((tmp_path / "run" / "checkpoints" / "epoch_0003").exists, process)
@@ -73,7 +73,7 @@ def test_a_stopped_run_is_finished_by_the_same_command(number, code, said, tmp_p
     went_on = re.search(r"resuming .* after epoch (\d+)", capsys.readouterr().out)
     assert int(went_on[1]) >= 3
     run = open_run(tmp_path / "run")
-    assert [row["epoch"] for row in run.curve] == run.epochs == list(range(1, 41))
+    assert [row["epoch"] for row in run.curve] == run.epochs == list(range(1, 21))
 
 
 @pytest.mark.slow

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from fmce import PhaseConfig, Recorder
+from fmce.data.classification.classification import read_digits
 
 EPOCHS, BATCH = 12, 64
 PHASES = PhaseConfig(
@@ -32,7 +32,7 @@ def build() -> nn.Module:
 
 def data() -> dict[str, tuple[Tensor, Tensor]]:
     """Return images and classes as the commands take them."""
-    pixels, targets = (torch.tensor(array) for array in load_digits(return_X_y=True))
+    pixels, targets = (torch.tensor(array) for array in read_digits())
     images = pixels.float().view(-1, 1, 8, 8) / 16
     return {"train": (images[:512], targets[:512]), "test": (images[512:640], targets[512:640])}
 

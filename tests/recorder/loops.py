@@ -4,16 +4,16 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import nn
 
 from fmce import Recorder
+from fmce.data.classification.classification import read_digits
 
 
 @functools.cache
 def digits():
     """Return 600 images (600,1,8,8) and their classes."""
-    images, targets = load_digits(return_X_y=True)
+    images, targets = read_digits()
     return torch.tensor(images[:600]).float().view(-1, 1, 8, 8) / 16, torch.tensor(targets[:600])
 
 
