@@ -114,3 +114,16 @@ def test_waiting_for_nothing_is_refused():
 def test_no_worker_at_all_is_refused():
     with pytest.raises(ValueError, match="at least 1 training at a time, got 0"):
         LocalWorkers(0)
+
+
+def test_what_uses_the_same_workers_one_after_the_other_leaves_them_running():
+    with LocalWorkers(1) as workers:
+        processes = []
+        for _ in range(2):
+            with workers:
+                workers.submit("one", os.getpid)
+                assert workers.wait().error is None
+                processes += [child.process for child in workers._children]
+        assert processes[0] is processes[1]
+        assert processes[0].poll() is None
+    assert processes[0].poll() is not None

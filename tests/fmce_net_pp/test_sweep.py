@@ -20,11 +20,14 @@ from fmce.cli.main import main
 from fmce.cli.show_fmce_net_pp import show_estimate, show_sweep
 from fmce.config.io import from_yaml, to_yaml
 from fmce.config.sweep import CONTROLS, SweepConfig
+from fmce.console.progress import Progress
 from fmce.digests import read_record
+from fmce.engine.jobs.job import Finished
 from fmce.engine.jobs.local import LocalWorkers
 from fmce.fmce_net_pp.sweep.grid import make_groups
-from fmce.fmce_net_pp.sweep.jobs import note_state, read_state
+from fmce.fmce_net_pp.sweep.jobs import Task, note_state, read_state
 from fmce.fmce_net_pp.sweep.results import sweep_result
+from fmce.fmce_net_pp.sweep.run import _run_all as run_all
 from fmce.fmce_net_pp.sweep.run import sweep
 from fmce.fmce_net_pp.sweep.selection import read_selection, select
 from fmce.fmce_net_pp.sweep.status import sweep_estimate, sweep_status
@@ -450,3 +453,40 @@ def test_the_status_can_be_read_whatever_became_of_the_oracle(swept, own_run, tm
     gone = with_oracle(tmp_path / "gone")
     assert gone["counts"] == {"waiting": 1, "done": 10}
     assert f"oracle {tmp_path / 'gone'} is gone" in gone["notes"][0]
+
+
+class InOrder:
+    """Workers whose jobs end in the order given, without being done."""
+
+    def __init__(self, ends):
+        self.ends, self.open, self.seen = list(ends), [], []
+
+    def submit(self, name, _function, *_args):
+        self.open.append(name)
+
+    def wait(self):
+        self.seen.append(sorted(self.open))
+        self.open.remove(self.ends[0])
+        return Finished(self.ends.pop(0))
+
+
+@pytest.mark.parametrize(
+    ("ends", "open_each_time"),
+    [
+        # The arm begins when the candidate ended, the test images when both others did.
+        ("candidate arm baseline test", ["baseline candidate", "arm baseline", "baseline", "test"]),
+        ("candidate baseline arm test", ["baseline candidate", "arm baseline", "arm", "test"]),
+        ("baseline candidate arm test", ["baseline candidate", "candidate", "arm", "test"]),
+    ],
+)
+def test_arms_wait_for_the_selection_and_test_images_for_all(ends, open_each_time, tmp_path):
+    (tmp_path / "config.yaml").touch()
+
+    def wave(*names):
+        return [Task(n, tmp_path / n, print, (), may_lag=n == "baseline") for n in names]
+
+    waves = [wave("candidate", "baseline"), wave("arm"), wave("test")]
+    workers = InOrder(ends.split())
+    progress = Progress("trainings", 4)
+    run_all({"group": iter(waves)}, workers, 0, progress, tmp_path)
+    assert [" ".join(names) for names in workers.seen] == open_each_time
