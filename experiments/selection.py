@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in RECIPES
     }
     if not options.judge:
+        options.out.mkdir(parents=True, exist_ok=True)
         jobs = {key: (*key, images, most, file) for key, file in files.items() if not file.exists()}
         for _ in run_jobs(trained, jobs, options.jobs, until):
             pass

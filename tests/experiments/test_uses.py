@@ -66,18 +66,19 @@ def test_rules_name_modules_and_the_best_in_hindsight_misses_nothing():
     one = {
         "before": 0.3,
         "retrained": {"stem": 0.5, "body": 0.6, "head": 0.4, "all": 0.55},
-        "score": [0.1, 0.9, 0.2],
+        "score": [0.1, 0.2, 0.9],
         "gradient": [0.9, 0.1, 0.2],
     }
     row = {"experiment": "retraining", "result": {"shifts": {"noise": one}}}
     assert [named(one, names) for named in uses.RULES.values()] == [
-        *("body", "stem", "stem", "head", "all", "body")
+        *("head", "body", "stem", "stem", "head", "all", "body")
     ]
     assert uses.retraining_table([row]).lines[-1][3:] == [
-        *("60.00 %", "50.00 %", "50.00 %", "40.00 %", "55.00 %", "60.00 %")
+        *("40.00 %", "60.00 %", "50.00 %", "50.00 %", "40.00 %", "55.00 %", "60.00 %")
     ]
     assert uses.naming_table([row]).lines == [
-        ["score", "1 of 1", "+0.00"],
+        ["score", "0 of 1", "+20.00"],
+        ["score, maps alone", "1 of 1", "+0.00"],
         ["gradient", "0 of 1", "+10.00"],
         ["first module", "0 of 1", "+10.00"],
         ["last module", "0 of 1", "+20.00"],
