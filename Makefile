@@ -10,7 +10,7 @@ KILLS ?= 100
 FEW_KILLS ?= 20
 FAULTS ?= runs/faults
 FAULT_JOBS ?= 2
-# Tests run in so many processes, each a file at a time; 0 runs them in one.
+# Tests run in so many processes, each a file at a time in the order of tests/conftest.py; 0 runs them in one.
 TEST_JOBS ?= 2
 
 .PHONY: help demo demo-segment demo-detect test lint types lock audit faults benchmarks bench gpu results clean
@@ -35,7 +35,7 @@ demo: $(STAMP)  ## the whole method on handwritten digits; writes runs/demo/repo
 	$(BIN)/fmce demo --out $(DEMO_OUT)
 
 test: $(STAMP)  ## all tests (those on real data sets need FMCE_DATA)
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)  ## ruff: lint and format check
 	$(BIN)/ruff check .

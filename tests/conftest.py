@@ -33,11 +33,18 @@ SETTINGS = (
     "fmce_net.epochs=2",
 )
 
+LONG = {"end_to_end", "faults", "distillation", "experiments", "fmce_net_pp", "examples"}
+
 
 def pytest_configure(config):
     # One thread here and in every process that a test starts: sums come out the same in both, and
     # tiny networks gain nothing from a second.
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with files that take minutes, so that test processes side by side end at the same time."""
+    items.sort(key=lambda item: LONG.isdisjoint(item.path.relative_to(item.config.rootpath).parts))
 
 
 @pytest.fixture(autouse=True)

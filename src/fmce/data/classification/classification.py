@@ -54,9 +54,15 @@ def read_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return scikit-learn's digits without its import, which takes longer than an epoch: (1797, 64) and (1797,).
 
     Grey levels are 0 to 16.
+
+    Raises:
+        ModuleNotFoundError: If scikit-learn, which brings their file, is not installed.
     """
-    (package,) = find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr, misc]
-    table = np.loadtxt(Path(package) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    package = find_spec("sklearn")
+    if package is None or not package.origin:
+        raise ModuleNotFoundError("the digits come with scikit-learn: pip install scikit-learn")
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(file, delimiter=",")
     return table[:, :-1], table[:, -1].astype(np.int64)
 
 
