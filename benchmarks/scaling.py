@@ -2,8 +2,8 @@
 
     python -m benchmarks.scaling [--only WORD …] [--quick] [--record]
 
-Each point is measured in a process of its own: the processor time of a pass after an uncounted one, the least of
-three, with that of helper processes; and the peak memory above that of the imports. The slope is that of log time
+Each point is measured in a process of its own: its processor time of a pass after an uncounted one, the least of
+three; and its peak memory above that of the imports. The slope is that of log time
 over the log of what grows: 1 is in proportion, 0 is no growth. Several ranks and workers divide the same work, so
 their processor time should stay. With --record the rows go into results/bench.jsonl, each in place of an earlier
 one. Takes about four minutes on an idle core; set OMP_NUM_THREADS=1.
@@ -75,7 +75,7 @@ def curves() -> list[Curve]:
         Curve("phases, FMCS stream of 128 images", (2, 4, 8, 16), lambda count: stream(count, 128)),
         Curve("cells of a map, FMCE-Net on 256 maps", (49, 196, 784, 3136), maps),
         Curve("epochs, find_phases", (1_000, 10_000, 100_000, 1_000_000), epochs),
-        Curve("worker processes, 200 frames in batches", (1, 2, 4), frames),
+        Curve("worker processes, 192 frames, time of the process that trains", (1, 2, 4), frames),
         Curve("ranks, a training epoch", (1, 2, 4), training, ranks=True),
     ]
 
