@@ -1,15 +1,17 @@
 r"""FMCE-Net++'s cheaper forms against the published one, on scikit-learn's digits, over paired seeds.
 
     python -m experiments.ral_variants [--out runs/ral-variants] [--raf 0.5] [--seeds 1 2 3 4 5]
-    python -m experiments.ral_variants --raf 0.9 --arms published "width 0.25" --seeds 1 2 3 4 5 6 7 8 9 10 \
-        --set data.image_size=8 data.shift=1 'model.options={"width": 8}' --out runs/ral-variants-8px
+    python -m experiments.ral_variants --out runs/ral-variants-8px --raf 0.9 --arms published "width 0.25" \
+        --seeds 1 2 3 4 5 6 7 8 9 10 --set data.image_size=8 data.shift=1 'model.options={"width": 8}' \
+        train.epochs=24 train.batch_size=128 train.learning_rate=5e-3 phases.num_phases=5 \
+        phases.if_not_converged=last fmce_net.epochs=10 recorder.probe_images=0
 
-Time: about 25 minutes on one idle CPU core. If interrupted, rerun the command to resume. Records one row per
-RAF in results/ral_variants.jsonl, from the third seed on anew after each. RAF 0.5 is the strongest pull for
-which the paper's table has gains, so forms that pull differently can be told apart. Beside test accuracy each
-arm gets its *pull*: the published oracle's −log q_K on the maps of test images at the end, which FMCE-Net++
-trains down. Expected: the pull of a plain training is a few nats and that of the published form nearly zero;
-the cheapest forms lose up to several pp of accuracy at this RAF.
+Time: about 25 minutes on one idle CPU core; the second command two. If interrupted, rerun the command to resume.
+Records one row per RAF in results/ral_variants.jsonl, from the third seed on anew after each. RAF 0.5 is the
+strongest pull for which the paper's table has gains, so forms that pull differently can be told apart. Beside test
+accuracy each arm gets its *pull*: the published oracle's −log q_K on the maps of test images at the end, which
+FMCE-Net++ trains down. Expected: the pull of a plain training is a few nats and that of the published form nearly
+zero; the cheapest forms lose up to several pp of accuracy at RAF 0.5.
 """
 
 from collections.abc import Mapping, Sequence

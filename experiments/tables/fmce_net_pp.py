@@ -214,6 +214,7 @@ def form_table(rows: Sequence[Row]) -> Table:
         lines += [
             (
                 arm["arm"],
+                f"{row['config']['data']['image_size']} px, {result['epochs']} epochs",
                 f"{result['raf']:g}",
                 str(len(result["seeds"])),
                 spread(arm, "test_accuracy", "test_accuracy_sd"),
@@ -224,7 +225,7 @@ def form_table(rows: Sequence[Row]) -> Table:
             for arm in result["arms"]
         ]
     header = ("test accuracy, % ± sd", "− published, pp (95 %)", "pull, nats ± sd")
-    return Table(("form", "RAF", "seeds", *header, "− published, nats (95 %)"), lines)
+    return Table(("form", "digits at", "RAF", "seeds", *header, "− published, nats (95 %)"), lines)
 
 
 def difference(comparison: Row | None, scale: float, form: str) -> str:
