@@ -29,10 +29,40 @@ def test_an_unseen_run_is_scored_near_its_true_phases(scorer):
     assert not scores.extrapolated
 
 
-def test_within_a_run_scale_and_sign_of_a_statistic_do_not_matter_to_its_span(scorer):
+def test_statistics_beyond_all_that_were_fitted_on_still_order_a_run(scorer):
     unseen = history(101)
-    scaled = replace(unseen, values={n: 5 * v for n, v in unseen.values.items()})
-    assert scorer.score(scaled).values == pytest.approx(scorer.score(unseen).values)
+    far = replace(unseen, values={n: 4 * v for n, v in unseen.values.items()})
+    truth = unseen.phases()
+    scores = scorer.score(far).values
+    assert spearmanr(scores, truth).statistic > 0.97
+    assert np.abs(scores - truth).mean() < 1.5
+
+
+def test_modules_before_the_last_have_tables_and_an_interval_of_their_own():
+    early = [
+        replace(one, module="stem", about={**one.about, "place": "earlier"})
+        for one in histories(12, noise=0.2)
+    ]
+    last = [replace(one, about={**one.about, "place": "last"}) for one in histories()]
+    both = MaturityScorer.fit([*early, *last])
+    unseen = history(110, noise=0.2)
+    as_last, as_earlier = (
+        both.score(replace(unseen, about={**unseen.about, "place": place}))
+        for place in ("last", "earlier")
+    )
+    assert "earlier module" in as_earlier.novel
+    assert "earlier module" not in as_last.novel
+    assert not np.allclose(as_last.values, as_earlier.values)
+    assert (as_earlier.high - as_earlier.low).mean() > (as_last.high - as_last.low).mean()
+
+
+def test_statistics_that_never_move_cannot_be_fitted_on():
+    still = [
+        replace(one, values={"probe_loss": np.zeros_like(one.values["probe_loss"])})
+        for one in histories(4)
+    ]
+    with pytest.raises(ValueError, match="expected statistics that move in some run"):
+        MaturityScorer.fit(still)
 
 
 def test_intervals_cover_about_nine_in_ten_true_phases_of_unseen_runs(scorer):

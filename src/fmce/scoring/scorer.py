@@ -13,6 +13,7 @@ from fmce.convergence.banded import Array
 from fmce.scoring.free_statistics import FREE_STATISTICS
 from fmce.scoring.history import NUM_PHASES, ModuleHistory
 from fmce.scoring.intervals import FEWEST_SCORES, Offsets, fit_offsets, widest
+from fmce.scoring.link import PROGRESS, fit_link, linked, middles_of
 from fmce.scoring.monotone import MonotoneTable, answers_of, combine, fit_table, smoothed_along
 from fmce.scoring.outlook import Outlook, fit_outlook
 from fmce.scoring.scorer_file import read_scorer, write_scorer
@@ -24,14 +25,19 @@ FORMS: tuple[Form, ...] = ("within_run", "snapshot")
 # Chosen by leaving out runs, widths, recipes, data sets and architectures of those fitted on (experiments/transfer.py):
 # those within a run for their error, those of a snapshot for the order of the worst run.
 STATISTICS: Mapping[str, tuple[str, ...]] = {
-    "within_run/class": ("probe_margin", "probe_loss", "fisher", "cosine_own"),
+    "within_run/class": ("probe_margin", "probe_loss", "fisher", "cosine_own", "mean_margin"),
     "snapshot/class": (
         *("probe_margin", "probe_loss", "probe_mse", "fisher", "cosine_own", "nc1"),
         *("nc1_projected", "residual_90", "mean_margin"),
     ),
+    # Modules before the last map: the joint fit of last ones holds worse for them than separate tables do.
+    "within_run/class earlier": ("probe_margin", "probe_loss", "fisher", "cosine_own"),
     "within_run/free": FREE_STATISTICS,
     "snapshot/free": FREE_STATISTICS,
 }
+# Without labels a joint fit is nearer by a third and orders some runs backwards; separate tables never do.
+_JOINED = "within_run/class"
+_EARLIER = " earlier"
 # What a run may have that no run of the training card has, from the mildest to the hardest.
 NOVELTIES = ("run", "width", "recipe", "data", "architecture")
 EARLIER = "earlier module"
@@ -40,7 +46,7 @@ _LABELS: tuple[Labels, ...] = ("class", "free")
 # A span below it is noise.
 _SMALLEST_SPAN = 1e-3
 _USE = {
-    "within_run": "compares checkpoints and modules of this run: 0 at a re-initialised copy, 10 at the run's own end; "
+    "within_run": "compares checkpoints and modules of this run: 0 at its beginning, 10 at its own end; "
     "it does not compare this run with others",
     "snapshot": "orders checkpoints of one training task; the number itself holds only for set-ups like those of "
     "the training card",
@@ -98,12 +104,14 @@ class MaturityScores:
 class MaturityScorer:
     """Maturity scores that hold on runs never seen, each with a 90 % interval.
 
-    `within_run` is 0 at the module's re-initialised twin and 10 at the run's own last measured epoch. `snapshot`
+    `within_run` is 0 at the beginning of the run and 10 at its own last measured epoch; the module's re-initialised
+    twin stands for the network before the first epoch. `snapshot`
     judges one checkpoint by itself: it orders checkpoints, and its number is a phase only in a set-up like those it
     was fitted on, since a phase is a share of a run's own final progress.
 
-    One monotone table per statistic answers; the score is the mean of the answers. `within_run` belongs to the middle
-    of an epoch, as its mean training loss does, and is averaged over neighbouring epochs where these were measured.
+    One monotone table per statistic answers; the score is the mean of the answers. Of last modules with labels, the
+    tables are fitted together instead (`fmce.scoring.link`). `within_run` belongs to the middle of an epoch, as its
+    mean training loss does, and is averaged over neighbouring epochs where these were measured.
 
     Args:
         tables: "within_run/class" and so on → statistic → its table.
@@ -155,20 +163,18 @@ class MaturityScorer:
         tables: dict[str, dict[str, MonotoneTable]] = {}
         offsets: dict[str, dict[str, Offsets]] = {}
         for key, names in statistics.items():
-            form: Form = "within_run" if key.startswith("within_run") else "snapshot"
             usable = [n for n in names if any(n in h.values for h in histories)]
-            if not usable:
+            if not usable or (key.endswith(_EARLIER) and not earlier):
                 continue
-            pool = [_Known(h, inputs_of(h, form, usable), h.phases()) for h in last]
-            others = [_Known(h, inputs_of(h, form, usable), h.phases()) for h in earlier]
-            tables[key] = _fit_tables(pool, usable)
+            pool, others = ([_Known.of(h, key, usable, True) for h in hs] for hs in (last, earlier))
+            tables[key] = _fit_tables(pool, usable, key)
             offsets[key] = {
-                novelty: fit_offsets(*_unseen(pool, pool, usable, form, novelty))
+                novelty: fit_offsets(*_unseen(pool, pool, usable, key, novelty))
                 for novelty in NOVELTIES
                 if len({_value(h, novelty) for h in last}) > 1
             }
             if others:
-                found = _unseen(pool, others, usable, form, "run")
+                found = _unseen(pool, others, usable, key, "run")
                 offsets[key][EARLIER] = fit_offsets(*found)
         if not tables:
             raise ValueError(f"no history has a statistic of {', '.join(statistics)}")
@@ -184,9 +190,14 @@ class MaturityScorer:
 
     def progress(self, history: ModuleHistory, labels: Labels = "class") -> Array:
         """Return a module's progress (E,) within what is known of the run, 10 at its newest epoch."""
-        tables = self.tables[f"within_run/{labels}"]
-        inputs = inputs_of(history, "within_run", [n for n in tables if n in history.values])
-        return _answer(history, tables, inputs, "within_run")[0]
+        key = self._key(history, "within_run", labels)
+        return _answer(_Known.of(history, key, tuple(self.tables[key])), self.tables[key], key)[0]
+
+    def _key(self, history: ModuleHistory, form: Form, labels: Labels) -> str:
+        """Return which tables answer for a module."""
+        key = f"{form}/{labels}"
+        before = f"{key}{_EARLIER}"
+        return before if before in self.tables and history.about.get("place") != "last" else key
 
     def score(
         self,
@@ -211,14 +222,15 @@ class MaturityScorer:
         key = f"{form}/{labels}"
         if key not in self.tables:
             raise ValueError(f"this scorer has no {key}; it has {', '.join(self.tables)}")
-        tables = self.tables[key]
-        inputs = inputs_of(history, form, [n for n in tables if n in history.values])
-        if not inputs:
+        key = self._key(history, form, labels)
+        names = [name for name in self.tables[key] if name != PROGRESS]
+        known_of = _Known.of(history, key, names)
+        if not known_of.inputs:
             raise ValueError(
-                f"{history.run}, {history.module}: expected statistics {', '.join(tables)}, got "
+                f"{history.run}, {history.module}: expected statistics {', '.join(names)}, got "
                 f"{', '.join(history.values) or 'none'}"
             )
-        values, spread = _answer(history, tables, inputs, form)
+        values, spread = _answer(known_of, self.tables[key], key)
         novel = self.novelties(history)
         known = {n: o for n, o in self.offsets[key].items() if n in novel}
         low, high = widest(known or self.offsets[key]).around(values)
@@ -295,28 +307,38 @@ def inputs_of(history: ModuleHistory, form: Form, names: Sequence[str]) -> dict[
 
 
 class _Known(NamedTuple):
-    """A history, what the tables are asked for, and its true phases."""
+    """A history, what the tables are asked for, and its true phases where they are needed."""
 
     history: ModuleHistory
     inputs: dict[str, Array]
     truth: Array
 
+    @classmethod
+    def of(
+        cls, history: ModuleHistory, key: str, names: Sequence[str], complete: bool = False
+    ) -> "_Known":
+        truth = history.phases() if complete else np.zeros(0)
+        if key == _JOINED:
+            return cls(history, middles_of(history, names), truth)
+        form: Form = "within_run" if key.startswith("within_run") else "snapshot"
+        return cls(history, inputs_of(history, form, names), truth)
 
-def _answer(
-    history: ModuleHistory,
-    tables: Mapping[str, MonotoneTable],
-    inputs: Mapping[str, Array],
-    form: Form,
-) -> tuple[Array, Array]:
+
+def _answer(known: _Known, tables: Mapping[str, MonotoneTable], key: str) -> tuple[Array, Array]:
     """Return scores (E,) and the spread of the answers (E,)."""
-    values, spread = combine(answers_of(tables, inputs))
-    if form == "within_run":
-        values = np.clip(smoothed_along(history.epochs, values), 0, NUM_PHASES)
+    if key == _JOINED:
+        values, spread = linked(tables, known.inputs)
+    else:
+        values, spread = combine(answers_of(tables, known.inputs))
+    if key.startswith("within_run"):
+        values = np.clip(smoothed_along(known.history.epochs, values), 0, NUM_PHASES)
     return values, spread
 
 
-def _fit_tables(pool: Sequence[_Known], names: Sequence[str]) -> dict[str, MonotoneTable]:
+def _fit_tables(pool: Sequence[_Known], names: Sequence[str], key: str) -> dict[str, MonotoneTable]:
     """Fit a table per statistic; each history has the same weight."""
+    if key == _JOINED:
+        return fit_link([(one.inputs, one.truth) for one in pool], names)
     truth = np.concatenate([one.truth for one in pool])
     weights = np.concatenate([np.full(len(one.truth), 1 / len(one.truth)) for one in pool])
     tables = {}
@@ -332,7 +354,7 @@ def _unseen(
     pool: Sequence[_Known],
     asked: Sequence[_Known],
     names: Sequence[str],
-    form: Form,
+    key: str,
     novelty: str,
 ) -> tuple[Array, Array, int]:
     """Return scores of runs left out together by what they have in common, their true phases, and how many groups.
@@ -344,10 +366,10 @@ def _unseen(
     found: dict[bool, list[tuple[str, Array, Array]]] = {True: [], False: []}
     for left_out in sorted({_value(one.history, novelty) for one in asked}):
         rest = [p for p in pool if _value(p.history, novelty) != left_out]
-        tables = _fit_tables(rest, names)
+        tables = _fit_tables(rest, names, key)
         for one in asked:
             if _value(one.history, novelty) == left_out:
-                scores = _answer(one.history, tables, one.inputs, form)[0]
+                scores = _answer(one, tables, key)[0]
                 new = [
                     n
                     for n in harder
