@@ -12,6 +12,7 @@ import argparse
 import datetime
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -148,14 +149,21 @@ def take_and_note(options: argparse.Namespace) -> bool:
     """Take the tries of this process until none is left or its time is over."""
     file, end = home_of(options) / "tries.jsonl", time.monotonic() + 60 * options.minutes
     file.parent.mkdir(parents=True, exist_ok=True)
+    used = _processor_seconds()
     for row in take(options):
+        before, used = used, _processor_seconds()
         with open(file, "a") as notes:
-            notes.write(json.dumps(row) + "\n")
+            notes.write(json.dumps({**row, "seconds": round(used - before, 2)}) + "\n")
         if row["column"] in ("refused unnamed", "traceback", "used silently"):
             print(f"{row['kind']}: {row['name']}: {row['column']}", flush=True)
         if time.monotonic() > end:
             break
     return True
+
+
+def _processor_seconds() -> float:
+    """Return what this process and those that it has waited for have computed."""
+    return sum(os.times()[:4])
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Small finished folders of every kind, made once for a campaign."""
 
 import contextlib
+import gc
 import importlib.util
 import os
 import pkgutil
@@ -153,7 +154,15 @@ _LIBRARIES = (
     *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "matplotlib.pyplot"),
     *("rich.live", "rich.panel", "rich.progress", "rich.table", "scipy.optimize", "scipy.stats"),
     *("sklearn.datasets", "sklearn.metrics", "sklearn.model_selection", "tensorboard", "timm"),
-    *("torchvision.models", "tyro", "tyro._cli", "zarr", "zarr.codecs", "zarr.storage"),
+    *(
+        "torchvision.models",
+        "tyro",
+        "tyro._cli",
+        "tyro.extras",
+        "zarr",
+        "zarr.codecs",
+        "zarr.storage",
+    ),
 )
 
 
@@ -171,3 +180,4 @@ def preload() -> None:
         # What is not installed, such as an extra's callbacks, is what a command would miss too.
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    gc.freeze()  # a collection in a fork would copy what it shares

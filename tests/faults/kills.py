@@ -6,12 +6,8 @@ results.
 """
 
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,10 +17,12 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from fmce.files import read_json
+from tests.faults.starts import Started, fork, start
 
 Keep = Callable[[str], bool]
 
 KILLS_PER_TRAINING = 4  # then it may finish, so that ends are compared often
+BLOCKS_PER_FRESH = 10  # so many trainings for one whose starts are new Pythons, not forks
 SETTINGS = (
     "data.image_size=8",
     "data.shift=1",
@@ -114,82 +112,52 @@ def kinds(oracle: Path) -> list[Kind]:
     ]
 
 
-def start(arguments: list[str], ranks: int = 1, module: str = "fmce") -> subprocess.Popen[str]:
-    words = ["torch.distributed.run", "--nproc-per-node", str(ranks), "--local-addr=127.0.0.1"]
-    words += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m"]
-    return subprocess.Popen(
-        [sys.executable, "-m", *(words if ranks > 1 else []), module, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    """Wait for a training to end by itself."""
-    _, error = process.communicate(timeout=300)
-    if process.returncode != 0:
-        raise AssertionError(f"exit code {process.returncode}: {error[-2000:]}")
-
-
 def prepared(kind: Kind, trial: Path) -> Path:
     trial.mkdir(parents=True)
     kind.prepare(trial)
     return trial
 
 
-def uninterrupted(kind: Kind, trial: Path) -> Timing:
+def begin(kind: Kind, trial: Path, fresh: bool) -> Started:
+    """Start a kind's command in a new Python, or in a fork of this process where one process trains."""
+    if fresh or kind.ranks > 1:
+        return start(kind.command(trial), kind.ranks, kind.module)
+    return fork(kind.command(trial), kind.module)
+
+
+def uninterrupted(kind: Kind, trial: Path, fresh: bool = True) -> Timing:
     """Train without a kill and take the time."""
     prepared(kind, trial)
     started, claimed = time.monotonic(), None
-    process = start(kind.command(trial), kind.ranks, kind.module)
-    while process.poll() is None:
+    process = begin(kind, trial, fresh)
+    while not process.wait(0.002):
         if claimed is None and (kind.folder(trial) / "config.yaml").exists():
             claimed = time.monotonic() - started
-        time.sleep(0.002)
-    finish(process)
+    process.finish()
     ended = time.monotonic() - started
     return Timing(ended if claimed is None else claimed, ended)
 
 
-def kill_at_a_moment(
-    process: subprocess.Popen[str], timing: Timing, draw: random.Random
-) -> str | None:
+def kill_at_a_moment(process: Started, timing: Timing, draw: random.Random) -> str | None:
     """Kill at a moment drawn over the training's duration; None if it had ended before."""
     # Little can go wrong while Python still imports: only the end of that time is drawn from.
     moment = draw.uniform(0.9 * timing.claimed, timing.ended)
-    try:
-        process.wait(moment)
-    except subprocess.TimeoutExpired:
-        return f"after {moment:.2f} s"
-    return None
+    return None if process.wait(moment) else f"after {moment:.2f} s"
 
 
 def kill_while_a_checkpoint_is_written(
-    process: subprocess.Popen[str], folder: Path, draw: random.Random
+    process: Started, folder: Path, draw: random.Random
 ) -> str | None:
     """Kill while some epoch's checkpoint is being written, or just after; None if it had ended before."""
     to_pass, delay = draw.randrange(4), draw.uniform(0, 0.02)
     seen: set[Path] = set()
-    while process.poll() is None:
+    while not process.wait(0.0005):
         seen |= set((folder / "checkpoints").glob(".epoch_*.tmp"))
         if len(seen) > to_pass:
             time.sleep(delay)
             name = max(seen).name.split(".")[1]
             return f"{1000 * delay:.0f} ms into the writing of {name}"
-        time.sleep(0.0005)
     return None
-
-
-def kill(process: subprocess.Popen[str]) -> bool:
-    """Kill with SIGKILL; False if it came too late, after a good end."""
-    os.killpg(process.pid, signal.SIGKILL)
-    _, error = process.communicate()
-    if process.returncode not in (0, -signal.SIGKILL):
-        raise AssertionError(f"exit code {process.returncode}: {error[-2000:]}")
-    return process.returncode != 0
 
 
 def differences(folder: Path, reference: Path) -> list[str]:
@@ -255,7 +223,13 @@ def _same_bits(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def campaign(
-    kind: Kind, kills: int, folder: Path, *, seed: int = 0, timing: Timing | None = None
+    kind: Kind,
+    kills: int,
+    folder: Path,
+    *,
+    seed: int = 0,
+    timing: Timing | None = None,
+    fresh: bool = True,
 ) -> list[str]:
     """Kill a kind of training `kills` times.
 
@@ -264,7 +238,9 @@ def campaign(
         kills: how often; moments drawn over the duration and while checkpoints are written take turns.
         folder: where trainings are made.
         seed: of the moments.
-        timing: that of the uninterrupted training in `folder`/reference; None makes it.
+        timing: that of an uninterrupted training that was started alike, where `folder`/reference holds one;
+            None makes it.
+        fresh: whether each start is a new Python, not a fork.
 
     Returns:
         A line a kill.
@@ -273,25 +249,32 @@ def campaign(
         AssertionError: a training failed, or ended otherwise than the uninterrupted one.
     """
     draw, lines, trial_number = random.Random(f"{kind.name} {seed}"), [], 0
-    timing = timing or uninterrupted(kind, folder / "reference")
+    timing = timing or uninterrupted(kind, folder / "reference", fresh)
     reference = kind.folder(folder / "reference")
     while len(lines) < kills:
         trial_number += 1
         trial, before = prepared(kind, folder / f"trial{trial_number}"), len(lines)
-        _one_training(kind, trial, min(KILLS_PER_TRAINING, kills - len(lines)), timing, draw, lines)
-        ended = kind.folder(trial)
-        found = file_differences(ended, reference, kind.files or kind.beside)
-        found += [] if kind.files else differences(ended, reference)
-        if found:
-            raise AssertionError(f"{kind.name}, {trial}: {'; '.join(found)}")
+        most = min(KILLS_PER_TRAINING, kills - len(lines))
+        _one_training(lambda t=trial: begin(kind, t, fresh), kind, trial, most, timing, draw, lines)
+        compare(kind, trial, reference)
         shutil.rmtree(trial)
         if len(lines) == before:  # on a busy machine that has become idle every kill comes too late
-            timing = uninterrupted(kind, trial)
+            timing = uninterrupted(kind, trial, fresh)
             shutil.rmtree(trial)
     return lines
 
 
+def compare(kind: Kind, trial: Path, reference: Path) -> None:
+    """Raise an AssertionError if a trial's end is not the reference's."""
+    ended = kind.folder(trial)
+    found = file_differences(ended, reference, kind.files or kind.beside)
+    found += [] if kind.files else differences(ended, reference)
+    if found:
+        raise AssertionError(f"{kind.name}, {trial}: {'; '.join(found)}")
+
+
 def _one_training(
+    begun: Callable[[], Started],
     kind: Kind,
     trial: Path,
     most_kills: int,
@@ -302,20 +285,20 @@ def _one_training(
     """Start a training again and again until it ends, killing it up to `most_kills` times."""
     last = len(lines) + most_kills
     while len(lines) < last:
-        process = start(kind.command(trial), kind.ranks, kind.module)
+        process = begun()
         if len(lines) % 2:
             when = kill_while_a_checkpoint_is_written(process, kind.folder(trial), draw)
         else:
             when = kill_at_a_moment(process, timing, draw)
         if when is None:
-            finish(process)
+            process.finish()
             return
-        if not kill(process):
+        if not process.kill():
             return
         at = _newest(kind.folder(trial))
         lines.append(f"{kind.name}: kill {len(lines) + 1} {when}, last whole checkpoint {at}")
         print(lines[-1], flush=True)
-    finish(start(kind.command(trial), kind.ranks, kind.module))
+    begun().finish()
 
 
 def _newest(folder: Path) -> str:
@@ -329,7 +312,7 @@ def make_oracle(folder: Path) -> Path:
         ["train", "--out", str(run), *settings()],
         ["train-net", str(run), "--set", "epochs=1"],
     ):
-        finish(start(arguments))
+        start(arguments).finish()
     return run
 
 
@@ -486,17 +469,24 @@ def tries(folder: Path, kills: int, few: int, keep: Keep) -> Iterator[tuple[str,
         wanted = kills if kind.common else few
         left = [name for n in range(wanted) if keep(name := f"{kind.name}, kill {n + 1}")]
         shutil.rmtree(trials := home / "trials", ignore_errors=True)
-        timing = uninterrupted(kind, trials / "reference") if left else None
+        if not left:
+            continue
+        # The reference is a Python of its own, so that forks are compared with one too.
+        timings = {True: uninterrupted(kind, trials / "reference")}
+        timings[False] = uninterrupted(kind, trials / "trial", fresh=False)
+        compare(kind, trials / "trial", kind.folder(trials / "reference"))
         # A block of kills is one campaign: what is noted was compared with an uninterrupted end.
         while left:
             block, left = left[:KILLS_PER_TRAINING], left[KILLS_PER_TRAINING:]
             for trial in trials.glob("trial*"):
                 shutil.rmtree(trial)
+            seed = int(block[0].split()[-1])
+            fresh = (seed - 1) // KILLS_PER_TRAINING % BLOCKS_PER_FRESH == 0
             try:
-                seed = int(block[0].split()[-1])
-                campaign(kind, len(block), trials, seed=seed, timing=timing)
+                campaign(kind, len(block), trials, seed=seed, timing=timings[fresh], fresh=fresh)
                 column = "recovered"
-            except (AssertionError, subprocess.TimeoutExpired) as error:
+            except AssertionError as error:
                 print(f"{kind.name}: {error}", flush=True)
+                shutil.copytree(trials, home / f"lost-{kind.name}-{seed}", dirs_exist_ok=True)
                 column = "traceback" if "Traceback" in str(error) else "used silently"
             yield from ((name, column) for name in block)

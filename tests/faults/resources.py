@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.faults import folders
-from tests.faults.trial import Ended, fmce, forked, results, verdict
+from tests.faults.trial import Ended, command_line, fmce, forked, results, verdict
 
 
 def _commands(home: Path) -> dict[str, tuple[list[object], Path, tuple[str, ...]]]:
@@ -54,14 +54,8 @@ LACKS: dict[str, Callable[[], None]] = {
 
 def _with(lack: Callable[[], None], arguments: list[object]) -> Callable[[], int]:
     def run() -> int:
-        from fmce.cli.main import main
-
         lack()
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as end:
-            return end.code if isinstance(end.code, int) else 1
-        return 0
+        return command_line(arguments)
 
     return run
 

@@ -38,17 +38,22 @@ def fmce(arguments: Sequence[object], cwd: Path | None = None, timeout: int = 12
     """Run the command line in a fork: nothing is imported anew, and nothing of it stays."""
 
     def run() -> int:
-        from fmce.cli.main import main
-
         if cwd is not None:
             os.chdir(cwd)
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as end:
-            return end.code if isinstance(end.code, int) else int(end.code is not None)
-        return 0
+        return command_line(arguments)
 
     return forked(run, timeout)
+
+
+def command_line(arguments: Sequence[object]) -> int:
+    """Run the command line in this process and return its exit code."""
+    from fmce.cli.main import main
+
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
 
 
 def forked(run: Callable[[], int], timeout: int = 120) -> Ended:
@@ -59,7 +64,7 @@ def forked(run: Callable[[], int], timeout: int = 120) -> Ended:
     started, before = time.monotonic(), _resident()
     process = os.fork()
     if process == 0:
-        _be_the_child(run, [writing for _, writing in pipes], timeout)
+        be_the_child(run, [writing for _, writing in pipes], timeout)
     texts = ["", ""]
 
     def read(index: int) -> None:
@@ -77,7 +82,8 @@ def forked(run: Callable[[], int], timeout: int = 120) -> Ended:
     return Ended(os.waitstatus_to_exitcode(status), *texts, time.monotonic() - started, more)
 
 
-def _be_the_child(run: Callable[[], int], outputs: Sequence[int], timeout: int) -> None:
+def be_the_child(run: Callable[[], int], outputs: Sequence[int], timeout: int) -> None:
+    """Call a function in a fork, which ends with it; what it prints goes to two descriptors."""
     code = BUG
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
