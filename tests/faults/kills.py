@@ -22,7 +22,7 @@ from tests.faults.starts import Started, fork, start
 Keep = Callable[[str], bool]
 
 KILLS_PER_TRAINING = 4  # then it may finish, so that ends are compared often
-BLOCKS_PER_FRESH = 10  # so many trainings for one whose starts are new Pythons, not forks
+BLOCKS_PER_FRESH = 13  # so many trainings for one whose starts are new Pythons, not forks
 SETTINGS = (
     "data.image_size=8",
     "data.shift=1",
@@ -119,19 +119,18 @@ def prepared(kind: Kind, trial: Path) -> Path:
 
 
 def begin(kind: Kind, trial: Path, fresh: bool) -> Started:
-    """Start a kind's command in a new Python, or in a fork of this process where one process trains."""
-    if fresh or kind.ranks > 1:
-        return start(kind.command(trial), kind.ranks, kind.module)
-    return fork(kind.command(trial), kind.module)
+    """Start a kind's command in new Pythons or in forks of this process."""
+    begun = start if fresh else fork
+    return begun(kind.command(trial), kind.ranks, kind.module)
 
 
 def uninterrupted(kind: Kind, trial: Path, fresh: bool = True) -> Timing:
-    """Train without a kill and take the time."""
-    prepared(kind, trial)
+    """Train without a kill and take the time; what is claimed first is the first file or folder made."""
+    before = set(prepared(kind, trial).rglob("*"))
     started, claimed = time.monotonic(), None
     process = begin(kind, trial, fresh)
-    while not process.wait(0.002):
-        if claimed is None and (kind.folder(trial) / "config.yaml").exists():
+    while not process.wait(0.002 if claimed is None else 1):
+        if claimed is None and set(trial.rglob("*")) - before:
             claimed = time.monotonic() - started
     process.finish()
     ended = time.monotonic() - started
@@ -286,7 +285,7 @@ def _one_training(
     last = len(lines) + most_kills
     while len(lines) < last:
         process = begun()
-        if len(lines) % 2:
+        if len(lines) % 2 and not kind.files:
             when = kill_while_a_checkpoint_is_written(process, kind.folder(trial), draw)
         else:
             when = kill_at_a_moment(process, timing, draw)

@@ -1,19 +1,18 @@
 """Starting a command that may be killed: a Python of its own, or a fork of this process with all libraries imported.
 
-Both are sessions of their own, and SIGKILL meets every process in them. The jobs of a fork are forks too.
+Both are sessions of their own, and SIGKILL meets every process in them.
 """
 
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import IO
 
 from tests.faults.trial import be_the_child, command_line
 
@@ -79,48 +78,29 @@ def start(arguments: list[str], ranks: int = 1, module: str = "fmce") -> Started
     return Started(begin)
 
 
-class ForkedJob:
-    """Stands for the process of a job, in a command that is a fork itself."""
-
-    def __init__(
-        self, _words: list[str], *, stdout: IO[bytes], pass_fds: list[int], **_more: object
-    ) -> None:
-        from fmce.engine.jobs import child
-
-        def run() -> int:
-            os.closerange(
-                3, pass_fds[0]
-            )  # as a new Python has them: the other pipes' ends with them
-            os.closerange(pass_fds[0] + 1, 1024)
-            child.main(pass_fds[0], threads=1)
-            return 0
-
-        self.returncode: int | None = None
+def run_ranks(arguments: list[str], ranks: int) -> int:
+    """Run a command in a fork for each rank, with what torchrun tells its processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    numbers = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+    children = []
+    for rank in range(ranks):
         if (pid := os.fork()) == 0:
-            be_the_child(run, [os.dup(stdout.fileno()) for _ in range(2)], SECONDS)
-        self.pid = pid
-
-    def poll(self, flags: int = os.WNOHANG) -> int | None:
-        if self.returncode is None and (ended := os.waitpid(self.pid, flags))[0]:
-            self.returncode = os.waitstatus_to_exitcode(ended[1])
-        return self.returncode
-
-    def wait(self) -> int | None:
-        return self.poll(0)
-
-    def kill(self) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
+            numbers |= {"RANK": rank, "LOCAL_RANK": rank}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", **{k: str(v) for k, v in numbers.items()}}
+            os._exit(command_line(arguments))
+        children.append(pid)
+    return max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children)
 
 
-def fork(arguments: list[str], module: str = "fmce") -> Started:
-    """Start a command in a fork, which needs no seconds for its imports."""
+def fork(arguments: list[str], ranks: int = 1, module: str = "fmce") -> Started:
+    """Start a command in a fork, which needs no seconds for its imports, or in several that train together."""
 
     def run() -> int:
-        from fmce.engine.jobs import local
-
         os.setsid()
-        vars(local)["subprocess"] = SimpleNamespace(Popen=ForkedJob)
+        if ranks > 1:
+            return run_ranks(arguments, ranks)
         if module == "fmce":
             return command_line(arguments)
         from tests.faults.own_loop import train

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +13,8 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO
 
 COLUMNS = (
     "recovered",
@@ -20,12 +23,12 @@ COLUMNS = (
     "traceback",
     "used silently",
 )
-BUG = 70
+BUG, JOB_SECONDS = 70, 300
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: exit code (−n by signal n), its output, seconds, and megabytes beyond the fork's."""
+    """How a command ended: exit code (−n by signal n), its output, seconds, and the most megabytes held."""
 
     code: int
     out: str
@@ -46,9 +49,11 @@ def fmce(arguments: Sequence[object], cwd: Path | None = None, timeout: int = 12
 
 
 def command_line(arguments: Sequence[object]) -> int:
-    """Run the command line in this process and return its exit code."""
+    """Run the command line in this process, which is a fork, and return its exit code; its jobs are forks too."""
     from fmce.cli.main import main
+    from fmce.engine.jobs import local
 
+    vars(local)["subprocess"] = SimpleNamespace(Popen=ForkedJob, DEVNULL=subprocess.DEVNULL)
     try:
         main([str(a) for a in arguments])
     except SystemExit as end:
@@ -61,7 +66,7 @@ def forked(run: Callable[[], int], timeout: int = 120) -> Ended:
     sys.stdout.flush()
     sys.stderr.flush()
     pipes = [os.pipe(), os.pipe()]  # no files: a try may forbid those to grow
-    started, before = time.monotonic(), _resident()
+    started = time.monotonic()
     process = os.fork()
     if process == 0:
         be_the_child(run, [writing for _, writing in pipes], timeout)
@@ -78,8 +83,42 @@ def forked(run: Callable[[], int], timeout: int = 120) -> Ended:
     _, status, usage = os.wait4(process, 0)
     for reader in readers:
         reader.join()
-    more = max(0.0, usage.ru_maxrss / 1024 - before)
-    return Ended(os.waitstatus_to_exitcode(status), *texts, time.monotonic() - started, more)
+    most = usage.ru_maxrss / 1024  # with what it shares with this process
+    return Ended(os.waitstatus_to_exitcode(status), *texts, time.monotonic() - started, most)
+
+
+class ForkedJob:
+    """Stands for the process of a job, in a command that is a fork itself."""
+
+    def __init__(
+        self, _words: list[str], *, stdout: IO[bytes], pass_fds: list[int], **_more: object
+    ) -> None:
+        from fmce.engine.jobs import child
+
+        def run() -> int:
+            os.closerange(
+                3, pass_fds[0]
+            )  # as a new Python has them: the other pipes' ends with them
+            os.closerange(pass_fds[0] + 1, 1024)
+            child.main(pass_fds[0], threads=1)
+            return 0
+
+        self.returncode: int | None = None
+        if (pid := os.fork()) == 0:
+            be_the_child(run, [os.dup(stdout.fileno()) for _ in range(2)], JOB_SECONDS)
+        self.pid = pid
+
+    def poll(self, flags: int = os.WNOHANG) -> int | None:
+        if self.returncode is None and (ended := os.waitpid(self.pid, flags))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+        return self.returncode
+
+    def wait(self) -> int | None:
+        return self.poll(0)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
 
 
 def be_the_child(run: Callable[[], int], outputs: Sequence[int], timeout: int) -> None:
@@ -101,11 +140,6 @@ def be_the_child(run: Callable[[], int], outputs: Sequence[int], timeout: int) -
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-
-
-def _resident() -> float:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def verdict(ended: Ended, names: Iterable[str], as_before: bool) -> str:
