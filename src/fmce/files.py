@@ -151,9 +151,7 @@ def replacing(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
             raise
     except OSError as error:
-        # A library's own kind of error may not be made from one text.
-        kind = type(error) if type(error).__module__ == "builtins" else OSError
-        raise kind(f"cannot write {path}: {error.strerror or error}") from error
+        raise _not_written(path, error) from error
     sync(path.parent)
 
 
@@ -218,7 +216,7 @@ def read_json_lines(path: Path, *, until_damage: bool = False) -> list[dict[str,
         try:
             if line:
                 rows.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if until_damage:
                 break
             raise ValueError(
@@ -253,6 +251,13 @@ def _json_line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def _not_written(path: Path, error: OSError) -> OSError:
+    """Return an error of writing that names what was to be written, not the hidden file beside it."""
+    # A library's own kind of error may not be made from one text.
+    kind = type(error) if type(error).__module__ == "builtins" else OSError
+    return kind(f"cannot write {path}: {error.strerror or error}")
+
+
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Make the folder `path` appear, or be replaced, with all the files at once that `fill` writes into it.
 
@@ -261,8 +266,8 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """
     remove_leftovers(path)
     beside = _beside(path)
-    beside.mkdir()
     try:
+        beside.mkdir()
         fill(beside)
         for file in beside.rglob("*"):
             sync(file)
@@ -270,8 +275,10 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         if path.exists():
             shutil.rmtree(path)
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _not_written(path, error) from error
         raise
     sync(path.parent)
 
@@ -294,6 +301,28 @@ def folder_inside(folder: Path, name: str, remedy: str) -> Path:
             f"{path} is a link out of the folder, through which files elsewhere would be written; {remedy}"
         )
     return path
+
+
+def refuse_links_out(folder: Path, remedy: str) -> None:
+    """Refuse links to folders elsewhere, at any depth: files there would be written through them.
+
+    Inside stored maps links to files are refused too, since zarr writes its files in place.
+
+    Args:
+        folder: The folder that holds them.
+        remedy: What the user can do.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    home = os.path.realpath(folder)
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *(files if ".zarr" in place else ())):
+            path = os.path.join(place, name)
+            if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(home):
+                raise ValueError(
+                    f"{path} is a link out of the folder, through which files elsewhere would be written; {remedy}"
+                )
 
 
 def remove_leftovers(path: Path) -> None:

@@ -205,7 +205,7 @@ def _names(file: str) -> list[str]:
     if (
         path.name == "DONE.json"
     ):  # without it a training counts as running, and every result as provisional
-        return [str(path), '"provisional": true', "not finished"]
+        return [str(path), '"provisional": true', '"finished": false', "not finished"]
     return [str(path)]
 
 

@@ -7,6 +7,7 @@ FMCE_TRACEBACK=1 shows where an error arose.
 
 import contextlib
 import difflib
+import errno
 import functools
 import io
 import logging
@@ -220,6 +221,9 @@ def _report(error: BaseException) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     elif not isinstance(error, KeyboardInterrupt):
         print(f"fmce{f' (rank {rank})' if rank else ''}: {_line_of(error)}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            # What libraries began to open is half made, and prints a traceback where it is cleared away.
+            sys.unraisablehook = lambda _error: None
     elif rank == 0:
         how = "interrupted"
         if isinstance(error, StoppedBySignal):
@@ -230,6 +234,8 @@ def _report(error: BaseException) -> None:
 def _line_of(error: BaseException) -> str:
     """Return an error's message on one line; PyTorch's about memory gets a remedy."""
     line = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return f"{line}; raise the limit of open files (ulimit -n)"
     if type(error).__name__ != "OutOfMemoryError":
         return line
     return (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fmce.config.distillation import DistillationConfig
 from fmce.config.run import RunConfig
+from fmce.files import refuse_links_out
 from fmce.models.build import LIBRARIES
 
 Trust = bool | Collection[str]
@@ -42,14 +43,8 @@ def check_trusted(folder: Path, config: RunConfig | DistillationConfig, trust: T
     Raises:
         ValueError: If it names another function, or a folder in it is a link to one elsewhere.
     """
-    inside = [*folder.iterdir(), *folder.glob("fmce_net/*")]
-    links = [path for path in inside if path.is_symlink() and path.is_dir()]
-    out = [path for path in links if not path.resolve().is_relative_to(folder.resolve())]
-    if trust is not True and out:
-        raise ValueError(
-            f"{out[0]} is a link out of the folder, through which files elsewhere would be written; if it is yours, "
-            "add --trust (in Python, trust=True)"
-        )
+    if trust is not True:
+        refuse_links_out(folder, "if it is yours, add --trust (in Python, trust=True)")
     unknown = [] if trust is True else set(function_names(config)) - set(trust or ())
     if unknown:
         raise ValueError(

@@ -142,7 +142,7 @@ class Phases:
         """
         try:
             return cls(**_restore(json.loads(text), {field.name for field in fields(cls)}))
-        except (OverflowError, TypeError, ValueError) as error:
+        except (OverflowError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"expected phases as to_json writes them; got: {error}") from error
 
     def __eq__(self, other: object) -> bool:

@@ -120,10 +120,13 @@ def _opened(source: Path | str | bytes) -> Iterator[tuple[Image.Image, io.BytesI
     # Read at once: the header, the check and the decoder each go through the file.
     file = io.BytesIO(source if isinstance(source, bytes) else _bytes_of(Path(source)))
     try:
-        image = Image.open(file)  # refuses more pixels than Image.MAX_IMAGE_PIXELS allows
+        image = Image.open(file)
     except UnidentifiedImageError as error:  # its text would name an object in memory
         raise OSError("no image" if file.getvalue() else "an empty file") from error
     with image:
+        most = Image.MAX_IMAGE_PIXELS  # Pillow warns above it, and refuses twice as many
+        if most is not None and image.width * image.height > most:
+            raise OSError(f"{image.width} × {image.height} pixels, expected at most {most}")
         yield image, file
 
 

@@ -38,7 +38,8 @@ from fmce.engine.jobs.local import run_jobs
 from fmce.engine.loop import EpochResult, StepOutput
 from fmce.engine.runtime import Runtime, cores, make_runtime
 from fmce.runs.checkpoint import delete_checkpoints
-from fmce.runs.log import lock_run, mark_done, read_done
+from fmce.runs.log import lock_run, mark_done
+from fmce.runs.resume import finished
 from fmce.tasks.distillation import distillation_step, supervised_step
 
 
@@ -144,7 +145,7 @@ def _train_students(experiment: Experiment, runtime: Runtime, jobs: int | None) 
         for arm in config.arms
     }
     waiting = runtime.ranks.on_rank_zero(
-        lambda: [name for name in students if read_done(out / "runs" / name) is None]
+        lambda: [name for name in students if finished(out / "runs" / name) is None]
     )
     with Progress("training arms", len(students)) as progress:
         for name in students:
@@ -172,7 +173,7 @@ def train_student(
     teacher = experiment.load_teacher().to(runtime.device)
     text = yaml.safe_dump({"arm": arm, "seed": seed, **to_dict(config)}, sort_keys=False)
     with lock_run(folder, text, defaults=defaults_of(DistillationConfig), ranks=ranks):
-        if ranks.on_rank_zero(lambda: read_done(folder)) is not None:
+        if ranks.on_rank_zero(lambda: finished(folder)) is not None:
             return
         data, task, budget = experiment.data, experiment.task, config.student_steps
         pool, data = inputs.on_device(inputs.training_pool(arm, data), data, runtime.device)

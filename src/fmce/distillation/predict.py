@@ -116,7 +116,7 @@ def predict(
     model = model.to(runtime.device)
     result: dict[str, Any] = {"task": config.task, "network": network, "seed": used_seed}
     result["class_names"] = list(class_names)
-    readable = ReadableImages(paths)
+    readable = ReadableImages(paths, (config.data.height, config.data.width))
     how: dict[str, Any] = {
         "size": (config.data.height, config.data.width),
         "normalise": Augmentation(opened.data.mean, opened.data.std),
@@ -159,11 +159,17 @@ def _refuse_overwriting(targets: Mapping[Path, Path], inputs: Iterable[Path]) ->
         )
 
 
-class ReadableImages:
-    """The images of some files, one by one, with progress; those that cannot be read end up in `unreadable`."""
+_MOST_LONGER = 16
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths, self.unreadable = paths, list[str]()
+
+class ReadableImages:
+    """The images of some files, one by one, with progress; those that cannot be read end up in `unreadable`.
+
+    So does an image much longer than those of the training, of `size`, which scaled to cover it would fill the memory.
+    """
+
+    def __init__(self, paths: list[Path], size: tuple[int, int]) -> None:
+        self.paths, self.size, self.unreadable = paths, size, list[str]()
 
     def __iter__(self) -> Iterator[tuple[Path, ImageArray]]:
         failures = ReadFailures(instead="it is left out")
@@ -171,6 +177,12 @@ class ReadableImages:
             for number, path in enumerate(self.paths):
                 try:
                     image = read_rgb(path)
+                    longer = image.shape[0] * self.size[1] / image.shape[1] / self.size[0]
+                    if not 1 / _MOST_LONGER <= longer <= _MOST_LONGER:
+                        raise ValueError(
+                            f"{image.shape[1]} × {image.shape[0]} pixels, more than {_MOST_LONGER} times as long as "
+                            f"the images of the training, {self.size[1]} × {self.size[0]}"
+                        )
                 except DAMAGE_ERRORS as error:
                     failures.failed(number, error, lambda i: str(self.paths[i]))
                     self.unreadable.append(str(path))

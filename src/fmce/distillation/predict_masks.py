@@ -23,6 +23,9 @@ from fmce.distillation.inputs import complete_image
 from fmce.metrics.segmentation import confusion, segmentation_scores
 from fmce.tasks.distillation import SegmentationTask
 
+# Logits of an image's own size that are held at once: half a gigabyte.
+_MOST_VALUES = 2**27
+
 
 def predict_mask(
     task: SegmentationTask,
@@ -36,9 +39,28 @@ def predict_mask(
     Other arguments as in `complete_image`; the model is in eval mode.
     """
     logits = task.outputs(model, complete_image(image, size, normalise, model)).float()  # (1,C,h,w)
-    if logits.shape[2:] != image.shape[:2]:
-        logits = F.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)
-    return logits.argmax(1)[0].to(torch.uint8).cpu()
+    height, width = image.shape[:2]
+    if logits.shape[2:] == (height, width):
+        return logits.argmax(1)[0].to(torch.uint8).cpu()
+    rows = height
+    if height * width * logits.shape[1] > _MOST_VALUES:
+        rows = max(1, _MOST_VALUES // (4 * width * logits.shape[1]))
+    parts = [
+        _enlarged(logits, range(first, min(first + rows, height)), height, width).argmax(1)[0]
+        for first in range(0, height, rows)
+    ]
+    return torch.cat([part.to(torch.uint8).cpu() for part in parts])
+
+
+def _enlarged(logits: Tensor, rows: range, height: int, width: int) -> Tensor:
+    """Return some rows of logits (1,C,h,w) that are brought to (height, width) bilinearly."""
+    if len(rows) < height:  # by hand, since interpolation takes no part of its result
+        place = (torch.tensor(rows, device=logits.device) + 0.5) * logits.shape[2] / height - 0.5
+        place = place.clamp(0, logits.shape[2] - 1)
+        above, share = place.long(), (place - place.floor())[:, None]
+        below = (above + 1).clamp(max=logits.shape[2] - 1)
+        logits = torch.lerp(logits[:, :, above], logits[:, :, below], share)  # (1,C,rows,w)
+    return F.interpolate(logits, (len(rows), width), mode="bilinear", align_corners=False)
 
 
 def mask_key(path: Path, root: Path) -> str:

@@ -21,7 +21,7 @@ from fmce.recorder.status import current_cqi
 from fmce.runs.checkpoint import delete_checkpoints
 from fmce.runs.log import lock_run, mark_done, task_loss
 from fmce.runs.phases import run_phases
-from fmce.runs.resume import MetricsRows, Optimization, fit_resumable
+from fmce.runs.resume import MetricsRows, Optimization, finished, fit_resumable
 from fmce.runs.run import Run
 from fmce.tasks.auxiliary_loss import mean_auxiliary
 from fmce.tasks.classification import evaluate_classifier
@@ -65,7 +65,7 @@ def train_classifier(
     claim = lock_run(out, to_yaml(config), defaults=defaults_of(RunConfig), ranks=ranks)
     # The step first: a wrong oracle must not leave a folder that belongs to a config of no use.
     with training_step(run.training, model, runtime) as step, claim:
-        done = ranks.on_rank_zero(lambda: run.done)
+        done = ranks.on_rank_zero(lambda: finished(out))
         if done is not None:
             logger.info("%s is finished already (%d epochs)", out, done["epochs"])
             ranks.on_rank_zero(lambda: _restore_phases(run, done))

@@ -22,8 +22,8 @@ from fmce.feature_maps.source import MapBatches, MapSource
 from fmce.feature_maps.splits import split_maps
 from fmce.metrics.phases import PhaseMetrics, phase_metrics
 from fmce.models.fmce_net import FMCENet
-from fmce.runs.log import lock_run, mark_done, read_done
-from fmce.runs.resume import Optimization, fit_resumable
+from fmce.runs.log import lock_run, mark_done
+from fmce.runs.resume import Optimization, finished, fit_resumable
 from fmce.runs.run import Run, check_same_data
 from fmce.seeding import seed_epoch
 from fmce.tasks.fmce_net import score_maps, score_step
@@ -73,7 +73,7 @@ def train_fmce_net(
     text = yaml.safe_dump(values, sort_keys=False)
     defaults = {"fmce_net": defaults_of(FMCENetConfig)}
     with lock_run(folder, text, defaults=defaults, ranks=ranks):
-        if ranks.on_rank_zero(lambda: read_done(folder)) is None:
+        if ranks.on_rank_zero(lambda: finished(folder)) is None:
             source = map_source(runs, run.setup.data.train, runtime, config)
             part = split_maps(
                 split,

@@ -19,7 +19,16 @@ from fmce.digests import arrays_digest
 from fmce.files import replacing
 
 _FORMAT = "fmce.FMCENet/1"
-_DAMAGED = (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError)
+_DAMAGED = (
+    SafetensorError,
+    OSError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+)
 # Not given in the paper: the least width, so that maps of few channels still get a useful network.
 _MIN_CHANNELS = 16
 # Not given in the paper: with a 3×3 convolution at 2048 channels the head has 24.8 M parameters.
@@ -176,8 +185,11 @@ class FMCENet(nn.Module):
             if metadata["format"] != _FORMAT:
                 raise ValueError(f"format {metadata['format']!r}, expected {_FORMAT!r}")
             config = json.loads(metadata["config"])
+            sizes = tuple(config["map_shape"]), config["num_phases"]
             width = config.get("width", 1.0)
-            net = cls(tuple(config["map_shape"]), config["num_phases"], width=width)
+            with torch.device("meta"):  # sizes that are not the weights' may fill the memory
+                cls(*sizes, width=width).load_state_dict(tensors, assign=True)
+            net = cls(*sizes, width=width)
             net.load_state_dict(tensors)
         except _DAMAGED as error:
             raise ValueError(

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fmce.console.log import logger
-from fmce.digests import arrays_digest
+from fmce.digests import arrays_digest, check_regular
 from fmce.files import replacing
 from fmce.recorder.gram import Triangle
 
@@ -64,6 +64,7 @@ def load_grams(run: Path, epoch: int) -> EpochGrams:
         ValueError: If the file is damaged.
     """
     path = gram_file(run, epoch)
+    check_regular(path, most_bytes=2**30)
     try:
         with safe_open(path, "numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -98,7 +99,9 @@ def warn_of_lost_grams(run: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def delete_grams(run: Path, *, after: int) -> None:
-    """Delete the Gram triangles of the epochs after one."""
+    """Delete the Gram triangles of the epochs after one, and what killed writes left."""
+    for left in (run / "grams").glob(".*.tmp"):
+        left.unlink()
     for epoch in gram_epochs(run):
         if epoch > after:
             gram_file(run, epoch).unlink()

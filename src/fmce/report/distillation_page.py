@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from fmce.config.io import read_yaml
+from fmce.console.log import logger
 from fmce.digests import read_arrays, read_record, read_record_or_none, read_sealed
 from fmce.report.arm_figures import comparison_figure, progress_figure
 from fmce.report.picture_figures import boxes_figure, predictions_figure
@@ -25,6 +27,10 @@ def distillation_page(experiment: Path) -> str:
     result = read_record(
         experiment / "distill.json", ("score_name", "rows", "teacher"), "repeat fmce distill"
     )
+    if not read_yaml(experiment / "config.yaml"):
+        raise ValueError(
+            f"{experiment / 'config.yaml'} is empty: it is damaged; put the original back"
+        )
     exported = read_record_or_none(experiment / "student" / "export.json", "repeat fmce export")
     name, rows, teacher = result["score_name"], result["rows"], result["teacher"]
     label = f"{name} on validation (%)"
@@ -115,6 +121,8 @@ def compared_arm(result: dict[str, Any]) -> str:
 def _predictions(experiment: Path, result: dict[str, Any]) -> Any:
     file = experiment / "predictions.npz"
     if not file.exists():
+        if result.get("predictions_sha256"):
+            logger.warning("%s is missing; the page is made without pictures", file)
         return None
     columns = read_arrays(file, result.get("predictions_sha256"), "repeat fmce distill")
     images = columns.pop("images")

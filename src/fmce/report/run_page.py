@@ -130,8 +130,13 @@ def _curve(run: Path) -> dict[str, Any] | None:
 
 def _fmce_nets(run: Path) -> list[dict[str, Any]]:
     fmce_nets = []
-    for file in sorted((run / "fmce_net").glob("*/metrics.json")):
-        metrics = read_record(file, _OF_NET, f"delete {file.parent} and run: fmce train-net {run}")
+    for folder in sorted((run / "fmce_net").glob("*")):
+        file, remedy = folder / "metrics.json", f"delete {folder} and run: fmce train-net {run}"
+        if not file.exists():
+            if (folder / "DONE.json").exists():
+                logger.warning("%s is missing; the page is made without it; %s", file, remedy)
+            continue
+        metrics = read_record(file, _OF_NET, remedy)
         config = file.with_name("config.yaml")
         shown = metrics["held_out"] or metrics["test_images"]
         # The folder's name distinguishes a narrower network of the same split.

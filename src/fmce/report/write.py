@@ -22,6 +22,11 @@ def report(folder: Path, *, comparison: Path | None = None, out: Path | None = N
     """
     if (folder / "distill.json").exists():
         page = distillation_page(folder)
+    elif (folder / "data.json").exists():
+        raise FileNotFoundError(
+            f"{folder / 'distill.json'} is missing: the experiment is not finished, or the file is lost; repeat fmce "
+            "distill, which writes it"
+        )
     else:
         run_config(folder)  # the page of another command's folder would be empty
         page = report_page(folder, comparison)

@@ -28,7 +28,14 @@ from fmce.digests import (
     seal,
     write_record,
 )
-from fmce.files import append_json_line, read_json_lines, reading, write_json_lines, write_text
+from fmce.files import (
+    append_json_line,
+    read_json_lines,
+    reading,
+    refuse_links_out,
+    write_json_lines,
+    write_text,
+)
 from fmce.runs.lock import locked
 
 if TYPE_CHECKING:  # torch, which `fmce phases` does without
@@ -73,6 +80,7 @@ def lock_run(
         FileExistsError: If the folder holds another config, or files that do not belong to a run.
         PermissionError: If the folder cannot be written to.
         BlockingIOError: If another process trains in it.
+        ValueError: If a folder in it is a link to one elsewhere.
     """
     with ExitStack() as held:
         if ranks is None:
@@ -101,7 +109,11 @@ def _own(
     except BlockingIOError:
         raise
     except OSError as error:
-        raise type(error)(f"cannot write to the run folder {folder}: {error.strerror}") from error
+        named = f" ({error.filename})" if error.filename else ""
+        raise type(error)(
+            f"cannot write to the run folder {folder}: {error.strerror}{named}"
+        ) from error
+    refuse_links_out(folder, "delete the link, or move the folder itself to where it leads")
     path = folder / "config.yaml"
     if path.exists():
         difference = _difference(read_sealed(path), config_yaml, defaults)

@@ -29,11 +29,13 @@ from fmce.runs.checkpoint import (
     STATES_KEPT,
     checkpoint_epochs,
     checkpoint_notes,
+    checkpoint_path,
     delete_checkpoints,
     newest_resumable,
     save_checkpoint,
+    weights_digest,
 )
-from fmce.runs.log import append_metrics, rewrite_metrics
+from fmce.runs.log import append_metrics, read_done, rewrite_metrics
 
 MetricsRows = list[dict[str, Any]]
 
@@ -71,6 +73,23 @@ class Optimization:
     seed: int
     schedule: str = "cosine"
     average: WeightAverage | None = None
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """Return a finished training's summary, where the weights that it ended with are intact.
+
+    Where they are damaged its DONE.json is removed, so that the training resumes before them; for who owns the folder.
+    """
+    done, checkpoints = read_done(folder), folder / "checkpoints"
+    epochs = checkpoint_epochs(checkpoints)
+    if done is None or not epochs:
+        return done
+    try:
+        weights_digest(checkpoint_path(checkpoints, epochs[-1]))
+    except ValueError:  # the resume names it
+        (folder / "DONE.json").unlink()
+        return None
+    return done
 
 
 def fit_resumable(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fmce.console.log import logger
 from fmce.data.image_files import first_names
+from fmce.digests import check_regular
 from fmce.runs.checkpoint import checkpoint_epochs, load_weights
 
 # Prefixes that wrappers and frameworks put before names.
@@ -47,14 +48,21 @@ def read_state_dict(checkpoint: str | Path | Mapping[str, Any]) -> dict[str, Ten
                     f"{path} cannot be read as weights alone ({_one_line(error)}); save its state dict apart: "
                     "torch.save(model.state_dict(), path)"
                 ) from error
+    where = f"{checkpoint}: " if isinstance(checkpoint, str | Path) else ""
     for _ in range(3):
         if isinstance(values, Mapping) and any(isinstance(v, Tensor) for v in values.values()):
-            return {str(k): v for k, v in values.items() if isinstance(v, Tensor)}
+            found = {str(k): v for k, v in values.items() if isinstance(v, Tensor)}
+            for name, tensor in found.items():
+                if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+                    raise ValueError(
+                        f"{where}expected plain weights, got {name} as a sparse or quantised tensor, or one without "
+                        "values; save the plain ones"
+                    )
+            return found
         inner = next((k for k in _CONTAINERS if isinstance(values, Mapping) and k in values), None)
         if inner is None:
             break
         values = values[inner]
-    where = f"{checkpoint}: " if isinstance(checkpoint, str | Path) else ""
     raise ValueError(
         f"{where}expected a state dict of tensors, got a {type(values).__name__} without any"
     )
@@ -83,7 +91,8 @@ def weights_file(path: Path) -> Path:
         raise FileNotFoundError(
             f"no weights at {path}" + (f"; available epochs: {epochs}" if epochs else "")
         )
-    if path.is_file() or (path / "meta.json").exists():
+    if not path.is_dir() or (path / "meta.json").exists():
+        check_regular(path, most_bytes=2**40)
         return path
     found = sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS and p.is_file())
     chosen = [p for p in found if p.name == "model.safetensors"] or found
