@@ -277,7 +277,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         os.replace(beside, path)
     except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.strerror:  # others name their file
             raise _not_written(path, error) from error
         raise
     sync(path.parent)
