@@ -12,6 +12,7 @@ from fmce.files import (
     read_json_or_none,
     read_text,
     reading,
+    refuse_links_out,
     replacing,
     write_folder,
     write_json,
@@ -179,3 +180,40 @@ def test_a_line_that_was_cut_short_ends_the_rows_or_is_named(tmp_path):
     assert read_json_lines(path, until_damage=True) == [{"name": "ü"}]
     with pytest.raises(ValueError, match=r"a\.jsonl, line 2 is not valid JSON"):
         read_json_lines(path)
+
+
+def test_a_line_that_nests_too_deep_ends_the_rows_or_is_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n' + "[" * 100_000 + "\n")
+    assert read_json_lines(path, until_damage=True) == [{"a": 1}]
+    with pytest.raises(ValueError, match="line 2 is not valid JSON"):
+        read_json_lines(path)
+
+
+def test_an_error_of_writing_names_the_folder(tmp_path):
+    def fill(_folder):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"cannot write .*/maps: No space left"):
+        write_folder(tmp_path / "maps", fill)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["runs", "runs/a", "maps.zarr/c/0"])
+def test_a_link_out_of_a_folder_is_refused_at_any_depth(tmp_path, place):
+    home, other = tmp_path / "home", tmp_path / "other"
+    (home / place).parent.mkdir(parents=True)
+    other.mkdir()
+    (home / "inside").symlink_to(home)
+    (home / "report.html").symlink_to(other / "page")  # replaced, never written through
+    refuse_links_out(home, "delete it")
+    (home / place).symlink_to(other)
+    with pytest.raises(ValueError, match=f"home/{place} is a link out of the folder.*; delete it"):
+        refuse_links_out(home, "delete it")
+
+
+def test_a_file_of_stored_maps_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "home" / "maps.zarr").mkdir(parents=True)
+    (tmp_path / "home" / "maps.zarr" / "0").symlink_to(tmp_path / "precious")
+    with pytest.raises(ValueError, match=r"maps\.zarr/0 is a link"):
+        refuse_links_out(tmp_path / "home", "delete it")

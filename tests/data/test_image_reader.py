@@ -253,3 +253,15 @@ def test_a_pipe_and_a_file_of_many_gigabytes_are_damage(tmp_path):
                 DAMAGE_ERRORS, match=f"{path.name} (is no regular file|has 1099511627776 bytes)"
             ):
                 read(path)
+
+
+def test_more_pixels_than_pillow_warns_of_are_refused(tmp_path, monkeypatch):
+    Image.new("RGB", (9, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 71)
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        pytest.raises(OSError, match="9 × 8 pixels, expected at most 71"),
+    ):
+        read_rgb(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert read_rgb(tmp_path / "a.png").shape == (8, 9, 3)

@@ -17,6 +17,7 @@ from fmce.data.augmentation import Augmentation
 from fmce.data.image_reader import read_ids
 from fmce.data.road_scenes.scenes import render_scenes
 from fmce.data.segmentation import BDD100K_CLASSES, folder_pair
+from fmce.distillation import predict_masks
 from fmce.distillation.distill import distill
 from fmce.distillation.predict import predict
 from fmce.distillation.predict_masks import predict_mask, score_masks, true_masks
@@ -254,3 +255,24 @@ def test_a_real_mask_of_bdd100ks_own_toolkit_is_read(tmp_path):
     counts = folder_pair(tmp_path / "images", tmp_path / "masks", BDD100K_CLASSES).check()
     present = {name for name, pixels in counts.items() if pixels}
     assert {"car"} <= present <= {*BDD100K_CLASSES, "ignored"}
+
+
+@torch.inference_mode()
+def test_the_classes_of_a_large_image_are_found_in_parts(monkeypatch):
+    image = np.random.default_rng(0).integers(0, 255, (37, 23, 3), dtype=np.uint8)
+    task = SegmentationTask(3, ("a", "b", "c"))
+    arguments = task, Colours().eval(), image, (8, 8), Augmentation((0.0,) * 3, (1.0,) * 3)
+    complete = predict_mask(*arguments)
+    monkeypatch.setattr(predict_masks, "_MOST_VALUES", 3 * 23 * 4 * 5)  # five rows at a time
+    assert (predict_mask(*arguments) != complete).float().mean() < 0.01  # but for ties
+
+
+def test_an_image_much_longer_than_those_of_the_training_is_left_out(
+    experiment, pictures, tmp_path, caplog
+):
+    images = tmp_path / "images"
+    shutil.copytree(pictures / "images" / "a", images)
+    Image.new("RGB", (1, 4000)).save(images / "long.png")
+    result = predict(experiment, images, tmp_path / "out")
+    assert result["unreadable"] == [str(images / "long.png")]
+    assert "1 × 4000 pixels, more than 16 times as long" in caplog.text

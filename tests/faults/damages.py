@@ -221,7 +221,7 @@ def _once(subject, home, command, file, draw, damage=""):
     arguments, files = subject.commands[command]
     words = arguments(work)
     ended = folders.own_loop(work) if words[0] == folders.OWN_LOOP else fmce(words)
-    # What a training prints depends on how much of it was left to do.
-    training = command.startswith(("train", "distill"))
+    # What these print depends on how much was left to do.
+    training = command.startswith(("train", "distill", "frames"))
     said = replace(ended, out="") if training else ended
     return ended, results(said, work, files)

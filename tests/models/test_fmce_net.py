@@ -1,8 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from fmce.models.fmce_net import FMCENet, expected_phase
@@ -182,3 +184,17 @@ def test_a_map_of_7_by_7_needs_36_of_its_49_first_outputs() -> None:
             layer.register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[2:])))
     net(torch.randn(1, 16, 7, 7))
     assert sizes == [(6, 6), (2, 2)]
+
+
+def test_sizes_that_are_not_the_weights_fill_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    FMCENet((8, 2, 2), 3).save(path)
+    with safe_open(path, "pt") as file:
+        about = dict(file.metadata())
+    del about["sha256"]
+    config = {"map_shape": [10**6, 4, 4], "num_phases": 3}
+    save_file(load_file(path), path, {**about, "config": json.dumps(config)})
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="is not a complete FMCE-Net file"):
+        FMCENet.load(path)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing was drawn for weights of that size

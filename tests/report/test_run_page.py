@@ -185,3 +185,12 @@ def test_the_verdict_is_by_the_settings_that_the_phases_were_found_with(own_run)
     assert found != by_config
     text = Page(report_page(own_run.path)).text
     assert all(line in text for line in found)
+
+
+def test_a_lost_record_of_an_fmce_net_is_warned_of(full, tmp_path, caplog):
+    run = tmp_path / "run"
+    shutil.copytree(full[0].path, run)
+    net = next((run / "fmce_net").glob("*/metrics.json"))
+    net.unlink()
+    report_page(run)
+    assert f"{net} is missing; the page is made without it" in caplog.text

@@ -10,8 +10,8 @@ from torch import nn
 from fmce.engine.loop import StepOutput, TrainingStoppedError
 from fmce.engine.runtime import Runtime
 from fmce.runs.checkpoint import checkpoint_epochs, checkpoint_path, load_weights
-from fmce.runs.log import read_metrics
-from fmce.runs.resume import Optimization, fit_resumable
+from fmce.runs.log import mark_done, read_done, read_metrics
+from fmce.runs.resume import Optimization, finished, fit_resumable
 
 EPOCHS = 6
 
@@ -174,3 +174,17 @@ def test_a_finished_folder_is_not_trained_further(uninterrupted):
     train(uninterrupted, stop_after=1)
     after = (uninterrupted / "checkpoints" / "epoch_0006" / "meta.json").stat().st_mtime_ns
     assert after == before
+
+
+def test_a_training_is_finished_while_the_weights_of_its_end_are_intact(tmp_path):
+    train(tmp_path)
+    assert finished(tmp_path) is None
+    mark_done(tmp_path, {"epochs": EPOCHS})
+    assert finished(tmp_path) == {"epochs": EPOCHS}
+    weights = checkpoint_path(tmp_path / "checkpoints", EPOCHS) / "model.safetensors"
+    expected = weights.read_bytes()
+    weights.write_bytes(expected[:-1])
+    assert finished(tmp_path) is None
+    assert read_done(tmp_path) is None
+    train(tmp_path)
+    assert weights.read_bytes() == expected

@@ -123,3 +123,9 @@ def test_a_folder_has_one_file_of_weights(tmp_path):
     loaded = network()
     load_into(loaded, tmp_path / "checkpoints" / "epoch_0007", "the network")
     assert same(saved, loaded)
+
+
+def test_a_tensor_without_values_is_named(tmp_path):
+    torch.save({"a": torch.ones(1), "b": torch.ones(2, device="meta")}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: expected plain weights, got b"):
+        read_state_dict(tmp_path / "a.pth")
