@@ -221,7 +221,7 @@ def _report(error: BaseException) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     elif not isinstance(error, KeyboardInterrupt):
         print(f"fmce{f' (rank {rank})' if rank else ''}: {_line_of(error)}", file=sys.stderr)
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        if _lacks_files(error):
             # What libraries began to open is half made, and prints a traceback where it is cleared away.
             sys.unraisablehook = lambda _error: None
     elif rank == 0:
@@ -231,10 +231,19 @@ def _report(error: BaseException) -> None:
         print(f"{how}; rerun the command to resume from the last checkpoint", file=sys.stderr)
 
 
+def _lacks_files(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it was raised from, is that no more files may be open."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            return True
+        error = error.__cause__
+    return False
+
+
 def _line_of(error: BaseException) -> str:
     """Return an error's message on one line; PyTorch's about memory gets a remedy."""
     line = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+    if _lacks_files(error):
         return f"{line}; raise the limit of open files (ulimit -n)"
     if type(error).__name__ != "OutOfMemoryError":
         return line
