@@ -22,7 +22,7 @@ from tests.faults.starts import Started, fork, start
 Keep = Callable[[str], bool]
 
 KILLS_PER_TRAINING = 4  # then it may finish, so that ends are compared often
-BLOCKS_PER_FRESH = 13  # so many trainings for one whose starts are new Pythons, not forks
+BLOCKS_PER_FRESH = 13  # trainings of a common kind for one whose starts are new Pythons, not forks
 SETTINGS = (
     "data.image_size=8",
     "data.shift=1",
@@ -480,7 +480,8 @@ def tries(folder: Path, kills: int, few: int, keep: Keep) -> Iterator[tuple[str,
             for trial in trials.glob("trial*"):
                 shutil.rmtree(trial)
             seed = int(block[0].split()[-1])
-            fresh = (seed - 1) // KILLS_PER_TRAINING % BLOCKS_PER_FRESH == 0
+            number = (seed - 1) // KILLS_PER_TRAINING
+            fresh = kind.common and number % BLOCKS_PER_FRESH == 0
             try:
                 campaign(kind, len(block), trials, seed=seed, timing=timings[fresh], fresh=fresh)
                 column = "recovered"
