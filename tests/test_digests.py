@@ -139,3 +139,11 @@ def test_a_file_is_compared_with_its_digest(tmp_path):
     check_file(file, file_digest(file), "")
     with pytest.raises(ValueError, match=r"a is damaged: .*; make it again"):
         check_file(file, digest_of(2), "make it again")
+
+
+def test_a_record_with_an_infinite_number_is_named(tmp_path):
+    write_record(tmp_path / "a.json", {"a": 1})
+    text = (tmp_path / "a.json").read_text().replace(": 1", ": 1e999")
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json is damaged"):
+        read_record(tmp_path / "a.json")

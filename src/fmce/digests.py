@@ -146,7 +146,11 @@ def checked_record(
     if not isinstance(fields, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(fields).__name__}; {remedy}")
     noted = fields.pop(_FIELD, None)
-    if noted is not None and noted != digest_of(fields):
+    try:
+        damaged = noted is not None and noted != digest_of(fields)
+    except ValueError:  # numbers that no record has
+        damaged = True
+    if damaged:
         raise ValueError(
             f"{path} is damaged or was edited: its contents are not those it was written with; {remedy} (after an edit "
             f"of your own, delete its field {_FIELD})"

@@ -190,7 +190,7 @@ def numbers(fields: Sequence[Any], count: int, where: str) -> list[float]:
     """Return `count` fields of a box as numbers; `where` names them in the error."""
     try:
         values = [float(value) for value in fields]
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         values = []
     if len(values) != count:
         raise ValueError(

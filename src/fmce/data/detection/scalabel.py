@@ -85,7 +85,7 @@ def _boxes(labels: Iterable[Any], where: str) -> Iterable[RawBox]:
             continue
         try:
             x1, y1, x2, y2 = (float(box[side]) for side in ("x1", "y1", "x2", "y2"))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"expected box2d with x1, y1, x2, y2 in {where}, got {box}") from error
         if not isinstance(category, str):
             raise ValueError(f"expected a category beside the box {box} in {where}")
