@@ -63,9 +63,9 @@ def agreement_figure(rows: Sequence[Row]) -> Figure:
             up = [100 * mean(group, arm) for group in found]
             axes.plot(across, up, "o-", ms=4, lw=1, color=ARM_COLOURS[arm], label=NAMES[arm])
         # The last arm's points: of all arms, those of equal steps lie close together.
-        for group, *place in zip(found, across, up, strict=True):
+        for group, x, y in zip(found, across, up, strict=True):
             text = f"{group[0]['multiple']}×"
-            axes.annotate(text, place, textcoords="offset points", xytext=(6, -12))
+            axes.annotate(text, (x, y), textcoords="offset points", xytext=(6, -12))
         axes.axhline(100 * found[0][0]["result"]["teacher"], color=INK, ls="--", lw=1)
         axes.set(xlabel="same answer as the teacher (%)", ylabel="score (%)", title=CASES[case])
     panels[0].legend()

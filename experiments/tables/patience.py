@@ -12,7 +12,6 @@ Group = Sequence[Row]
 ARMS = tuple(NAMES)[1:]
 CASES = {
     "fashion-mnist": "Fashion-MNIST",
-    "fashion-mnist-narrow": "Fashion-MNIST, narrow student",
     "cifar10": "CIFAR-10",
     "camvid": "CamVid",
     "kitti": "KITTI",
