@@ -1,10 +1,13 @@
-"""Commands that lack something: room on the disk, files they may open, memory, the folder for themselves."""
+"""Commands that lack something: room on the disk, files they may open, their folder, or that for themselves."""
 
 import fcntl
 import os
 import resource
 import shutil
 import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,6 +63,38 @@ def _with(lack: Callable[[], None], arguments: list[object]) -> Callable[[], int
     return run
 
 
+def _removed(home: Path, out: Path, arguments: list[object]) -> Callable[[], int]:
+    """Return a command whose folder is moved away while it works: at its first line of metrics, or soon."""
+    existed = out.exists()
+
+    def move() -> None:
+        while not existed and not (out / "metrics.jsonl").exists():
+            time.sleep(0.001)
+        time.sleep(0.05)
+        out.rename(home / "moved")
+
+    def run() -> int:
+        threading.Thread(target=move, daemon=True).start()
+        return command_line(arguments)
+
+    return run
+
+
+def _twice(arguments: list[object]) -> Callable[[], int]:
+    """Return a command that another process runs at the same time on the same folder; the greater exit code counts."""
+
+    def run() -> int:
+        other = os.fork()
+        code = command_line(arguments)
+        if other == 0:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        return max(code, os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
+
+    return run
+
+
 def tries(folder: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     """Yield the name and the column of every lack whose name `keep` accepts."""
     home = folder / "resources"
@@ -69,7 +104,7 @@ def tries(folder: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]
         del commands["frames"]
     names = [
         (f"{lack} {command}", lack, command)
-        for lack in (*LACKS, "locked", "read-only")
+        for lack in (*LACKS, "locked", "read-only", "removed", "two processes")
         for command in commands
     ]
     left = [row for row in names if keep(row[0])]
@@ -92,9 +127,18 @@ def tries(folder: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]
             out.chmod(0o555)
             ended = fmce(arguments)
             out.chmod(0o755)
+        elif lack == "removed":
+            ended = forked(_removed(home, out, arguments))
+        elif lack == "two processes":
+            ended = forked(_twice(arguments))
         else:
             ended = forked(_with(LACKS[lack], arguments))
         column = verdict(ended, [str(home), out.name], as_before=True)
+        if (home / "moved").exists():
+            if out.exists():  # made anew in part
+                yield name, "used silently"
+                continue
+            (home / "moved").rename(out)
         again = fmce(arguments)
         if again.code != 0 or _files(out, files) != expected[command]:
             column = "used silently"
@@ -102,7 +146,7 @@ def tries(folder: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]
 
 
 def _fresh(home: Path, command: str) -> None:
-    for name in ("x", "new", "shards"):
+    for name in ("x", "new", "shards", "moved"):
         shutil.rmtree(home / name, ignore_errors=True)
     shutil.copytree(home / "whole", home / "x")
     if command == "train-net":

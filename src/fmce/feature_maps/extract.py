@@ -35,7 +35,7 @@ from fmce.feature_maps.zarr_shards import (
     to_float16,
     write_marker,
 )
-from fmce.runs.checkpoint import checkpoint_path, weights_digest
+from fmce.runs.checkpoint import weights_digest
 from fmce.runs.lock import locked
 from fmce.runs.run import Run
 
@@ -151,15 +151,7 @@ def store_fingerprints(run: Run, runtime: Runtime) -> dict[int, Fingerprint]:
 
 
 def _weights_digests(run: Run) -> dict[int, Fingerprint]:
-    checkpoints = run.path / "checkpoints"
-    files = {e: checkpoint_path(checkpoints, e) / "model.safetensors" for e in run.marker_epochs}
-    missing = [str(file) for file in files.values() if not file.exists()]
-    if missing:
-        raise FileNotFoundError(
-            f"marker checkpoints are missing: {', '.join(missing)}; train again, or find phases with the "
-            "settings that they were kept for"
-        )
-    return {epoch: {"weights": weights_digest(file.parent)} for epoch, file in files.items()}
+    return {e: {"weights": weights_digest(f.parent)} for e, f in run.marker_weights().items()}
 
 
 def images_digest(part: ImageSet) -> str:

@@ -217,9 +217,4 @@ def _check_runs(runs: Sequence[Run], split: Split) -> None:
             raise ValueError(
                 f"{run.path} and {runs[0].path} differ in model or image size; FMCE-Net needs maps of one shape"
             )
-        missing = sorted(set(run.marker_epochs) - set(run.epochs))
-        if missing:
-            raise FileNotFoundError(
-                f"{run.path} lacks the checkpoints of marker epochs {missing}; they were deleted when other "
-                "markers were kept, so train again or find phases with the earlier settings"
-            )
+        run.marker_weights()

@@ -86,6 +86,21 @@ class Run:
             )
         return sorted(chosen)
 
+    def marker_weights(self) -> dict[int, Path]:
+        """Return the weights files of the marker checkpoints, by epoch.
+
+        Raises:
+            FileNotFoundError: If phases or a file are missing.
+        """
+        folder = self.path / "checkpoints"
+        files = {e: checkpoint_path(folder, e) / "model.safetensors" for e in self.marker_epochs}
+        if missing := [str(file) for file in files.values() if not file.exists()]:
+            raise FileNotFoundError(
+                f"marker checkpoints are missing: {', '.join(missing)}; train again, or find phases with the "
+                "settings that they were kept for"
+            )
+        return files
+
     @property
     def curve(self) -> list[dict[str, Any]]:
         """The metrics lines so far, one dict per epoch."""
