@@ -25,6 +25,7 @@ class Started:
     def __init__(self, begin: Callable[[int], int]) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process writes)
         self.returncode: int | None = None
+        self.errors = ""  # the end of what it wrote to standard error, once it has ended
         self.pid = begin(self._errors.fileno())
         self._ended = os.pidfd_open(self.pid)
         while os.getpgid(self.pid) != self.pid:  # it can be killed as a group from now on
@@ -35,27 +36,25 @@ class Started:
         if self.returncode is None and select.select([self._ended], [], [], seconds)[0]:
             self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             os.close(self._ended)
+            with self._errors as file:
+                file.seek(0)
+                self.errors = file.read().decode(errors="replace")[-2000:]
         return self.returncode is not None
-
-    def errors(self) -> str:
-        """Return the end of what it wrote to standard error."""
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")[-2000:]
 
     def finish(self) -> None:
         """Wait for a good end."""
         if not self.wait():
             self.kill()
-            raise AssertionError(f"no end after {SECONDS} s: {self.errors()}")
+            raise AssertionError(f"no end after {SECONDS} s: {self.errors}")
         if self.returncode != 0:
-            raise AssertionError(f"exit code {self.returncode}: {self.errors()}")
+            raise AssertionError(f"exit code {self.returncode}: {self.errors}")
 
     def kill(self) -> bool:
         """Kill with SIGKILL; False if it came too late, after a good end."""
         os.killpg(self.pid, signal.SIGKILL)
         self.wait()
         if self.returncode not in (0, -signal.SIGKILL):
-            raise AssertionError(f"exit code {self.returncode}: {self.errors()}")
+            raise AssertionError(f"exit code {self.returncode}: {self.errors}")
         return self.returncode != 0
 
 
