@@ -26,8 +26,10 @@ def started(*arguments):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Begun in the background of a script, this process ignores Ctrl-C, and its children would too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # In the background of a script or of nohup this process ignores signals, and its children would too.
+        preexec_fn=lambda: [
+            signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGHUP)
+        ],
     )
 
 
