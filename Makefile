@@ -61,7 +61,7 @@ benchmarks: $(STAMP)  ## speed as ratios to bare loops
 	$(BIN)/python -m benchmarks.matching_step
 	$(BIN)/python -m benchmarks.map_throughput
 
-bench: $(PEERS)/.installed  ## one table of ratios to peers, 20 minutes; OPTIONS=--quick takes 3
+bench: $(PEERS)/.installed  ## one table of ratios to peers, 9 minutes; OPTIONS=--quick takes 3
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m benchmarks.bench $(OPTIONS)
 
 # Beside .venv, whose packages it sees too.

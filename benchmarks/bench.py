@@ -1,6 +1,6 @@
 """One table: fmce beside a peer, as ratios of processor time within one run.
 
-    make bench                                   about 20 minutes on an idle core
+    make bench                                   about 9 minutes on two idle cores
     make bench OPTIONS=--quick                   3 minutes, fewer turns and smaller sizes
     python -m benchmarks.bench [--quick] [--only WORD …] [--record]
 

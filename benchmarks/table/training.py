@@ -31,13 +31,15 @@ def lines() -> list[Line]:
     return [
         Line("training step", "bare PyTorch loop", training_steps, 1.01,
              why={"": "counting what is right and summing losses, about 0.1 ms of a step"}),
-        Line("FMCS stream, maps/s", "bare inference of the same backbones", streams, 0.98, "at least"),
+        Line("FMCS stream, maps/s", "bare inference of the same backbones", streams, 0.98, "at least",
+             why={"": "not explained; 0.99 in a short run"}),
         Line("FMCE-Net from the stream, maps/s", "bare inference, and bare training on maps in memory",
              net, 0.90, "at least"),
         Line("FMCE-Net++ step, published form", "baseline step", partial(ral, "published"), None),
         Line("FMCE-Net++ step, width 0.25", "baseline step", partial(ral, "width 0.25"), 1.05,
              why={"": "the oracle's own passes, a fifth of the step's operations"}),
-        Line("function-matching step", "bare teacher and student", matchings, 1.01),
+        Line("function-matching step", "bare teacher and student", matchings, 1.01,
+             why={"classification": "not explained; the step takes milliseconds"}),
         Line("classification distillation", "torchdistill's loop, same models and images", against_torchdistill, 1.0,
              why={"": "the networks' passes are nearly all of both"}),
     ]  # fmt: skip

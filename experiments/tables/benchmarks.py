@@ -122,7 +122,7 @@ def peer_table(rows: Sequence[Row]) -> Table:
         for (label, figure), met in zip(row["figures"].items(), row["met"], strict=True):
             why = row["why"].get(label, row["why"].get("", "")) if met is False else ""
             what = f"{row['what']}, {label}" if label else row["what"]
-            shown = f"{figure:.2g}{unit}" if unit else f"{figure:.3f}"
+            shown = f"{figure:.3g}{unit}" if unit else f"{figure:.3f}"
             lines.append((what, row["against"], shown, row["goal"], why))
     return Table(("what", "against", "figure", "goal", "why it is missed"), lines)
 
