@@ -282,6 +282,14 @@ def test_a_step_tells_a_resume_inside_an_epoch(write):
     assert read_curve(write("run.csv", text)).losses == (8.5, 4.5, 2.5)
 
 
+@pytest.mark.parametrize("missing", [0, 3, 7])
+def test_a_row_without_its_step_is_named(write, missing):
+    rows = "".join(f"{'' if n == missing else n + 1},{9 - n}\n" for n in range(8))
+    path = write("steps.csv", f"step,loss\n{rows}")
+    with pytest.raises(ValueError, match=rf"line {missing + 2}: 'step' has no value where other"):
+        read_curve(path)
+
+
 def test_steps_that_begin_anew_at_each_epoch_are_refused_unless_that_is_said(write):
     text = "batch,loss\n" + "".join(f"{i % 4},{9 - i // 4}\n" for i in range(20))
     with pytest.raises(ValueError, match=r"line 6: batch begins anew 4 times.*--steps-per-epoch 4"):

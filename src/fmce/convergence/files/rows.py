@@ -198,6 +198,11 @@ class LogRows:
                 f"{self.table.place(rows.index[rows['epoch'].isna()][0])}: {self.epoch_name!r} has no value; fill it "
                 "in, or name another column with --epoch-column"
             )
+        if self.epoch_name is None and rows["step"].isna().any() and rows["step"].notna().any():
+            raise ValueError(
+                f"{self.table.place(rows.index[rows['step'].isna()][0])}: {self.step_name!r} has no value where other "
+                "rows have one; fill it in, or leave the row out"
+            )
         # Ranks order the rows by epoch, then step.
         moments = [rows["epoch"].fillna(-1), rows["step"].fillna(-1)]
         ranks = rows.groupby(moments).ngroup()
@@ -239,7 +244,7 @@ class LogRows:
         if self.epoch_name is None and rows["step"].isna().all():
             return rows
         by_step = rows["step"].notna().all()
-        moments = [rows["epoch"].fillna(-1), rows["step"]] if by_step else [rows["epoch"]]
+        moments = [rows["epoch"].fillna(-1), *([rows["step"]] if by_step else [])]
         grouped = rows.groupby(moments)
         counts = grouped.size()
         usual = int(counts.mode().iloc[0])
