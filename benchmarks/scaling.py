@@ -2,11 +2,11 @@
 
     python -m benchmarks.scaling [--only WORD …] [--quick] [--record]
 
-Each point is measured in a process of its own: its processor time of a pass after an uncounted one, the least of
-three; and its peak memory above that of the imports. The slope is that of log time
-over the log of what grows: 1 is in proportion, 0 is no growth. Several ranks and workers divide the same work, so
-their processor time should stay. With --record the rows go into results/bench.jsonl, each in place of an earlier
-one. Takes about four minutes on an idle core; set OMP_NUM_THREADS=1.
+Each point is measured in a separate process: the processor time of a pass, the least of three after an uncounted
+one, and the peak memory above that of the imports. The slope is that of log time over the log of what grows: 1 is in
+proportion, 0 is no growth. Several ranks and workers divide the same work, so their processor time should stay. With
+--record the rows go into results/bench.jsonl, each in place of an earlier one. Takes about four minutes on an idle
+core; set OMP_NUM_THREADS=1.
 """
 
 import argparse

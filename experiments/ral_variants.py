@@ -8,7 +8,7 @@ r"""FMCE-Net++'s cheaper forms against the published one, on scikit-learn's digi
 
 Time: about 25 minutes on one idle CPU core; the second command two. If interrupted, rerun the command to resume.
 Records one row per RAF in results/ral_variants.jsonl, from the third seed on anew after each. RAF 0.5 is the
-strongest pull for which the paper's table has gains, so forms that pull differently can be told apart. Beside test
+strongest pull for which the paper's table has gains, so that forms that pull differently differ most. Beside test
 accuracy each arm gets its *pull*: the published oracle's −log q_K on the maps of test images at the end, which
 FMCE-Net++ trains down. Expected: the pull of a plain training is a few nats and that of the published form nearly
 zero; the cheapest forms lose up to several pp of accuracy at RAF 0.5.

@@ -20,7 +20,7 @@ from fmce.files import read_json_lines
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 PAGES = (RESULTS, README, ROOT / "docs" / "performance.md")
-_TABLE = re.compile(r"(<!-- table: (\w+)\.(\w+) -->\n).*?(\n<!-- end of table -->)", re.S)
+_TABLE = re.compile(r"(<!-- table: (\w+)\.(\w+) -->\n)(?:.*?\n)??(<!-- end of table -->)", re.S)
 # Digits that are no measurement: code, names, and how an interval or a test is read.
 _NO_NUMBER = re.compile(r"`[^`]*`|[A-Za-z]+-\d+|ShuffleNet v2|E_\d|95 % interval|p [<≥] 0\.05")
 _NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:,\d{3})*(?:\.\d+)?(?: of \d+| %)?(?!\w)")
@@ -50,7 +50,7 @@ def with_tables(page: str, rows: Sequence[Row]) -> str:
     def replaced(match: re.Match[str]) -> str:
         start, module, function, end = match.groups()
         made = getattr(import_module(f"experiments.tables.{module}"), function)(rows)
-        return f"{start}{made.markdown() if isinstance(made, Table) else made}{end}"
+        return f"{start}{made.markdown() if isinstance(made, Table) else made}\n{end}"
 
     return _TABLE.sub(replaced, page)
 

@@ -212,6 +212,13 @@ def test_a_link_out_of_a_folder_is_refused_at_any_depth(tmp_path, place):
         refuse_links_out(home, "delete it")
 
 
+def test_where_a_folder_stands_does_not_make_its_files_stored_maps(tmp_path):
+    home = tmp_path / "a.zarr" / "home"
+    home.mkdir(parents=True)
+    (home / "report.html").symlink_to(tmp_path / "page")
+    refuse_links_out(home, "delete it")
+
+
 def test_a_file_of_stored_maps_that_is_a_link_is_refused(tmp_path):
     (tmp_path / "home" / "maps.zarr").mkdir(parents=True)
     (tmp_path / "home" / "maps.zarr" / "0").symlink_to(tmp_path / "precious")

@@ -105,6 +105,13 @@ def test_a_number_of_another_section_founds_nothing():
     assert said.startswith("Two: “5”")
 
 
+def test_an_empty_place_is_filled_and_nothing_behind_it_is_lost(rows):
+    place = "<!-- table: digits.readme_table -->\n<!-- end of table -->\n"
+    once = with_tables(place, rows)
+    assert "| test accuracy" in once
+    assert with_tables(f"{place}\ntext\n\n{place}", rows) == f"{once}\ntext\n\n{once}"
+
+
 def test_a_table_that_no_function_makes_is_refused(rows):
     with pytest.raises(AttributeError, match="no_such_table"):
         with_tables(TABLE.format(1).replace("a.b", "fmce.no_such_table"), rows)

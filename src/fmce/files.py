@@ -317,7 +317,8 @@ def refuse_links_out(folder: Path, remedy: str) -> None:
     """
     home = os.path.realpath(folder)
     for place, folders, files in os.walk(folder):
-        for name in (*folders, *(files if ".zarr" in place else ())):
+        in_maps = ".zarr" in os.path.relpath(place, folder)
+        for name in (*folders, *(files if in_maps else ())):
             path = os.path.join(place, name)
             if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(home):
                 raise ValueError(

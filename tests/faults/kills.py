@@ -470,7 +470,7 @@ def tries(folder: Path, kills: int, few: int, keep: Keep) -> Iterator[tuple[str,
         shutil.rmtree(trials := home / "trials", ignore_errors=True)
         if not left:
             continue
-        # The reference is a Python of its own, so that forks are compared with one too.
+        # The reference is a new Python, so that forks are compared with one too.
         timings = {True: uninterrupted(kind, trials / "reference")}
         timings[False] = uninterrupted(kind, trials / "trial", fresh=False)
         compare(kind, trials / "trial", kind.folder(trials / "reference"))

@@ -1,6 +1,6 @@
-"""Starting a command that may be killed: a Python of its own, or a fork of this process with all libraries imported.
+"""Starting a command that may be killed: a new Python, or a fork of this process with all libraries imported.
 
-Both are sessions of their own, and SIGKILL meets every process in them.
+Each is a separate session, and SIGKILL meets every process in it.
 """
 
 import os
