@@ -1,7 +1,7 @@
 """Statistics joined on one scale: a monotone function of each, which together move as the log of the loss does.
 
-A phase is a share of the log loss's fall. So each statistic gets a function, and their sum stands for the log loss; the
-answer is the share of the sum's fall that a run has covered. All functions are fitted together, to the phases themselves.
+A phase is a share of the log loss's fall. So each statistic gets a function, and their sum stands for the log loss.
+The answer is the share of the sum's fall that a run has covered. All functions are fitted at once, to the phases.
 """
 
 from collections.abc import Mapping, Sequence
