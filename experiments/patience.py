@@ -66,12 +66,12 @@ class Experiment:
 
     Attributes:
         case: Name of the data.
-        part: "lengths", "deciders", "labels" or "settings".
+        part: One of PARTS.
         what: What differs from the case.
         multiple: Steps over the case's shortest schedule.
         arms: Which students.
         change: Makes the case's config this experiment's.
-        own_teacher: Whether the change is the teacher's too.
+        teacher: Makes the case's config that of a teacher of the experiment's own.
     """
 
     case: str
@@ -80,7 +80,7 @@ class Experiment:
     multiple: int = 16
     arms: tuple[Arm, ...] = ARMS
     change: Change = lambda config: config
-    own_teacher: bool = False
+    teacher: Change | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -133,8 +133,8 @@ def trained(
     base, folder = case, options.out / experiment.case
     name = f"{experiment.part}-{experiment.what.replace(' ', '-')}"
     teacher = folder / "teacher"
-    if experiment.own_teacher:
-        base, teacher = experiment.change(case), folder / f"teacher-{name}"
+    if experiment.teacher:
+        base, teacher = experiment.teacher(case), folder / f"teacher-{name}"
     if not (teacher / "distill.json").exists():
         distill(alone(base), teacher, jobs=1, runtime=runtime)
     changed = experiment.change(case)
@@ -289,6 +289,24 @@ def shuffled(config: DistillationConfig) -> DistillationConfig:
     )
 
 
+def every_label(config: DistillationConfig) -> DistillationConfig:
+    """Return the config of a teacher that learns from all labels of CamVid but 60, which are held out from it."""
+    data = replace(
+        config.data,
+        labelled=367 - config.data.held_out,
+        # Of the students' labelled frames: teacher and student must see the same view.
+        mean=(0.4181, 0.4310, 0.4372),
+        std=(0.2902, 0.2928, 0.2885),
+    )
+    return replace(config, data=data)
+
+
+def wider(config: DistillationConfig) -> DistillationConfig:
+    """Return the config of a teacher that is twice as wide and trains for twice as long."""
+    steps = replace(config.teacher_steps, steps=2 * config.teacher_steps.steps)
+    return replace(config, teacher=NetConfig("tiny", {"width": 32}), teacher_steps=steps)
+
+
 def own_function(name: str) -> Change:
     """Return the change of the data to what a function of this file makes of them."""
     return images(name=f"experiments.patience:{name}")
@@ -399,7 +417,7 @@ PARTS: dict[str, list[Experiment]] = {
             "labels shuffled among images",
             arms=MATCHED,
             change=shuffled,
-            own_teacher=True,
+            teacher=shuffled,
         ),
         *(Experiment(CHEAPEST, "deciders", w, arms=MATCHED, change=c) for w, c in _DECIDERS),
         *(
@@ -416,6 +434,13 @@ PARTS: dict[str, list[Experiment]] = {
     "labels": [
         Experiment(CHEAPEST, "labels", f"{n} labels", arms=SUPERVISED, change=images(labelled=n))
         for n in (1000, 2000, 4000)
+    ],
+    "teachers": [
+        *(
+            Experiment("camvid", "teachers", "all labels", times, MATCHED, teacher=every_label)
+            for times in (16, 64)
+        ),
+        Experiment("cifar10", "teachers", "width 32", 64, MATCHED, teacher=wider),
     ],
 }
 

@@ -179,6 +179,34 @@ def label_table(rows: Sequence[Row]) -> Table:
     return Table(header, lines)
 
 
+def teacher_table(rows: Sequence[Row]) -> Table:
+    """Return function matching with a better teacher, beside it as it is with equal steps."""
+    at_length = {(g[0]["case"], g[0]["multiple"]): g for g in lengths(rows)}
+    lines = []
+    for group in groups(rows, "teachers"):
+        base = at_length.get((group[0]["case"], group[0]["multiple"]), [])
+        for teacher, matched in (("as it is", base), (group[0]["what"], group)):
+            if matched:
+                lines.append(
+                    (
+                        CASES[group[0]["case"]],
+                        str(group[0]["result"]["steps"]),
+                        teacher,
+                        f"{100 * matched[0]['result']['teacher']:.2f}",
+                        mean_and_spread(base, "supervised"),
+                        mean_and_spread(matched, "function_matching"),
+                        difference(
+                            values(base, "supervised"), values(matched, "function_matching")
+                        ),
+                        shown_share(share(matched, base)),
+                        mean_and_spread(matched, "function_matching", "validation"),
+                    )
+                )
+    gain = "matching − supervised, pp (95 % interval)"
+    header = ("data", "steps", "teacher", "its score", "supervised", "function matching", gain)
+    return Table((*header, "gap closed", "agreement, validation"), lines)
+
+
 def setting_table(rows: Sequence[Row]) -> Table:
     """Return the scores by which the learning rate was chosen."""
     lines = [

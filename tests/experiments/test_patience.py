@@ -54,6 +54,22 @@ def test_more_labels_are_compared_with_the_matched_student_of_few():
     assert (supervised, gain) == ("76.15 ± 0.07", "-2.00 (all equal)")
 
 
+def test_a_better_teacher_stands_below_the_one_as_it_is_with_the_same_supervised_students():
+    better = [row(s, "all labels", "teachers", function_matching=0.79) for s in (1, 2)]
+    for one in better:
+        one["result"]["teacher"] = 0.90
+    header, lines = tables.teacher_table([*ROWS, *better])
+    first, second = (dict(zip(header, line, strict=True)) for line in lines)
+    assert (first["teacher"], first["its score"], first["gap closed"]) == (
+        "as it is",
+        "80.00",
+        "0.81",
+    )
+    assert (second["teacher"], second["its score"]) == ("all labels", "90.00")
+    assert second["supervised"] == first["supervised"] == "70.15 ± 0.07"
+    assert second["gap closed"] == "0.45"  # 9 of the 19.85 points from 70.15 to 90
+
+
 def test_one_seed_has_a_difference_and_no_interval():
     one = [found for found in ROWS if found["seed"] == 1]
     assert tables.length_table(one).lines[0][-2:] == ("+8.00 (one pair)", "0.81")
@@ -115,6 +131,9 @@ def test_every_experiment_has_a_config(tmp_path):
     for experiment in (e for part in patience.PARTS.values() for e in part):
         config = experiment.change(patience.CASES[experiment.case](tmp_path, tmp_path))
         assert config.student_steps.steps % patience.INTERVALS == 0
+        if experiment.teacher:
+            case = patience.CASES[experiment.case](tmp_path, tmp_path)
+            assert patience.alone(experiment.teacher(case)) != patience.alone(case)
 
 
 def test_the_plan_names_what_is_missing_and_trains_nothing(tmp_path, capsys):
