@@ -2,12 +2,14 @@
 
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from fmce.data.frames.pool import decode
 from fmce.data.image_reader import (
@@ -253,6 +255,82 @@ def test_a_pipe_and_a_file_of_many_gigabytes_are_damage(tmp_path):
                 DAMAGE_ERRORS, match=f"{path.name} (is no regular file|has 1099511627776 bytes)"
             ):
                 read(path)
+
+
+@pytest.mark.parametrize("read", [read_rgb, read_ids, image_size])
+def test_what_pillow_reads_with_another_program_is_no_image(tmp_path, read):
+    """An EPS would start Ghostscript, with code that the file brings along."""
+    Image.new("RGB", (9, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(OSError, match="no image"):
+        read(tmp_path / "a.png")
+
+
+def peak_of_reading(path):
+    """Return by how many bytes a new Python grew while it read a file."""
+    code = (
+        "import resource, sys; from pathlib import Path; from fmce.data.image_reader import read_rgb\n"
+        "peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); read_rgb(Path(sys.argv[1])); print(peak() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "most"),
+    [
+        ("a.png", "RGB", 8),
+        ("a.png", "P", 6),
+        ("a.png", "RGBA", 8),
+        ("a.jpg", "RGB", 4),
+        ("a.jpg", "CMYK", 9),
+        ("a.tif", "RGB", 11),
+        ("a.bmp", "RGB", 11),
+        ("a.tif", "F", 13),
+        ("a.webp", "RGB", 20),
+    ],
+)
+def test_reading_holds_few_copies(tmp_path, name, mode, most):
+    """In bytes a pixel: at most Pillow's own picture (4), the file, and the result (3)."""
+    Image.new(mode, (4000, 4000)).save(tmp_path / name)
+    assert peak_of_reading(tmp_path / name) < 1.1 * most * 4000 * 4000
+
+
+@pytest.mark.parametrize(
+    ("ending", "width", "most"), [("webp", 6_100, 25), ("bmp", 6_100, 25), ("png", 12_200, 50)]
+)
+def test_more_pixels_than_half_a_gigabyte_allows_are_refused_by_the_header(
+    tmp_path, ending, width, most
+):
+    path = tmp_path / f"a.{ending}"
+    Image.new("L", (width, 4_100)).save(path)
+    text = f"{width} × 4100 pixels, expected at most {most}000000"
+    for source in (path, path.read_bytes()):
+        with pytest.raises(OSError, match=text):
+            read_rgb(source)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16", "F", "RGBA", "CMYK", "LAB", "YCbCr"])
+def test_strips_give_the_picture_of_the_whole(tmp_path, monkeypatch, mode):
+    pixels = Image.fromarray(NOISE).convert("P" if mode == "P" else "RGB")
+    if mode in ("I;16", "F"):
+        grey = np.asarray(pixels.convert("L"))
+        pixels = Image.fromarray(
+            grey.astype(np.uint16) * 257 if mode == "I;16" else grey / np.float32(255)
+        )
+    elif mode == "LAB":
+        pixels = ImageCms.profileToProfile(
+            pixels, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        )
+    elif mode != "P":
+        pixels = pixels.convert(mode)
+    pixels.save(tmp_path / "a.tif")
+    whole = read_rgb(tmp_path / "a.tif")
+    monkeypatch.setattr("fmce.data.image_reader._STRIP_PIXELS", 3 * NOISE.shape[1])
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.tif"), whole)
 
 
 def test_more_pixels_than_pillow_warns_of_are_refused(tmp_path, monkeypatch):

@@ -7,10 +7,12 @@ import os
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
+from PIL import Image
 
 from tests.faults import folders
 from tests.faults.trial import Ended, fmce, forked, verdict
@@ -205,6 +207,39 @@ def _tar_of(kind: bytes) -> bytes:
     return buffer.getvalue()
 
 
+# An EPS that would write a file beside it, were it given to a program that draws it.
+_EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(RAN) (w) file closefile showpage\n%%EOF\n"
+_PIXELS = {"BMP": 25_000_000, "TIFF": 25_000_000, "WEBP": 25_000_000}
+
+
+def image_bombs() -> dict[str, Callable[[Path], object]]:
+    """Return what writes image files, by a name: as many pixels as are decoded at most, and what is no image."""
+
+    def plain(kind: str, width: int, mode: str = "RGB") -> Callable[[Path], object]:
+        return lambda path: Image.new(mode, (width, _PIXELS.get(kind, 50_000_000) // width)).save(
+            path, kind
+        )
+
+    def header_of_178_megapixels(path: Path) -> None:
+        plain("PNG", 10_000)(path)
+        content = bytearray(path.read_bytes())
+        content[16:24] = (17_800).to_bytes(4, "big") + (10_000).to_bytes(4, "big")
+        content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+        path.write_bytes(content)
+
+    kinds = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+    return {
+        **{f"many pixels {kind}": plain(kind, 10_000) for kind in kinds if kind != "GIF"},
+        "many pixels GIF": plain("GIF", 10_000, "P"),
+        "many pixels CMYK": plain("JPEG", 10_000, "CMYK"),
+        "long": lambda path: Image.new("RGB", (1, 60_000)).save(path, "PNG"),
+        "178 megapixels": header_of_178_megapixels,
+        "eps": lambda path: path.write_bytes(_EPS),
+        "text": lambda path: path.write_text("no image " * 1000),
+        "fifo": os.mkfifo,
+    }
+
+
 def tries(folder: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     """Yield the name and the column of every hostile input whose name `keep` accepts."""
     home = folder / "hostile"
@@ -224,6 +259,34 @@ def tries(folder: Path, keep: Callable[[str], bool]) -> Iterator[tuple[str, str]
     for name, content in tar_bombs().items():
         if keep(f"shard {name}"):
             yield f"shard {name}", _shard(home / "shards", content)
+    for name, write in image_bombs().items():
+        if keep(f"image {name}"):
+            yield f"image {name}", _image(home / "images", write)
+
+
+def _image(folder: Path, write: Callable[[Path], object]) -> str:
+    """Read a folder of classes with such an image four times, as a training does."""
+    from fmce.data.classification.image_folder import read_image_folder
+
+    shutil.rmtree(folder, ignore_errors=True)
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (folder / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(folder / split / name / "0.png")
+    path = folder / "train" / "a" / "1.png"
+    write(path)
+    for number in (2, 3, 4):
+        path.with_name(f"{number}.png").hardlink_to(path)
+
+    def read() -> int:
+        os.chdir(folder)
+        return 0 * len(read_image_folder(folder, 8).train)
+
+    ended = forked(read, SECONDS)
+    if ended.megabytes > MEGABYTES or ended.code < 0 or any(folder.rglob("RAN")):
+        return "used silently"
+    named = f"ValueError: 4 of 6 images cannot be read: {path}" in ended.err
+    return "recovered" if ended.code == 0 else "refused and named" if named else "traceback"
 
 
 def _shard(folder: Path, content: bytes) -> str:

@@ -4,9 +4,10 @@ Whatever is damaged inside counts as damage, also where a decoder would fill the
 """
 
 import io
+import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,13 +33,16 @@ DAMAGE_ERRORS = (
 # libjpeg's warnings of lost or altered pixels; its others concern the header alone.
 _LOST_PIXELS = re.compile(r"Corrupt JPEG data|Premature end|Inconsistent progression")
 _JPEG = ("JPEG", "MPO")
+# By content, whatever the ending. Pillow knows more, some of which start a program (EPS) or hold many copies.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _ORIENTATION = 0x112
 # PNG stores grey of 2 and 4 bits as samples that Pillow spreads over 0 … 255.
 _SPREAD = {"L;2": 85, "L;4": 17}
 
-
-# Bytes of a file; an uncompressed image of the most pixels that Pillow opens has half of them.
-_MOST_BYTES = 2**30
+# With these, decoding takes less than half a gigabyte; of the formats named, more copies are held.
+_MOST_BYTES, _MOST_PIXELS = 2**30, 50_000_000
+_FEWER_PIXELS = {"WEBP": 25_000_000, "BMP": 25_000_000, "TIFF": 25_000_000}
+_STRIP_PIXELS = 2**20
 
 
 class WrongMaskError(ValueError):
@@ -58,11 +62,22 @@ def read_rgb(source: Path | str | bytes) -> ImageArray:
         OSError: If the file is missing, cut off, damaged inside or no image (or another of `DAMAGE_ERRORS`).
     """
     with _opened(source) as (image, file):
-        turn = _orientation(image, file)
-        if image.format in _JPEG:
-            return _upright(_decode_jpeg(image, file), turn)
-        _refuse_damaged_png(image, file)
-        return _upright(_to_rgb(image), turn)
+        return _decode(image, file)
+
+
+def read_square(source: Path | str | bytes, size: int) -> ImageArray:
+    """Decode an image as `read_rgb` does, and resize it to uint8 (size, size, 3), bilinear, not in proportion."""
+    with _opened(source) as (image, file):
+        whole = Image.fromarray(_decode(image, file))
+        return np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _decode(image: Image.Image, file: io.BytesIO) -> ImageArray:
+    turn = _orientation(image, file)
+    if image.format in _JPEG:
+        return _upright(_decode_jpeg(image, file), turn)
+    _refuse_damaged_png(image, file)
+    return _upright(_to_rgb(image), turn)
 
 
 def read_ids(path: Path) -> ImageArray:
@@ -78,22 +93,12 @@ def read_ids(path: Path) -> ImageArray:
         # Read before decoding, which forgets how samples were stored.
         tiles = getattr(image, "tile", [])
         spread = _SPREAD.get(str(tiles[0].args), 1) if tiles else 1
-        ids, mode, kind = np.array(image), image.mode, image.format
-    if kind in _JPEG:
-        raise WrongMaskError(f"expected a lossless mask, got a JPEG in {path}; save its ids as PNG")
-    if kind == "WEBP" and (ids[..., :1] == ids[..., :3]).all():
-        ids = ids[..., 0]  # WebP has no single channel
-    if ids.ndim != 2:
-        raise WrongMaskError(
-            f"expected a mask of one channel holding class ids, got mode {mode} in {path}; "
-            "is it a colour map?"
-        )
-    if ids.dtype != np.uint8:  # 1-bit, 16-bit or float files
-        if not (np.isfinite(ids) & (ids == np.floor(ids)) & (ids >= 0) & (ids <= 255)).all():
+        if image.format in _JPEG:
             raise WrongMaskError(
-                f"expected whole class ids in 0 … 255, got {ids.min()} to {ids.max()} in {path}"
+                f"expected a lossless mask, got a JPEG in {path}; save its ids as PNG"
             )
-        ids = ids.astype(np.uint8)
+        is_webp = image.format == "WEBP"
+        ids = _by_strips(image, lambda strip: _ids_of(strip, path, is_webp))
     return _upright(ids // spread, turn)
 
 
@@ -104,7 +109,7 @@ def image_size(path: Path) -> tuple[int, int]:
         OSError: If the file is missing or no image (or another of `DAMAGE_ERRORS`).
     """
     check_regular(path, _MOST_BYTES)
-    with open(path, "rb") as file, Image.open(file) as image:
+    with open(path, "rb") as file, _image_in(file) as image:
         turned = _orientation(image, file) > 4
         return (image.height, image.width) if turned else image.size
 
@@ -112,22 +117,40 @@ def image_size(path: Path) -> tuple[int, int]:
 def _bytes_of(path: Path) -> bytes:
     """Read a file; a pipe would be waited for, and one of many gigabytes fill the memory."""
     check_regular(path, _MOST_BYTES)
-    return path.read_bytes()
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > _STRIP_PIXELS:
+            with _image_in(file) as image:
+                _check_pixels(image)
+            file.seek(0)
+        return file.read()
 
 
 @contextmanager
 def _opened(source: Path | str | bytes) -> Iterator[tuple[Image.Image, io.BytesIO]]:
-    # Read at once: the header, the check and the decoder each go through the file.
-    file = io.BytesIO(source if isinstance(source, bytes) else _bytes_of(Path(source)))
-    try:
-        image = Image.open(file)
-    except UnidentifiedImageError as error:  # its text would name an object in memory
-        raise OSError("no image" if file.getvalue() else "an empty file") from error
-    with image:
-        most = Image.MAX_IMAGE_PIXELS  # Pillow warns above it, and refuses twice as many
-        if most is not None and image.width * image.height > most:
-            raise OSError(f"{image.width} × {image.height} pixels, expected at most {most}")
+    if not isinstance(source, bytes):
+        source = _bytes_of(Path(source))
+    # In memory: the header, the check and the decoder each go through the file.
+    file = io.BytesIO(source)
+    with _image_in(file) as image:
+        _check_pixels(image)
         yield image, file
+
+
+def _image_in(file: io.BufferedReader | io.BytesIO) -> Image.Image:
+    """Read the header of an image."""
+    try:
+        return Image.open(file, formats=_FORMATS)
+    except UnidentifiedImageError as error:  # its text would name an object in memory
+        is_empty = file.seek(0, io.SEEK_END) == 0
+        raise OSError("an empty file" if is_empty else "no image") from error
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if Image.MAX_IMAGE_PIXELS is None:  # a user's wish
+        return
+    most = min(Image.MAX_IMAGE_PIXELS, _FEWER_PIXELS.get(image.format or "", _MOST_PIXELS))
+    if image.width * image.height > most:
+        raise OSError(f"{image.width} × {image.height} pixels, expected at most {most}")
 
 
 def _orientation(image: Image.Image, file: io.BufferedReader | io.BytesIO) -> int:
@@ -178,26 +201,68 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> ImageArray:
 
 def _decode_jpeg(image: Image.Image, file: io.BytesIO) -> ImageArray:
     """Decode a JPEG; libjpeg's warnings, which Pillow does not pass on, are errors."""
+    is_cmyk = image.mode == "CMYK"
     try:
-        pixels: ImageArray = simplejpeg.decode_jpeg(
-            file.getvalue(), "CMYK" if image.mode == "CMYK" else "RGB"
-        )
+        pixels: ImageArray = simplejpeg.decode_jpeg(file.getvalue(), "CMYK" if is_cmyk else "RGB")
+        if not is_cmyk:
+            return pixels
+        del pixels  # Pillow knows which programs store the four colours inverted.
     except ValueError as error:
         if _LOST_PIXELS.search(str(error)):
             raise OSError(f"damaged inside ({error})") from error
-        return _to_rgb(image)  # a rare layout, which libjpeg's simple interface does not read
-    # Pillow knows which programs store the four colours inverted.
-    return _to_rgb(image) if image.mode == "CMYK" else pixels
+        # Otherwise a rare layout, which libjpeg's simple interface does not read.
+    return _to_rgb(image)
 
 
 def _refuse_damaged_png(image: Image.Image, file: io.BytesIO) -> None:
     """Compare the checksums of a PNG, which decoding does not do for the pixels."""
     if image.format == "PNG":
-        with Image.open(io.BytesIO(file.getvalue())) as other:
+        with Image.open(io.BytesIO(file.getvalue()), formats=("PNG",)) as other:
             other.verify()
 
 
+def _by_strips(image: Image.Image, read: Callable[[Image.Image], ImageArray]) -> ImageArray:
+    """Return what `read` makes of an image's rows, a few at a time: whole, copies would take ten times its bytes."""
+    image.load()
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    pixels: ImageArray | None = None
+    for top in range(0, height, rows):
+        strip = read(image.crop((0, top, width, min(top + rows, height))))
+        if pixels is None:
+            pixels = np.empty((height, *strip.shape[1:]), np.uint8)
+        pixels[top : top + rows] = strip
+    if pixels is None:
+        raise OSError(f"{width} × {height} pixels, expected at least one")
+    image.close()  # its pixels are not needed beside these
+    return pixels
+
+
+def _ids_of(image: Image.Image, path: Path, is_webp: bool) -> ImageArray:
+    """Return the ids of a decoded mask, as stored."""
+    ids = np.asarray(image)
+    if is_webp and (ids[..., :1] == ids[..., :3]).all():
+        ids = ids[..., 0]  # WebP has no single channel
+    if ids.ndim != 2:
+        raise WrongMaskError(
+            f"expected a mask of one channel holding class ids, got mode {image.mode} in {path}; "
+            "is it a colour map?"
+        )
+    if ids.dtype != np.uint8:  # 1-bit, 16-bit or float files
+        if not (np.isfinite(ids) & (ids == np.floor(ids)) & (ids >= 0) & (ids <= 255)).all():
+            raise WrongMaskError(
+                f"expected whole class ids in 0 … 255, got {ids.min()} to {ids.max()} in {path}"
+            )
+        ids = ids.astype(np.uint8)
+    return ids
+
+
 def _to_rgb(image: Image.Image) -> ImageArray:
+    """Return a decoded image as `read_rgb` does, not turned."""
+    return _by_strips(image, _rgb_of)
+
+
+def _rgb_of(image: Image.Image) -> ImageArray:
     if image.mode.startswith("I;16"):
         return _grey((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "F":
@@ -211,7 +276,7 @@ def _to_rgb(image: Image.Image) -> ImageArray:
         raise ValueError("expected samples of 8 or 16 bits or floats, got 32-bit integers")
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # to RGB at once, Pillow would warn of transparent colours
-    return np.array(image.convert("RGB"))
+    return np.asarray(image.convert("RGB"))
 
 
 def _grey(pixels: NDArray[np.uint8]) -> ImageArray:

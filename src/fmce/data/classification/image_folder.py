@@ -1,25 +1,24 @@
 """Images in one folder per class, read once to uint8: Mini-ImageNet (FMCE paper, section V-A) or a custom set."""
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 from fmce.data.batch import ImageSet
 from fmce.data.classification.splits import DataParts
 from fmce.data.image_files import IMAGE_SUFFIXES, first_names, list_images
-from fmce.data.image_reader import DAMAGE_ERRORS, read_rgb
+from fmce.data.image_reader import DAMAGE_ERRORS, image_size, read_square
 from fmce.data.memory import available_memory
 
 _VALIDATION_NAMES = ("val", "validation", "valid")
 _LAYOUT = "CLASS/*.jpg or {train,val}/CLASS/*.jpg"
 # Splitting copies each part, so for a moment every image is in memory twice.
 _COPIES = 2
-
+_LARGE_PIXELS = 2**23
 
 _Files = list[tuple[Path, int]]
 """Image files of one split and their class indices."""
@@ -112,19 +111,22 @@ def _check_memory(root: Path, num_images: int, size: int) -> None:
 def _decode_all(files: _Files, size: int) -> ImageSet:
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
 
-    def decode(position: int) -> str | None:
+    def decode(position: int, most_pixels: float = _LARGE_PIXELS) -> str | int | None:
         path, _ = files[position]
         try:
-            image = Image.fromarray(read_rgb(path))
-            square = image.resize((size, size), Image.Resampling.BILINEAR)
-            images[position] = torch.from_numpy(np.array(square)).permute(2, 0, 1)
+            if math.prod(image_size(path)) > most_pixels:
+                return position
+            images[position] = torch.from_numpy(read_square(path, size).copy()).permute(2, 0, 1)
         except DAMAGE_ERRORS as error:
             return f"{path} ({error})"
         return None
 
-    # Pillow releases the interpreter lock while decoding, so threads are enough.
+    # Pillow releases the interpreter lock while decoding, so threads are enough. Each keeps the memory of its largest
+    # image, so the largest ones come here one by one.
     with ThreadPoolExecutor() as pool:
-        damaged = [name for name in pool.map(decode, range(len(files))) if name]
+        found = list(pool.map(decode, range(len(files))))
+    found = [decode(one, math.inf) if isinstance(one, int) else one for one in found]
+    damaged = [name for name in found if isinstance(name, str)]
     if damaged:
         raise ValueError(
             f"{len(damaged)} of {len(files)} images cannot be read: {first_names(damaged)}; "
