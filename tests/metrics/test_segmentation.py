@@ -45,6 +45,16 @@ def test_counts_agree_with_a_plain_loop_and_scikit_learn(seed, num_classes):
     )
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 50), st.sampled_from([1, 19, 32, 33, 127, 128, 200]), st.integers(0, 9))
+def test_masks_of_bytes_are_counted_at_any_length_and_number_of_classes(length, num_classes, seed):
+    rng = np.random.default_rng(seed)
+    preds, targets = rng.integers(0, num_classes, (2, length), np.uint8)
+    targets[rng.random(length) < 0.3] = 255
+    counts = confusion(torch.from_numpy(preds), torch.from_numpy(targets), num_classes)
+    np.testing.assert_array_equal(counts, _loop_counts(preds, targets, num_classes))
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.integers(3, 6), st.booleans())
 def test_scores_agree_with_scikit_learn(seed, num_classes, drop):
