@@ -239,12 +239,14 @@ def _read_csv(text: str, separator: str | None, notes: list[str]) -> "pd.DataFra
     if first and named == cells and _all_numbers(re.split(separator, lines[first])):
         first -= 1  # NumPy writes the header as a comment
         lines[first] = above
-    comments = sum(line.startswith("#") for line in lines)
+    comments = sum(line.startswith("#") for line in lines) if "#" in text else 0
     if comments:
         notes.append(f"{counted(comments, 'comment line')} passed over")
     # A line may end with more separators than the header has; missing cells are empty in any case.
     ends = " " if separator == r"\s+" else f" {separator}"
-    body = ["" if line.startswith("#") else line.rstrip(ends) or line for line in lines[first:]]
+    body = lines[first:]
+    if comments or any(f"{end}\n" in text or text.endswith(end) for end in ends):
+        body = ["" if line.startswith("#") else line.rstrip(ends) or line for line in body]
     try:
         frame = pd.read_csv(
             io.StringIO("\n".join(body)),
