@@ -43,8 +43,8 @@ def _count_pairs(rows: Tensor, columns: Tensor, size: int, width: int) -> Tensor
     """Count the pairs of values of two flat tensors: int64 (size, width), where all pairs fit in int16."""
     cells = size * width
     if rows.device.type != "cpu":
-        pairs = torch.add(columns.to(torch.int16), rows.to(torch.int16), alpha=width)
-        return torch.bincount(pairs, minlength=cells).reshape(size, width)
+        found = torch.add(columns.to(torch.int16), rows.to(torch.int16), alpha=width)
+        return torch.bincount(found, minlength=cells).reshape(size, width)
     count, lanes = len(rows), 4 if 4 * cells <= _MOST_CELLS else 1
     stored = np.zeros(-(-count // 4) * 4, np.int16)
     pairs = stored[:count]
