@@ -39,8 +39,8 @@ _ORIENTATION = 0x112
 # PNG stores grey of 2 and 4 bits as samples that Pillow spreads over 0 … 255.
 _SPREAD = {"L;2": 85, "L;4": 17}
 
-# With these, decoding takes less than half a gigabyte; of the formats named, more copies are held.
-_MOST_BYTES, _MOST_PIXELS = 2**30, 50_000_000
+# Within these bounds decoding takes about half a gigabyte. Decoders of the formats named hold more copies.
+_MOST_BYTES, _MOST_PIXELS = 2**28, 50_000_000
 _FEWER_PIXELS = {"WEBP": 25_000_000, "BMP": 25_000_000, "TIFF": 25_000_000}
 _STRIP_PIXELS = 2**20
 
@@ -226,14 +226,14 @@ def _by_strips(image: Image.Image, read: Callable[[Image.Image], ImageArray]) ->
     image.load()
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // width)
-    pixels: ImageArray | None = None
-    for top in range(0, height, rows):
-        strip = read(image.crop((0, top, width, min(top + rows, height))))
-        if pixels is None:
-            pixels = np.empty((height, *strip.shape[1:]), np.uint8)
-        pixels[top : top + rows] = strip
-    if pixels is None:
-        raise OSError(f"{width} × {height} pixels, expected at least one")
+    if rows >= height:
+        return np.array(read(image))
+    first = read(image.crop((0, 0, width, rows)))
+    pixels: ImageArray = np.empty((height, *first.shape[1:]), np.uint8)
+    pixels[:rows] = first
+    for top in range(rows, height, rows):
+        below = min(top + rows, height)
+        pixels[top:below] = read(image.crop((0, top, width, below)))
     image.close()  # its pixels are not needed beside these
     return pixels
 
