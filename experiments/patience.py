@@ -5,12 +5,14 @@
 Needs the data sets of the cases below FMCE_DATA. One teacher per case teaches students of paired seeds for 1, 4,
 16 and 64 times the case's shortest schedule. Each length has its own schedule, its last checkpoint counts, and
 all arms have equal steps. `deciders` changes one thing at a time on Fashion-MNIST, the cheapest case; `labels`
-gives its supervised student more labels; `settings` compares learning rates on images that no other part sees.
-A row is recorded in results/patience.jsonl as soon as an experiment of one seed ends. If interrupted, rerun the
-command to resume; what has a row is not repeated. `--plan` lists what is missing. Time on one idle CPU core, by the
-cost of a step: an hour for Fashion-MNIST, half an hour for CIFAR-10, 40 minutes for CamVid; for KITTI 12 minutes for
-the teacher and 50 minutes a seed, of which 40 for the longest. `--small`, one seed of Fashion-MNIST up to 4 times:
-about 10 minutes. Expected: no gain at first; the gap to the teacher closes as steps grow, and less with a small pool.
+gives its supervised student more labels; `teachers` asks what a better teacher gives on CamVid and CIFAR-10;
+`settings` compares learning rates on images that no other part sees. A row is recorded in results/patience.jsonl as
+soon as an experiment of one seed ends. If interrupted, rerun the command to resume; what has a row is not repeated.
+`--plan` lists what is missing. Time on one idle CPU core, by the cost of a step: an hour for Fashion-MNIST, half an
+hour for CIFAR-10, 40 minutes for CamVid; for KITTI 12 minutes for the teacher and 53 minutes a seed, of which 41 for
+the longest; for `teachers` 20 minutes on CamVid, and as many on CIFAR-10. `--small`, one seed of Fashion-MNIST up to
+4 times: about 10 minutes. Expected: no gain at first; the gap to the teacher closes as steps grow, and less with a
+small pool.
 """
 
 import argparse
