@@ -185,25 +185,27 @@ def teacher_table(rows: Sequence[Row]) -> Table:
     lines = []
     for group in groups(rows, "teachers"):
         base = at_length.get((group[0]["case"], group[0]["multiple"]), [])
+        supervised, before = (values(base, arm) for arm in ("supervised", "function_matching"))
         for teacher, matched in (("as it is", base), (group[0]["what"], group)):
-            if matched:
-                lines.append(
-                    (
-                        CASES[group[0]["case"]],
-                        str(group[0]["result"]["steps"]),
-                        teacher,
-                        f"{100 * matched[0]['result']['teacher']:.2f}",
-                        mean_and_spread(base, "supervised"),
-                        mean_and_spread(matched, "function_matching"),
-                        difference(
-                            values(base, "supervised"), values(matched, "function_matching")
-                        ),
-                        shown_share(share(matched, base)),
-                        mean_and_spread(matched, "function_matching", "validation"),
-                    )
+            scores = values(matched, "function_matching")
+            if not scores:
+                continue
+            lines.append(
+                (
+                    CASES[group[0]["case"]],
+                    str(group[0]["result"]["steps"]),
+                    teacher,
+                    f"{100 * matched[0]['result']['teacher']:.2f}",
+                    mean_and_spread(base, "supervised"),
+                    mean_and_spread(matched, "function_matching"),
+                    difference(supervised, scores),
+                    "–" if matched is base else difference(before, scores),
+                    shown_share(share(matched, base)),
+                    mean_and_spread(matched, "function_matching", "validation"),
                 )
-    gain = "matching − supervised, pp (95 % interval)"
-    header = ("data", "steps", "teacher", "its score", "supervised", "function matching", gain)
+            )
+    gains = ("− supervised, pp (95 % interval)", "− matched as it is, pp (95 % interval)")
+    header = ("data", "steps", "teacher", "its score", "supervised", "function matching", *gains)
     return Table((*header, "gap closed", "agreement, validation"), lines)
 
 

@@ -67,6 +67,8 @@ def test_a_better_teacher_stands_below_the_one_as_it_is_with_the_same_supervised
     )
     assert (second["teacher"], second["its score"]) == ("all labels", "90.00")
     assert second["supervised"] == first["supervised"] == "70.15 ± 0.07"
+    gain = "− matched as it is, pp (95 % interval)"
+    assert (first[gain], second[gain]) == ("–", "+1.00 (all equal)")
     assert second["gap closed"] == "0.45"  # 9 of the 19.85 points from 70.15 to 90
 
 
