@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fmce import PhaseConfig, find_phases
@@ -49,6 +49,7 @@ def test_every_marker_has_a_checkpoint_within_a_quarter_of_a_phase(losses, num_p
     # Every epoch above three quarters of the first phase is near a kept one, on the line of the thinning.
     distances = np.abs(places[:, None] - places[np.array(kept) - 1][None, :]).min(axis=1)
     largest = max(log_progress(losses[:n].tolist(), config)[1] for n in range(1, len(losses) + 1))
+    assume(largest > 0.05)  # less than 5 % of fall is noise, which has no phases
     assert distances.max() <= largest / (PER_PHASE * num_phases) + 1e-12
     try:
         markers = find_phases(losses, config).markers

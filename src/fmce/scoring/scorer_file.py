@@ -87,7 +87,7 @@ def _offsets(parts: Mapping[str, Any]) -> dict[str, Offsets]:
 
 
 def _rounded(values: Any) -> list[float]:
-    return [float(f"{v:.5g}") for v in values]
+    return [float(f"{v:.9g}") for v in values]
 
 
 def _ascending(parts: Any) -> list[np.ndarray[Any, Any]]:
