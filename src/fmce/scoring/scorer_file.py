@@ -1,4 +1,4 @@
-"""A scorer on disk: JSON with its digest, its tables rounded to what they carry."""
+"""A scorer on disk: JSON with its digest, its tables to the last digit, since knots may lie close together."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,13 +28,13 @@ def write_scorer(
         "format": _FORMAT,
         "card": dict(card),
         "tables": {
-            key: {name: [_rounded(t.x), _rounded(t.y)] for name, t in one.items()}
+            key: {name: [_floats(t.x), _floats(t.y)] for name, t in one.items()}
             for key, one in tables.items()
         },
         "offsets": {key: _plain_offsets(one) for key, one in offsets.items()},
         "outlooks": {
             key: {
-                "weights": {name: _rounded(w) for name, w in one.weights.items()},
+                "weights": {name: _floats(w) for name, w in one.weights.items()},
                 "offsets": _plain_offsets(one.offsets),
             }
             for key, one in outlooks.items()
@@ -79,15 +79,15 @@ def read_scorer(
 
 
 def _plain_offsets(offsets: Mapping[str, Offsets]) -> dict[str, list[list[float]]]:
-    return {n: [_rounded(o.at), _rounded(o.low), _rounded(o.high)] for n, o in offsets.items()}
+    return {n: [_floats(o.at), _floats(o.low), _floats(o.high)] for n, o in offsets.items()}
 
 
 def _offsets(parts: Mapping[str, Any]) -> dict[str, Offsets]:
     return {name: Offsets(*_ascending(columns)) for name, columns in parts.items()}
 
 
-def _rounded(values: Any) -> list[float]:
-    return [float(f"{v:.9g}") for v in values]
+def _floats(values: Any) -> list[float]:
+    return [float(v) for v in values]
 
 
 def _ascending(parts: Any) -> list[np.ndarray[Any, Any]]:
