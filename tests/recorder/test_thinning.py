@@ -42,6 +42,8 @@ def curves(draw):
 @given(curves(), st.integers(2, 10))
 def test_every_marker_has_a_checkpoint_within_a_quarter_of_a_phase(losses, num_phases):
     """The bound of the docstring: P is the progress of E_K, and the markers lie at multiples of P/K."""
+    # A later highest loss would move E_0, from which all progress is measured, after checkpoints have gone.
+    assume(losses.argmax() < PER_PHASE * num_phases)
     config = PhaseConfig(num_phases=num_phases, relative_threshold=1e-3, smoothing="ema")
     kept = kept_checkpoints(losses.tolist(), config)
     progress, reached = log_progress(losses.tolist(), config)
@@ -49,7 +51,6 @@ def test_every_marker_has_a_checkpoint_within_a_quarter_of_a_phase(losses, num_p
     # Every epoch above three quarters of the first phase is near a kept one, on the line of the thinning.
     distances = np.abs(places[:, None] - places[np.array(kept) - 1][None, :]).min(axis=1)
     largest = max(log_progress(losses[:n].tolist(), config)[1] for n in range(1, len(losses) + 1))
-    assume(largest > 0.05)  # less than 5 % of fall is noise, which has no phases
     assert distances.max() <= largest / (PER_PHASE * num_phases) + 1e-12
     try:
         markers = find_phases(losses, config).markers

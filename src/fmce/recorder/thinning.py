@@ -50,8 +50,8 @@ def loss_positions(losses: Sequence[float], config: PhaseConfig) -> NDArray[np.f
 
     It is the progress of the log smoothed loss since E_0, as markers measure it. With P the progress so far, or
     that of E_K once it is known, what lies above P, or below three quarters of the first phase, counts as lying
-    there: no marker needs it. Where at most 4·K epochs stay, each marker of a curve whose progress never fell
-    has one within a quarter of a phase, P/(4K).
+    there: no marker needs it. Where at most 4·K epochs stay, each marker of a curve whose progress never fell, and
+    whose highest loss is among the first 4·K, has one within a quarter of a phase, P/(4K).
 
     Args:
         losses: (M,) one per epoch; NaN where there is none.

@@ -46,7 +46,9 @@ def fit_table(x: Array, y: Array, weights: Array) -> MonotoneTable:
     rising = bool(np.nan_to_num(spearmanr(x, y).statistic) >= 0)
     fitted = IsotonicRegression(increasing=rising).fit(x, y, weights)
     # Knots at even quantiles: a table of every step would be larger and no better.
-    knots = np.unique(np.quantile(x, np.linspace(0, 1, _KNOTS)))
+    # Values that differ by rounding errors are one knot.
+    quantiles = np.quantile(x, np.linspace(0, 1, _KNOTS))
+    knots = np.unique([float(f"{value:.7g}") for value in quantiles])
     # The mean of a step's two sides at a knot, so that no step is passed at one of its ends.
     width = np.diff(knots, prepend=knots[0], append=knots[-1]) / 2
     below, above = knots - width[:-1] / 2, knots + width[1:] / 2
