@@ -207,31 +207,30 @@ def _tar_of(kind: bytes) -> bytes:
     return buffer.getvalue()
 
 
-# An EPS that would write a file beside it, were it given to a program that draws it.
+# An EPS that writes a file when a program draws it.
 _EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(RAN) (w) file closefile showpage\n%%EOF\n"
-_PIXELS = {"BMP": 25_000_000, "TIFF": 25_000_000, "WEBP": 25_000_000}
+# The largest images that are decoded: format, mode, and rows of 10,000 pixels.
+_LARGEST = (
+    *(("PNG", "RGB", 5_000), ("JPEG", "RGB", 5_000), ("JPEG", "CMYK", 5_000), ("GIF", "P", 5_000)),
+    *(("BMP", "RGB", 2_500), ("TIFF", "RGB", 2_500), ("WEBP", "RGB", 2_500)),
+)
 
 
 def image_bombs() -> dict[str, Callable[[Path], object]]:
     """Return what writes image files, by a name: as many pixels as are decoded at most, and what is no image."""
 
-    def plain(kind: str, width: int, mode: str = "RGB") -> Callable[[Path], object]:
-        return lambda path: Image.new(mode, (width, _PIXELS.get(kind, 50_000_000) // width)).save(
-            path, kind
-        )
+    def plain(kind: str, mode: str, rows: int) -> Callable[[Path], object]:
+        return lambda path: Image.new(mode, (10_000, rows)).save(path, kind)
 
     def header_of_178_megapixels(path: Path) -> None:
-        plain("PNG", 10_000)(path)
+        Image.new("L", (8, 8)).save(path, "PNG")
         content = bytearray(path.read_bytes())
         content[16:24] = (17_800).to_bytes(4, "big") + (10_000).to_bytes(4, "big")
         content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
         path.write_bytes(content)
 
-    kinds = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
     return {
-        **{f"many pixels {kind}": plain(kind, 10_000) for kind in kinds if kind != "GIF"},
-        "many pixels GIF": plain("GIF", 10_000, "P"),
-        "many pixels CMYK": plain("JPEG", 10_000, "CMYK"),
+        **{f"largest {kind} {mode}": plain(kind, mode, rows) for kind, mode, rows in _LARGEST},
         "long": lambda path: Image.new("RGB", (1, 60_000)).save(path, "PNG"),
         "178 megapixels": header_of_178_megapixels,
         "eps": lambda path: path.write_bytes(_EPS),
@@ -280,7 +279,8 @@ def _image(folder: Path, write: Callable[[Path], object]) -> str:
 
     def read() -> int:
         os.chdir(folder)
-        return 0 * len(read_image_folder(folder, 8).train)
+        read_image_folder(folder, 8)
+        return 0
 
     ended = forked(read, SECONDS)
     if ended.megabytes > MEGABYTES or ended.code < 0 or any(folder.rglob("RAN")):

@@ -33,13 +33,13 @@ DAMAGE_ERRORS = (
 # libjpeg's warnings of lost or altered pixels; its others concern the header alone.
 _LOST_PIXELS = re.compile(r"Corrupt JPEG data|Premature end|Inconsistent progression")
 _JPEG = ("JPEG", "MPO")
-# By content, whatever the ending. Pillow knows more, some of which start a program (EPS) or hold many copies.
+# By content, whatever the ending. Pillow reads more formats; EPS would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _ORIENTATION = 0x112
 # PNG stores grey of 2 and 4 bits as samples that Pillow spreads over 0 … 255.
 _SPREAD = {"L;2": 85, "L;4": 17}
 
-# Within these bounds decoding takes about half a gigabyte. Decoders of the formats named hold more copies.
+# Within these bounds decoding takes less than half a gigabyte. The formats named are decoded with more copies.
 _MOST_BYTES, _MOST_PIXELS = 2**28, 50_000_000
 _FEWER_PIXELS = {"WEBP": 25_000_000, "BMP": 25_000_000, "TIFF": 25_000_000}
 _STRIP_PIXELS = 2**20
@@ -69,7 +69,7 @@ def read_square(source: Path | str | bytes, size: int) -> ImageArray:
     """Decode an image as `read_rgb` does, and resize it to uint8 (size, size, 3), bilinear, not in proportion."""
     with _opened(source) as (image, file):
         whole = Image.fromarray(_decode(image, file))
-        return np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR))
+        return np.array(whole.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _decode(image: Image.Image, file: io.BytesIO) -> ImageArray:
@@ -146,7 +146,7 @@ def _image_in(file: io.BufferedReader | io.BytesIO) -> Image.Image:
 
 
 def _check_pixels(image: Image.Image) -> None:
-    if Image.MAX_IMAGE_PIXELS is None:  # a user's wish
+    if Image.MAX_IMAGE_PIXELS is None:  # the user has lifted the bound
         return
     most = min(Image.MAX_IMAGE_PIXELS, _FEWER_PIXELS.get(image.format or "", _MOST_PIXELS))
     if image.width * image.height > most:
@@ -222,7 +222,7 @@ def _refuse_damaged_png(image: Image.Image, file: io.BytesIO) -> None:
 
 
 def _by_strips(image: Image.Image, read: Callable[[Image.Image], ImageArray]) -> ImageArray:
-    """Return what `read` makes of an image's rows, a few at a time: whole, copies would take ten times its bytes."""
+    """Return what `read` makes of an image, a few rows at a time, since Pillow copies on the way to NumPy."""
     image.load()
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // width)

@@ -20,6 +20,7 @@ _LAYOUT = "CLASS/*.jpg or {train,val}/CLASS/*.jpg"
 _COPIES = 2
 _LARGE_PIXELS = 2**23
 
+
 _Files = list[tuple[Path, int]]
 """Image files of one split and their class indices."""
 
@@ -116,13 +117,13 @@ def _decode_all(files: _Files, size: int) -> ImageSet:
         try:
             if math.prod(image_size(path)) > most_pixels:
                 return position
-            images[position] = torch.from_numpy(read_square(path, size).copy()).permute(2, 0, 1)
+            images[position] = torch.from_numpy(read_square(path, size)).permute(2, 0, 1)
         except DAMAGE_ERRORS as error:
             return f"{path} ({error})"
         return None
 
-    # Pillow releases the interpreter lock while decoding, so threads are enough. Each keeps the memory of its largest
-    # image, so the largest ones come here one by one.
+    # Pillow releases the interpreter lock while decoding, so threads are enough. Each thread keeps the memory of its
+    # largest image, so this one decodes all large images, one by one.
     with ThreadPoolExecutor() as pool:
         found = list(pool.map(decode, range(len(files))))
     found = [decode(one, math.inf) if isinstance(one, int) else one for one in found]
