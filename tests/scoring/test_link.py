@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fmce.scoring.link import PROGRESS, fit_link, linked, middles_of
+from fmce.scoring.monotone import fit_table
 from tests.scoring.runs import history
 
 NAMES = ("useful", "useless")
@@ -52,6 +53,14 @@ def test_the_fit_finds_a_curved_scale_and_leaves_noise_out():
         for name in NAMES
     }
     assert moved["useless"] < moved["useful"] / 2
+
+
+def test_values_apart_by_rounding_errors_are_one_knot():
+    ends = 10 - np.array([0, 1e-15, 4e-15]) * 2
+    x = np.concatenate([np.linspace(0, 9, 40), np.repeat(ends, 10)])
+    table = fit_table(x, np.arange(len(x)) / 7, np.ones(len(x)))
+    assert np.diff(table.x).min() > 0.01
+    assert table(ends) == pytest.approx([float(table(10.0))] * 3, abs=1e-9)
 
 
 def test_tables_continue_straight_beyond_what_was_fitted_on():

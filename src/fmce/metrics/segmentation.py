@@ -51,8 +51,8 @@ def _count_pairs(rows: Tensor, columns: Tensor, size: int, width: int) -> Tensor
     np.multiply(rows.numpy(), width, out=pairs, dtype=np.int16)  # converts on the way
     np.add(pairs, columns.numpy(), out=pairs)
     if lanes > 1:
-        # Neighbours are often alike, and a count must wait for the one before it in the same cell. So every fourth
-        # pixel counts in cells of its own: four values of int16 are moved apart by one addition of int64.
+        # Neighbours are often alike, and a count waits for the one before it in the same cell. So pixels take turns
+        # in four tables: one int64 addition moves four int16 values to theirs.
         stored.view(np.int64)[:] += sum(lane * cells << 16 * lane for lane in range(lanes))
     counts = torch.bincount(torch.from_numpy(pairs), minlength=lanes * cells)
     return counts.reshape(lanes, size, width).sum(0)
