@@ -10,8 +10,8 @@ gives its supervised student more labels; `teachers` asks what a better teacher 
 soon as an experiment of one seed ends. If interrupted, rerun the command to resume; what has a row is not repeated.
 `--plan` lists what is missing. Time on one idle CPU core, by the cost of a step: an hour for Fashion-MNIST, half an
 hour for CIFAR-10, 40 minutes for CamVid; for KITTI 12 minutes for the teacher and 53 minutes a seed, of which 41 for
-the longest; for `teachers` 20 minutes on CamVid, and as many on CIFAR-10. `--small`, one seed of Fashion-MNIST up to
-4 times: about 10 minutes. Expected: no gain at first; the gap to the teacher closes as steps grow, and less with a
+the longest; for `teachers` 20 minutes on CamVid and 25 on CIFAR-10. `--small`, one seed of Fashion-MNIST up to 4
+times: about 10 minutes. Expected: no gain at first; the gap to the teacher closes as steps grow, and less with a
 small pool.
 """
 
