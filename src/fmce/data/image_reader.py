@@ -4,6 +4,7 @@ Whatever is damaged inside counts as damage, also where a decoder would fill the
 """
 
 import io
+import math
 import os
 import re
 import struct
@@ -65,9 +66,17 @@ def read_rgb(source: Path | str | bytes) -> ImageArray:
         return _decode(image, file)
 
 
-def read_square(source: Path | str | bytes, size: int) -> ImageArray:
-    """Decode an image as `read_rgb` does, and resize it to uint8 (size, size, 3), bilinear, not in proportion."""
+def read_square(
+    source: Path | str | bytes, size: int, most_pixels: float = math.inf
+) -> ImageArray | None:
+    """Decode an image as `read_rgb` does, and resize it to uint8 (size, size, 3), bilinear, not in proportion.
+
+    Returns:
+        The square; None, without decoding, if the image has more than `most_pixels`.
+    """
     with _opened(source) as (image, file):
+        if image.width * image.height > most_pixels:
+            return None
         whole = Image.fromarray(_decode(image, file))
         return np.array(whole.resize((size, size), Image.Resampling.BILINEAR))
 

@@ -11,7 +11,7 @@ import torch
 from fmce.data.batch import ImageSet
 from fmce.data.classification.splits import DataParts
 from fmce.data.image_files import IMAGE_SUFFIXES, first_names, list_images
-from fmce.data.image_reader import DAMAGE_ERRORS, image_size, read_square
+from fmce.data.image_reader import DAMAGE_ERRORS, read_square
 from fmce.data.memory import available_memory
 
 _VALIDATION_NAMES = ("val", "validation", "valid")
@@ -115,9 +115,10 @@ def _decode_all(files: _Files, size: int) -> ImageSet:
     def decode(position: int, most_pixels: float = _LARGE_PIXELS) -> str | int | None:
         path, _ = files[position]
         try:
-            if math.prod(image_size(path)) > most_pixels:
+            square = read_square(path, size, most_pixels)
+            if square is None:
                 return position
-            images[position] = torch.from_numpy(read_square(path, size)).permute(2, 0, 1)
+            images[position] = torch.from_numpy(square).permute(2, 0, 1)
         except DAMAGE_ERRORS as error:
             return f"{path} ({error})"
         return None
