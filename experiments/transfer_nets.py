@@ -49,6 +49,7 @@ SOURCES: Mapping[str, Source] = {
     "cifar10": Source("cifar10"),
     "cifar100-first10": Source("cifar100", (0, 10)),
     "cifar100-other20": Source("cifar100", (40, 60)),
+    "cifar100-last20": Source("cifar100", (80, 100)),
     "imagenette": Source("imagenette-84"),
     "cifar10-32px": Source("cifar10", side=32, images=10_000),
     "cifar10-32px-2000": Source("cifar10", side=32, images=2000),
@@ -200,6 +201,15 @@ def _mobilenet(num_classes: int, _width: int, _side: int) -> nn.Module:
     return net  # type: ignore[no-any-return]
 
 
+def _densenet(num_classes: int, width: int, _side: int) -> nn.Module:
+    from torchvision.models import DenseNet
+
+    net: Any = DenseNet(width, (4, 4, 4), 2 * width, num_classes=num_classes)
+    net.features.conv0 = nn.Conv2d(3, 2 * width, 3, padding=1, bias=False)
+    net.features.pool0 = nn.Identity()
+    return net  # type: ignore[no-any-return]
+
+
 def _resnet18(num_classes: int, _width: int, _side: int) -> nn.Module:
     from torchvision.models import resnet18
 
@@ -222,6 +232,10 @@ ARCHITECTURES: Mapping[str, tuple[Callable[[int, int, int], nn.Module], tuple[st
     "mixer": (lambda c, w, s: TokenNet(c, w, s, attention=False), _BLOCKS),
     "shufflenet": (_shufflenet, ("stage2", "stage3", "conv5")),
     "mobilenet": (_mobilenet, ("features.3", "features.10", "features")),
+    "densenet": (
+        _densenet,
+        ("features.denseblock1", "features.denseblock2", "features"),
+    ),
     "resnet18": (_resnet18, ("layer1", "layer2", "layer3", "layer4")),
     "resnet18-stem3": (_resnet18_stem3, ("layer1", "layer2", "layer3", "layer4")),
 }

@@ -74,6 +74,7 @@ _BARE, _SHUFFLE = (
     {"architecture": "shufflenet", "width": 0},
 )
 _MIXER, _MOBILE = {"architecture": "mixer", "width": 48}, {"architecture": "mobilenet", "width": 0}
+_DENSE: dict[str, Any] = {"architecture": "densenet", "width": 12}
 _RESNET: dict[str, Any] = {"architecture": "resnet18", "width": 0}
 _WIDE_STEM: dict[str, Any] = {"architecture": "resnet18-stem3", "width": 0}
 
@@ -137,6 +138,11 @@ UNSEEN: Mapping[str, Sequence[Training]] = {
         {"data": "cifar10", "seed": 10},
         {"seed": 10, **_VIT},
         {"data": "mnist", "seed": 10},
+        {"data": "cifar100-first10", "seed": 11},
+        {"seed": 11, **_PLAIN},
+        {"data": "fashion", "seed": 11, **_VIT},
+        {"data": "fashion", "seed": 11, "width": 8},
+        {"data": "mnist", "seed": 11, **_BARE},
     ),
     "width": _of(
         {"width": 32, "seed": 20},
@@ -144,6 +150,11 @@ UNSEEN: Mapping[str, Sequence[Training]] = {
         {**_VIT, "width": 64, "seed": 20},
         {"width": 10, "seed": 20},
         {"data": "cifar10", "width": 10, "seed": 20},
+        {"data": "mnist", "width": 32, "seed": 21},
+        {"data": "cifar10", "width": 20, "seed": 21},
+        {**_PLAIN, "width": 36, "seed": 21},
+        {"data": "fashion", **_VIT, "width": 24, "seed": 21},
+        {"data": "cifar100-first10", "width": 20, "seed": 21},
     ),
     "recipe": _of(
         {"seed": 30, "optimizer": "adamw", "rate": 2e-3, "epochs": 40, "schedule": "linear"},
@@ -151,6 +162,11 @@ UNSEEN: Mapping[str, Sequence[Training]] = {
         {"seed": 30, "data": "cifar10", **_SGD, "rate": 0.1, "epochs": 40},
         {"seed": 30, "data": "mnist", **_VIT, "optimizer": "adamw", "epochs": 50},
         {"seed": 30, "rate": 5e-3, "epochs": 45, "schedule": "constant"},
+        {"seed": 31, "data": "cifar10", "optimizer": "adamw", "epochs": 50, "schedule": "linear"},
+        {"seed": 31, "data": "mnist", "optimizer": "plain-sgd", "rate": 0.1, "schedule": "constant"},
+        {"seed": 31, "data": "fashion", "rate": 5e-4, "epochs": 35, "schedule": "linear"},
+        {"seed": 31, **_PLAIN, **_SGD, "rate": 0.02, "epochs": 70, "schedule": "step"},
+        {"seed": 31, "data": "fashion", **_VIT, "optimizer": "adamw", "rate": 3e-3, "epochs": 25},
     ),
     "data": _of(
         {"data": "cifar100-other20", "seed": 40},
@@ -158,6 +174,11 @@ UNSEEN: Mapping[str, Sequence[Training]] = {
         {"data": "imagenette", "seed": 40, **_VIT},
         {"data": "cifar100-other20", "seed": 40, **_PLAIN},
         {"data": "imagenette", "seed": 40, **_PLAIN},
+        {"data": "cifar100-other20", "seed": 41, **_VIT},
+        {"data": "cifar100-last20", "seed": 41},
+        {"data": "cifar100-last20", "seed": 41, **_BARE},
+        {"data": "imagenette", "seed": 41, "width": 8},
+        {"data": "imagenette", "seed": 41, **_SHUFFLE, "epochs": 50},
     ),
     "architecture": _of(
         {"seed": 50, **_MIXER},
@@ -165,9 +186,15 @@ UNSEEN: Mapping[str, Sequence[Training]] = {
         {"data": "cifar10", "seed": 50, **_MIXER, "epochs": 50},
         {"data": "fashion", "seed": 50, **_MOBILE, "epochs": 50},
         {"data": "cifar10", "seed": 50, **_MOBILE, "epochs": 40},
+        {"data": "mnist", "seed": 51, **_MIXER},
+        {"seed": 51, **_MOBILE, "epochs": 50},
+        {"data": "fashion", "seed": 51, **_DENSE},
+        {"data": "cifar10", "seed": 51, **_DENSE},
+        {"data": "cifar100-first10", "seed": 51, **_DENSE},
     ),
     "larger network": _of(
         {"data": "cifar10-32px-2000", "seed": 60, **_RESNET, "epochs": 24, "batch": 128},
+        {"data": "cifar10-32px-2000", "seed": 61, **_RESNET, **_SGD, "epochs": 24, "batch": 128},
     ),
 }
 """Protocol → trainings that no choice and no table has seen, new in that respect."""
