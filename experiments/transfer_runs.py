@@ -128,6 +128,18 @@ FITTED: Sequence[Training] = _of(
     {"schedule": "step", "width": 12},
     {"data": "cifar100-first10", "seed": 1, "width": 8},
     {"data": "fashion", "epochs": 20, "rate": 2e-3, "width": 12},
+    {"data": "cifar10", "rate": 3e-3, "epochs": 40, "schedule": "constant"},
+    {"data": "fashion", **_SGD, "rate": 0.02, "epochs": 40, "schedule": "linear"},
+    {"rate": 2e-3, "epochs": 50, "schedule": "linear"},
+    {"data": "mnist", **_SGD, "rate": 0.1, "schedule": "step"},
+    {**_VIT, **_SGD, "epochs": 40, "schedule": "step"},
+    {"data": "cifar10", **_PLAIN, "rate": 3e-3, "epochs": 40, "schedule": "step"},
+    {"data": "fashion", **_BARE, **_SGD, "rate": 0.02, "schedule": "constant"},
+    {"data": "cifar100-first10", **_SGD, "epochs": 40, "schedule": "linear"},
+    {**_SHUFFLE, **_SGD, "epochs": 40},
+    {"data": "mnist", **_PLAIN, "rate": 2e-3, "epochs": 25, "schedule": "step"},
+    {"data": "fashion", "rate": 5e-3, "schedule": "constant"},
+    {"data": "cifar10", **_VIT, "rate": 5e-4, "epochs": 45, "schedule": "linear"},
 )
 """Trainings that the scorer is fitted on, and that choices were made on by leaving some of them out."""
 
