@@ -5,8 +5,9 @@
 Three nets of five modules learn the digits with a recorder. Three injuries act while a net trains for four epochs;
 nine are done to the last checkpoint of a healthy training, which is then checked. Asked are the alarms, the clocks
 (Gram matrices of the probe alone, against the net's own record, one that ends four epochs before, or other seeds'
-runs), the maturity statistics (of the same probe with its classes, against other seeds' runs), and two baselines. Every
-seed injures another module. A row per net and seed goes to results/recorder.jsonl. Takes about 15 minutes; --small two.
+runs), the maturity statistics (of the same probe with its classes, against other seeds' runs), the norms of the weights
+(against other seeds' last checkpoints), and two baselines. Every seed injures another module. A row per net and seed
+goes to results/recorder.jsonl. Takes about 15 minutes; --small two.
 """
 
 import copy
@@ -30,6 +31,7 @@ from fmce.recorder.check import compare_weights
 from fmce.recorder.check_checkpoint import check_checkpoint
 from fmce.recorder.gram import Triangle, drift_between, gram_matrix, gram_triangle, pooled
 from fmce.recorder.grams import load_grams
+from fmce.recorder.peers import FEWEST_PEERS
 from fmce.recorder.probe import Probe
 from fmce.recorder.recorder import Recorder
 from fmce.recorder.statistics import Statistics, module_statistics, twin_statistics
@@ -325,6 +327,7 @@ class Case:
         return {
             "alarms": self._places(ordered(with_record.alarms)),
             "alarms alone": self._places(ordered(alone.alarms)),
+            **self._beside_peers(state),
             "own drift": self._since(self.run, EPOCHS, triangles),
             "old drift": self._since(self.run, OLD, triangles),
             **self._clocks(triangles, self._others(EPOCHS)),
@@ -332,6 +335,17 @@ class Case:
             "fall": self._falls(state, EPOCHS, self.others),
             "own fall": self._falls(state, OLD, [self.run]),
         }
+
+    def _beside_peers(self, state: State) -> dict[str, Any]:
+        """Return what check_checkpoint says of weights beside the other seeds' last ones, where these are enough."""
+        if len(self.others) < FEWEST_PEERS:
+            return {}
+        peers = [run / "checkpoints" / f"epoch_{EPOCHS:04d}" for run in self.others]
+        found = check_checkpoint(
+            self.build(), state, modules=self.names, probe=self.probe, peers=peers
+        )
+        unlike = [found.facts[name]["unlike_peers"]["distance"] for name in self.names]
+        return {"alarms, peers": self._places(ordered(found.alarms)), "unlike peers": unlike}
 
     def _falls(self, state: State, epoch: int, runs: Sequence[Path]) -> list[float]:
         """Return how immature each module is beside other runs: 0 as they are at an epoch, 1 re-initialised."""

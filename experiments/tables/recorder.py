@@ -121,6 +121,17 @@ def _alarms_or_score(case: Mapping[str, Any], result: Mapping[str, Any]) -> int 
     return _score(case, result) if named is None else named
 
 
+def _peers(case: Mapping[str, Any]) -> int | None:
+    """Return the module whose weights are the most unlike other seeds'."""
+    unlike = case.get("unlike peers")
+    return None if unlike is None else int(np.argmax(unlike))
+
+
+def _alarms_or_peers(case: Mapping[str, Any], _: Mapping[str, Any]) -> int | None:
+    named = _first(case.get("alarms, peers", case.get("alarms alone", case["alarms"])))
+    return _peers(case) if named is None else named
+
+
 def _with_clocks_and_score(case: Mapping[str, Any], result: Mapping[str, Any]) -> int | None:
     """Return what the record names by alarm or clock, else the score."""
     named = _first(case["alarms"])
@@ -137,8 +148,10 @@ NAMINGS: Mapping[str, Naming] = {
     "clocks, other runs": partial(_most, "jump of drift"),
     "score, older record": _older_score,
     "score, other runs": _score,
+    "weights, other runs": lambda case, _: _peers(case),
     "no record: alarms, else clocks": _without_record,
     "no record: alarms, else score": _alarms_or_score,
+    "no record: alarms beside other runs, else weights": _alarms_or_peers,
     "alarms, clocks, score": _with_clocks_and_score,
     "last module": lambda case, _: len(case["rank"]) - 1,
     "effective rank": partial(_most, "effective rank"),
@@ -146,7 +159,7 @@ NAMINGS: Mapping[str, Naming] = {
 # Of a training from its start there is no other record.
 _OF_CHECKPOINTS = (
     *("alarms, no record", "clocks, own record", "clocks, older record"),
-    "score, older record",
+    *("score, older record", "weights, other runs"),
 )
 
 
@@ -231,6 +244,9 @@ def healthy_table(rows: Sequence[Row]) -> Table:
     if healthy and "own fall" in healthy[0]:
         falls = sum(_unusual_falls(row["result"]["healthy"], row["result"]).size for row in found)
         counts["score, older record"] = (falls, "")
+    if healthy and "alarms, peers" in healthy[0]:
+        beside = sum(len(one["alarms, peers"]) for one in healthy)
+        counts["alarms beside other runs, no record"] = (beside, "")
     lines = [
         [name, extra or f"{len(healthy)} checkpoints", str(count), f"{count / len(healthy):.2f}"]
         for name, (count, extra) in counts.items()

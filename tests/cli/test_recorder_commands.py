@@ -9,7 +9,7 @@ import pytest
 
 from fmce.cli.main import main
 from fmce.cli.watch import lines_of, view_of, watch_run
-from tests.recorder.loops import recorded
+from tests.recorder.loops import made, recorded
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,13 @@ def test_check_names_what_is_odd(run, tmp_path, monkeypatch, capsys):
     found = json.loads(called(capsys, "check", *common, "--json"))
     assert set(found["epochs"].values()) == {7}
     assert "| late |" in called(capsys, "check", *common, "--markdown")
+    peers = []
+    for seed in (1, 2, 3):
+        recorded(tmp_path / str(seed), 7, *made(seed), keep="all")
+        peers.append(tmp_path / str(seed) / "checkpoints/epoch_0007")
+    out = called(capsys, "check", *common[:3], "--peers", *peers)
+    assert "unlike peers" in out
+    assert "alarm:" not in out
     with pytest.raises(SystemExit):
         main(["check", str(checkpoint), "--model", "net_of_mine:nothing"])
     assert "net_of_mine" in capsys.readouterr().err

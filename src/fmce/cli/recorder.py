@@ -88,6 +88,10 @@ def check(
     probe: Annotated[
         str | None, option("module:function that returns inputs for the network", "NAME")
     ] = None,
+    peers: Annotated[
+        tuple[Path, ...],
+        option("checkpoints of three or more other trainings of the network", "FILE …"),
+    ] = (),
     num_classes: Annotated[int, option("classes of torchvision's or timm's model", "N")] = 1000,
     markdown: Annotated[Flag, option("print a Markdown table, to be pasted")] = False,
     json: Json = False,
@@ -106,6 +110,7 @@ def check(
         run=run,
         modules=modules or None,
         probe=None if probe is None else call_named(probe),
+        peers=peers,
     )
     if json:
         print_json(found.to_dict())

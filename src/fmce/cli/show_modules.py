@@ -48,7 +48,9 @@ def show_check(checkpoint: Path, found: "CheckpointCheck", *, markdown: bool = F
     """Print how a checkpoint fits, and what is odd about each module."""
     from fmce.report.module_figures import markdown_table
 
-    header = ("module", "parameters", "not loaded", "epoch", "dead", "drift to the run", "alarms")
+    compared = any("unlike_peers" in facts for facts in found.facts.values())
+    header = ("module", "parameters", "not loaded", "epoch", "dead", "drift to the run")
+    header += (*(("unlike peers",) if compared else ()), "alarms")
     rows = []
     for name, facts in found.facts.items():
         drifts = [found.drifts[o] for o in facts.get("outputs", {}) if o in found.drifts]
@@ -58,7 +60,9 @@ def show_check(checkpoint: Path, found: "CheckpointCheck", *, markdown: bool = F
             (
                 *(name, f"{facts['parameters']:,}", str(facts.get("not_loaded", 0))),
                 *("–" if epoch is None else str(epoch), number(facts.get("dead"), 2)),
-                *(number(max(drifts), 3) if drifts else "–", "; ".join(kinds) or "–"),
+                number(max(drifts), 3) if drifts else "–",
+                *((number(facts.get("unlike_peers", {}).get("distance"), 1),) if compared else ()),
+                "; ".join(kinds) or "–",
             )
         )
     if markdown:

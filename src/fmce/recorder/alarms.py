@@ -11,6 +11,8 @@ from typing import Any
 DEAD_SHARE = 0.5
 # Weights of so few distinct values were rounded.
 ROUNDED_VALUES = 16
+# Healthy seeds were up to 9 standard deviations from three others, injured modules mostly beyond 12.
+UNLIKE_PEERS = 10.0
 
 Facts = Mapping[str, Any]
 """One module's facts of one epoch, as `facts.module_facts` measures them."""
@@ -223,6 +225,20 @@ def _rounded(facts: Facts) -> tuple[str, str] | None:
     return f"a weight has only {count} distinct values", "check for quantised weights"
 
 
+def _unlike_peers(facts: Facts) -> tuple[str, str] | None:
+    unlike = facts.get("unlike_peers")
+    if unlike is None:
+        return None
+    distance = unlike["distance"]  # None is infinite
+    if distance is not None and distance < UNLIKE_PEERS:
+        return None
+    norm = "NaN or infinite" if unlike["norm"] is None else f"{unlike['norm']:.3g}"
+    return (
+        f"{unlike['parameter']} has norm {norm}, in other trainings {unlike['least']:.3g} to {unlike['most']:.3g}",
+        "check where its weights come from",
+    )
+
+
 def _left_gradient(facts: Facts) -> tuple[str, str] | None:
     count = facts.get("stale_gradients")
     if not count:
@@ -243,6 +259,7 @@ _KINDS: dict[str, Callable[[Facts], tuple[str, str] | None]] = {
     "repeated": _repeated,
     "zero_filters": _zero_filters,
     "rounded": _rounded,
+    "unlike_peers": _unlike_peers,
     "gradient_left": _left_gradient,
     # Each of these is why those after it hold too.
     "frozen": _frozen,

@@ -16,6 +16,7 @@ from fmce.recorder.gram import drift_between
 from fmce.recorder.grams import gram_epochs, load_grams, warn_of_lost_grams
 from fmce.recorder.module_names import default_modules
 from fmce.recorder.outputs import ModuleFacts
+from fmce.recorder.peers import unlike_peers
 from fmce.recorder.probe import Probe, bare_model
 from fmce.recorder.weights import Weights, describe_change, measure_modules
 from fmce.runs.log import read_metrics
@@ -52,6 +53,7 @@ def check_checkpoint(
     run: Path | None = None,
     modules: Sequence[str] | None = None,
     probe: Any = None,
+    peers: Sequence[str | Path] = (),
 ) -> CheckpointCheck:
     """Load a checkpoint into a model and say which modules are odd, were not loaded, or belong to another epoch.
 
@@ -61,10 +63,12 @@ def check_checkpoint(
         run: Run folder that recorded the training it should belong to.
         modules: Submodules to check; by default those of the run, else the children with parameters.
         probe: Inputs, see `Probe`; that of the run gives drifts too.
+        peers: Checkpoints of three or more other trainings of the same network, which weights are compared with.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds no state dict, a module is unknown, or the model cannot take the probe.
+        ValueError: If it holds no state dict, a module is unknown, the model cannot take the probe, or peers do not
+            fit the network.
     """
     bare, theirs = bare_model(model), read_state_dict(checkpoint)
     comparison = compare_weights(bare, theirs, modules=modules)
@@ -82,6 +86,9 @@ def check_checkpoint(
         bare, _renamed(theirs, comparison.prefix), modules=names
     ).modules.items():
         found[name]["not_loaded"] = counts["missing"] + counts["wrong_shape"]
+    if peers:
+        for name, unlike in unlike_peers(bare, names, peers).items():
+            found[name]["unlike_peers"] = unlike.to_dict()
     epochs = {} if run is None else _epochs(weights, rows)
     if run is not None and epochs:
         _note_changes(run, rows, weights, epochs, found)
