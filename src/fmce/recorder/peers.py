@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import nn
+from torch.linalg import vector_norm
 
 from fmce.convergence.banded import Array
 from fmce.models.features import find_module
@@ -105,7 +107,12 @@ def unlike_peers(
 
 def _norms(model: nn.Module) -> dict[str, float]:
     parameters = model.named_parameters(remove_duplicate=False)
-    return {name: float(p.detach().double().norm()) for name, p in parameters}
+    return {
+        name: float(
+            vector_norm(p.detach(), dtype=torch.cdouble if p.is_complex() else torch.double)
+        )
+        for name, p in parameters
+    }
 
 
 def _logs(norms: ArrayLike) -> Array:
