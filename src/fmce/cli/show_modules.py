@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from fmce.console.tables import number, percent, print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from fmce.recorder.check_checkpoint import CheckpointCheck
     from fmce.recorder.clocks import ModuleTable
@@ -44,6 +44,13 @@ def show_prices(prices: "Sequence[ModulePrice]", *, markdown: bool = False) -> N
     )
 
 
+def _distance(unlike: "Mapping[str, float | None] | None") -> str:
+    if unlike is None:
+        return "–"
+    distance = unlike["distance"]
+    return "∞" if distance is None else f"{distance:.1f} σ"
+
+
 def show_check(checkpoint: Path, found: "CheckpointCheck", *, markdown: bool = False) -> None:
     """Print how a checkpoint fits, and what is odd about each module."""
     from fmce.report.module_figures import markdown_table
@@ -61,7 +68,7 @@ def show_check(checkpoint: Path, found: "CheckpointCheck", *, markdown: bool = F
                 *(name, f"{facts['parameters']:,}", str(facts.get("not_loaded", 0))),
                 *("–" if epoch is None else str(epoch), number(facts.get("dead"), 2)),
                 number(max(drifts), 3) if drifts else "–",
-                *((number(facts.get("unlike_peers", {}).get("distance"), 1),) if compared else ()),
+                *((_distance(facts.get("unlike_peers")),) if compared else ()),
                 "; ".join(kinds) or "–",
             )
         )
