@@ -30,7 +30,7 @@ STATISTICS: Mapping[str, tuple[str, ...]] = {
         *("probe_margin", "probe_loss", "probe_mse", "fisher", "cosine_own", "nc1"),
         *("nc1_projected", "residual_90", "mean_margin"),
     ),
-    # Modules before the last map: the joint fit of last ones holds worse for them than separate tables do.
+    # Modules before the last map have separate tables, fitted on all modules: a joint fit puts some in no order.
     "within_run/class earlier": ("probe_margin", "probe_loss", "fisher", "cosine_own"),
     "within_run/free": FREE_STATISTICS,
     "snapshot/free": FREE_STATISTICS,
@@ -41,7 +41,7 @@ _EARLIER = " earlier"
 # What a run may have that no run of the training card has, from the mildest to the hardest.
 NOVELTIES = ("run", "width", "recipe", "data", "architecture")
 EARLIER = "earlier module"
-"""A module before the last map, whose statistics move otherwise: tables are fitted on last ones."""
+"""A module before the last map, whose statistics move otherwise."""
 _LABELS: tuple[Labels, ...] = ("class", "free")
 # A span below it is noise.
 _SMALLEST_SPAN = 1e-3
@@ -138,7 +138,7 @@ class MaturityScorer:
         Args:
             histories: With losses, of at least three runs. `about` names "data", "architecture", "width" and
                 "recipe" where the interval on others of these is wanted. Modules whose `about` has a "place" other
-                than "last" are fitted no tables on, only an interval of their own.
+                than "last" have intervals of their own, and add to the tables of such modules alone.
             statistics: Which statistics to use, by "within_run/class" and so on.
             card: Further fields of the training card.
 
@@ -166,10 +166,12 @@ class MaturityScorer:
             usable = [n for n in names if any(n in h.values for h in histories)]
             if not usable or (key.endswith(_EARLIER) and not earlier):
                 continue
-            pool, others = ([_Known.of(h, key, usable, True) for h in hs] for hs in (last, earlier))
+            ends, others = ([_Known.of(h, key, usable, True) for h in hs] for hs in (last, earlier))
+            own = key.endswith(_EARLIER)
+            pool, asked = (ends + others, others) if own else (ends, ends)
             tables[key] = _fit_tables(pool, usable, key)
             offsets[key] = {
-                novelty: fit_offsets(*_unseen(pool, pool, usable, key, novelty))
+                novelty: fit_offsets(*_unseen(pool, asked, usable, key, novelty))
                 for novelty in NOVELTIES
                 if len({_value(h, novelty) for h in last}) > 1
             }
