@@ -25,7 +25,10 @@ FORMS: tuple[Form, ...] = ("within_run", "snapshot")
 # Chosen by leaving out runs, widths, recipes, data sets and architectures of those fitted on (experiments/transfer.py):
 # those within a run for their error, those of a snapshot for the order of the worst run.
 STATISTICS: Mapping[str, tuple[str, ...]] = {
-    "within_run/class": ("probe_margin", "probe_loss", "fisher", "cosine_own", "mean_margin"),
+    "within_run/class": (
+        *("probe_margin", "probe_loss", "mean_margin", "fisher", "cosine_own", "probe_error"),
+        *("nc1_projected", "residual_90"),
+    ),
     "snapshot/class": (
         *("probe_margin", "probe_loss", "probe_mse", "fisher", "cosine_own", "nc1"),
         *("nc1_projected", "residual_90", "mean_margin"),
@@ -37,6 +40,13 @@ STATISTICS: Mapping[str, tuple[str, ...]] = {
 }
 # Without labels a joint fit is nearer by a third and orders some runs backwards; separate tables never do.
 _JOINED = "within_run/class"
+# Each of these is fitted jointly, and the mean of their answers counts: it is nearer than one fit to any of them, and
+# than one to all.
+_JOINT_FITS = (
+    ("probe_margin", "probe_loss", "mean_margin", "fisher", "cosine_own"),
+    ("probe_margin", "probe_loss", "mean_margin", "cosine_own", "probe_error"),
+    ("probe_margin", "probe_loss", "mean_margin", "nc1_projected", "residual_90"),
+)
 _EARLIER = " earlier"
 # What a run may have that no run of the training card has, from the mildest to the hardest.
 NOVELTIES = ("run", "width", "recipe", "data", "architecture")
@@ -110,8 +120,9 @@ class MaturityScorer:
     was fitted on, since a phase is a share of a run's own final progress.
 
     One monotone table per statistic answers; the score is the mean of the answers. Of last modules with labels, the
-    tables are fitted together instead (`fmce.scoring.link`). `within_run` belongs to the middle of an epoch, as its
-    mean training loss does, and is averaged over neighbouring epochs where these were measured.
+    tables are fitted together instead (`fmce.scoring.link`), three times with other statistics. `within_run` belongs to
+    the middle of an epoch, as its mean training loss does, and is averaged over neighbouring epochs where these were
+    measured.
 
     Args:
         tables: "within_run/class" and so on → statistic → its table.
@@ -193,7 +204,8 @@ class MaturityScorer:
     def progress(self, history: ModuleHistory, labels: Labels = "class") -> Array:
         """Return a module's progress (E,) within what is known of the run, 10 at its newest epoch."""
         key = self._key(history, "within_run", labels)
-        return _answer(_Known.of(history, key, tuple(self.tables[key])), self.tables[key], key)[0]
+        known = _Known.of(history, key, _names_of(self.tables[key]))
+        return _answer(known, self.tables[key], key)[0]
 
     def _key(self, history: ModuleHistory, form: Form, labels: Labels) -> str:
         """Return which tables answer for a module."""
@@ -225,7 +237,7 @@ class MaturityScorer:
         if key not in self.tables:
             raise ValueError(f"this scorer has no {key}; it has {', '.join(self.tables)}")
         key = self._key(history, form, labels)
-        names = [name for name in self.tables[key] if name != PROGRESS]
+        names = _names_of(self.tables[key])
         known_of = _Known.of(history, key, names)
         if not known_of.inputs:
             raise ValueError(
@@ -234,8 +246,7 @@ class MaturityScorer:
             )
         values, spread = _answer(known_of, self.tables[key], key)
         novel = self.novelties(history)
-        known = {n: o for n, o in self.offsets[key].items() if n in novel}
-        low, high = widest(known or self.offsets[key]).around(values)
+        low, high = self._interval(key, novel).around(values)
         if finished is None:
             finished = history.planned is None or len(history.losses) >= history.planned
         extrapolated = form == "within_run" and not finished and labels in self.outlooks
@@ -252,6 +263,18 @@ class MaturityScorer:
             use=_USE[form],
             extrapolated=extrapolated,
         )
+
+    def _interval(self, key: str, novel: Sequence[str]) -> Offsets:
+        """Return the offsets for the hardest that is new; the widest of all where that one was never left out.
+
+        The widest of all that are new would always cover more than 90 %, since it is partly widest by chance.
+        """
+        known = self.offsets[key]
+        hardest = next((n for n in reversed(NOVELTIES) if n in novel), NOVELTIES[0])
+        if hardest not in known:
+            return widest(known)
+        wanted = {hardest, EARLIER} & {hardest, *novel} & known.keys()
+        return widest({name: known[name] for name in wanted})
 
     def novelties(self, history: ModuleHistory) -> tuple[str, ...]:
         """Return what the run has that no run of the training card has; what it does not name counts as new."""
@@ -329,7 +352,12 @@ class _Known(NamedTuple):
 def _answer(known: _Known, tables: Mapping[str, MonotoneTable], key: str) -> tuple[Array, Array]:
     """Return scores (E,) and the spread of the answers (E,)."""
     if key == _JOINED:
-        values, spread = linked(tables, known.inputs)
+        fits: dict[str, dict[str, MonotoneTable]] = {}
+        for name, table in tables.items():
+            number, _, statistic = name.rpartition("/")
+            fits.setdefault(number, {})[statistic] = table
+        found = [linked(fit, known.inputs) for fit in fits.values()]
+        values, spread = (combine(one)[0] for one in zip(*found, strict=True))
     else:
         values, spread = combine(answers_of(tables, known.inputs))
     if key.startswith("within_run"):
@@ -337,10 +365,24 @@ def _answer(known: _Known, tables: Mapping[str, MonotoneTable], key: str) -> tup
     return values, spread
 
 
+def _names_of(tables: Mapping[str, MonotoneTable]) -> list[str]:
+    """Return the statistics that tables are about; those of a joint fit have its number before theirs."""
+    names = [name.rpartition("/")[2] for name in tables]
+    return [name for name in dict.fromkeys(names) if name != PROGRESS]
+
+
 def _fit_tables(pool: Sequence[_Known], names: Sequence[str], key: str) -> dict[str, MonotoneTable]:
     """Fit a table per statistic; each history has the same weight."""
     if key == _JOINED:
-        return fit_link([(one.inputs, one.truth) for one in pool], names)
+        inputs = [(one.inputs, one.truth) for one in pool]
+        known = [[n for n in fit if n in names] for fit in _JOINT_FITS]
+        fits = known if set(names) == {n for fit in known for n in fit} else [names]
+        return {
+            f"{number}/{name}": table
+            for number, fit in enumerate(fits)
+            if fit and fit not in fits[:number]
+            for name, table in fit_link(inputs, fit).items()
+        }
     truth = np.concatenate([one.truth for one in pool])
     weights = np.concatenate([np.full(len(one.truth), 1 / len(one.truth)) for one in pool])
     tables = {}
