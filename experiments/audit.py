@@ -1,15 +1,15 @@
 """How far can maturity scores be trusted? The audit of the transfer study's trainings, with all controls.
 
-    python -m experiments.audit [--small] [--published RUN …] [--out runs/transfer]
+    python -m experiments.audit [--small] [--published] [--out runs/transfer]
 
 Reads the trainings that experiments.transfer stored. A scorer is fitted on those meant for it, and judged beside the
 controls of `fmce audit` on those that are new in seed, width, recipe, data set or architecture, by the last module, in
-both forms of the score, for raw and official phases. --published names run folders of `fmce train`, of which the first
-ones have an FMCE-Net: each network's score is judged on its own run and on the others. Rows go to
-results/transfer.jsonl. Takes about five minutes on one CPU core once the trainings are there; --small one.
+both forms of the score, for raw and official phases. --published trains five short runs on the digits, three of them
+with an FMCE-Net: each network's score is judged on its own run and on the others. Rows go to results/transfer.jsonl.
+Takes about five minutes on one CPU core once the trainings are there; --small one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,30 @@ from experiments.transfer_runs import (
     StoredRun,
     load_runs,
 )
+from fmce.config.presets import make_config
 from fmce.maturity.audit import IMAGES, TRUTHS, audit, audit_case, judged_rows
 from fmce.maturity.audit_runs import audit_runs
 from fmce.maturity.controls import control_predictors, scorer_predictor
-from fmce.runs.run import open_run
+from fmce.maturity.train_classifier import train_classifier
+from fmce.maturity.train_fmce_net import train_fmce_net
+from fmce.runs.run import Run
 from fmce.scoring.history import ModuleHistory, continuous_phases
 from fmce.scoring.scorer import FORMS, MaturityScorer
 
 EXPERIMENT, NAME = "audit", "maturity score"
 # What the audit calls what is new in the study's protocols.
 _NOVELTIES = {"seed": "run", "larger network": "architecture"}
+_SHORT = (
+    *("data.image_size=8", "data.shift=1", 'model.options={"width": 8}', "train.epochs=24"),
+    *("train.batch_size=128", "train.learning_rate=5e-3", "phases.if_not_converged=last"),
+    "fmce_net.epochs=10",
+)
+PUBLISHED: Mapping[str, Sequence[str]] = {
+    **{f"seed{seed}": (f"train.seed={seed}",) for seed in range(3)},
+    "rate": ("train.learning_rate=2e-3",),
+    "width": ('model.options={"width": 12}',),
+}
+"""Name → settings of the short runs beside the shared ones."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,9 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = options_parser(__doc__, "transfer.jsonl", "runs/transfer")
     add = parser.add_argument
     add("--small", action="store_true", help="the handful of short trainings")
-    add(
-        "--published", type=Path, nargs="+", metavar="RUN", default=[], help="audit their FMCE-Nets"
-    )
+    add("--published", action="store_true", help="train five runs and audit their FMCE-Nets")
     options = parser.parse_args(argv)
     about: dict[str, Any] = {"scale": "small"} if options.small else {}
     unseen = dict(SMALL_UNSEEN if options.small else UNSEEN)
@@ -67,14 +79,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         sizes = {"fitted": len(fitted), "judged": len(judged)}
         record(options.results, EXPERIMENT, form, sizes, {"rows": rows}, **about)
     if options.published:
-        runs = [open_run(path) for path in options.published]
+        runs = published_runs(options.out / "published")
         found_runs = audit_runs(runs, scorer=scorers[None], modules=["blocks.2"])
-        config: dict[str, Any] = {"runs": [run.path.name for run in runs]}
         result = found_runs.to_dict()
         for run in runs:  # no paths of this machine
             place = f"{run.path.parent}/"
             result["unanswered"] = [line.replace(place, "") for line in result["unanswered"]]
-        record(options.results, EXPERIMENT, "published", config, result, **about)
+        settings = {"settings": list(_SHORT), "runs": {n: list(v) for n, v in PUBLISHED.items()}}
+        record(options.results, EXPERIMENT, "published", settings, result, **about)
+
+
+def published_runs(folder: Path) -> list[Run]:
+    """Train the short runs, and an FMCE-Net for each that differs in nothing but its seed, where they are not done."""
+    runs = []
+    for name, changes in PUBLISHED.items():
+        config = make_config("digits", settings=[*_SHORT, *changes])
+        run = train_classifier(config, folder / name)
+        if name.startswith("seed"):
+            train_fmce_net(run, "map")
+        runs.append(run)
+    return runs
 
 
 def rows_of(
