@@ -2,10 +2,10 @@
 
     python -m experiments.transfer [--small] [--jobs 2] [--large] [--train-only] [--ship FILE]
 
-More than 40 small trainings, unlike in data, architecture, width and recipe, fit the scorer; the trainings of each
+More than 50 small trainings, unlike in data, architecture, width and recipe, fit the scorer; the trainings of each
 protocol are new in one respect, and no choice was made on them. What is stored below --out is not trained again, and
-a training that is cut off is repeated. A row per protocol goes to results/transfer.jsonl. Takes about 90 minutes on one
-core, so a tenth of that on 14; --large adds ResNet-18 at 32 pixels, for a GPU. --small takes 10 minutes on two.
+a training that is cut off is repeated. A row per protocol goes to results/transfer.jsonl. Takes about an hour on two
+cores; --large adds ResNet-18 at 32 pixels with a fine stem, for a GPU. --small takes about ten minutes on two.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from experiments.transfer_study import (
 from fmce.console.tables import number, print_table
 from fmce.scoring.scorer import MaturityScorer
 
-COMMAND = "python -m experiments.transfer --large"
+COMMAND = "python -m experiments.transfer"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
