@@ -121,15 +121,12 @@ def _alarms_or_score(case: Mapping[str, Any], result: Mapping[str, Any]) -> int 
     return _score(case, result) if named is None else named
 
 
-def _peers(case: Mapping[str, Any]) -> int | None:
-    """Return the module whose weights are the most unlike other seeds'."""
-    unlike = case.get("unlike peers")
-    return None if unlike is None else int(np.argmax(unlike))
-
-
 def _alarms_or_peers(case: Mapping[str, Any], _: Mapping[str, Any]) -> int | None:
-    named = _first(case.get("alarms, peers", case.get("alarms alone", case["alarms"])))
-    return _peers(case) if named is None else named
+    """Return what alarms beside other seeds' checkpoints name, else the module whose weights are the most unlike."""
+    named = _first(case.get("alarms, peers"))
+    if named is not None or "unlike peers" not in case:
+        return named
+    return int(np.argmax([np.inf if one is None else one for one in case["unlike peers"]]))
 
 
 def _with_clocks_and_score(case: Mapping[str, Any], result: Mapping[str, Any]) -> int | None:
@@ -148,10 +145,10 @@ NAMINGS: Mapping[str, Naming] = {
     "clocks, other runs": partial(_most, "jump of drift"),
     "score, older record": _older_score,
     "score, other runs": _score,
-    "weights, other runs": lambda case, _: _peers(case),
+    "alarms beside other runs, no record": lambda case, _: _first(case.get("alarms, peers")),
+    "these, else the weights most unlike": _alarms_or_peers,
     "no record: alarms, else clocks": _without_record,
     "no record: alarms, else score": _alarms_or_score,
-    "no record: alarms beside other runs, else weights": _alarms_or_peers,
     "alarms, clocks, score": _with_clocks_and_score,
     "last module": lambda case, _: len(case["rank"]) - 1,
     "effective rank": partial(_most, "effective rank"),
@@ -159,7 +156,8 @@ NAMINGS: Mapping[str, Naming] = {
 # Of a training from its start there is no other record.
 _OF_CHECKPOINTS = (
     *("alarms, no record", "clocks, own record", "clocks, older record"),
-    *("score, older record", "weights, other runs"),
+    *("score, older record", "alarms beside other runs, no record"),
+    "these, else the weights most unlike",
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 DEAD_SHARE = 0.5
 # Weights of so few distinct values were rounded.
 ROUNDED_VALUES = 16
-# Healthy seeds were up to 9 standard deviations from three others, injured modules mostly beyond 12.
+# Healthy seeds were up to 7 standard deviations from four others, injured modules mostly beyond 12.
 UNLIKE_PEERS = 10.0
 
 Facts = Mapping[str, Any]
@@ -233,8 +233,9 @@ def _unlike_peers(facts: Facts) -> tuple[str, str] | None:
     if distance is not None and distance < UNLIKE_PEERS:
         return None
     norm = "NaN or infinite" if unlike["norm"] is None else f"{unlike['norm']:.3g}"
+    others = f"{unlike['least']:.3g} to {unlike['most']:.3g}"
     return (
-        f"{unlike['parameter']} has norm {norm}, in other trainings {unlike['least']:.3g} to {unlike['most']:.3g}",
+        f"{unlike['parameter']} has norm {norm}, in other trainings {others}",
         "check where its weights come from",
     )
 

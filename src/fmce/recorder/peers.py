@@ -4,28 +4,25 @@ Trainings that differ in their seed end with nearly the same norm of every param
 module that was re-initialised, rescaled or overwritten stands out, without a record of its own training.
 """
 
-import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike
-from torch import nn
-from torch.linalg import vector_norm
+from torch import Tensor, nn
 
 from fmce.convergence.banded import Array
 from fmce.models.features import find_module
+from fmce.recorder.weights import Weights, measure_tensors
 from fmce.runs.weights import load_into
 
-# With two, the spread says too little: healthy networks were up to 11 standard deviations away.
-FEWEST_PEERS = 3
+# With three, healthy networks were up to 16 standard deviations away, with four up to 7.
+FEWEST_PEERS = 4
 # Relative spread below which that of a few trainings is chance.
 _LEAST_SPREAD = 0.02
-# A norm below it counts as zero.
-_SMALLEST_NORM = 1e-6
+# A root mean square below it counts as zero.
+_SMALLEST = 1e-3
 
 
 class Unlike(NamedTuple):
@@ -62,36 +59,43 @@ def unlike_peers(
     The standard deviation of a parameter's log norm is at least 0.02 and that of the median parameter.
 
     Args:
-        model: The network with the weights to judge.
+        model: The network with the weights to judge, which it has afterwards too.
         modules: Names of its submodules.
-        peers: Weights files or checkpoint folders of at least three healthy trainings of the same network.
+        peers: Weights files or checkpoint folders of at least four healthy trainings of the same network.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If there are too few, one does not fit the network, or one has the very weights to judge.
     """
-    if len(peers) < FEWEST_PEERS:
+    if isinstance(peers, str | Path) or len(peers) < FEWEST_PEERS:
+        given = peers if isinstance(peers, str | Path) else len(peers)
         raise ValueError(
-            f"expected checkpoints of at least {FEWEST_PEERS} other trainings to compare with, got {len(peers)}"
+            f"peers: expected checkpoints of at least {FEWEST_PEERS} other trainings, got {given}"
         )
-    ours, rows, twin = _norms(model), list[dict[str, float]](), copy.deepcopy(model)
+    ours, rows = _measured(model), list[dict[str, Weights]]()
     if not ours:
         return {}
-    for number, peer in enumerate(peers):
-        load_into(twin, Path(peer), "the network")
-        theirs = _norms(twin)
-        known = {"the checkpoint": ours} | dict(zip(map(str, peers), rows, strict=False))
-        same = next((name for name, row in known.items() if row == theirs), None)
-        if same is not None:
-            raise ValueError(
-                f"peer {number + 1}, {peer}: expected another training, got the weights of {same}"
-            )
-        rows.append(theirs)
-    logs = _logs([list(row.values()) for row in rows])  # (peers,P)
-    spread = logs.std(0, ddof=1)
+    kept = {name: value.clone() for name, value in _tensors(model).items()}
+    try:
+        for number, peer in enumerate(peers):
+            load_into(model, Path(peer), "the network")
+            theirs = _measured(model)
+            known = {"the checkpoint": ours} | dict(zip(map(str, peers), rows, strict=False))
+            marks = _marks(theirs)
+            same = next((name for name, row in known.items() if _marks(row) == marks), None)
+            if same is not None:
+                raise ValueError(
+                    f"peer {number + 1}, {peer}: expected another training, got the weights of {same}"
+                )
+            rows.append(theirs)
+    finally:
+        model.load_state_dict(kept, strict=False)
+    sizes = [p.numel() for _, p in model.named_parameters(remove_duplicate=False)]
+    now, others = _logs([ours], sizes)[0], _logs(rows, sizes)  # (P,), (peers,P)
+    spread = others.std(0, ddof=1)
     spread = np.maximum(spread, max(_LEAST_SPREAD, float(np.median(spread))))
     # The mean of a few is uncertain too.
-    away = np.abs(_logs(list(ours.values())) - logs.mean(0)) / spread / np.sqrt(1 + 1 / len(peers))
+    away = np.abs(now - others.mean(0)) / spread / np.sqrt(1 + 1 / len(rows))
     distances = dict(zip(ours, np.where(np.isfinite(away), away, np.inf).tolist(), strict=True))
     found = {}
     for module in modules:
@@ -99,21 +103,27 @@ def unlike_peers(
         own = {name: distances[f"{module}.{name}"] for name, _ in inside}
         if own:
             worst = max(own, key=own.__getitem__)
-            norms = [row[f"{module}.{worst}"] for row in rows]
-            norm = ours[f"{module}.{worst}"]
+            norms = [row[f"{module}.{worst}"].norm for row in rows]
+            norm = ours[f"{module}.{worst}"].norm
             found[module] = Unlike(own[worst], worst, norm, min(norms), max(norms))
     return found
 
 
-def _norms(model: nn.Module) -> dict[str, float]:
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {n: value for n, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _measured(model: nn.Module) -> dict[str, Weights]:
     parameters = model.named_parameters(remove_duplicate=False)
-    return {
-        name: float(
-            vector_norm(p.detach(), dtype=torch.cdouble if p.is_complex() else torch.double)
-        )
-        for name, p in parameters
-    }
+    return {name: measure_tensors([parameter]) for name, parameter in parameters}
 
 
-def _logs(norms: ArrayLike) -> Array:
-    return np.asarray(np.log(np.maximum(np.asarray(norms), _SMALLEST_NORM)))
+def _marks(row: Mapping[str, Weights]) -> list[str]:
+    return [weights.fingerprint for weights in row.values()]
+
+
+def _logs(rows: Sequence[Mapping[str, Weights]], sizes: Sequence[int]) -> Array:
+    """Return the logs of the root mean squares (R,P)."""
+    norms = np.array([[weights.norm for weights in row.values()] for row in rows])
+    squares = norms / np.sqrt(np.maximum(sizes, 1))
+    return np.asarray(np.log(np.maximum(squares, _SMALLEST)))

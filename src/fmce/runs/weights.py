@@ -167,7 +167,7 @@ def load_into(model: nn.Module, checkpoint: Path, what: str) -> None:
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
     """Return the names of weights that hold NaN or infinity."""
-    floats = {k: v for k, v in weights.items() if v.is_floating_point()}
+    floats = {k: v for k, v in weights.items() if v.is_floating_point() or v.is_complex()}
     return [name for name, value in floats.items() if not value.isfinite().all()]
 
 

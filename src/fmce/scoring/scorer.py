@@ -22,13 +22,17 @@ Form = Literal["within_run", "snapshot"]
 Labels = Literal["class", "free"]
 
 FORMS: tuple[Form, ...] = ("within_run", "snapshot")
+# Each of these is fitted jointly, and the mean of their answers counts: it is nearer than one fit to any of them, and
+# than one to all.
+JOINT_FITS = (
+    ("probe_margin", "probe_loss", "mean_margin", "fisher", "cosine_own"),
+    ("probe_margin", "probe_loss", "mean_margin", "cosine_own", "probe_error"),
+    ("probe_margin", "probe_loss", "mean_margin", "nc1_projected", "residual_90"),
+)
 # Chosen by leaving out runs, widths, recipes, data sets and architectures of those fitted on (experiments/transfer.py):
 # those within a run for their error, those of a snapshot for the order of the worst run.
 STATISTICS: Mapping[str, tuple[str, ...]] = {
-    "within_run/class": (
-        *("probe_margin", "probe_loss", "mean_margin", "fisher", "cosine_own", "probe_error"),
-        *("nc1_projected", "residual_90"),
-    ),
+    "within_run/class": tuple(dict.fromkeys(name for fit in JOINT_FITS for name in fit)),
     "snapshot/class": (
         *("probe_margin", "probe_loss", "probe_mse", "fisher", "cosine_own", "nc1"),
         *("nc1_projected", "residual_90", "mean_margin"),
@@ -40,13 +44,6 @@ STATISTICS: Mapping[str, tuple[str, ...]] = {
 }
 # Without labels a joint fit is nearer by a third and orders some runs backwards; separate tables never do.
 _JOINED = "within_run/class"
-# Each of these is fitted jointly, and the mean of their answers counts: it is nearer than one fit to any of them, and
-# than one to all.
-_JOINT_FITS = (
-    ("probe_margin", "probe_loss", "mean_margin", "fisher", "cosine_own"),
-    ("probe_margin", "probe_loss", "mean_margin", "cosine_own", "probe_error"),
-    ("probe_margin", "probe_loss", "mean_margin", "nc1_projected", "residual_90"),
-)
 _EARLIER = " earlier"
 # What a run may have that no run of the training card has, from the mildest to the hardest.
 NOVELTIES = ("run", "width", "recipe", "data", "architecture")
@@ -75,7 +72,8 @@ class MaturityScores:
         values: (E,) NaN where it is undefined.
         low: (E,) lower end of the 90 % interval.
         high: (E,) upper end.
-        spread: (E,) how far apart the statistics' answers lie: from their first to their third quartile.
+        spread: (E,) how far apart the statistics' answers lie: from their first to their third quartile, of several
+            joint fits the mean.
         novel: What the run has that no run of the training card has, of "run", "width", "recipe", "data" and
             "architecture", and whether it is an "earlier module" than the last map's or may be; it decides the
             interval.
@@ -150,7 +148,8 @@ class MaturityScorer:
             histories: With losses, of at least three runs. `about` names "data", "architecture", "width" and
                 "recipe" where the interval on others of these is wanted. Modules whose `about` has a "place" other
                 than "last" have intervals of their own, and add to the tables of such modules alone.
-            statistics: Which statistics to use, by "within_run/class" and so on.
+            statistics: Which statistics to use, by "within_run/class" and so on. Those of "within_run/class" are
+                fitted in the groups of `JOINT_FITS`; if one of them is in no group, all together.
             card: Further fields of the training card.
 
         Raises:
@@ -186,7 +185,7 @@ class MaturityScorer:
                 for novelty in NOVELTIES
                 if len({_value(h, novelty) for h in last}) > 1
             }
-            if others:
+            if others and not own:
                 found = _unseen(pool, others, usable, key, "run")
                 offsets[key][EARLIER] = fit_offsets(*found)
         if not tables:
@@ -204,7 +203,7 @@ class MaturityScorer:
     def progress(self, history: ModuleHistory, labels: Labels = "class") -> Array:
         """Return a module's progress (E,) within what is known of the run, 10 at its newest epoch."""
         key = self._key(history, "within_run", labels)
-        known = _Known.of(history, key, _names_of(self.tables[key]))
+        known = _Known.of(history, key, _names_of(self.tables[key], key))
         return _answer(known, self.tables[key], key)[0]
 
     def _key(self, history: ModuleHistory, form: Form, labels: Labels) -> str:
@@ -237,7 +236,7 @@ class MaturityScorer:
         if key not in self.tables:
             raise ValueError(f"this scorer has no {key}; it has {', '.join(self.tables)}")
         key = self._key(history, form, labels)
-        names = _names_of(self.tables[key])
+        names = _names_of(self.tables[key], key)
         known_of = _Known.of(history, key, names)
         if not known_of.inputs:
             raise ValueError(
@@ -267,14 +266,13 @@ class MaturityScorer:
     def _interval(self, key: str, novel: Sequence[str]) -> Offsets:
         """Return the offsets for the hardest that is new; the widest of all where that one was never left out.
 
-        The widest of all that are new would always cover more than 90 %, since it is partly widest by chance.
+        The widest of all that are new would tend to cover too much, since it is partly widest by chance.
         """
-        known = self.offsets[key]
+        known = {n: o for n, o in self.offsets[key].items() if n != EARLIER or n in novel}
         hardest = next((n for n in reversed(NOVELTIES) if n in novel), NOVELTIES[0])
         if hardest not in known:
             return widest(known)
-        wanted = {hardest, EARLIER} & {hardest, *novel} & known.keys()
-        return widest({name: known[name] for name in wanted})
+        return widest({name: known[name] for name in (hardest, EARLIER) if name in known})
 
     def novelties(self, history: ModuleHistory) -> tuple[str, ...]:
         """Return what the run has that no run of the training card has; what it does not name counts as new."""
@@ -354,9 +352,10 @@ def _answer(known: _Known, tables: Mapping[str, MonotoneTable], key: str) -> tup
     if key == _JOINED:
         fits: dict[str, dict[str, MonotoneTable]] = {}
         for name, table in tables.items():
-            number, _, statistic = name.rpartition("/")
+            number, statistic = _split(name)
             fits.setdefault(number, {})[statistic] = table
-        found = [linked(fit, known.inputs) for fit in fits.values()]
+        asked = [fit for fit in fits.values() if fit.keys() & known.inputs.keys()]
+        found = [linked(fit, known.inputs) for fit in asked]
         values, spread = (combine(one)[0] for one in zip(*found, strict=True))
     else:
         values, spread = combine(answers_of(tables, known.inputs))
@@ -365,18 +364,33 @@ def _answer(known: _Known, tables: Mapping[str, MonotoneTable], key: str) -> tup
     return values, spread
 
 
-def _names_of(tables: Mapping[str, MonotoneTable]) -> list[str]:
-    """Return the statistics that tables are about; those of a joint fit have its number before theirs."""
-    names = [name.rpartition("/")[2] for name in tables]
-    return [name for name in dict.fromkeys(names) if name != PROGRESS]
+def _split(name: str) -> tuple[str, str]:
+    """Return the number of a joint fit and the statistic of one of its tables; of a scorer with one fit no number."""
+    number, slash, statistic = name.partition("/")
+    return (number, statistic) if slash else ("", name)
+
+
+def _names_of(tables: Mapping[str, MonotoneTable], key: str) -> list[str]:
+    """Return the statistics that tables are about."""
+    names = dict.fromkeys(_split(name)[1] if key == _JOINED else name for name in tables)
+    return [name for name in names if name != PROGRESS]
+
+
+def _moves(pool: Sequence[_Known], name: str) -> bool:
+    """Return whether a statistic differs anywhere, among the histories where it is known throughout."""
+    values = [one.inputs[name] for one in pool if name in one.inputs]
+    known = [value for value in values if np.isfinite(value).all()]
+    return bool(known) and bool(np.ptp(np.concatenate(known)) > 0)
 
 
 def _fit_tables(pool: Sequence[_Known], names: Sequence[str], key: str) -> dict[str, MonotoneTable]:
     """Fit a table per statistic; each history has the same weight."""
     if key == _JOINED:
+        moving = [name for name in names if _moves(pool, name)] or list(names)
+        fits = [[name for name in fit if name in moving] for fit in JOINT_FITS]
+        if not set(names) <= set(STATISTICS[_JOINED]):
+            fits = [moving]
         inputs = [(one.inputs, one.truth) for one in pool]
-        known = [[n for n in fit if n in names] for fit in _JOINT_FITS]
-        fits = known if set(names) == {n for fit in known for n in fit} else [names]
         return {
             f"{number}/{name}": table
             for number, fit in enumerate(fits)
