@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def published_runs(folder: Path) -> list[Run]:
-    """Train the short runs, and an FMCE-Net for each that differs in nothing but its seed, where they are not done."""
+    """Train the five short runs and the FMCE-Nets of the first three; what is stored is kept."""
     runs = []
     for name, changes in PUBLISHED.items():
         config = make_config("digits", settings=[*_SHORT, *changes])

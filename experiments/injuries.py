@@ -337,7 +337,7 @@ class Case:
         }
 
     def _beside_peers(self, state: State) -> dict[str, Any]:
-        """Return what check_checkpoint says of weights beside the other seeds' last ones, where these are enough."""
+        """Return what check_checkpoint says of weights beside the other seeds' last checkpoints, if they are enough."""
         if len(self.others) < FEWEST_PEERS:
             return {}
         peers = [run / "checkpoints" / f"epoch_{EPOCHS:04d}" for run in self.others]

@@ -120,7 +120,7 @@ def test_check_names_what_is_odd(run, tmp_path, monkeypatch, capsys):
     assert set(found["epochs"].values()) == {7}
     assert "| late |" in called(capsys, "check", *common, "--markdown")
     peers = []
-    for seed in (1, 2, 3):
+    for seed in (1, 2, 3, 4):
         recorded(tmp_path / str(seed), 7, *made(seed), keep="all")
         peers.append(tmp_path / str(seed) / "checkpoints/epoch_0007")
     out = called(capsys, "check", *common[:3], "--peers", *peers)

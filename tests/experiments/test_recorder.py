@@ -64,12 +64,12 @@ def test_a_module_after_the_injured_one_is_not_blamed():
     )
     assert named["clocks, other runs"] == named["score, other runs"] == "1 of 1"
     assert named["no record: alarms, else score"] == "1 of 1"
-    assert named["no record: alarms beside other runs, else weights"] == "0 of 1"  # not asked
-    one |= {"alarms, peers": [], "unlike peers": [0.5, 9.0, 1.0]}
+    assert named["these, else the weights most unlike"] == "0 of 1"  # not asked
+    one |= {"alarms, peers": [], "unlike peers": [0.5, None, 1.0]}
     header, (line, _) = tables.injury_table([row])
     named = dict(zip(header, line, strict=True))
-    assert named["no record: alarms beside other runs, else weights"] == "1 of 1"
-    assert named["weights, other runs"] == "1 of 1"
+    assert named["these, else the weights most unlike"] == "1 of 1"
+    assert named["alarms beside other runs, no record"] == "0 of 1"
     assert named["score, older record"] == "1 of 1"
     assert named["alarms, clocks, score"] == "1 of 1"
     assert named["alarms, no record"] == named["last module"] == "0 of 1"

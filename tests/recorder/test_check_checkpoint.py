@@ -1,9 +1,13 @@
+import itertools
 import json
+import warnings
 
 import pytest
 import torch
+from torch import nn
 
 from fmce import check_checkpoint
+from fmce.recorder.peers import unlike_peers
 from fmce.runs.checkpoint import load_weights
 from tests.recorder.loops import Small, digits, made, recorded
 
@@ -87,11 +91,11 @@ def test_a_prefix_is_removed_and_without_a_run_odd_weights_are_found():
 
 @pytest.fixture(scope="module")
 def peers(tmp_path_factory):
-    """Return the last checkpoints of four trainings, alike but for the seed."""
+    """Return the last checkpoints of six trainings, alike but for the seed."""
     folder = tmp_path_factory.mktemp("peers")
-    for seed in range(1, 5):
+    for seed in range(1, 7):
         recorded(folder / str(seed), 5, *made(seed), keep="all")
-    return [folder / str(seed) / "checkpoints/epoch_0005" for seed in range(1, 5)]
+    return [folder / str(seed) / "checkpoints/epoch_0005" for seed in range(1, 7)]
 
 
 @pytest.mark.parametrize("module", ["stem", "middle", "late", "head"])
@@ -124,17 +128,73 @@ def test_without_a_record_other_trainings_show_which_weights_are_odd(peers, inju
 
 def test_peers_must_be_others_and_of_the_same_network(peers, tmp_path):
     state = dict(load_weights(peers[0]))
-    with pytest.raises(ValueError, match="at least 3 other trainings to compare with, got 2"):
-        check_checkpoint(Small(), state, peers=peers[1:3])
+    with pytest.raises(ValueError, match="at least 4 other trainings, got 3"):
+        check_checkpoint(Small(), state, peers=peers[1:4])
+    with pytest.raises(ValueError, match="at least 4 other trainings, got weights"):
+        check_checkpoint(Small(), state, peers="weights.pt")
     with pytest.raises(ValueError, match=r"peer 1, .*got the weights of the checkpoint"):
-        check_checkpoint(Small(), state, peers=peers[:3])
-    with pytest.raises(ValueError, match=r"peer 3, .*got the weights of .*1/checkpoints"):
-        check_checkpoint(Small(), weights_of_seed(9), peers=[*peers[:2], peers[0]])
+        check_checkpoint(Small(), state, peers=peers[:4])
+    with pytest.raises(ValueError, match=r"peer 4, .*got the weights of .*1/checkpoints"):
+        check_checkpoint(Small(), weights_of_seed(9), peers=[*peers[:3], peers[0]])
     torch.save({"stem.0.weight": torch.zeros(3)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other\.pt"):
-        check_checkpoint(Small(), state, peers=[*peers[1:3], tmp_path / "other.pt"])
+        check_checkpoint(Small(), state, peers=[*peers[1:4], tmp_path / "other.pt"])
     with pytest.raises(FileNotFoundError, match="none"):
-        check_checkpoint(Small(), state, peers=[*peers[1:3], tmp_path / "none.pt"])
+        check_checkpoint(Small(), state, peers=[*peers[1:4], tmp_path / "none.pt"])
+
+
+def test_no_healthy_training_is_unlike_its_peers(peers):
+    for number, one in enumerate(peers):
+        others = [*peers[:number], *peers[number + 1 :]]
+        for four in itertools.combinations(others, 4):
+            found = check_checkpoint(Small(), load_weights(one), peers=four)
+            assert not found.alarms
+
+
+def test_the_network_keeps_the_weights_of_the_checkpoint(peers):
+    model = Small()
+    check_checkpoint(model, load_weights(peers[0]), peers=peers[1:])
+    assert all(torch.equal(v, load_weights(peers[0])[n]) for n, v in model.state_dict().items())
+
+
+class Odd(nn.Module):
+    """Parameters of many types, a tied one, one that is zero, and old weight norm, which cannot be copied."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.half = nn.Linear(4, 4).half()
+        self.brain = nn.Linear(4, 4).bfloat16()
+        self.turned = nn.Module()
+        self.turned.weight = nn.Parameter(torch.randn(4, 4, dtype=torch.complex64))
+        self.tied = nn.Linear(4, 4)
+        self.again = nn.Linear(4, 4)
+        self.again.weight = self.tied.weight
+        self.eight = nn.Module()
+        eighth = torch.randn(4, 4).to(torch.float8_e4m3fn)
+        self.eight.weight = nn.Parameter(eighth, requires_grad=False)
+        self.still = nn.Module()
+        self.still.bias = nn.Parameter(torch.zeros(4))
+        self.none = nn.ReLU()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.normed = nn.utils.weight_norm(nn.Linear(4, 4))
+        self.normed(torch.zeros(1, 4))
+
+
+def test_weights_of_any_type_are_compared(tmp_path):
+    files = [tmp_path / f"{seed}.pt" for seed in range(4)]
+    for seed, file in enumerate(files):
+        torch.save(Odd(seed).state_dict(), file)
+    model = Odd(9)
+    with torch.no_grad():
+        model.turned.weight *= 40
+        model.still.bias[0] = 1e-4
+    names = [name for name, _ in model.named_children()]
+    found = unlike_peers(model, names, files)
+    assert set(found) == set(names) - {"none"}
+    assert max(found, key=lambda name: found[name].distance) == "turned"
+    assert found["still"].distance == 0
 
 
 def weights_of_seed(seed):

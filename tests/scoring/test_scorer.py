@@ -9,8 +9,11 @@ from scipy.stats import spearmanr
 
 from fmce.files import read_json
 from fmce.scoring.history import ModuleHistory
-from fmce.scoring.scorer import MaturityScorer
+from fmce.scoring.intervals import Offsets
+from fmce.scoring.scorer import JOINT_FITS, STATISTICS, MaturityScorer
 from tests.scoring.runs import histories, history
+
+WIDTHS = (("run", 0.1), ("data", 0.3), ("architecture", 0.2), ("earlier module", 0.5))
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +96,80 @@ def test_what_is_new_widens_the_interval_and_is_named(scorer):
     assert scorer.score(known).novel == ()
     assert scorer.score(new).novel == ("data",)
     width = [np.mean(scorer.score(h).high - scorer.score(h).low) for h in (known, new)]
-    assert width[0] > 0
+    assert width[1] != width[0] > 0
     assert scorer.novelties(replace(known, run="other", about={})) == (
         *("run", "data", "architecture"),
     )
+
+
+def test_the_interval_is_that_of_the_hardest_thing_that_is_new(scorer):
+    one = history(3)
+    wide = {
+        name: Offsets(np.array([0.0, 10.0]), *np.full((2, 2), [[-w], [w]])) for name, w in WIDTHS
+    }
+    scorer = replace(scorer, offsets=dict.fromkeys(scorer.offsets, wide))
+
+    def width(*new, place="last"):
+        about = {**one.about, "place": place} | {n: "another" for n in new if n != "run"}
+        run = "another" if "run" in new else one.run
+        scores = scorer.score(replace(one, run=run, about=about))
+        middle = len(scores.values) // 2
+        return scores.high[middle] - scores.low[middle]
+
+    assert width() == width("run") == pytest.approx(0.2)
+    assert width("run", "data") == pytest.approx(0.6)
+    assert width("data", "architecture") == pytest.approx(0.4)
+    assert width(place="earlier") == pytest.approx(1.0)
+    # A scorer that was never asked about another architecture gives the widest that it knows of last modules.
+    known = {n: o for n, o in wide.items() if n != "architecture"}
+    scorer = replace(scorer, offsets=dict.fromkeys(scorer.offsets, known))
+    assert width("architecture") == pytest.approx(0.6)
+
+
+def test_the_score_is_the_mean_of_three_joint_fits_and_does_without_some():
+    names = STATISTICS["within_run/class"]
+    pool = [history(seed, statistics=names) for seed in range(8)]
+    scorer = MaturityScorer.fit(pool, statistics={"within_run/class": names})
+    tables = scorer.tables["within_run/class"]
+    unseen = history(100, statistics=names)
+    whole = scorer.score(unseen).values
+    each = []
+    for number, fit in enumerate(JOINT_FITS):
+        own = {n: t for n, t in tables.items() if n.startswith(f"{number}/")}
+        assert set(own) == {f"{number}/{name}" for name in (*fit, "progress")}
+        alone = replace(scorer, tables={"within_run/class": own})
+        each.append(alone.score(unseen).values)
+    assert np.ptp(each, 0).max() > 0.01
+    inner = slice(2, -3)  # smoothing and clipping apart
+    assert np.allclose(np.mean(each, 0)[inner], whole[inner], atol=0.02)
+    for name in ("fisher", "probe_error", "nc1_projected"):  # in one or two of the fits
+        lonely = replace(unseen, values={name: unseen.values[name]})
+        assert spearmanr(scorer.score(lonely).values, unseen.phases()).statistic > 0.9
+
+
+def test_a_statistic_that_never_moves_leaves_a_joint_fit():
+    pool = [history(seed) for seed in range(6)]
+    still = [
+        replace(one, values={**one.values, "residual_90": np.ones(len(one.epochs))}) for one in pool
+    ]
+    names = ("probe_margin", "probe_loss", "fisher", "residual_90")
+    scorer = MaturityScorer.fit(still, statistics={"within_run/class": names})
+    assert not any("residual_90" in name for name in scorer.tables["within_run/class"])
+    assert scorer.score(history(100)).values[-1] > 9
+
+
+def test_statistics_of_ones_own_are_fitted_together_whatever_their_names():
+    pool = [
+        replace(one, values={"a/b": one.values["probe_loss"], "c": one.values["fisher"]})
+        for one in histories(6)
+    ]
+    twins = [replace(one, twin={"a/b": 0.0, "c": 0.0}) for one in pool]
+    chosen = {"within_run/class": ("a/b", "c"), "snapshot/class": ("a/b", "c")}
+    scorer = MaturityScorer.fit(twins, statistics=chosen)
+    assert set(scorer.tables["within_run/class"]) == {"0/a/b", "0/c", "0/progress"}
+    for form in ("within_run", "snapshot"):
+        scores = scorer.score(twins[0], form)
+        assert spearmanr(scores.values, twins[0].phases()).statistic > 0.9
 
 
 def test_a_training_that_goes_on_is_scaled_by_the_share_it_has_reached(scorer):

@@ -90,7 +90,7 @@ def check(
     ] = None,
     peers: Annotated[
         tuple[Path, ...],
-        option("checkpoints of three or more other trainings of the network", "FILE …"),
+        option("checkpoints of four or more other trainings of the network", "FILE …"),
     ] = (),
     num_classes: Annotated[int, option("classes of torchvision's or timm's model", "N")] = 1000,
     markdown: Annotated[Flag, option("print a Markdown table, to be pasted")] = False,

@@ -63,7 +63,7 @@ def check_checkpoint(
         run: Run folder that recorded the training it should belong to.
         modules: Submodules to check; by default those of the run, else the children with parameters.
         probe: Inputs, see `Probe`; that of the run gives drifts too.
-        peers: Checkpoints of three or more other trainings of the same network, which weights are compared with.
+        peers: Checkpoints of four or more other trainings of the same network, which weights are compared with.
 
     Raises:
         FileNotFoundError: If there is no such file.
