@@ -13,7 +13,8 @@ from fmce.convergence.phases import PhaseConfig, find_phases
 from fmce.scoring.history import NUM_PHASES, ModuleHistory
 from fmce.scoring.monotone import fit_table
 from fmce.scoring.outlook import CUTS
-from fmce.scoring.scorer import Form, Labels, MaturityScorer, MaturityScores
+from fmce.scoring.scorer import Labels, MaturityScorer, MaturityScores
+from fmce.scoring.tables import Form
 
 Array = NDArray[np.float64]
 _CONFIG = PhaseConfig(num_phases=NUM_PHASES, relative_threshold=1e-3, if_not_converged="last")

@@ -10,7 +10,8 @@ from scipy.stats import spearmanr
 from fmce.files import read_json
 from fmce.scoring.history import ModuleHistory
 from fmce.scoring.intervals import Offsets
-from fmce.scoring.scorer import JOINT_FITS, STATISTICS, MaturityScorer
+from fmce.scoring.scorer import MaturityScorer
+from fmce.scoring.tables import JOINT_FITS, STATISTICS
 from tests.scoring.runs import histories, history
 
 WIDTHS = (("run", 0.1), ("data", 0.3), ("architecture", 0.2), ("earlier module", 0.5))

@@ -20,7 +20,7 @@ from fmce.maturity.controls import (
 from fmce.metrics.statistics import paired_comparison
 from fmce.scoring.class_statistics import CLASS_STATISTICS
 from fmce.scoring.history import NUM_PHASES, ModuleHistory
-from fmce.scoring.scorer import NOVELTIES, Form
+from fmce.scoring.tables import NOVELTIES, Form
 
 PROTOCOL_NAMES = {novelty: f"unseen {novelty}" for novelty in NOVELTIES} | {"run": "unseen seed"}
 KNOWN, BETWEEN, IMAGES = "runs it was fitted on", "epochs between markers", "unseen images"

@@ -24,7 +24,8 @@ from fmce.maturity.histories import PROBE, run_histories
 from fmce.runs.checkpoint import checkpoint_path
 from fmce.runs.run import Run
 from fmce.scoring.history import ModuleHistory, continuous_phases
-from fmce.scoring.scorer import NOVELTIES, Form, MaturityScorer
+from fmce.scoring.scorer import MaturityScorer
+from fmce.scoring.tables import NOVELTIES, Form
 
 AUDIT_FILE = "audit.json"
 _FIELDS = NOVELTIES[1:]

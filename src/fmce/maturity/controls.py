@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from fmce.scoring.history import ModuleHistory
 from fmce.scoring.monotone import MonotoneTable, answers_of, combine, fit_table
-from fmce.scoring.scorer import Form, MaturityScorer, inputs_of
+from fmce.scoring.scorer import MaturityScorer
+from fmce.scoring.tables import Form, inputs_of
 
 Floats = NDArray[np.float64]
 Truth = Literal["raw", "official"]

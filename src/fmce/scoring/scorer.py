@@ -4,54 +4,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmce.convergence.banded import Array
-from fmce.scoring.free_statistics import FREE_STATISTICS
 from fmce.scoring.history import NUM_PHASES, ModuleHistory
-from fmce.scoring.intervals import FEWEST_SCORES, Offsets, fit_offsets, widest
-from fmce.scoring.link import PROGRESS, fit_link, linked, middles_of
-from fmce.scoring.monotone import MonotoneTable, answers_of, combine, fit_table, smoothed_along
+from fmce.scoring.intervals import Offsets, fit_offsets, widest
+from fmce.scoring.monotone import MonotoneTable
 from fmce.scoring.outlook import Outlook, fit_outlook
 from fmce.scoring.scorer_file import read_scorer, write_scorer
+from fmce.scoring.tables import (
+    EARLIER_KEY,
+    NOVELTIES,
+    STATISTICS,
+    Form,
+    Known,
+    fit_tables,
+    names_of,
+    phases_by,
+    unseen,
+    value_of,
+)
 
-Form = Literal["within_run", "snapshot"]
 Labels = Literal["class", "free"]
 
 FORMS: tuple[Form, ...] = ("within_run", "snapshot")
-# Each of these is fitted jointly, and the mean of their answers counts: it is nearer than one fit to any of them, and
-# than one to all.
-JOINT_FITS = (
-    ("probe_margin", "probe_loss", "mean_margin", "fisher", "cosine_own"),
-    ("probe_margin", "probe_loss", "mean_margin", "cosine_own", "probe_error"),
-    ("probe_margin", "probe_loss", "mean_margin", "nc1_projected", "residual_90"),
-)
-# Chosen by leaving out runs, widths, recipes, data sets and architectures of those fitted on (experiments/transfer.py):
-# those within a run for their error, those of a snapshot for the order of the worst run.
-STATISTICS: Mapping[str, tuple[str, ...]] = {
-    "within_run/class": tuple(dict.fromkeys(name for fit in JOINT_FITS for name in fit)),
-    "snapshot/class": (
-        *("probe_margin", "probe_loss", "probe_mse", "fisher", "cosine_own", "nc1"),
-        *("nc1_projected", "residual_90", "mean_margin"),
-    ),
-    # Modules before the last map have separate tables, fitted on all modules: a joint fit puts some in no order.
-    "within_run/class earlier": ("probe_margin", "probe_loss", "fisher", "cosine_own"),
-    "within_run/free": FREE_STATISTICS,
-    "snapshot/free": FREE_STATISTICS,
-}
-# Without labels a joint fit is nearer by a third and orders some runs backwards; separate tables never do.
-_JOINED = "within_run/class"
-_EARLIER = " earlier"
-# What a run may have that no run of the training card has, from the mildest to the hardest.
-NOVELTIES = ("run", "width", "recipe", "data", "architecture")
 EARLIER = "earlier module"
 """A module before the last map, whose statistics move otherwise."""
 _LABELS: tuple[Labels, ...] = ("class", "free")
-# A span below it is noise.
-_SMALLEST_SPAN = 1e-3
 _USE = {
     "within_run": "compares checkpoints and modules of this run: 0 at its beginning, 10 at its own end; "
     "it does not compare this run with others",
@@ -149,7 +131,7 @@ class MaturityScorer:
                 "recipe" where the interval on others of these is wanted. Modules whose `about` has a "place" other
                 than "last" have intervals of their own, and add to the tables of such modules alone.
             statistics: Which statistics to use, by "within_run/class" and so on. Those of "within_run/class" are
-                fitted in the groups of `JOINT_FITS`; if one of them is in no group, all together.
+                fitted in the groups of `fmce.scoring.tables.JOINT_FITS`; if one of them is in no group, all together.
             card: Further fields of the training card.
 
         Raises:
@@ -174,23 +156,23 @@ class MaturityScorer:
         offsets: dict[str, dict[str, Offsets]] = {}
         for key, names in statistics.items():
             usable = [n for n in names if any(n in h.values for h in histories)]
-            if not usable or (key.endswith(_EARLIER) and not earlier):
+            if not usable or (key.endswith(EARLIER_KEY) and not earlier):
                 continue
-            ends, others = ([_Known.of(h, key, usable, True) for h in hs] for hs in (last, earlier))
-            own = key.endswith(_EARLIER)
+            ends, others = ([Known.of(h, key, usable, True) for h in hs] for hs in (last, earlier))
+            own = key.endswith(EARLIER_KEY)
             pool, asked = (ends + others, others) if own else (ends, ends)
-            tables[key] = _fit_tables(pool, usable, key)
+            tables[key] = fit_tables(pool, usable, key)
             offsets[key] = {
-                novelty: fit_offsets(*_unseen(pool, asked, usable, key, novelty))
+                novelty: fit_offsets(*unseen(pool, asked, usable, key, novelty))
                 for novelty in NOVELTIES
-                if len({_value(h, novelty) for h in last}) > 1
+                if len({value_of(h, novelty) for h in last}) > 1
             }
             if others and not own:
-                found = _unseen(pool, others, usable, key, "run")
+                found = unseen(pool, others, usable, key, "run")
                 offsets[key][EARLIER] = fit_offsets(*found)
         if not tables:
             raise ValueError(f"no history has a statistic of {', '.join(statistics)}")
-        made_of = {n: sorted({_value(h, n) for h in histories}) for n in NOVELTIES}
+        made_of = {n: sorted({value_of(h, n) for h in histories}) for n in NOVELTIES}
         fitted = cls(tables, offsets, {}, {**made_of, "modules": len(histories), **(card or {})})
         outlooks: dict[str, Outlook] = {}
         for labels in _LABELS:
@@ -203,13 +185,13 @@ class MaturityScorer:
     def progress(self, history: ModuleHistory, labels: Labels = "class") -> Array:
         """Return a module's progress (E,) within what is known of the run, 10 at its newest epoch."""
         key = self._key(history, "within_run", labels)
-        known = _Known.of(history, key, _names_of(self.tables[key], key))
-        return _answer(known, self.tables[key], key)[0]
+        known = Known.of(history, key, names_of(self.tables[key], key))
+        return phases_by(known, self.tables[key], key)[0]
 
     def _key(self, history: ModuleHistory, form: Form, labels: Labels) -> str:
         """Return which tables answer for a module."""
         key = f"{form}/{labels}"
-        before = f"{key}{_EARLIER}"
+        before = f"{key}{EARLIER_KEY}"
         return before if before in self.tables and history.about.get("place") != "last" else key
 
     def score(
@@ -236,14 +218,14 @@ class MaturityScorer:
         if key not in self.tables:
             raise ValueError(f"this scorer has no {key}; it has {', '.join(self.tables)}")
         key = self._key(history, form, labels)
-        names = _names_of(self.tables[key], key)
-        known_of = _Known.of(history, key, names)
+        names = names_of(self.tables[key], key)
+        known_of = Known.of(history, key, names)
         if not known_of.inputs:
             raise ValueError(
                 f"{history.run}, {history.module}: expected statistics {', '.join(names)}, got "
                 f"{', '.join(history.values) or 'none'}"
             )
-        values, spread = _answer(known_of, self.tables[key], key)
+        values, spread = phases_by(known_of, self.tables[key], key)
         novel = self.novelties(history)
         low, high = self._interval(key, novel).around(values)
         if finished is None:
@@ -276,7 +258,7 @@ class MaturityScorer:
 
     def novelties(self, history: ModuleHistory) -> tuple[str, ...]:
         """Return what the run has that no run of the training card has; what it does not name counts as new."""
-        novel = [n for n in NOVELTIES if _value(history, n) not in self.card.get(n, ())]
+        novel = [n for n in NOVELTIES if value_of(history, n) not in self.card.get(n, ())]
         fitted = any(EARLIER in one for one in self.offsets.values())
         return (*novel, *([EARLIER] if fitted and history.about.get("place") != "last" else ()))
 
@@ -306,144 +288,6 @@ SHIPPED = Path(__file__).parent / "scorer.json"
 def shipped_scorer() -> MaturityScorer:
     """Return the scorer that comes with fmce."""
     return MaturityScorer.load()
-
-
-def inputs_of(history: ModuleHistory, form: Form, names: Sequence[str]) -> dict[str, Array]:
-    """Return what the tables are asked for.
-
-    Of a snapshot, the distance from the twin. Within a run, the place between twin and end in the middle of each epoch:
-    an epoch's loss is its mean, and the twin stands for the network before the first one.
-    """
-    found = {}
-    for name in names:
-        if name not in history.values:
-            continue
-        twin = history.twin.get(name, np.nan)
-        moved = history.values[name] - twin
-        if form == "within_run":
-            moved = np.interp(history.epochs - 0.5, [0, *history.epochs], [0.0, *moved])
-            span = moved[-1]
-            usable = np.isfinite(span) and abs(span) > _SMALLEST_SPAN
-            moved = np.clip(moved / span, -1, 2) if usable else np.full_like(moved, np.nan)
-        found[name] = moved
-    return found
-
-
-class _Known(NamedTuple):
-    """A history, what the tables are asked for, and its true phases where they are needed."""
-
-    history: ModuleHistory
-    inputs: dict[str, Array]
-    truth: Array
-
-    @classmethod
-    def of(
-        cls, history: ModuleHistory, key: str, names: Sequence[str], complete: bool = False
-    ) -> "_Known":
-        truth = history.phases() if complete else np.zeros(0)
-        if key == _JOINED:
-            return cls(history, middles_of(history, names), truth)
-        form: Form = "within_run" if key.startswith("within_run") else "snapshot"
-        return cls(history, inputs_of(history, form, names), truth)
-
-
-def _answer(known: _Known, tables: Mapping[str, MonotoneTable], key: str) -> tuple[Array, Array]:
-    """Return scores (E,) and the spread of the answers (E,)."""
-    if key == _JOINED:
-        fits: dict[str, dict[str, MonotoneTable]] = {}
-        for name, table in tables.items():
-            number, statistic = _split(name)
-            fits.setdefault(number, {})[statistic] = table
-        asked = [fit for fit in fits.values() if fit.keys() & known.inputs.keys()]
-        found = [linked(fit, known.inputs) for fit in asked]
-        values, spread = (combine(one)[0] for one in zip(*found, strict=True))
-    else:
-        values, spread = combine(answers_of(tables, known.inputs))
-    if key.startswith("within_run"):
-        values = np.clip(smoothed_along(known.history.epochs, values), 0, NUM_PHASES)
-    return values, spread
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Return the number of a joint fit and the statistic of one of its tables; of a scorer with one fit no number."""
-    number, slash, statistic = name.partition("/")
-    return (number, statistic) if slash else ("", name)
-
-
-def _names_of(tables: Mapping[str, MonotoneTable], key: str) -> list[str]:
-    """Return the statistics that tables are about."""
-    names = dict.fromkeys(_split(name)[1] if key == _JOINED else name for name in tables)
-    return [name for name in names if name != PROGRESS]
-
-
-def _moves(pool: Sequence[_Known], name: str) -> bool:
-    """Return whether a statistic differs anywhere, among the histories where it is known throughout."""
-    values = [one.inputs[name] for one in pool if name in one.inputs]
-    known = [value for value in values if np.isfinite(value).all()]
-    return bool(known) and bool(np.ptp(np.concatenate(known)) > 0)
-
-
-def _fit_tables(pool: Sequence[_Known], names: Sequence[str], key: str) -> dict[str, MonotoneTable]:
-    """Fit a table per statistic; each history has the same weight."""
-    if key == _JOINED:
-        moving = [name for name in names if _moves(pool, name)] or list(names)
-        fits = [[name for name in fit if name in moving] for fit in JOINT_FITS]
-        if not set(names) <= set(STATISTICS[_JOINED]):
-            fits = [moving]
-        inputs = [(one.inputs, one.truth) for one in pool]
-        return {
-            f"{number}/{name}": table
-            for number, fit in enumerate(fits)
-            if fit and fit not in fits[:number]
-            for name, table in fit_link(inputs, fit).items()
-        }
-    truth = np.concatenate([one.truth for one in pool])
-    weights = np.concatenate([np.full(len(one.truth), 1 / len(one.truth)) for one in pool])
-    tables = {}
-    for name in names:
-        parts = [one.inputs.get(name, np.full(len(one.truth), np.nan)) for one in pool]
-        x = np.concatenate(parts)
-        if len(np.unique(x[np.isfinite(x)])) > 1:
-            tables[name] = fit_table(x, truth, weights)
-    return tables
-
-
-def _unseen(
-    pool: Sequence[_Known],
-    asked: Sequence[_Known],
-    names: Sequence[str],
-    key: str,
-    novelty: str,
-) -> tuple[Array, Array, int]:
-    """Return scores of runs left out together by what they have in common, their true phases, and how many groups.
-
-    A run counts where it is new in nothing harder: what is fitted on still has its data and architecture, and where a
-    seed is asked about, its width and recipe. Where that leaves too few, all count.
-    """
-    harder = NOVELTIES[1:] if novelty == "run" else ("data", "architecture")
-    found: dict[bool, list[tuple[str, Array, Array]]] = {True: [], False: []}
-    for left_out in sorted({_value(one.history, novelty) for one in asked}):
-        rest = [p for p in pool if _value(p.history, novelty) != left_out]
-        tables = _fit_tables(rest, names, key)
-        for one in asked:
-            if _value(one.history, novelty) == left_out:
-                scores = _answer(one, tables, key)[0]
-                new = [
-                    n
-                    for n in harder
-                    if n != novelty
-                    and _value(one.history, n) not in {_value(p.history, n) for p in rest}
-                ]
-                found[not new].append((left_out, scores, one.truth))
-    chosen = found[True] if len({g for g, _, _ in found[True]}) > 1 else found[True] + found[False]
-    if sum(len(t) for _, _, t in chosen) < FEWEST_SCORES:
-        chosen = found[True] + found[False]
-    groups, scores_of, truths = zip(*chosen, strict=True)
-    return np.concatenate(scores_of), np.concatenate(truths), len(set(groups))
-
-
-def _value(history: ModuleHistory, novelty: str) -> str:
-    return history.run if novelty == "run" else history.about.get(novelty, "")
 
 
 def _plain(values: Array) -> list[float | None]:
