@@ -3,9 +3,9 @@
     python -m experiments.transfer [--small] [--jobs 2] [--large] [--train-only] [--ship FILE]
 
 More than 50 small trainings, unlike in data, architecture, width and recipe, fit the scorer; the trainings of each
-protocol are new in one respect, and no choice was made on them. What is stored below --out is not trained again, and
-a training that is cut off is repeated. A row per protocol goes to results/transfer.jsonl. Takes about an hour on two
-cores; --large adds ResNet-18 at 32 pixels with a fine stem, for a GPU. --small takes about ten minutes on two.
+protocol are new in that respect; docs/results.md says which choices followed a look at some of them. If interrupted,
+rerun the command to resume: trainings stored below --out are kept. A row per protocol goes to results/transfer.jsonl.
+Takes about an hour on two cores, --small five minutes. --large adds ResNet-18 at 32 pixels with a fine stem, for a GPU.
 """
 
 import argparse

@@ -215,7 +215,7 @@ UNSEEN: Mapping[str, Sequence[Training]] = {
         {"data": "cifar10-32px-2000", "seed": 61, **_RESNET, **_SGD, "epochs": 24, "batch": 128},
     ),
 }
-"""Protocol → trainings that no choice and no table has seen, new in that respect."""
+"""Protocol → trainings that no table was fitted on, new in that respect; the first five had been looked at before."""
 
 LARGE: Sequence[Training] = _of(
     {"data": "cifar10-32px", "seed": 60, **_WIDE_STEM, **_SGD, "batch": 128},

@@ -91,7 +91,7 @@ def test_a_snapshot_needs_one_checkpoint_and_orders_them(scorer):
     assert spearmanr(whole, unseen.phases()).statistic > 0.97
 
 
-def test_what_is_new_widens_the_interval_and_is_named(scorer):
+def test_what_is_new_decides_the_interval_and_is_named(scorer):
     known = replace(history(3), planned=None)
     new = replace(known, about={"data": "another set", "architecture": "net 3"})
     assert scorer.score(known).novel == ()

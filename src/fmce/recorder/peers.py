@@ -1,7 +1,7 @@
 """Weights beside those of other trainings of the same network.
 
-Trainings that differ in their seed end with nearly the same norm of every parameter, though no weight is the same. A
-module that was re-initialised, rescaled or overwritten stands out, without a record of its own training.
+Trainings that differ only in their seed end with nearly the same norm of every parameter, though no weight is the same.
+A module that was re-initialised, rescaled or overwritten stands out, even where its training was not recorded.
 """
 
 import math
@@ -65,7 +65,7 @@ def unlike_peers(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If there are too few, one does not fit the network, or one has the very weights to judge.
+        ValueError: If there are too few, one does not fit the network, or two have equal weights, the network included.
     """
     if isinstance(peers, str | Path) or len(peers) < FEWEST_PEERS:
         given = peers if isinstance(peers, str | Path) else len(peers)

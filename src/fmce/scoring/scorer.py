@@ -129,7 +129,7 @@ class MaturityScorer:
         Args:
             histories: With losses, of at least three runs. `about` names "data", "architecture", "width" and
                 "recipe" where the interval on others of these is wanted. Modules whose `about` has a "place" other
-                than "last" have intervals of their own, and add to the tables of such modules alone.
+                than "last" have separate intervals; only the tables for such modules are fitted on them too.
             statistics: Which statistics to use, by "within_run/class" and so on. Those of "within_run/class" are
                 fitted in the groups of `fmce.scoring.tables.JOINT_FITS`; if one of them is in no group, all together.
             card: Further fields of the training card.
@@ -246,9 +246,9 @@ class MaturityScorer:
         )
 
     def _interval(self, key: str, novel: Sequence[str]) -> Offsets:
-        """Return the offsets for the hardest that is new; the widest of all where that one was never left out.
+        """Return the offsets for the hardest new property; the widest of all if runs were never left out by that one.
 
-        The widest of all that are new would tend to cover too much, since it is partly widest by chance.
+        The widest over all new properties would tend to cover too much, since it is partly widest by chance.
         """
         known = {n: o for n, o in self.offsets[key].items() if n != EARLIER or n in novel}
         hardest = next((n for n in reversed(NOVELTIES) if n in novel), NOVELTIES[0])

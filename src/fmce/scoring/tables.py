@@ -14,8 +14,8 @@ from fmce.scoring.monotone import MonotoneTable, answers_of, combine, fit_table,
 
 Form = Literal["within_run", "snapshot"]
 
-# Each of these is fitted jointly, and the mean of their answers counts: it is nearer than one fit to any of them, and
-# than one to all.
+# Each group is fitted jointly, and the score is the mean over the groups: on runs left out it is nearer to the phases
+# than any of the groups, or all statistics in one fit.
 JOINT_FITS = (
     ("probe_margin", "probe_loss", "mean_margin", "fisher", "cosine_own"),
     ("probe_margin", "probe_loss", "mean_margin", "cosine_own", "probe_error"),
@@ -29,7 +29,7 @@ STATISTICS: Mapping[str, tuple[str, ...]] = {
         *("probe_margin", "probe_loss", "probe_mse", "fisher", "cosine_own", "nc1"),
         *("nc1_projected", "residual_90", "mean_margin"),
     ),
-    # Modules before the last map have separate tables, fitted on all modules: a joint fit puts some in no order.
+    # Modules before the last map have separate tables, fitted on all modules: a joint fit loses the order of some.
     "within_run/class earlier": ("probe_margin", "probe_loss", "fisher", "cosine_own"),
     "within_run/free": FREE_STATISTICS,
     "snapshot/free": FREE_STATISTICS,
@@ -107,7 +107,7 @@ def phases_by(known: Known, tables: Mapping[str, MonotoneTable], key: str) -> tu
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Return the number of a joint fit and the statistic of one of its tables; of a scorer with one fit no number."""
+    """Split a table's name into the number of its joint fit and its statistic; scorers with one fit have no numbers."""
     number, slash, statistic = name.partition("/")
     return (number, statistic) if slash else ("", name)
 

@@ -20,7 +20,6 @@ _LAYOUT = "CLASS/*.jpg or {train,val}/CLASS/*.jpg"
 _COPIES = 2
 _LARGE_PIXELS = 2**23
 
-
 _Files = list[tuple[Path, int]]
 """Image files of one split and their class indices."""
 
